@@ -1,0 +1,32 @@
+"""The host for functions on NATS: the names a function module imports."""
+
+from runtime.context import Context, PubAck, Publication, Reply
+from runtime.errors import (
+    ConfigError,
+    NoAnswer,
+    Problem,
+    PublishFailed,
+    Reject,
+    RequestFailed,
+    Retry,
+    Unavailable,
+)
+from runtime.message import Batch, Event, Message
+
+__all__ = [
+    "Batch",
+    "ConfigError",
+    "Context",
+    "Event",
+    "Message",
+    "NoAnswer",
+    "Problem",
+    "PubAck",
+    "Publication",
+    "PublishFailed",
+    "Reject",
+    "Reply",
+    "RequestFailed",
+    "Retry",
+    "Unavailable",
+]

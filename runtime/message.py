@@ -1,0 +1,136 @@
+"""What arrives: a message as the broker hands it up, and the typed views a function sees."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Generic, TypeVar, overload
+
+from runtime.errors import Reject, Retry, Steering
+
+T = TypeVar("T")
+
+NO_HEADERS: Mapping[str, str] = {}
+DUE_AT = "Runtime-Due-At"
+"""Header of a scheduled function's tick: when it was due, ISO 8601."""
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One delivery of one stored message, or one request to an endpoint.
+
+    `stream`, `sequence`, `subject` and `stored_at_ns` name the message where it was first stored,
+    also when it comes back through the mailbox (parked or redriven), so they are the same on every
+    delivery.
+
+    Attributes:
+        subject: the subject it was published on.
+        data: the payload, untouched.
+        headers: one value per key; never None.
+        reply: where the settling goes (JetStream) or the answer (request); empty when neither.
+        stream: stream that stores it; empty for a request.
+        sequence: its sequence in that stream, from 1; 0 for a request.
+        attempt: 1 for the first delivery.
+        stored_at_ns: nanoseconds since 1970 UTC at which the stream stored it; 0 for a request.
+        received_at_s: the event loop's clock when it arrived here.
+        extended_at_s: the same clock when its ack wait was last started anew; 0 for never.
+    """
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    reply: str = ""
+    stream: str = ""
+    sequence: int = 0
+    attempt: int = 1
+    stored_at_ns: int = 0
+    received_at_s: float = 0.0
+    extended_at_s: float = 0.0
+
+
+class Event(Generic[T]):
+    """One message, decoded: what a single-event function gets.
+
+    `data` is the payload as the handler's annotation asks for it; `raw` the bytes as they came.
+    """
+
+    __slots__ = ("data", "message")
+
+    def __init__(self, message: Message, data: T) -> None:
+        self.message = message
+        self.data = data
+
+    @property
+    def raw(self) -> bytes:
+        """The payload as it came."""
+        return self.message.data
+
+    @property
+    def subject(self) -> str:
+        """The subject the message was published on."""
+        return self.message.subject
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The message's headers, one value per key."""
+        return self.message.headers
+
+    @property
+    def stream(self) -> str:
+        """The stream that stores the message; empty for a request to an endpoint."""
+        return self.message.stream
+
+    @property
+    def sequence(self) -> int:
+        """The message's sequence in its stream, the same on every delivery; 0 for a request."""
+        return self.message.sequence
+
+    @property
+    def attempt(self) -> int:
+        """1 on the first delivery."""
+        return self.message.attempt
+
+    @property
+    def stored_at_ns(self) -> int:
+        """When the stream stored the message, nanoseconds since 1970 UTC; never another."""
+        return self.message.stored_at_ns
+
+    @property
+    def stored_at(self) -> datetime:
+        """When the stream stored the message, to the microsecond, aware UTC."""
+        return datetime.fromtimestamp(self.message.stored_at_ns // 1000 / 1_000_000, tz=UTC)
+
+
+class Batch(Sequence[Event[T]]):
+    """Several messages for one call of a batch function, in the order they were stored.
+
+    Whatever is neither rejected nor retried when the function returns counts as done and is
+    acknowledged. Messages that did not fit the annotation are not in here: they are dead letters
+    already.
+    """
+
+    __slots__ = ("_events", "steered")
+
+    def __init__(self, events: Sequence[Event[T]]) -> None:
+        self._events = events
+        self.steered: dict[int, Steering] = {}
+
+    def reject(self, event: Event[T], code: str, reason: str = "") -> None:
+        """Send this one message to the dead letters; the others are not touched."""
+        self.steered[id(event)] = Reject(code, reason)
+
+    def retry(self, event: Event[T], reason: str = "", *, delay_s: float | None = None) -> None:
+        """Have this one message delivered again; the others are not touched."""
+        self.steered[id(event)] = Retry(reason, delay_s=delay_s)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[Event[T]]:
+        return iter(self._events)
+
+    @overload
+    def __getitem__(self, index: int) -> Event[T]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Event[T]]: ...
+    def __getitem__(self, index: int | slice) -> Event[T] | Sequence[Event[T]]:
+        return self._events[index]

@@ -1,0 +1,36 @@
+"""NATS subjects: what a pattern with `*` and `>` stands for. Pure functions over valid subjects.
+
+Source: NATS documentation, "Subject-Based Messaging": `*` stands for exactly one token, a final `>`
+for one or more.
+"""
+
+from itertools import zip_longest
+
+
+def overlaps(a: str, b: str) -> bool:
+    """Whether some subject fits both patterns."""
+    for left, right in zip_longest(a.split("."), b.split(".")):
+        if left is None or right is None:
+            return False
+        if ">" in {left, right}:
+            return True
+        if left != right and "*" not in {left, right}:
+            return False
+    return True
+
+
+def covers(outer: str, inner: str) -> bool:
+    """Whether every subject that fits `inner` fits `outer` too."""
+    for wide, narrow in zip_longest(outer.split("."), inner.split(".")):
+        if wide is None or narrow is None:
+            return False
+        if wide == ">":
+            return True
+        if narrow == ">" or (wide not in {"*", narrow}):
+            return False
+    return True
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subject without wildcards fits the pattern."""
+    return covers(pattern, subject)
