@@ -1,0 +1,283 @@
+"""What a manifest may say, as checked models. Reading the YAML stands in `reader`."""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    model_validator,
+)
+
+from runtime.manifest.positions import Positions
+from runtime.manifest.trigger import Cron, Interval, Trigger, check_cron, check_zone
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?")
+_SIZE_UNITS_BYTES = {
+    "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4,
+    "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4,
+}  # fmt: skip
+
+
+class Seconds(float):
+    """A number whose unit is known: the code's way to give a model a duration."""
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `250ms`, `30s`, `1h30m`, `7d`.
+
+    Raises:
+        ValueError: anything else, a bare number included, as its unit would be a guess.
+    """
+    if isinstance(value, Seconds):
+        return value
+    if isinstance(value, str):
+        parts = _DURATION.findall(value.strip())
+        if parts and "".join(number + unit for number, unit in parts) == value.strip():
+            return sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
+    raise ValueError(f"{value!r} is no duration; write it like 250ms, 30s, 5m, 1h30m or 7d")
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `8192`, `64KB`, `1GB` (powers of 1000) or `1GiB` (powers of 1024).
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
+        return int(float(found[1]) * _SIZE_UNITS_BYTES[found[2] or "B"])
+    raise ValueError(f"{value!r} is no size; write it like 8192, 64KB, 512MB or 1GiB")
+
+
+def check_subject(subject: str) -> str:
+    """The subject, if NATS takes it.
+
+    Raises:
+        ValueError: a `>` stands anywhere but alone at the end.
+    """
+    if ">" in subject.split(".")[:-1]:
+        raise ValueError(f"{subject!r} has a > in the middle; > may only be the last part")
+    return subject
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str)]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str)]
+NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+MODULE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+HANDLER_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+SUBJECT_PATTERN = r"^[^\s.]+(\.[^\s.]+)*$"
+HTTP_PATH_PATTERN = r"^/[A-Za-z0-9_\-./{}]*$"
+QUEUE_GROUP_PATTERN = r"^[^\s]*$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+ModulePath = Annotated[str, StringConstraints(pattern=MODULE_PATTERN)]
+Subject = Annotated[
+    str,
+    StringConstraints(pattern=SUBJECT_PATTERN, max_length=255),
+    AfterValidator(check_subject),
+]
+CronExpression = Annotated[str, StringConstraints(max_length=255), AfterValidator(check_cron)]
+
+
+class Model(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ConsumerSpec(Model):
+    """A durable JetStream pull consumer. Source: NATS API `consumer_configuration`."""
+
+    filter_subjects: tuple[Subject, ...] = ()
+    deliver: Literal["all", "new", "last"] = "all"
+    ack_wait: Annotated[Duration, Field(ge=1, le=86400)] = 30.0
+    max_ack_pending: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    max_deliver: Annotated[int, Field(ge=-1, le=1000)] | None = None
+    description: Annotated[str, StringConstraints(max_length=4096)] = ""
+
+
+class StreamSpec(Model):
+    """A JetStream stream. Source: NATS API `stream_configuration`. -1 means no limit."""
+
+    subjects: Annotated[tuple[Subject, ...], Field(min_length=1)]
+    retention: Literal["limits", "interest", "workqueue"] = "limits"
+    storage: Literal["file", "memory"] = "file"
+    discard: Literal["old", "new"] = "old"
+    max_age: Annotated[Duration, Field(ge=0)] = 0.0
+    max_bytes: Annotated[Size, Field(ge=-1)] = -1
+    max_msgs: Annotated[int, Field(ge=-1)] = -1
+    max_msgs_per_subject: Annotated[int, Field(ge=-1)] = -1
+    max_msg_size: Annotated[Size, Field(ge=-1)] = -1
+    duplicate_window: Annotated[Duration, Field(ge=0.1)] = 120.0
+    replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    description: Annotated[str, StringConstraints(max_length=4096)] = ""
+    consumers: dict[Name, ConsumerSpec] = Field(default_factory=dict)
+
+
+class ConsumerBinding(ConsumerSpec):
+    """Binds a function to a durable consumer of a stream."""
+
+    stream: Name
+    durable: Name | None = None
+
+    def durable_of(self, function: str) -> str:
+        """The consumer's name: as written, or else the function's own."""
+        return self.durable or function
+
+
+class BatchSpec(Model):
+    """When a batch is handed over: whichever of the three is reached first."""
+
+    size: Annotated[int, Field(ge=1, le=10_000)] = 500
+    bytes: Annotated[Size, Field(ge=1)] = 8_000_000
+    wait: Annotated[Duration, Field(ge=0, le=300)] = 0.05
+
+
+class RetrySpec(Model):
+    """When a failed message is tried again: exponential, or by an explicit schedule.
+
+    Attempt n waits `delay * factor**(n-1)`, at most `cap`, give or take the share `jitter`. With
+    `schedule` there are as many attempts as it has entries plus one.
+    """
+
+    attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    delay: Annotated[Duration, Field(gt=0, le=86400)] = 1.0
+    factor: Annotated[float, Field(ge=1, le=10)] = 2.0
+    cap: Annotated[Duration, Field(gt=0, le=7 * 86400)] = 300.0
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
+    schedule: tuple[Annotated[Duration, Field(gt=0, le=7 * 86400)], ...] = ()
+
+    @property
+    def max_attempts(self) -> int:
+        """How many deliveries a message gets before it is a dead letter."""
+        return len(self.schedule) + 1 if self.schedule else self.attempts
+
+
+class HttpSpec(Model):
+    """How the gateway exposes an endpoint. `{name}` in the path becomes a field of the payload."""
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: Annotated[str, StringConstraints(pattern=HTTP_PATH_PATTERN, max_length=255)]
+    auth: Literal["admin", "none"] = "admin"
+    status: Annotated[int, Field(ge=200, le=299)] = 200
+
+
+class EndpointBinding(Model):
+    """Binds a function to a subject of a NATS micro service."""
+
+    subject: Subject
+    service: Name | None = None
+    queue_group: Annotated[str, StringConstraints(pattern=QUEUE_GROUP_PATTERN, max_length=64)] = "q"
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    description: Annotated[str, StringConstraints(max_length=4096)] = ""
+    http: HttpSpec | None = None
+
+
+class ScheduleBinding(Model):
+    """Binds a function to the clock; it fires once in the whole cluster.
+
+    `missed` says what becomes of ticks that no host could run: `skip` them, or run `once` for all
+    of them together as soon as one can.
+    """
+
+    every: Annotated[Duration, Field(ge=1)] | None = None
+    cron: CronExpression | None = None
+    timezone: Annotated[str, AfterValidator(check_zone)] = "UTC"
+    missed: Literal["skip", "once"] = "skip"
+    at_start: bool = False
+
+    @model_validator(mode="after")
+    def _one_trigger(self) -> "ScheduleBinding":
+        if (self.every is None) == (self.cron is None):
+            found = "neither every nor cron" if self.every is None else "both every and cron"
+            raise ValueError(f"{found} found; write exactly one of every, cron")
+        if self.every is not None and "timezone" in self.model_fields_set:
+            raise ValueError("timezone has no effect with every; remove it, or use cron")
+        return self
+
+    @property
+    def trigger(self) -> Trigger:
+        """When it is due."""
+        if self.cron is not None:
+            return Cron(self.cron, self.timezone)
+        return Interval(self.every or 0.0)
+
+
+BINDINGS = ("consumer", "endpoint", "schedule", "service")
+
+
+def check_bindings(bound: Iterable[str]) -> None:
+    """Check that a function has one way to be called.
+
+    Raises:
+        ValueError: none, or more than one.
+    """
+    found = list(bound)
+    if len(found) != 1:
+        raise ValueError(
+            f"{' and '.join(found) or 'no binding'} found;"
+            f" write exactly one of {', '.join(BINDINGS)}"
+        )
+
+
+class FunctionSpec(Model):
+    """One function: its handler and exactly one of the four `BINDINGS`."""
+
+    handler: Annotated[str, StringConstraints(pattern=HANDLER_PATTERN)]
+    consumer: ConsumerBinding | None = None
+    endpoint: EndpointBinding | None = None
+    schedule: ScheduleBinding | None = None
+    service: Literal[True] | None = None
+    batch: BatchSpec = BatchSpec()
+    retry: RetrySpec = RetrySpec()
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
+    max_in_flight: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    timeout: Annotated[Duration, Field(gt=0, le=86400)] = 30.0
+    isolate: bool = False
+    uses: tuple[Literal["postgres", "http"], ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    description: Annotated[str, StringConstraints(max_length=1024)] = ""
+
+    @property
+    def block_limit_s(self) -> float | None:
+        """For how long it may block a loop of its own: no call of it may take longer."""
+        return None if self.service else self.timeout
+
+    @model_validator(mode="after")
+    def _one_binding(self) -> "FunctionSpec":
+        check_bindings(name for name in BINDINGS if getattr(self, name))
+        return self
+
+
+class Manifest(Model):
+    """Everything that runs, of all files together.
+
+    `migrations` names packages of database migrations, applied at start in the order of their
+    names.
+    """
+
+    streams: dict[Name, StreamSpec] = Field(default_factory=dict)
+    functions: dict[Name, FunctionSpec] = Field(default_factory=dict)
+    migrations: dict[Name, ModulePath] = Field(default_factory=dict)
+    _positions: Positions = PrivateAttr(default_factory=Positions)
+
+    @property
+    def positions(self) -> Positions:
+        """Where in the files each entry stands; knows nothing when the manifest was not read."""
+        return self._positions
+
+    def placed_at(self, positions: Positions) -> "Manifest":
+        """The same manifest, knowing where its entries stand."""
+        placed = self.model_copy()
+        placed._positions = positions  # noqa: SLF001 - a copy of this very class
+        return placed

@@ -1,0 +1,30 @@
+"""A manifest's JSON Schema, as editors use it to complete and check what is typed."""
+
+from typing import Any
+
+from runtime.manifest.model import Manifest
+
+_NUMBERS = {"integer", "number", "boolean"}
+_REFERENCE = {"type": "string", "pattern": r"\$\{[^}]+\}"}
+
+
+def draw_manifest_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one manifest file; `${NAME}` is allowed for every number too."""
+    schema = _allow_references(Manifest.model_json_schema())
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "Runtime manifest",
+    }
+
+
+def _allow_references(part: Any) -> Any:  # noqa: ANN401 - any part of a JSON Schema
+    if isinstance(part, list):
+        return [_allow_references(inner) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    widened = {key: _allow_references(inner) for key, inner in part.items()}
+    if widened.get("type") in _NUMBERS and "const" not in widened:
+        kept = {key: widened.pop(key) for key in ("title", "default", "description") if key in part}
+        return {**kept, "anyOf": [widened, _REFERENCE]}
+    return widened

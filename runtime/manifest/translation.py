@@ -1,0 +1,196 @@
+"""A model's validation errors in a manifest writer's words."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic_core import ErrorDetails
+
+from runtime.errors import Problem
+from runtime.manifest import model
+from runtime.manifest.document import UNRESOLVED
+from runtime.manifest.positions import Path, Positions, dotted
+
+_SHOWN_LENGTH = 60
+_CLOSE = 0.6
+
+_FORMS = {
+    model.NAME_PATTERN: "use 1 to 64 letters, digits, - or _",
+    model.MODULE_PATTERN: "write a module's dotted name, such as functions.domain.migrations",
+    model.HANDLER_PATTERN: "write module:attribute, such as functions.ingest:ingest",
+    model.SUBJECT_PATTERN: "write parts joined by dots, without spaces, such as telemetry.>",
+    model.HTTP_PATH_PATTERN: "write a path such as /api/v1/devices/{device_id}",
+    model.QUEUE_GROUP_PATTERN: "write it without spaces",
+}
+_KINDS = {
+    "bool_type": ("true or false", "write true or false"),
+    "dict_type": ("mapping", "write `key: value` lines below it"),
+    "float_type": ("number", "write a number"),
+    "int_type": ("whole number", "write a whole number"),
+    "model_type": ("mapping", "write `key: value` lines below it"),
+    "string_type": ("text", "put it in quotes, or write a name"),
+    "tuple_type": ("list", "write it in brackets: [a, b]"),
+}
+_SAME_KIND = {
+    "bool_parsing": "bool_type",
+    "float_parsing": "float_type",
+    "int_from_float": "int_type",
+    "int_parsing": "int_type",
+}
+
+
+def suggest(wrong: str, known: Iterable[str]) -> str:
+    """A remedy for a mistyped name: the nearest of those known, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=_CLOSE)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"known are {', '.join(names)}" if names else "none is known here"
+
+
+def translate(
+    errors: Iterable[ErrorDetails],
+    *,
+    raw: object,
+    kind: Any,  # noqa: ANN401 - a model class, or a plain type for the entries that are no models
+    path: Path,
+    positions: Positions,
+) -> list[Problem]:
+    """One problem per error.
+
+    Args:
+        errors: what pydantic found.
+        raw: the entry as the file has it.
+        kind: the entry's type.
+        path: where the entry stands in the manifest.
+        positions: for `file:line`.
+    """
+    problems = []
+    for error in errors:
+        location = tuple(part for part in error["loc"] if part != "[key]")
+        value = _value_at(raw, location)
+        if value is UNRESOLVED or (error["type"] == "too_short" and value):
+            continue  # reported already: by the document, or entry by entry
+        place = (*path, *location)
+        wrong, remedy = _explain(error, value, kind, location)
+        problems.append(Problem(positions.where(*place), dotted(place), wrong, remedy))
+    return problems
+
+
+def _explain(error: ErrorDetails, value: object, kind: object, location: Path) -> tuple[str, str]:  # noqa: PLR0911 - a table of cases reads best as one
+    code = error["type"]
+    context = error.get("ctx", {})
+    code = _SAME_KIND.get(code, code)
+    if code == "extra_forbidden":
+        return "no such key", suggest(str(location[-1]), _keys_at(kind, location[:-1]))
+    if code == "missing":
+        return "is missing", f"add `{location[-1]}:`"
+    if code == "literal_error":
+        return f"{show(value)} is not allowed", f"use {context['expected']}"
+    if code in _KINDS:
+        return _explain_kind(value, *_KINDS[code])
+    if code == "string_pattern_mismatch":
+        text = location[-1] if location and "[key]" in error["loc"] else value
+        return f"{show(text)} does not fit", _FORMS.get(context["pattern"], "see the reference")
+    if code == "value_error":
+        wrong, _, remedy = str(context["error"]).partition("; ")
+        return wrong, remedy or "see the reference"
+    if code == "string_too_long":
+        return "is too long", f"use at most {context['max_length']} characters"
+    if code == "too_short":
+        return "is empty", f"give at least {context['min_length']}"
+    if bound := _explain_bound(code, context, value):
+        return bound
+    return error["msg"][0].lower() + error["msg"][1:], "see the reference"
+
+
+def _explain_kind(value: object, wanted: str, remedy: str) -> tuple[str, str]:
+    if isinstance(value, dict) and value.keys() & {"from_env", "from_file"}:
+        return "a secret by reference cannot stand here", "use one under `settings:` only"
+    return f"{show(value)} is no {wanted}", remedy
+
+
+def _explain_bound(code: str, context: Mapping[str, Any], value: object) -> tuple[str, str] | None:
+    bounds = {
+        "greater_than_equal": ("ge", "too small", "at least"),
+        "greater_than": ("gt", "too small", "more than"),
+        "less_than_equal": ("le", "too big", "at most"),
+        "less_than": ("lt", "too big", "less than"),
+    }
+    if code not in bounds:
+        return None
+    key, wrong, remedy = bounds[code]
+    return f"{show(value)} is {wrong}", f"use {remedy} {context[key]:.15g}{_unit_of(value)}"
+
+
+def _unit_of(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    try:
+        model.parse_duration(value)
+    except ValueError:
+        return " bytes"
+    return "s"
+
+
+def show(value: object) -> str:
+    """A value as it may stand in a message: short, and never a secret."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, SecretStr):
+        return "the value"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"
+
+
+def _value_at(raw: object, location: Path) -> object:
+    for part in location:
+        try:
+            raw = raw[part]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return raw
+
+
+def _keys_at(kind: object, location: Path) -> list[str]:
+    for part in location:
+        kind = _inside(kind, part)
+    found = _model_of(kind)
+    return list(found.model_fields) if found else []
+
+
+def _inside(kind: object, part: str | int) -> object:
+    found = _model_of(kind)
+    if found is not None:
+        field = found.model_fields.get(str(part))
+        return field.annotation if field else None
+    for option in _options(kind):
+        if get_origin(option) is dict:
+            return get_args(option)[1]
+        if get_origin(option) in {tuple, list}:
+            return get_args(option)[0]
+    return None
+
+
+def _model_of(kind: object) -> type[BaseModel] | None:
+    for option in _options(kind):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def _options(kind: object) -> list[object]:
+    if get_origin(kind) is Annotated:
+        return _options(get_args(kind)[0])
+    if get_origin(kind) in {types.UnionType, typing.Union}:
+        return [inner for option in get_args(kind) for inner in _options(option)]
+    return [kind]

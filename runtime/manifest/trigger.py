@@ -1,0 +1,127 @@
+"""When a scheduled function is due: intervals and cron expressions, as plain arithmetic on time."""
+
+import zoneinfo
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from typing import Protocol
+
+from cronsim import CronSim, CronSimError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIELDS = 5
+_LONGEST_SHIFT = timedelta(hours=4)
+"""More than any clock has been moved at once, forth or back."""
+
+
+class Trigger(Protocol):
+    """Ticks on the time line: the same for everyone who asks. All moments are aware UTC."""
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first tick later than `moment`; None: none in 50 years."""
+
+    def latest(self, moment: datetime) -> datetime | None:
+        """The last tick not later than `moment`; None: none in 50 years before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A tick at each multiple of the interval since 1970 UTC."""
+
+    every_s: float
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first multiple later than `moment`."""
+        return self._latest(moment) + self._step
+
+    def latest(self, moment: datetime) -> datetime | None:
+        """The last multiple not later than `moment`."""
+        return self._latest(moment)
+
+    def _latest(self, moment: datetime) -> datetime:
+        return moment - (moment - _EPOCH) % self._step
+
+    @property
+    def _step(self) -> timedelta:
+        return timedelta(seconds=self.every_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """The ticks of a cron expression in a time zone, as Debian's cron has them.
+
+    Where the clock is put forward, a fixed time that does not exist is due as soon as the clock
+    goes on. Where it is put back, a fixed time that comes twice is due the first time alone. With a
+    `*` in front of the minute or the hour the expression means an interval, which goes on through
+    both.
+    """
+
+    expression: str
+    zone: str
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first tick later than `moment`."""
+        return next(self._after(moment), None)
+
+    def latest(self, moment: datetime) -> datetime | None:
+        """The last tick not later than `moment`."""
+        # Going backwards the library steps over a time that the clock left out or had twice, so
+        # that this is where to begin to look.
+        about = next(CronSim(self.expression, self._local(moment), reverse=True), None)
+        if about is None:
+            return None
+        found = None
+        for tick in self._after(about.astimezone(UTC) - _LONGEST_SHIFT):
+            if tick > moment:
+                break
+            found = tick
+        return found
+
+    def _after(self, moment: datetime) -> Iterator[datetime]:
+        """All ticks later than `moment`, each once and in their order."""
+        last = moment
+        for local in CronSim(self.expression, self._local(moment)):
+            tick = local.astimezone(UTC)
+            # What a change of the clock lets fall on one moment, or the library finds in the first
+            # of two equal hours when asked from within the second, is no further tick.
+            if tick > last:
+                yield (last := tick)
+
+    def _local(self, moment: datetime) -> datetime:
+        # The library takes its short way for `datetime.UTC` alone.
+        return moment.astimezone(UTC if self.zone == "UTC" else zoneinfo.ZoneInfo(self.zone))
+
+
+def check_cron(expression: str) -> str:
+    """The expression, if it has five fields and is due ever.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    remedy = "write minute, hour, day of month, month and day of week, such as '*/5 * * * *'"
+    if len(expression.split()) != _FIELDS:
+        raise ValueError(f"{expression!r} does not have the five fields of cron; {remedy}")
+    try:
+        due = next(CronSim(expression, datetime.now(UTC)), None)
+    except CronSimError as error:
+        wrong = str(error).lower()
+        raise ValueError(f"{expression!r} is no cron expression: {wrong}; {remedy}") from error
+    if due is None:
+        raise ValueError(f"{expression!r} is never due; write a day that some month has")
+    return expression
+
+
+def check_zone(name: str) -> str:
+    """The name, if it is a time zone's.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        near = get_close_matches(name, zoneinfo.available_timezones(), n=1)
+        remedy = f"did you mean {near[0]}?" if near else "write a name such as Europe/Vienna"
+        raise ValueError(f"{name!r} is no time zone; {remedy}") from error
+    return name

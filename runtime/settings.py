@@ -1,0 +1,74 @@
+"""The host's own settings: the environment, read once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from runtime.errors import ConfigError, Problem
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+_VARIABLES = {
+    "NATS_URL": "nats_url",
+    "DATABASE_URL": "database_url",
+    "MQTT_ADMIN_PASSWORD": "mqtt_admin_password",
+    "ADMIN_KEY": "admin_key",
+    "GATEWAY_PORT": "gateway_port",
+    "RUNTIME_NATS_PORT": "nats_port",
+    "RUNTIME_MONITOR_PORT": "monitor_port",
+    "RUNTIME_MQTT_PORT": "mqtt_port",
+    "RUNTIME_ADMIN_PORT": "admin_port",
+    "RUNTIME_DATA_DIR": "data_dir",
+    "RUNTIME_LOG_LEVEL": "log_level",
+    "RUNTIME_LOG_FORMAT": "log_format",
+    "RUNTIME_GRACE_S": "grace_s",
+}
+
+
+class HostSettings(BaseModel):
+    """Where the host finds its servers and opens its doors. Ports: 0 lets the system choose."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nats_url: SecretStr | None = None
+    database_url: SecretStr | None = None
+    mqtt_admin_password: SecretStr | None = None
+    admin_key: SecretStr | None = None
+    gateway_port: Port = 8080
+    nats_port: Port = 4222
+    monitor_port: Port = 8222
+    mqtt_port: Port = 1883
+    admin_port: Port = 8081
+    data_dir: Path = Path(".runtime")
+    log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_format: Literal["auto", "text", "json"] = "auto"
+    grace_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "HostSettings":
+        """Read the settings; an unknown `RUNTIME_*` variable counts as a typing error.
+
+        Raises:
+            ConfigError: naming every variable that is wrong or unknown, never its value.
+        """
+        problems = [
+            Problem(name, "", "no such setting", f"known are {', '.join(sorted(_VARIABLES))}")
+            for name in environment
+            if name.startswith("RUNTIME_") and name not in _VARIABLES
+        ]
+        values = {
+            field: environment[name] for name, field in _VARIABLES.items() if environment.get(name)
+        }
+        names = {field: name for name, field in _VARIABLES.items()}
+        try:
+            settings = cls.model_validate(values)
+        except ValidationError as invalid:
+            problems += [
+                Problem(names[str(error["loc"][0])], "", "cannot be used", error["msg"])
+                for error in invalid.errors()
+            ]
+        if problems:
+            raise ConfigError(problems)
+        return settings
