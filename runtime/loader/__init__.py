@@ -1,0 +1,7 @@
+"""From `module:attribute` in a manifest to a checked, typed callable."""
+
+from runtime.errors import PayloadError
+from runtime.loader.function import Function, Shape
+from runtime.loader.loading import load, load_all
+
+__all__ = ["Function", "PayloadError", "Shape", "load", "load_all"]

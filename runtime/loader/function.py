@@ -1,0 +1,42 @@
+"""What the loader makes of a manifest's function: everything a binding needs to call it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from runtime.manifest.model import FunctionSpec
+
+Shape = Literal["event", "batch", "service", "schedule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A checked, callable function.
+
+    Attributes:
+        handler: called as `handler(event_or_batch, ctx)`; a service or schedule as `handler(ctx)`.
+        shape: `event` and `batch` for messages (an endpoint is always `event`).
+        is_async: False means that the handler must run in a thread.
+        decode: payload to what the annotation asks for; raises PayloadError. None means raw bytes.
+        encode: what an endpoint's handler returned, to the bytes of its reply.
+        request_schema: JSON Schema of the payload; None for raw bytes or where none can be drawn.
+        response_schema: JSON Schema of the reply; None likewise.
+        start: the module's `start(ctx)`, sync or async; what it returns becomes `ctx.state`.
+        stop: the module's `stop(ctx)`, sync or async.
+        settings: the module's `Settings`, filled; None when it declares none.
+        code_version: twelve hex digits that change when the module's source does.
+    """
+
+    name: str
+    spec: FunctionSpec
+    handler: Callable[..., Any]
+    shape: Shape
+    is_async: bool
+    decode: Callable[[bytes], Any] | None
+    encode: Callable[[Any], bytes]
+    request_schema: dict[str, Any] | None
+    response_schema: dict[str, Any] | None
+    start: Callable[..., Any] | None
+    stop: Callable[..., Any] | None
+    settings: Any
+    code_version: str

@@ -1,0 +1,133 @@
+"""Loading: everything about a function that can be known before its first message."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from runtime.errors import ConfigError, Problem
+from runtime.loader.function import Function
+from runtime.loader.module import (
+    Misfit,
+    find_attribute,
+    find_hook,
+    hash_source,
+    import_module,
+    make_importable,
+)
+from runtime.loader.options import fill_settings
+from runtime.loader.payload import build_decoder, draw_schema, encode
+from runtime.loader.signature import Signature, inspect_handler
+from runtime.manifest.model import FunctionSpec, Manifest
+from runtime.manifest.positions import Positions, dotted
+
+
+def load_all(manifest: Manifest) -> dict[str, Function]:
+    """Load every function of a manifest.
+
+    Modules are imported from the current folder and from what is installed.
+
+    Raises:
+        ConfigError: with the problems of all functions.
+    """
+    functions: dict[str, Function] = {}
+    problems: list[Problem] = []
+    for name, spec in manifest.functions.items():
+        try:
+            functions[name] = load(name, spec, positions=manifest.positions)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return functions
+
+
+def load(name: str, spec: FunctionSpec, *, positions: Positions | None = None) -> Function:
+    """Load one function.
+
+    Args:
+        name: its name in the manifest.
+        spec: what the manifest says of it.
+        positions: where it says so, for the problems.
+
+    Raises:
+        ConfigError: with everything that is wrong with it.
+    """
+    at = positions or Positions()
+    make_importable(Path.cwd())
+    try:
+        return _load(name, spec, at)
+    except Misfit as misfit:
+        path = ("functions", name, "handler")
+        problem = Problem(at.where(*path), dotted(path), misfit.wrong, misfit.remedy)
+        raise ConfigError([problem]) from misfit
+
+
+def _load(name: str, spec: FunctionSpec, positions: Positions) -> Function:
+    module_name, _, attribute = spec.handler.partition(":")
+    module = import_module(module_name)
+    handler = find_attribute(module, attribute)
+    signature = inspect_handler(handler, spec)
+    decode, request_schema = _build_codec(signature, spec)
+    start, stop = find_hook(module, "start"), find_hook(module, "stop")
+    path = ("functions", name, "settings")
+    settings, problems = fill_settings(module, spec.settings, path=path, positions=positions)
+    if signature.shape != "batch" and "batch" in spec.model_fields_set:
+        problems.append(_refuse_batch(name, positions))
+    if problems:
+        raise ConfigError(problems)
+    return Function(
+        name=name,
+        spec=spec,
+        handler=handler,
+        shape=signature.shape,
+        is_async=signature.is_async,
+        decode=decode,
+        encode=encode,
+        request_schema=request_schema,
+        response_schema=_draw_reply(signature) if spec.endpoint else None,
+        start=start,
+        stop=stop,
+        settings=settings,
+        code_version=hash_source(module),
+    )
+
+
+def _refuse_batch(name: str, positions: Positions) -> Problem:
+    path = ("functions", name, "batch")
+    return Problem(
+        positions.where(*path),
+        dotted(path),
+        "has no effect, as the handler takes one Event at a time",
+        "remove it, or let the handler take a Batch",
+    )
+
+
+def _build_codec(
+    signature: Signature, spec: FunctionSpec
+) -> tuple[Callable[[bytes], Any] | None, dict[str, Any] | None]:
+    if signature.shape in {"service", "schedule"}:
+        return None, None
+    try:
+        schema = draw_schema(signature.payload)
+        empty = b""
+        if spec.endpoint:
+            # `nats request SUBJECT ''` is how a person asks an endpoint that needs no arguments.
+            empty = b"{}" if schema and schema.get("type") == "object" else b"null"
+        return build_decoder(signature.payload, empty=empty), schema
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
+        raise Misfit(
+            f"{signature.payload} cannot be decoded from JSON",
+            "use a pydantic model, a dataclass, a TypedDict, a plain type, or bytes for raw bytes",
+        ) from error
+
+
+def _draw_reply(signature: Signature) -> dict[str, Any] | None:
+    try:
+        return draw_schema(signature.reply)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
+        raise Misfit(
+            f"the return type {signature.reply} cannot be written as JSON",
+            "return a pydantic model, a dict, a list, a plain type, bytes or None",
+        ) from error

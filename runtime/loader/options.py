@@ -1,0 +1,103 @@
+"""A function's `Settings`, filled from its manifest."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from runtime.errors import Problem
+from runtime.loader.module import Misfit
+from runtime.manifest.positions import Path, Positions, dotted
+from runtime.manifest.translation import suggest, translate
+
+_HIDDEN = "**********"
+
+
+def fill_settings(
+    module: ModuleType, given: Mapping[str, Any], *, path: Path, positions: Positions
+) -> tuple[BaseModel | None, list[Problem]]:
+    """The module's settings, or what is wrong with those given. No problem shows a value.
+
+    Raises:
+        Misfit: the module's `Settings` is no pydantic model, or there is none to fill.
+    """
+    model = getattr(module, "Settings", None)
+    if model is None:
+        if given:
+            raise Misfit(
+                f"module {module.__name__} has no Settings",
+                "add `class Settings(BaseModel)` there, or remove `settings:`",
+            )
+        return None, []
+    if not isinstance(model, type) or not issubclass(model, BaseModel):
+        raise Misfit(
+            f"{module.__name__}.Settings is no pydantic model",
+            "let it inherit from pydantic.BaseModel",
+        )
+    problems = _find_unknown(model, given, path, positions)
+    try:
+        filled = model.model_validate(_reveal(given))
+    except ValidationError as invalid:
+        known = {problem.field for problem in problems}
+        found = translate(
+            invalid.errors(), raw=_mask(given), kind=model, path=path, positions=positions
+        )
+        problems += [_redact(problem, given) for problem in found if problem.field not in known]
+        return None, problems
+    return (None if problems else filled), problems
+
+
+def _find_unknown(
+    model: type[BaseModel], given: Mapping[str, Any], path: Path, positions: Positions
+) -> list[Problem]:
+    if model.model_config.get("extra") == "allow":
+        return []
+    known = {
+        str(alias)
+        for name, field in model.model_fields.items()
+        for alias in (name, field.alias, field.validation_alias)
+        if alias is not None
+    }
+    return [
+        Problem(
+            positions.where(*path, name), dotted((*path, name)), "no such key", suggest(name, known)
+        )
+        for name in given
+        if name not in known
+    ]
+
+
+def _reveal(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Mapping):
+        return {key: _reveal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_reveal(inner) for inner in value]
+    return value
+
+
+def _mask(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    """The same shape with every value wrapped, so that no message quotes one."""
+    if isinstance(value, Mapping):
+        return {key: _mask(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_mask(inner) for inner in value]
+    return value if value is None or isinstance(value, SecretStr) else SecretStr(str(value))
+
+
+def _redact(problem: Problem, given: Mapping[str, Any]) -> Problem:
+    wrong, remedy = problem.wrong, problem.remedy
+    for secret in _secrets(given):
+        wrong, remedy = wrong.replace(secret, _HIDDEN), remedy.replace(secret, _HIDDEN)
+    return Problem(problem.where, problem.field, wrong, remedy)
+
+
+def _secrets(value: object) -> list[str]:
+    if isinstance(value, SecretStr):
+        return [value.get_secret_value()]
+    inner = value.values() if isinstance(value, Mapping) else value
+    if isinstance(inner, str) or not hasattr(inner, "__iter__"):
+        return []
+    return [secret for item in inner for secret in _secrets(item)]
