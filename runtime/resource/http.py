@@ -1,0 +1,23 @@
+"""The HTTP client that functions share."""
+
+import httpx
+
+_LIMITS = httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30.0)
+_TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=5.0)
+
+
+def open_http() -> httpx.AsyncClient:
+    """A client that follows no redirect and reads no proxy from the environment.
+
+    A redirect would lead a signed request, and what it carries, to where nobody allowed it to go.
+    """
+    return httpx.AsyncClient(
+        limits=_LIMITS,
+        timeout=_TIMEOUT,
+        follow_redirects=False,
+        trust_env=False,
+        headers={"User-Agent": "nats-function-runtime"},
+    )
+
+
+__all__ = ["open_http"]
