@@ -1,0 +1,1 @@
+"""Everything that speaks NATS. No other package imports `nats`."""

@@ -1,0 +1,209 @@
+"""The net below everything: dead letters of messages whose every delivery ended without an answer.
+
+When a process dies on each attempt, no code of ours ever settles the message. JetStream then says
+so in an advisory, which the stream `ADVISORIES` keeps until a host has made a dead letter of the
+message.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.broker import stored
+from runtime.broker.connection import ApiError, Broker
+from runtime.broker.dead_letters import DeadLetter, DeadLetters
+from runtime.broker.parking import Mailbox
+from runtime.broker.stream_configs import ADVISORIES, FUNCTION_METADATA, MAILBOX, SWEEPER
+from runtime.errors import RuntimeFault
+from runtime.message import Message
+
+log = logging.getLogger("runtime.broker")
+
+CODE = "MAX_DELIVERIES"
+_BATCH = 50
+_PULL_S = 30.0
+_RETRY_DELAY_S = 10.0
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True, slots=True)
+class Advisory:
+    """A message that JetStream delivered for the last time without getting an answer."""
+
+    stream: str
+    consumer: str
+    sequence: int
+    deliveries: int
+
+
+def parse_advisory(data: bytes) -> Advisory:
+    """Source: NATS schema `io.nats.jetstream.advisory.v1.max_deliver`.
+
+    Raises:
+        ValueError: it is no such advisory.
+    """
+    try:
+        document = json.loads(data)
+        return Advisory(
+            stream=str(document["stream"]),
+            consumer=str(document["consumer"]),
+            sequence=int(document["stream_seq"]),
+            deliveries=int(document["deliveries"]),
+        )
+    except (KeyError, TypeError) as wrong:
+        raise ValueError("this is no MAX_DELIVERIES advisory") from wrong
+
+
+class Sweeper:
+    """Makes dead letters of advisories; all hosts share the work.
+
+    Args:
+        broker: the connection.
+        letters: where the copies go.
+        functions: function by stream and durable. A consumer that is not in it is looked up on the
+            server, where its metadata name its function, so any host can sweep for any other.
+    """
+
+    def __init__(
+        self, broker: Broker, letters: DeadLetters, functions: Mapping[tuple[str, str], str]
+    ) -> None:
+        self._broker = broker
+        self._letters = letters
+        self._mailbox = Mailbox(broker)
+        self._functions = functions
+
+    async def run(self) -> None:
+        """Sweep until cancelled; what goes wrong is logged and tried again."""
+        while True:
+            try:
+                await self.run_once(_PULL_S)
+            except RuntimeFault as failure:
+                log.warning("sweeping advisories failed, trying again: %s", failure)
+                await asyncio.sleep(_RETRY_DELAY_S)
+
+    async def run_once(self, wait_s: float) -> int:
+        """Handle what comes within `wait_s`, at most one batch; how many advisories were settled.
+
+        Returns as soon as the server says that the pull request has ended.
+
+        Raises:
+            Unavailable: the connection is gone.
+        """
+        arrived: asyncio.Queue[Message] = asyncio.Queue()
+        inbox = f"_INBOX.{secrets.token_hex(11)}"
+        subscription = await self._broker.subscribe(inbox, arrived.put_nowait)
+        settled = 0
+        try:
+            request = json.dumps({"batch": _BATCH, "expires": int(wait_s * 1e9)}).encode()
+            pull = f"$JS.API.CONSUMER.MSG.NEXT.{ADVISORIES}.{SWEEPER}"
+            await self._broker.send(pull, request, inbox)
+            async with asyncio.timeout(wait_s + 1.0):
+                for _ in range(_BATCH):
+                    message = await arrived.get()
+                    if not message.reply:
+                        break
+                    settled += await self.handle(message)
+        except TimeoutError:
+            log.debug("the pull request for advisories got no end")
+        finally:
+            await subscription.unsubscribe()
+        return settled
+
+    async def handle(self, message: Message) -> bool:
+        """Make a dead letter of what the advisory names, then settle the advisory.
+
+        False when that failed: the advisory comes back after a delay.
+
+        Raises:
+            Unavailable: the connection is gone, so nothing is settled.
+        """
+        try:
+            advisory = parse_advisory(message.data)
+        except ValueError:
+            log.warning("an advisory cannot be read and is dropped")
+            await self._broker.send(message.reply, b"+TERM not an advisory")
+            return True
+        try:
+            await self._sweep(advisory)
+        except RuntimeFault as failure:
+            log.warning("an advisory is not handled yet: %s", failure)
+            delay = json.dumps({"delay": int(_RETRY_DELAY_S * 1e9)}).encode()
+            await self._broker.send(message.reply, b"-NAK " + delay)
+            return False
+        await self._broker.send(message.reply, b"+ACK")
+        return True
+
+    async def _sweep(self, advisory: Advisory) -> None:
+        fields = {"stream": advisory.stream, "sequence": advisory.sequence}
+        function = await self._function_of(advisory)
+        if function is None:
+            # Another application's consumer: its messages are not ours to judge.
+            log.debug("an advisory names no function's consumer", extra=fields)
+            return
+        found = await stored.fetch(self._broker, advisory.stream, advisory.sequence)
+        if found is None:
+            log.warning("a message that was given up is gone from its stream", extra=fields)
+            return
+        found.attempt = advisory.deliveries
+        message = self._mailbox.restore(found) if advisory.stream == MAILBOX else found
+        await self._letters.store(
+            DeadLetter(
+                function=function,
+                message=message,
+                code=CODE,
+                reason="every attempt ended without an answer: the process died or hung",
+                attempts=message.attempt,
+            )
+        )
+        log.warning("a message was given up after its last delivery", extra=fields)
+        await self._release(advisory)
+
+    async def _function_of(self, advisory: Advisory) -> str | None:
+        known = self._functions.get((advisory.stream, advisory.consumer))
+        if known is not None:
+            return known
+        if advisory.stream == MAILBOX:
+            return advisory.consumer
+        try:
+            found = await self._broker.api(f"CONSUMER.INFO.{advisory.stream}.{advisory.consumer}")
+        except ApiError as error:
+            if error.code == _NOT_FOUND:
+                return None
+            raise
+        return (found["config"].get("metadata") or {}).get(FUNCTION_METADATA)
+
+    async def _release(self, advisory: Advisory) -> None:
+        """Remove the original where it would stay for ever: a work queue, an interest stream."""
+        try:
+            info = await self._broker.api(f"STREAM.INFO.{advisory.stream}")
+        except ApiError as error:
+            if error.code == _NOT_FOUND:
+                return
+            raise
+        retention = info["config"]["retention"]
+        if retention == "limits":
+            return
+        if retention == "interest" and await self._others_want(advisory):
+            return
+        try:
+            await stored.delete(self._broker, advisory.stream, advisory.sequence)
+        except ApiError as error:
+            # A stream that denies deletes keeps it; the dead letter stands, so nothing is lost.
+            log.warning("a message that was given up cannot be deleted: %s", error.description)
+
+    async def _others_want(self, advisory: Advisory) -> bool:
+        offset = 0
+        while True:
+            page = await self._broker.api(f"CONSUMER.LIST.{advisory.stream}", {"offset": offset})
+            consumers: list[dict[str, Any]] = page.get("consumers") or []
+            for consumer in consumers:
+                behind = consumer["ack_floor"]["stream_seq"] < advisory.sequence
+                if consumer["name"] != advisory.consumer and behind:
+                    return True
+            offset += len(consumers)
+            if not consumers or offset >= page.get("total", 0):
+                return False

@@ -1,0 +1,41 @@
+"""The client library's connection, mended where its order of writing would lose messages."""
+
+import asyncio
+from collections.abc import Sequence
+
+import nats.errors
+from nats.aio.client import PING_PROTO, Client
+
+PENDING_BYTES = 32 * 1024 * 1024
+"""Outgoing bytes kept while the connection is down."""
+
+
+class OrderedClient(Client):
+    """The client library's connection, with its PING in line and many messages in one write.
+
+    The library writes PING to the socket at once, ahead of commands it still holds back, so that
+    its `flush` proves nothing and its `drain` ends before the server has read the UNSUB: messages
+    that arrive in between are lost. Source: nats-py 2.16 `client.py`, `_send_ping`.
+    """
+
+    async def _send_ping(self, future: "asyncio.Future[bool] | None" = None) -> None:
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        await self._send_command(PING_PROTO)
+        await self._flush_pending()
+
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """As `publish` for each subject and payload, at a third of its cost."""
+        commands = b"".join(
+            [
+                b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)
+                for subject, payload in messages
+            ]
+        )
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        if self.is_draining_pubs:
+            raise nats.errors.ConnectionDrainingError
+        if not self.is_connected and len(commands) + self.pending_data_size > PENDING_BYTES:
+            raise nats.errors.OutboundBufferLimitError
+        await self._send_command(commands)
+        await self._flush_pending()

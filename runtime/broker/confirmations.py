@@ -1,0 +1,148 @@
+"""JetStream's confirmations of publishes, many of them awaited together on one inbox."""
+
+import asyncio
+import itertools
+import json
+import secrets
+from types import TracebackType
+from typing import Self
+
+from nats.aio.msg import Msg
+
+from runtime.context import PubAck
+from runtime.errors import PublishFailed
+
+
+class Unheard(PublishFailed):
+    """No stream took the publish, so it is stored nowhere."""
+
+
+class Confirmations:
+    """Where all confirmations of one connection arrive.
+
+    Attributes:
+        inbox: `receive` must be subscribed to `{inbox}.*`.
+    """
+
+    def __init__(self) -> None:
+        self.inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self._expected: dict[str, asyncio.Future[PubAck]] = {}
+        self._numbers = itertools.count()
+
+    def expect(self) -> tuple[str, "asyncio.Future[PubAck]"]:
+        """A reply subject for one publish, and what its confirmation will be."""
+        reply = f"{self.inbox}.{next(self._numbers)}"
+        future = asyncio.get_running_loop().create_future()
+        self._expected[reply] = future
+        return reply, future
+
+    def forget(self, reply: str) -> None:
+        """Whatever still comes for it is dropped."""
+        del self._expected[reply]
+
+    async def receive(self, msg: Msg) -> None:
+        """Take a confirmation in, or the news that there will be none."""
+        future = self._expected.get(msg.subject)
+        if future is None or future.done():
+            return
+        answer = _read(msg)
+        if isinstance(answer, PubAck):
+            future.set_result(answer)
+        else:
+            future.set_exception(answer)
+
+
+class Awaited:
+    """The confirmations that one call waits for; leaving the block forgets them."""
+
+    def __init__(self, confirmations: Confirmations) -> None:
+        self._confirmations = confirmations
+        self._subjects: list[str] = []
+        self._replies: list[str] = []
+        self._futures: dict[str, asyncio.Future[PubAck]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for reply in self._replies:
+            self._forget(reply)
+
+    def expect(self, subject: str) -> str:
+        """The reply subject for one message more."""
+        reply, future = self._confirmations.expect()
+        self._subjects.append(subject)
+        self._replies.append(reply)
+        self._futures[reply] = future
+        return reply
+
+    def expect_again(self, index: int) -> str:
+        """The reply subject for another try with the message that was expected as number `index`.
+
+        The first is 0.
+        """
+        reply, future = self._confirmations.expect()
+        self._forget(self._replies[index])
+        self._replies[index] = reply
+        self._futures[reply] = future
+        return reply
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when there is an answer to each, or when the time is over."""
+        if self._futures:
+            await asyncio.wait(self._futures.values(), timeout=timeout_s)
+
+    def unheard(self) -> list[int]:
+        """The numbers of those that no stream took."""
+        return [
+            index
+            for index, reply in enumerate(self._replies)
+            if (future := self._futures[reply]).done() and isinstance(future.exception(), Unheard)
+        ]
+
+    def collect(self, timeout_s: float) -> list[PubAck]:
+        """All confirmations, in the order of `expect`.
+
+        Args:
+            timeout_s: how long they were waited for, for the message to a person.
+
+        Raises:
+            PublishFailed: one did not come in time, or JetStream refused its message.
+        """
+        return [
+            _confirmation(self._futures[reply], subject, timeout_s)
+            for reply, subject in zip(self._replies, self._subjects, strict=True)
+        ]
+
+    def _forget(self, reply: str) -> None:
+        self._confirmations.forget(reply)
+        future = self._futures.pop(reply)
+        if future.done() and not future.cancelled():
+            future.exception()  # Seen: several may fail while only the first is raised.
+
+
+def _read(msg: Msg) -> PubAck | PublishFailed:
+    """The confirmation, or why there is none."""
+    if msg.headers and msg.headers.get("Status") == "503":
+        return Unheard("", "no stream took it")
+    try:
+        ack = json.loads(msg.data)
+        if error := ack.get("error"):
+            return PublishFailed("", str(error.get("description", "refused")))
+        return PubAck(ack["stream"], ack["seq"], ack.get("duplicate", False))
+    except (ValueError, KeyError, AttributeError):
+        return PublishFailed("", "the answer was no confirmation")
+
+
+def _confirmation(future: "asyncio.Future[PubAck]", subject: str, timeout_s: float) -> PubAck:
+    if not future.done():
+        raise PublishFailed(subject, f"no confirmation within {timeout_s:g} s")
+    failure = future.exception()
+    if isinstance(failure, PublishFailed):
+        raise PublishFailed(subject, failure.reason) from failure
+    return future.result()

@@ -1,0 +1,422 @@
+"""One connection to NATS: confirmed publishing, requests, subscriptions, the JetStream API."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Self
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from runtime.broker.client import PENDING_BYTES, OrderedClient
+from runtime.broker.confirmations import Awaited, Confirmations
+from runtime.context import PubAck, Publication, Reply
+from runtime.errors import NoAnswer, PublishFailed, RequestFailed, RuntimeFault, Unavailable
+from runtime.message import NO_HEADERS, Message
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.broker")
+
+Callback = Callable[[Message], Awaitable[None] | None]
+
+_Item = tuple[str, bytes, str | None, Mapping[str, str] | None]
+
+ACK_TIMEOUT_S = 5.0
+OFFER_AGAIN_S = (0.1, 0.25, 0.5)
+"""Pauses before a publish that no stream took is tried again: a stream whose leader is changing
+takes nothing for that long. A leader that was killed is missed for seconds: that is for callers."""
+RECONNECT_WAIT_S = 0.25
+PING_INTERVAL_S = 5
+
+
+class ApiError(RuntimeFault):
+    """JetStream refused an API request.
+
+    Attributes:
+        code: HTTP's meaning, such as 404.
+        err_code: JetStream's own number. Source: nats-server `server/errors.json`.
+    """
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        self.code = code
+        self.err_code = err_code
+        self.description = description
+        super().__init__(f"JetStream answered {code} ({err_code}): {description}")
+
+
+class Subscription:
+    """Interest in a subject, until `unsubscribe` or `drain`."""
+
+    def __init__(self, inner: NatsSubscription) -> None:
+        self._inner = inner
+
+    async def unsubscribe(self) -> None:
+        """Stop at once; what has arrived and was not handled yet is dropped."""
+        try:
+            await self._inner.unsubscribe()
+        except (nats.errors.ConnectionClosedError, nats.errors.BadSubscriptionError):
+            log.debug("Subscription was gone already")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop, but only after everything the server had sent by now went through the callback."""
+        try:
+            await asyncio.wait_for(self._inner.drain(), timeout_s)  # type: ignore[no-untyped-call]
+        except (TimeoutError, nats.errors.Error):
+            log.debug("Subscription ended without a full drain")
+
+
+class Broker:
+    """A connection that is rebuilt for ever, and the little of NATS that the layers above need.
+
+    Implements `runtime.context.BrokerPort`.
+    """
+
+    def __init__(self, client: OrderedClient) -> None:
+        self._client = client
+        self._confirmations = Confirmations()
+        self._reconnect_callbacks: list[Callable[[], None]] = []
+        self.reconnects = 0
+
+    @classmethod
+    async def connect(cls, url: str, *, name: str, timeout_s: float = 10.0) -> Self:
+        """Connect, and keep connected until `close`.
+
+        Args:
+            url: one URL or several parted by commas; user and password may stand in it.
+            name: shown by the server's monitoring.
+            timeout_s: for the first connection alone; a later loss is retried for ever.
+
+        Raises:
+            Unavailable: no server answered in time, or it refused us.
+        """
+        client = OrderedClient()
+        broker = cls(client)
+        refusals: list[str] = []
+
+        async def on_error(error: Exception) -> None:
+            refusals.append(type(error).__name__)
+            log.debug("NATS connection error", error=type(error).__name__)
+
+        try:
+            await asyncio.wait_for(
+                client.connect(
+                    servers=[part.strip() for part in url.split(",")],
+                    name=name,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]
+                    connect_timeout=2,
+                    ping_interval=PING_INTERVAL_S,
+                    max_outstanding_pings=2,
+                    pending_size=PENDING_BYTES,
+                    # Acks go to subjects the server made, 100,000 a second: what functions publish
+                    # to is checked in `publish` instead.
+                    skip_subject_validation=True,
+                    error_cb=on_error,
+                    reconnected_cb=broker._on_reconnect,
+                    disconnected_cb=broker._on_disconnect,
+                ),
+                timeout_s,
+            )
+        except (TimeoutError, OSError, nats.errors.Error) as failure:
+            await client.close()
+            reason = refusals[-1] if refusals else type(failure).__name__
+            raise Unavailable(
+                "NATS", f"no connection within {timeout_s:g} s ({reason})"
+            ) from failure
+        confirmations = broker._confirmations
+        await client.subscribe(f"{confirmations.inbox}.*", cb=confirmations.receive)
+        await client.flush()
+        return broker
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands at this moment."""
+        return self._client.is_connected
+
+    @property
+    def server_version(self) -> tuple[int, int, int]:
+        """The connected server's version, such as (2, 12, 0)."""
+        version = self._client.connected_server_version
+        return (version.major, version.minor, version.patch)
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest message that the server takes."""
+        return self._client.max_payload
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called after each rebuilt connection."""
+        self._reconnect_callbacks.append(callback)
+
+    async def close(self) -> None:
+        """Send what is waiting and end the connection."""
+        try:
+            if self._client.is_connected:
+                await self._client.flush(timeout=2)
+        except (TimeoutError, nats.errors.Error):
+            log.debug("NATS connection closed with bytes unsent")
+        await self._client.close()
+
+    async def flush(self, timeout_s: float = 5.0) -> None:
+        """Wait until the server has read everything sent so far.
+
+        Raises:
+            Unavailable: it did not answer in time.
+        """
+        try:
+            await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]
+        except (TimeoutError, nats.errors.Error) as failure:
+            raise Unavailable("NATS", type(failure).__name__) from failure
+
+    async def ping(self, timeout_s: float = 2.0) -> None:
+        """Prove that JetStream answers.
+
+        Raises:
+            Unavailable: it did not.
+        """
+        await self.api("INFO", timeout_s=timeout_s)
+
+    async def api(
+        self, subject: str, payload: Mapping[str, Any] | None = None, *, timeout_s: float = 5.0
+    ) -> dict[str, Any]:
+        """Ask the JetStream API; `subject` is what follows `$JS.API.`.
+
+        Raises:
+            ApiError: JetStream refused.
+            Unavailable: no answer.
+        """
+        data = json.dumps(payload).encode() if payload is not None else b""
+        try:
+            answer = await self._client.request(f"$JS.API.{subject}", data, timeout=timeout_s)
+        except (TimeoutError, nats.errors.Error) as failure:
+            raise Unavailable("JetStream", type(failure).__name__) from failure
+        document: dict[str, Any] = json.loads(answer.data)
+        if error := document.get("error"):
+            raise ApiError(
+                error.get("code", 500), error.get("err_code", 0), error.get("description", "")
+            )
+        return document
+
+    async def send(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Hand bytes to the connection, unconfirmed: for pull requests.
+
+        Raises:
+            Unavailable: the connection is gone and its buffer is full.
+        """
+        try:
+            await self._client.publish(subject, data, reply)
+        except nats.errors.Error as failure:
+            raise Unavailable("NATS", type(failure).__name__) from failure
+
+    async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Hand many subjects and payloads to the connection together, unconfirmed: for acks.
+
+        Raises:
+            Unavailable: the connection is gone and its buffer has no room for all of them.
+        """
+        try:
+            await self._client.publish_all(messages)
+        except nats.errors.Error as failure:
+            raise Unavailable("NATS", type(failure).__name__) from failure
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        msg_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PubAck:
+        """Store one message and wait for JetStream's confirmation.
+
+        Raises:
+            PublishFailed: it did not come; the message may be stored all the same.
+        """
+        [ack] = await self._confirmed([(subject, data, msg_id, headers)])
+        return ack
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[PubAck]:
+        """Store several messages, their confirmations awaited together.
+
+        Raises:
+            PublishFailed: at least one was not confirmed.
+        """
+        return await self._confirmed(
+            [(p.subject, p.data, p.msg_id, p.headers) for p in publications]
+        )
+
+    async def publish_core(
+        self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send one message without asking for confirmation.
+
+        Raises:
+            PublishFailed: it could not even be sent.
+        """
+        await self._send_checked(subject, data, "", dict(headers) if headers else None)
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout_s: float = 5.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Ask a micro-service endpoint.
+
+        Raises:
+            RequestFailed: it answered with an error.
+            NoAnswer: nobody listens, or no answer in time; `reason` says `no responders` or
+                `timeout`.
+            Unavailable: the connection is lost.
+        """
+        _check_subject(subject)
+        try:
+            answer = await self._client.request(
+                subject, data, timeout=timeout_s, headers=dict(headers) if headers else None
+            )
+        except nats.errors.NoRespondersError as failure:
+            raise NoAnswer(subject, "no responders") from failure
+        except (TimeoutError, nats.errors.Error) as failure:
+            if not self._client.is_connected:
+                raise Unavailable("NATS", "the connection is lost") from failure
+            reason = "timeout" if isinstance(failure, TimeoutError) else type(failure).__name__
+            raise NoAnswer(subject, reason) from failure
+        found = answer.headers or {}
+        if code := found.get("Nats-Service-Error-Code"):
+            number = int(code) if code.isdigit() else 500
+            raise RequestFailed(subject, number, found.get("Nats-Service-Error", ""), answer.data)
+        return Reply(answer.data, found)
+
+    async def request_many(self, subject: str, data: bytes, *, wait_s: float) -> list[Reply]:
+        """Ask everyone; the answers that came within `wait_s`.
+
+        Raises:
+            Unavailable: the connection is gone.
+        """
+        _check_subject(subject)
+        inbox = f"_INBOX.{secrets.token_hex(11)}"
+        replies: list[Reply] = []
+        silent = asyncio.Event()
+
+        def collect(message: Message) -> None:
+            if message.headers.get("Status") == "503":
+                silent.set()
+            else:
+                replies.append(Reply(message.data, message.headers))
+
+        subscription = await self.subscribe(inbox, collect)
+        try:
+            await self.send(subject, data, inbox)
+            await asyncio.wait_for(silent.wait(), wait_s)
+        except TimeoutError:
+            pass  # The usual end: everyone who listens had the time to answer.
+        finally:
+            await subscription.unsubscribe()
+        return replies
+
+    async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
+        """Have `callback` called, one message after the other, for whatever arrives on `subject`.
+
+        Raises:
+            Unavailable: the connection is closed.
+        """
+        asynchronous = asyncio.iscoroutinefunction(callback)
+
+        async def on_message(msg: Msg) -> None:
+            message = Message(msg.subject, msg.data, msg.headers or NO_HEADERS, msg.reply)
+            if asynchronous:
+                await callback(message)  # type: ignore[misc]
+            else:
+                callback(message)
+
+        return await self.subscribe_raw(subject, on_message, queue=queue)
+
+    async def subscribe_raw(
+        self, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
+    ) -> Subscription:
+        """As `subscribe`, with the client library's own message: for the pull loop alone."""
+        try:
+            # The bounds guard against a subscriber that cannot keep up; ours are bounded by what
+            # they pulled, so the library's own limit (it drops!) must never be reached.
+            inner = await self._client.subscribe(
+                subject, queue=queue, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except nats.errors.Error as failure:
+            raise Unavailable("NATS", type(failure).__name__) from failure
+        return Subscription(inner)
+
+    async def respond(
+        self, message: Message, data: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer a request; nothing happens when it did not ask for an answer.
+
+        Raises:
+            PublishFailed: it could not be sent.
+        """
+        if message.reply:
+            await self._send_checked(message.reply, data, "", dict(headers) if headers else None)
+
+    async def in_progress(self, message: Message) -> None:
+        """Tell JetStream that the message is still being worked on."""
+        await self.send(message.reply, b"+WPI")
+
+    async def _send_checked(
+        self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None
+    ) -> None:
+        _check_subject(subject)
+        try:
+            await self._client.publish(subject, data, reply, headers)
+        except (nats.errors.Error, UnicodeEncodeError) as failure:
+            raise PublishFailed(subject, type(failure).__name__) from failure
+
+    async def _confirmed(self, items: Sequence[_Item]) -> list[PubAck]:
+        deadline_s = asyncio.get_running_loop().time() + ACK_TIMEOUT_S
+        awaited = Awaited(self._confirmations)
+        with awaited:
+            for item in items:
+                await self._offer(item, awaited.expect(item[0]))
+            await awaited.wait(ACK_TIMEOUT_S)
+            for delay_s in OFFER_AGAIN_S:
+                if not (unheard := awaited.unheard()):
+                    break
+                await asyncio.sleep(delay_s)
+                for index in unheard:
+                    await self._offer(items[index], awaited.expect_again(index))
+                await awaited.wait(max(0.0, deadline_s - asyncio.get_running_loop().time()))
+            return awaited.collect(ACK_TIMEOUT_S)
+
+    async def _offer(self, item: _Item, reply: str) -> None:
+        subject, data, msg_id, headers = item
+        sent = dict(headers) if headers else {}
+        if msg_id is not None:
+            sent["Nats-Msg-Id"] = msg_id
+        await self._send_checked(subject, data, reply, sent or None)
+
+    async def _on_reconnect(self) -> None:
+        self.reconnects += 1
+        log.info("NATS connection rebuilt")
+        for callback in self._reconnect_callbacks:
+            callback()
+
+    async def _on_disconnect(self) -> None:
+        if not self._client.is_closed:
+            log.warning("NATS connection lost, reconnecting")
+
+
+def _check_subject(subject: str) -> None:
+    """Refuse what would break the protocol line or reach subjects nobody meant.
+
+    Raises:
+        PublishFailed: the subject is empty, has an empty token, a wildcard, white space or a
+            control character.
+    """
+    bad = any(character <= " " or character == "\x7f" for character in subject)
+    tokens = subject.split(".")
+    if bad or "" in tokens or "*" in tokens or ">" in tokens:
+        raise PublishFailed(
+            subject.encode("unicode_escape").decode(), "not a subject to publish to"
+        )

@@ -1,0 +1,398 @@
+"""The dead-letter stream: what was given up, why, and the way back to the function that failed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from runtime.broker import headers as names
+from runtime.broker import stored
+from runtime.broker.connection import ApiError, Broker
+from runtime.broker.parking import Mailbox
+from runtime.broker.stream_configs import DEAD_LETTERS, MAILBOX
+from runtime.broker.streams import ensure_runtime_streams
+from runtime.context import PubAck
+from runtime.errors import ConfigError, Problem
+from runtime.message import Message
+from runtime.subjects import covers
+
+_TRACEBACK_CHARACTERS = 6_000
+"""From the end, where the frames that failed stand."""
+_REASON_CHARACTERS = 2_000
+_ROOM_FOR_IDS_BYTES = 500
+"""Left for the message id and the tail's sequence, which are added last."""
+_CHUNK = 100
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that a function gave up.
+
+    Attributes:
+        function: who gave it up, and whom a redrive reaches.
+        message: as its stream first stored it.
+        code: reason code, such as `UNKNOWN_ROUTE`, or `MAX_DELIVERIES` when every attempt ended
+            without an answer.
+        reason: one sentence for a person.
+        error_type: class of the exception; empty where there was none.
+        traceback: its last part; empty where there was none.
+        attempts: how many deliveries there were.
+        failed_at: when it was given up.
+        sequence: its own sequence in the dead-letter stream; 0 before it is stored.
+    """
+
+    function: str
+    message: Message
+    code: str
+    reason: str = ""
+    error_type: str = ""
+    traceback: str = ""
+    attempts: int = 1
+    failed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    sequence: int = 0
+
+    @property
+    def redrives(self) -> int:
+        """How often it had been redriven before it failed this time."""
+        return names.number(self.message.headers, names.REDRIVES)
+
+    @property
+    def first_dead_letter(self) -> int:
+        """The sequence of the dead letter of its first failure; its own when this is the first."""
+        return names.number(self.message.headers, names.FIRST_DEAD_LETTER) or self.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters are meant; every field that is given must agree.
+
+    Attributes:
+        function: the one that failed.
+        code: the reason code.
+        since: failed at this time or later.
+        until: failed before this time.
+        subject: the original subject; may have wildcards.
+    """
+
+    function: str | None = None
+    code: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    subject: str | None = None
+
+    def has(self, letter: DeadLetter) -> bool:
+        """Whether the letter is meant."""
+        return (
+            self.function in (None, letter.function)
+            and self.code in (None, letter.code)
+            and (self.since is None or letter.failed_at >= self.since)
+            and (self.until is None or letter.failed_at < self.until)
+            and (self.subject is None or covers(self.subject, letter.message.subject))
+        )
+
+    @property
+    def stored_on(self) -> str:
+        """The subject in the dead-letter stream on which all that is meant is stored."""
+        return f"dead_letters.{self.function or '*'}"
+
+
+EVERY = Selection()
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """What a redrive did.
+
+    Attributes:
+        posted: messages on their way to their functions, their dead letters removed.
+        too_large: sequences of dead letters that stay, as the server takes no message that large
+            together with the headers that tell its origin.
+    """
+
+    posted: int
+    too_large: tuple[int, ...]
+
+
+class DeadLetters:
+    """Stores, lists, removes and redrives dead letters."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._mailbox = Mailbox(broker)
+
+    async def ensure(self) -> None:
+        """Make sure that the streams stand there.
+
+        Raises:
+            ConfigError: the server refused one.
+            Unavailable: JetStream does not answer.
+        """
+        await ensure_runtime_streams(self._broker)
+
+    async def store(self, letter: DeadLetter) -> PubAck:
+        """Keep the message with its bytes and headers; storing it again makes no second one.
+
+        After a redrive a new failure is a new dead letter, which names the first.
+
+        Raises:
+            PublishFailed: it is not stored, so the message must not be settled.
+        """
+        message = letter.message
+        headers = _headers(letter)
+        msg_id = _msg_id(letter)
+        room = self._broker.max_payload_bytes - names.size_bytes(headers) - _ROOM_FOR_IDS_BYTES
+        subject = f"dead_letters.{letter.function}"
+        if len(message.data) > room:
+            # The server took the message without our headers; with them it would be too large.
+            tail_id = f"{msg_id}-tail" if msg_id else None
+            tail = await self._broker.publish(
+                f"{subject}.tail", message.data[room:], msg_id=tail_id, headers=None
+            )
+            headers[names.TAIL] = str(tail.sequence)
+        return await self._broker.publish(
+            subject, message.data[: max(0, room)], msg_id=msg_id, headers=headers
+        )
+
+    async def list(self, selection: Selection = EVERY) -> AsyncIterator[DeadLetter]:
+        """Those that are meant, oldest first.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        async for message in stored.scan(self._broker, DEAD_LETTERS, selection.stored_on):
+            letter = await self._read(message)
+            if letter is not None and selection.has(letter):
+                yield letter
+
+    async def get(self, sequence: int) -> DeadLetter | None:
+        """The one with this sequence; None when there is none.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        message = await stored.fetch(self._broker, DEAD_LETTERS, sequence)
+        return await self._read(message) if message is not None else None
+
+    async def counts(self) -> dict[str, int]:
+        """How many there are of each function that has any.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        payload = {"subjects_filter": "dead_letters.*"}
+        info = await self._ask(f"STREAM.INFO.{DEAD_LETTERS}", payload)
+        if info is None:
+            return {}
+        subjects: dict[str, int] = info["state"].get("subjects") or {}
+        return {subject.split(".", 1)[1]: count for subject, count in subjects.items()}
+
+    async def purge(
+        self,
+        selection: Selection = EVERY,
+        *,
+        sequences: Sequence[int] = (),
+        on_progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Remove those that are meant, for good; how many there were.
+
+        Args:
+            selection: which.
+            sequences: if given, only these of them.
+            on_progress: called with the number of those removed so far.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        if not sequences and selection == Selection(function=selection.function):
+            await self._purge(f"{selection.stored_on}.tail")
+            return await self._purge(selection.stored_on)
+        removed = 0
+        async for letter in self.choose(selection, sequences):
+            removed += await self._remove(letter)
+            if on_progress is not None:
+                on_progress(removed)
+        return removed
+
+    async def redrive(
+        self,
+        selection: Selection = EVERY,
+        *,
+        sequences: Sequence[int] = (),
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Redriven:
+        """Hand messages back to the functions that gave them up, and to nobody else.
+
+        Each gets all its attempts anew and keeps its identity. Doing it again, also after it ended
+        half-way, doubles none.
+
+        Args:
+            selection: which.
+            sequences: if given, only these of them.
+            on_progress: called with the number of those posted so far.
+
+        Raises:
+            ConfigError: a function has no mailbox: it was never bound by a host on this server.
+            PublishFailed: what is not posted yet stays a dead letter.
+            Unavailable: JetStream does not answer.
+        """
+        posted, too_large = 0, []
+        chunk: list[DeadLetter] = []
+        known: set[str] = set()
+        async for letter in self.choose(selection, sequences):
+            if letter.function not in known:
+                await self._check_mailbox(letter.function)
+                known.add(letter.function)
+            if not self._mailbox.fits(_again(letter), letter.function):
+                too_large.append(letter.sequence)
+                continue
+            chunk.append(letter)
+            if len(chunk) == _CHUNK:
+                posted += await self._post(chunk)
+                chunk = []
+                if on_progress is not None:
+                    on_progress(posted)
+        posted += await self._post(chunk)
+        if on_progress is not None:
+            on_progress(posted)
+        return Redriven(posted, tuple(too_large))
+
+    async def choose(
+        self, selection: Selection, sequences: Sequence[int] = ()
+    ) -> AsyncIterator[DeadLetter]:
+        """As `list`; if `sequences` are given, only these of them, in their order.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        if not sequences:
+            async for letter in self.list(selection):
+                yield letter
+        for sequence in sequences:
+            found = await self.get(sequence)
+            if found is not None and selection.has(found):
+                yield found
+
+    async def _post(self, letters: Sequence[DeadLetter]) -> int:
+        if letters:
+            await self._mailbox.post_many([(_again(each), each.function) for each in letters])
+            await asyncio.gather(*(self._remove(each) for each in letters))
+        return len(letters)
+
+    async def _check_mailbox(self, function: str) -> None:
+        try:
+            await self._broker.api(f"CONSUMER.INFO.{MAILBOX}.{function}")
+        except ApiError as error:
+            if error.code != _NOT_FOUND:
+                raise
+            problem = Problem(
+                f"function {function}",
+                "",
+                "it has no mailbox on this server, so nobody would get the messages",
+                "serve a manifest that binds it to a consumer, then redrive again",
+            )
+            raise ConfigError([problem]) from error
+
+    async def _remove(self, letter: DeadLetter) -> bool:
+        tail = await stored.fetch(self._broker, DEAD_LETTERS, letter.sequence)
+        removed = await stored.delete(self._broker, DEAD_LETTERS, letter.sequence)
+        if tail is not None and (sequence := names.number(tail.headers, names.TAIL)):
+            await stored.delete(self._broker, DEAD_LETTERS, sequence)
+        return removed
+
+    async def _purge(self, subject: str) -> int:
+        answer = await self._ask(f"STREAM.PURGE.{DEAD_LETTERS}", {"filter": subject})
+        return int(answer["purged"]) if answer is not None else 0
+
+    async def _ask(self, subject: str, payload: dict[str, str]) -> dict[str, Any] | None:
+        """The answer; None where no host ever ran, so that the stream is missing."""
+        try:
+            return await self._broker.api(subject, payload)
+        except ApiError as error:
+            if error.code == _NOT_FOUND:
+                return None
+            raise
+
+    async def _read(self, copy: Message) -> DeadLetter | None:
+        """The dead letter; None for a stored message that is none, or whose end is gone."""
+        data = copy.data
+        if sequence := names.number(copy.headers, names.TAIL):
+            tail = await stored.fetch(self._broker, DEAD_LETTERS, sequence)
+            if tail is None:
+                return None
+            data += tail.data
+        origin = names.original(copy, data)
+        return _letter(copy, origin) if origin is not None else None
+
+
+def _letter(copy: Message, origin: Message) -> DeadLetter:
+    headers = copy.headers
+    try:
+        failed_ns = stored.parse_time_ns(headers.get(names.TIME, ""))
+    except ValueError:
+        failed_ns = copy.stored_at_ns
+    attempts = names.number(headers, names.ATTEMPT)
+    origin.attempt = attempts
+    return DeadLetter(
+        function=headers.get(names.FUNCTION, ""),
+        message=origin,
+        code=headers.get(names.CODE, ""),
+        reason=names.unescape(headers.get(names.REASON, "")),
+        error_type=headers.get(names.ERROR_TYPE, ""),
+        traceback=names.unescape(headers.get(names.TRACEBACK, "")),
+        attempts=attempts,
+        failed_at=datetime.fromtimestamp(failed_ns // 1000 / 1e6, tz=UTC),
+        sequence=copy.sequence,
+    )
+
+
+def _headers(letter: DeadLetter) -> dict[str, str]:
+    stated = {
+        names.FUNCTION: letter.function,
+        names.CODE: names.escape(letter.code, 128),
+        names.REASON: names.escape(letter.reason, _REASON_CHARACTERS),
+        names.ATTEMPT: str(letter.attempts),
+        names.TIME: letter.failed_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+    }
+    if letter.error_type:
+        stated[names.ERROR_TYPE] = names.escape(letter.error_type, 256)
+    if letter.traceback:
+        last = letter.traceback[-_TRACEBACK_CHARACTERS:]
+        stated[names.TRACEBACK] = names.escape(last, 2 * _TRACEBACK_CHARACTERS)
+    return _fitted({**names.origin_of(letter.message), **stated}, set(stated))
+
+
+def _fitted(headers: dict[str, str], ours: set[str]) -> dict[str, str]:
+    """The headers without the largest of the original's, if all together are too large to store."""
+    ours = ours | {names.STREAM, names.SEQUENCE, names.SUBJECT, names.STORED_AT}
+    cut: list[str] = []
+    limit = names.LIMIT_BYTES - _ROOM_FOR_IDS_BYTES
+    while names.size_bytes(headers) > limit:
+        largest = max(headers.keys() - ours, key=lambda name: len(headers[name]), default=None)
+        if largest is None:
+            break
+        del headers[largest]
+        cut.append(largest)
+        headers[names.CUT] = names.escape(", ".join(cut), 512)
+        ours |= {names.CUT}
+    return headers
+
+
+def _msg_id(letter: DeadLetter) -> str | None:
+    message = letter.message
+    if not message.stream:
+        return None
+    origin = f"{message.stream}-{message.sequence}-{message.stored_at_ns}"
+    return f"dead-{letter.function}-{origin}-{letter.redrives}"
+
+
+def _again(letter: DeadLetter) -> Message:
+    """The message for its next life, with a link to the first dead letter it made."""
+    headers = dict(letter.message.headers)
+    if not letter.redrives:
+        headers[names.FIRST_DEAD_LETTER] = str(letter.sequence)
+        headers[names.FIRST_CODE] = letter.code
+        headers[names.FIRST_TIME] = letter.failed_at.isoformat()
+    headers[names.REDRIVES] = str(letter.redrives + 1)
+    return replace(letter.message, headers=headers)

@@ -1,0 +1,166 @@
+"""The headers that the runtime sets, and how a copied message keeps its own.
+
+A copy (dead letter, parked or redriven message) must not repeat what the original's headers made
+the server do: a message id would have it dropped as a duplicate, `Nats-TTL` would delete it,
+`Nats-Rollup` would delete others. Such headers, and any that already look like ours, travel under
+`Runtime-Original-` and come back when the copy is turned into a message again.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+
+from runtime.message import Message
+
+STREAM = "Runtime-Stream"
+SEQUENCE = "Runtime-Sequence"
+SUBJECT = "Runtime-Subject"
+STORED_AT = "Runtime-Stored-At"
+ATTEMPT = "Runtime-Attempt"
+FUNCTION = "Runtime-Function"
+CODE = "Runtime-Code"
+REASON = "Runtime-Reason"
+ERROR_TYPE = "Runtime-Error-Type"
+TRACEBACK = "Runtime-Traceback"
+TIME = "Runtime-Time"
+
+TAIL = "Runtime-Tail"
+"""On a dead letter: the sequence that stores the payload's end. On that end: `end`."""
+
+FIRST_DEAD_LETTER = "Runtime-First-Dead-Letter"
+"""On a redriven message: the sequence that its first dead letter had."""
+FIRST_CODE = "Runtime-First-Code"
+FIRST_TIME = "Runtime-First-Time"
+REDRIVES = "Runtime-Redrives"
+"""On a redriven message: how many times it was redriven."""
+
+CUT = "Runtime-Headers-Cut"
+"""Names of the original's headers that found no room in the copy."""
+
+LIMIT_BYTES = 65_535
+"""The most that a stored message's headers may take. Source: nats-server error 10097."""
+
+_ORIGINAL = "Runtime-Original-"
+_ODD = "Runtime-Odd-"
+"""Before a name in hexadecimal digits: one that the client library refuses to send."""
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_ACTING = ("nats-", "runtime-")
+_DIGITS = 19
+_CUT_MARK = "..."
+_SHORT = {r"\\": "\\", r"\n": "\n", r"\r": "\r", r"\t": "\t"}
+_ESCAPED = re.compile(r"\\(?:[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+
+
+def escape(value: str, limit: int | None = None) -> str:
+    """A header value without line breaks and in ASCII, at most `limit` characters long.
+
+    What is cut off its end is marked by `...`.
+    """
+    escaped = value.encode("unicode_escape").decode("ascii")
+    if limit is None or len(escaped) <= limit:
+        return escaped
+    # Character by character, as a cut inside an escape sequence could not be read back.
+    kept, room = [], limit - len(_CUT_MARK)
+    for character in value:
+        piece = character.encode("unicode_escape").decode("ascii")
+        room -= len(piece)
+        if room < 0:
+            break
+        kept.append(piece)
+    return "".join(kept) + _CUT_MARK
+
+
+def unescape(value: str) -> str:
+    """What `escape` was given; whatever it would not have written stays as it is."""
+    return _ESCAPED.sub(_unescaped, value) if "\\" in value else value
+
+
+def shield(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a message in a form in which none of them acts on a copy."""
+    shielded: dict[str, str] = {}
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name):
+            shielded[_ODD + name.encode("utf-8", "surrogatepass").hex()] = escape(value)
+            continue
+        plain = value.isascii() and value.isprintable() and value == value.strip()
+        if plain and not name.lower().startswith(_ACTING):
+            shielded[name] = value
+        else:
+            shielded[_ORIGINAL + name] = escape(value)
+    return shielded
+
+
+def unshield(headers: Mapping[str, str]) -> dict[str, str]:
+    """What `shield` was given: a copy's headers without those of the runtime and of the server."""
+    restored: dict[str, str] = {}
+    for name, value in headers.items():
+        if name.startswith(_ORIGINAL):
+            restored[name[len(_ORIGINAL) :]] = unescape(value)
+        elif name.startswith(_ODD):
+            restored[_named(name[len(_ODD) :])] = unescape(value)
+        elif not name.lower().startswith(_ACTING):
+            restored[name] = value
+    return restored
+
+
+def origin_of(message: Message) -> dict[str, str]:
+    """The headers of a copy: the message's own, shielded, and where it was first stored."""
+    return {
+        **shield(message.headers),
+        STREAM: message.stream,
+        SEQUENCE: str(message.sequence),
+        SUBJECT: escape(message.subject),
+        STORED_AT: str(message.stored_at_ns),
+    }
+
+
+def original(copy: Message, data: bytes | None = None) -> Message | None:
+    """The message that a copy was made of; None when it carries no origin, so is no copy of ours.
+
+    `reply`, `attempt` and `received_at_s` are the copy's own.
+    """
+    headers = copy.headers
+    stream, sequence = headers.get(STREAM, ""), number(headers, SEQUENCE)
+    if not stream or not sequence:
+        return None
+    return Message(
+        subject=unescape(headers.get(SUBJECT, "")),
+        data=copy.data if data is None else data,
+        headers=unshield(headers),
+        reply=copy.reply,
+        stream=stream,
+        sequence=sequence,
+        attempt=copy.attempt,
+        stored_at_ns=number(headers, STORED_AT),
+        received_at_s=copy.received_at_s,
+    )
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    sequence = found[0]
+    if (short := _SHORT.get(sequence)) is not None:
+        return short
+    code = int(sequence[2:], 16)
+    return chr(code) if code <= sys.maxunicode else sequence
+
+
+def _named(digits: str) -> str:
+    try:
+        return bytes.fromhex(digits).decode("utf-8", "surrogatepass")
+    except ValueError:
+        return digits
+
+
+def number(headers: Mapping[str, str], name: str) -> int:
+    """The header as a number from 0; 0 where it is missing or is none."""
+    value = headers.get(name, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= _DIGITS else 0
+
+
+def size_bytes(headers: Mapping[str, str]) -> int:
+    """What the headers take on the wire. Source: NATS ADR-4."""
+    lines = sum(
+        len(name.encode()) + len(value.encode("utf-8", "surrogatepass")) + 4
+        for name, value in headers.items()
+    )
+    return lines + len("NATS/1.0\r\n\r\n")

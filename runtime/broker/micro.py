@@ -1,0 +1,311 @@
+"""NATS micro services (ADR-32): discovery, and endpoints that answer many requests at once.
+
+The client library's own services answer one request at a time, lose callers when they stop and send
+an exception's text to whoever asked; hence this.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+from runtime.broker.connection import Broker, Subscription
+from runtime.broker.headers import size_bytes as size_of_headers
+from runtime.broker.micro_protocol import (
+    VERBS,
+    Answer,
+    EndpointStats,
+    Identity,
+    Live,
+    MicroEndpoint,
+    Verb,
+    describe,
+)
+from runtime.errors import ConfigError, Problem, PublishFailed, Unavailable
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+
+__all__ = ["Answer", "EndpointStats", "MicroEndpoint", "MicroService"]
+
+log = get_logger("runtime.broker.micro")
+
+BUSY = Answer.failure(429, "TOO_MANY_REQUESTS", "the endpoint is busy; try again shortly")
+STOPPING = Answer.failure(503, "STOPPING", "the service is stopping; try again")
+TOO_LARGE = Answer.failure(500, "ANSWER_TOO_LARGE", "the answer is too large to be sent")
+UNSENDABLE = Answer.failure(500, "ANSWER_NOT_SENT", "the answer could not be sent")
+CANCEL_TIMEOUT_S = 1.0
+
+
+class MicroService:
+    """One instance of a service, under an id of its own.
+
+    Args:
+        broker: the connection.
+        name: letters, digits, `_` and `-`.
+        version: semantic version.
+        description: one sentence for `nats micro ls`.
+        metadata: values become strings.
+        endpoints: more can be added later.
+        prefix: what discovery subjects begin with.
+
+    Raises:
+        ConfigError: a name or the version cannot be used.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        name: str,
+        version: str,
+        description: str = "",
+        metadata: Live | None = None,
+        *,
+        endpoints: Iterable[MicroEndpoint] = (),
+        prefix: str = "$SRV",
+    ) -> None:
+        self._broker = broker
+        self._identity = Identity(name, version, description, metadata or {})
+        self._prefix = prefix
+        self._endpoints: dict[str, MicroEndpoint] = {}
+        self._listeners: dict[str, _Listener] = {}
+        self._monitoring: list[Subscription] = []
+        self._started = False
+        for endpoint in endpoints:
+            self._register(endpoint)
+
+    @property
+    def id(self) -> str:
+        """This instance's id, another at each start."""
+        return self._identity.id
+
+    async def start(self) -> None:
+        """Listen; when it returns, the server knows of every subscription.
+
+        Raises:
+            Unavailable: the connection is gone. Nothing is left listening.
+        """
+        self._started = True
+        try:
+            # Endpoints first: whoever discovers one can call it.
+            for endpoint in self._endpoints.values():
+                await self._listen(endpoint)
+            for verb in VERBS:
+                await self._answer_verb(verb)
+            await self._reach_server()
+        except Unavailable:
+            await self.stop(grace_s=0)
+            raise
+
+    async def stop(self, grace_s: float = 30.0) -> None:
+        """Stop taking requests, and answer all that were sent here already.
+
+        Discovery ends first. Requests that are not done after `grace_s` are cancelled; their
+        callers, and those still waiting, are told 503.
+        """
+        for subscription in self._monitoring:
+            await subscription.unsubscribe()
+        self._monitoring.clear()
+        await asyncio.gather(*(self.remove_endpoint(name, grace_s) for name in [*self._endpoints]))
+        try:
+            await self._reach_server()
+        except Unavailable:
+            log.warning("A service stopped without a connection", service=self._identity.name)
+        self._started = False
+
+    async def add_endpoint(self, endpoint: MicroEndpoint) -> None:
+        """Show one endpoint more and, unless it is virtual, listen for it.
+
+        Raises:
+            ConfigError: there is one of this name.
+            Unavailable: the connection is gone.
+        """
+        self._register(endpoint)
+        if self._started:
+            await self._listen(endpoint)
+            await self._reach_server()
+
+    async def remove_endpoint(self, name: str, grace_s: float = 30.0) -> None:
+        """Stop one endpoint as `stop` does, if it is there; the others go on."""
+        listener = self._listeners.pop(name, None)
+        self._endpoints.pop(name, None)
+        if listener is not None:
+            await listener.stop(grace_s)
+
+    async def _reach_server(self) -> None:
+        """Return when the server has read all that was sent so far.
+
+        nats-py 2.16 writes a flush's PING ahead of what still waits in its buffer, so that the
+        first PONG proves nothing (`no responders` once in 150 starts); by then the buffer is sent.
+        """
+        await self._broker.flush()
+        await self._broker.flush()
+
+    def _register(self, endpoint: MicroEndpoint) -> None:
+        if endpoint.name in self._endpoints:
+            where = f"service {self._identity.name}"
+            wrong = f"there are two endpoints named {endpoint.name!r}"
+            raise ConfigError([Problem(where, "endpoints", wrong, "rename one of them")])
+        self._endpoints[endpoint.name] = endpoint
+
+    async def _listen(self, endpoint: MicroEndpoint) -> None:
+        if endpoint.handle is not None:
+            listener = _Listener(self._broker, self._identity.name, endpoint, endpoint.handle)
+            self._listeners[endpoint.name] = listener
+            await listener.start()
+
+    async def _answer_verb(self, verb: Verb) -> None:
+        async def answer(message: Message) -> None:
+            data = describe(verb, self._identity, list(self._endpoints.values()))
+            try:
+                await self._broker.respond(message, data)
+            except PublishFailed as failure:
+                log.warning(
+                    "A service could not describe itself",
+                    service=self._identity.name,
+                    verb=verb,
+                    size_bytes=len(data),
+                    reason=failure.reason,
+                )
+
+        everyone = f"{self._prefix}.{verb}"
+        kind = f"{everyone}.{self._identity.name}"
+        for subject in (everyone, kind, f"{kind}.{self._identity.id}"):
+            self._monitoring.append(await self._broker.subscribe(subject, answer))
+
+
+class _Listener:
+    """Hands the requests of one endpoint to at most `concurrency` workers.
+
+    A worker is a task that lives on between requests, started when all others are busy, so that a
+    request costs a hand-over and no task.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        service: str,
+        endpoint: MicroEndpoint,
+        handle: Callable[[Message], Awaitable[Answer]],
+    ) -> None:
+        self._broker = broker
+        self._endpoint = endpoint
+        self._handle = handle
+        self._counters = endpoint.counters
+        self._log = log.bind(service=service, endpoint=endpoint.name)
+        self._waiting: deque[Message] = deque()
+        self._idle: list[asyncio.Future[Message]] = []
+        self._workers: set[asyncio.Task[None]] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._stopped = False
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        endpoint = self._endpoint
+        self._subscription = await self._broker.subscribe(
+            endpoint.subject, self._receive, queue=endpoint.queue_group or ""
+        )
+
+    async def stop(self, grace_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + grace_s
+        if self._subscription is not None:
+            await self._subscription.drain(max(grace_s, CANCEL_TIMEOUT_S))
+        try:
+            async with asyncio.timeout_at(end_s):
+                await self._quiet.wait()
+        except TimeoutError:
+            self._log.warning(
+                "Requests were cancelled at the end of the grace period",
+                waiting=len(self._waiting),
+                in_flight=len(self._workers) - len(self._idle),
+            )
+        self._stopped = True
+        while self._waiting:
+            await self._refuse(self._waiting.popleft(), STOPPING)
+        for worker in self._workers:
+            worker.cancel()
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=CANCEL_TIMEOUT_S)
+
+    async def _receive(self, message: Message) -> None:
+        if self._stopped:
+            await self._refuse(message, STOPPING)
+            return
+        if self._idle:
+            self._idle.pop().set_result(message)
+        elif len(self._workers) < self._endpoint.concurrency:
+            worker = asyncio.create_task(
+                self._work(message), name=f"endpoint {self._endpoint.name}"
+            )
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        elif len(self._waiting) < self._endpoint.max_waiting:
+            self._waiting.append(message)
+        else:
+            await self._refuse(message, BUSY)
+            return
+        self._quiet.clear()
+
+    async def _work(self, message: Message) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._serve(message)
+            if self._waiting:
+                message = self._waiting.popleft()
+                # A handler that never waits must not keep the loop until the queue is empty.
+                await asyncio.sleep(0)
+                continue
+            handed: asyncio.Future[Message] = loop.create_future()
+            self._idle.append(handed)
+            if len(self._idle) == len(self._workers):
+                self._quiet.set()
+            message = await handed
+
+    async def _serve(self, message: Message) -> None:
+        begun_ns = time.perf_counter_ns()
+        try:
+            answer = await self._handle(message)
+            headers = answer.wire_headers()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                await self._refuse(message, STOPPING)
+                raise
+            # Not ours: something that the handler waited for was cancelled.
+            answer = self._failure("The handler of an endpoint was cancelled from within")
+            headers = answer.wire_headers()
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            answer = self._failure("The handler of an endpoint raised")
+            headers = answer.wire_headers()
+        self._counters.record(time.perf_counter_ns() - begun_ns)
+        await self._respond(message, answer, headers)
+
+    def _failure(self, sentence: str) -> Answer:
+        event_id = secrets.token_hex(8)
+        self._log.error(sentence, event_id=event_id, exc_info=True)
+        return Answer.failure(500, "INTERNAL_ERROR", "the endpoint failed", event_id)
+
+    async def _refuse(self, message: Message, answer: Answer) -> None:
+        self._counters.record(0)
+        await self._respond(message, answer, answer.wire_headers())
+
+    async def _respond(
+        self, message: Message, answer: Answer, headers: dict[str, str] | None
+    ) -> None:
+        size_bytes = len(answer.data) + (size_of_headers(headers) if headers else 0)
+        if size_bytes > self._broker.max_payload_bytes:
+            self._log.error("An answer is larger than the server takes", size_bytes=size_bytes)
+            answer, headers = TOO_LARGE, TOO_LARGE.wire_headers()
+        try:
+            await self._broker.respond(message, answer.data, headers)
+        except PublishFailed as failure:
+            self._log.warning("An answer could not be sent", reason=failure.reason)
+            if answer is not UNSENDABLE:
+                # A header that cannot be sent, most likely: its caller should not wait in vain.
+                await self._respond(message, UNSENDABLE, UNSENDABLE.wire_headers())
+                return
+        if answer.error is not None:
+            status, code = answer.error
+            self._counters.record_error(f"{status}:{code}")

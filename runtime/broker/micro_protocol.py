@@ -1,0 +1,228 @@
+"""What services say about themselves, and how an endpoint answers. Pure: no connection needed.
+
+Source: NATS ADR-32 (Service API), revision 6, and the JSON schemas that the `nats` command line
+checks every answer against: one badly typed value hides a service from `nats micro ls` and ends
+`nats micro stats` for all of them.
+"""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+import orjson
+
+from runtime.broker.headers import escape
+from runtime.errors import ConfigError, Problem
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.broker.micro")
+
+Verb = Literal["PING", "INFO", "STATS"]
+VERBS: Final[tuple[Verb, ...]] = ("PING", "INFO", "STATS")
+
+ERROR_HEADER: Final = "Nats-Service-Error"
+ERROR_CODE_HEADER: Final = "Nats-Service-Error-Code"
+DEFAULT_QUEUE_GROUP: Final = "q"
+MAX_LAST_ERROR_CHARACTERS: Final = 256
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_PART = r"(?:0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)"
+_SEMVER = re.compile(
+    rf"(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)(?:-{_PART}(?:\.{_PART})*)?"
+    r"(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
+    re.ASCII,
+)
+
+Live = Mapping[str, object] | Callable[[], Mapping[str, object]]
+"""Fixed values, or a function that is asked for them each time somebody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller gets.
+
+    Attributes:
+        data: the payload.
+        headers: sent along; line breaks and non-ASCII in a value are escaped.
+        error: HTTP's number and a reason code; None for a success.
+    """
+
+    data: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    error: tuple[int, str] | None = None
+
+    @classmethod
+    def failure(cls, status: int, code: str, detail: str, event_id: str = "") -> "Answer":
+        """An error as callers and the HTTP gateway expect it.
+
+        Args:
+            status: HTTP's number.
+            code: reason code in upper snake case.
+            detail: one sentence; goes over the network as it is.
+            event_id: by which the log line is found.
+        """
+        body = {"code": code, "detail": detail, "event_id": event_id}
+        return cls(orjson.dumps(body), {}, (status, code))
+
+    def wire_headers(self) -> dict[str, str] | None:
+        """The headers to send; None when there are none, which is cheaper to send."""
+        headers = {name: escape(value) for name, value in self.headers.items()}
+        if self.error is not None:
+            status, code = self.error
+            headers[ERROR_CODE_HEADER] = str(status)
+            headers[ERROR_HEADER] = escape(code)
+        return headers or None
+
+
+@dataclass(slots=True)
+class EndpointStats:
+    """Counts of one endpoint, or of a function that only shows itself as one."""
+
+    num_requests: int = 0
+    num_errors: int = 0
+    processing_ns: int = 0
+    last_error: str = ""
+
+    def record(self, processing_ns: int, *, requests: int = 1) -> None:
+        """Add requests (or messages) that were worked on for so long together."""
+        self.num_requests += requests
+        self.processing_ns += processing_ns
+
+    def record_error(self, code: str, *, errors: int = 1) -> None:
+        """Add failures among those recorded; `code` is shown to anybody who asks for statistics."""
+        self.num_errors += errors
+        self.last_error = code[:MAX_LAST_ERROR_CHARACTERS]
+
+
+@dataclass(frozen=True, slots=True)
+class MicroEndpoint:
+    """One endpoint of a service.
+
+    Attributes:
+        name: letters, digits, `_` and `-`.
+        subject: where requests arrive; of a virtual endpoint, what its function consumes.
+        handle: answers a request; None makes the endpoint virtual: shown, but not listening.
+        queue_group: one instance of the group gets each request; None: every instance gets it.
+        metadata: values become strings.
+        concurrency: how many requests are handled at once.
+        max_waiting: how many more may wait; beyond that the answer is 429 at once.
+        stats: additional values shown by `nats micro stats`, JSON's types.
+        counters: kept by the service, or for a virtual endpoint by the binding.
+    """
+
+    name: str
+    subject: str
+    handle: Callable[[Message], Awaitable[Answer]] | None = None
+    queue_group: str | None = DEFAULT_QUEUE_GROUP
+    metadata: Live = field(default_factory=dict)
+    concurrency: int = 16
+    max_waiting: int = 1000
+    stats: Callable[[], Mapping[str, object]] | None = None
+    counters: EndpointStats = field(default_factory=EndpointStats)
+
+    def __post_init__(self) -> None:
+        check_name("endpoint", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What every answer of one instance begins with."""
+
+    name: str
+    version: str
+    description: str
+    metadata: Live
+    id: str = field(default_factory=lambda: secrets.token_hex(11))
+    started: str = field(
+        default_factory=lambda: datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    )
+
+    def __post_init__(self) -> None:
+        check_name("service", self.name)
+        if not _SEMVER.fullmatch(self.version):
+            wrong = f"{self.version!r} is no semantic version"
+            problem = Problem(f"service {self.name}", "version", wrong, "write it like 1.4.0")
+            raise ConfigError([problem])
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that could not stand in a subject.
+
+    Raises:
+        ConfigError: it is empty or has other characters than letters, digits, `_` and `-`.
+    """
+    if not _NAME.fullmatch(name):
+        wrong = f"{name!r} is no name for a micro service's {kind}"
+        problem = Problem(f"{kind} {name}", "name", wrong, "use letters, digits, _ and - only")
+        raise ConfigError([problem])
+
+
+def describe(verb: Verb, identity: Identity, endpoints: list[MicroEndpoint]) -> bytes:
+    """The answer to PING, INFO or STATS."""
+    document: dict[str, object] = {
+        "type": f"io.nats.micro.v1.{verb.lower()}_response",
+        "name": identity.name,
+        "id": identity.id,
+        "version": identity.version,
+        "metadata": _texts(identity.metadata),
+    }
+    if verb == "INFO":
+        document["description"] = identity.description
+        document["endpoints"] = [_declaration(endpoint) for endpoint in endpoints]
+    elif verb == "STATS":
+        document["started"] = identity.started
+        document["endpoints"] = [_statistics(endpoint) for endpoint in endpoints]
+    return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _place(endpoint: MicroEndpoint) -> dict[str, object]:
+    return {
+        "name": endpoint.name,
+        "subject": endpoint.subject,
+        "queue_group": endpoint.queue_group or "",
+    }
+
+
+def _declaration(endpoint: MicroEndpoint) -> dict[str, object]:
+    return {**_place(endpoint), "metadata": _texts(endpoint.metadata)}
+
+
+def _statistics(endpoint: MicroEndpoint) -> dict[str, object]:
+    # First: a virtual endpoint's binding brings its counters up to date when it is asked.
+    data = None if endpoint.stats is None else _ask(endpoint.stats)
+    counters = endpoint.counters
+    statistics = _place(endpoint)
+    statistics["num_requests"] = counters.num_requests
+    statistics["num_errors"] = counters.num_errors
+    statistics["last_error"] = counters.last_error
+    statistics["processing_time"] = counters.processing_ns
+    # The command line divides by the requests itself when there is a time, so never one without.
+    statistics["average_processing_time"] = counters.processing_ns // max(counters.num_requests, 1)
+    if data is not None:
+        statistics["data"] = data
+    return statistics
+
+
+def _texts(values: Live) -> dict[str, str]:
+    return {str(key): _text(value) for key, value in _ask(values).items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _ask(values: Live) -> Mapping[str, object]:
+    if not callable(values):
+        return values
+    try:
+        return values()
+    except Exception:
+        # Whoever looks at the service should see the rest of it.
+        log.exception("A service's live values could not be read")
+        return {}

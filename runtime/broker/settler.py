@@ -1,0 +1,91 @@
+"""Acknowledgements, gathered and sent together at the end of a turn of the event loop."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+from runtime.broker.connection import Broker
+from runtime.errors import Unavailable
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.settler")
+
+_NS = 1_000_000_000
+
+
+class Settler:
+    """Sends what was decided about each message.
+
+    Every method returns at once; one task sends whatever has gathered. Settlements are not
+    confirmed by the server: one that is lost leads to a redelivery, never to a loss. Source of the
+    payloads: NATS ADR-15.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._queue: list[tuple[str, bytes]] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task = asyncio.create_task(self._run(), name="settler")
+
+    def ack(self, message: Message) -> None:
+        """The message's effect is durable: never deliver it again."""
+        self._add(message.reply, b"+ACK")
+
+    def ack_all(self, messages: Sequence[Message]) -> None:
+        """The effects of all these messages are durable."""
+        self._queue += [(message.reply, b"+ACK") for message in messages]
+        if messages:
+            self._begin()
+
+    def nak(self, message: Message, delay_s: float) -> None:
+        """Deliver it again, not before `delay_s` have passed."""
+        self._add(message.reply, b"-NAK " + json.dumps({"delay": int(delay_s * _NS)}).encode())
+
+    def term(self, message: Message, reason: str) -> None:
+        """Never deliver it again; the reason shows in the server's MSG_TERMINATED advisory."""
+        line = " ".join(reason.split())[:256]
+        self._add(message.reply, f"+TERM {line}".encode())
+
+    def in_progress(self, message: Message) -> None:
+        """The message is still being worked on: its ack wait starts anew."""
+        self._add(message.reply, b"+WPI")
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until the server has read everything decided so far, or the time is up."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            await self._broker.flush(timeout_s)
+        except (TimeoutError, Unavailable):
+            log.warning("Settlements may be lost, their messages will come again")
+
+    async def stop(self, timeout_s: float) -> None:
+        """Send what is left, then end."""
+        await self.flush(timeout_s)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _add(self, reply: str, payload: bytes) -> None:
+        self._queue.append((reply, payload))
+        if len(self._queue) == 1:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._idle.clear()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            queue, self._queue = self._queue, []
+            try:
+                await self._broker.send_all(queue)
+            except Unavailable as failure:
+                log.warning(
+                    "Settlements not sent, their messages will come again", reason=failure.reason
+                )
+            if not self._queue:
+                self._idle.set()

@@ -1,0 +1,331 @@
+"""What JetStream shall have: streams and consumers of a manifest, and the runtime's own."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.errors import ConfigError, Problem
+from runtime.manifest.model import (
+    ConsumerBinding,
+    ConsumerSpec,
+    FunctionSpec,
+    Manifest,
+    Seconds,
+    StreamSpec,
+)
+
+DEAD_LETTERS = "DEAD_LETTERS"
+MAILBOX = "MAILBOX"
+ADVISORIES = "ADVISORIES"
+SCHEDULES = "SCHEDULES"
+SWEEPER = "sweeper"
+
+SCHEDULES_SINCE = (2, 12, 0)
+"""First nats-server with message schedules; an older one must not be sent their field."""
+
+FUNCTION_METADATA = "runtime.function"
+"""Key in a consumer's metadata that names its function, for hosts that do not run it."""
+
+_MONTH = Seconds(30 * 86_400)
+_HOUR = Seconds(3600)
+_TEN_MINUTES = Seconds(600)
+
+_RENAMED = {"replicas": "num_replicas"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One object that the server shall have.
+
+    Attributes:
+        stream: its stream.
+        consumer: its durable name; empty for the stream itself.
+        config: the configuration to create it with, in JetStream's own terms.
+        compared: the fields of `config` that an existing object must agree with.
+    """
+
+    stream: str
+    consumer: str
+    config: Mapping[str, Any]
+    compared: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """For messages to a person: `stream TELEMETRY`, `consumer TELEMETRY/ingest-workers`."""
+        if self.consumer:
+            return f"consumer {self.stream}/{self.consumer}"
+        return f"stream {self.stream}"
+
+
+def ns(seconds: float) -> int:
+    """Nanoseconds, JetStream's unit for durations."""
+    return round(seconds * 1_000_000_000)
+
+
+def stream_config(name: str, spec: StreamSpec) -> dict[str, Any]:
+    """A stream's whole configuration, in fields that every server since 2.10 knows."""
+    window_s = min(spec.duplicate_window, spec.max_age or spec.duplicate_window)
+    return {
+        "name": name,
+        "subjects": list(spec.subjects),
+        "retention": spec.retention,
+        "storage": spec.storage,
+        "discard": spec.discard,
+        "max_age": ns(spec.max_age),
+        "max_bytes": spec.max_bytes or -1,
+        "max_msgs": spec.max_msgs or -1,
+        "max_msgs_per_subject": spec.max_msgs_per_subject or -1,
+        "max_msg_size": spec.max_msg_size or -1,
+        "duplicate_window": ns(window_s),
+        "num_replicas": spec.replicas,
+        "description": spec.description,
+        "max_consumers": -1,
+        "allow_direct": True,
+    }
+
+
+def consumer_config(
+    durable: str, spec: ConsumerSpec, *, max_attempts: int | None = None, function: str = ""
+) -> dict[str, Any]:
+    """A durable pull consumer's configuration.
+
+    It has no `backoff`: the server adds it to the delay of a NAK, and it shortens the ack wait.
+
+    Args:
+        durable: its name.
+        spec: what the manifest says.
+        max_attempts: deliveries a message gets where the spec names none; None means unlimited.
+        function: who consumes; kept in the metadata.
+    """
+    config: dict[str, Any] = {
+        "name": durable,
+        "durable_name": durable,
+        "description": spec.description or (f"function {function}" if function else ""),
+        "ack_policy": "explicit",
+        "deliver_policy": spec.deliver,
+        "replay_policy": "instant",
+        "ack_wait": ns(spec.ack_wait),
+        "max_ack_pending": spec.max_ack_pending,
+        "max_deliver": spec.max_deliver or max_attempts or -1,
+        "filter_subjects": list(spec.filter_subjects),
+    }
+    if function:
+        config["metadata"] = {FUNCTION_METADATA: function}
+    return config
+
+
+def mailbox_consumer_config(function: str, spec: FunctionSpec) -> dict[str, Any]:
+    """The consumer of a function's mailbox: what was parked and is due, and what was redriven."""
+    binding = spec.consumer or ConsumerBinding(stream=MAILBOX)
+    narrowed = binding.model_copy(
+        update={
+            "filter_subjects": (f"mailbox.ready.{function}",),
+            "deliver": "all",
+            "description": f"mailbox of function {function}",
+        }
+    )
+    return consumer_config(
+        function, narrowed, max_attempts=spec.retry.max_attempts, function=function
+    )
+
+
+def sweeper_consumer_config() -> dict[str, Any]:
+    """The consumer that all hosts share to turn advisories into dead letters."""
+    spec = ConsumerSpec(max_ack_pending=1000, description="makes dead letters of advisories")
+    return consumer_config(SWEEPER, spec)
+
+
+def runtime_streams(server_version: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
+    """The streams that the runtime itself needs, by name."""
+    dead_letters = StreamSpec(
+        subjects=("dead_letters.>",),
+        max_age=_MONTH,
+        # A lost acknowledgement makes a function give a message up once more, an ack wait later.
+        duplicate_window=_HOUR,
+        description="messages that were given up, with the reason and enough to redrive them",
+    )
+    mailbox = StreamSpec(
+        subjects=("mailbox.>",),
+        retention="workqueue",
+        duplicate_window=_TEN_MINUTES,
+        description="parked and redriven messages, one mailbox for each function",
+    )
+    advisories = StreamSpec(
+        subjects=("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",),
+        retention="workqueue",
+        max_age=_MONTH,
+        description="messages whose every delivery ended without an answer",
+    )
+    configs = {
+        DEAD_LETTERS: stream_config(DEAD_LETTERS, dead_letters),
+        MAILBOX: stream_config(MAILBOX, mailbox),
+        ADVISORIES: stream_config(ADVISORIES, advisories),
+    }
+    if server_version >= SCHEDULES_SINCE:
+        # The server turns roll-ups on by itself: a schedule replaces the one before on its subject.
+        configs[MAILBOX] |= {"allow_msg_schedules": True, "allow_rollup_hdrs": True}
+    return configs
+
+
+def wanted_by_runtime(
+    server_version: tuple[int, int, int], overrides: Mapping[str, StreamSpec] | None = None
+) -> list[Wanted]:
+    """The runtime's own streams and consumers; a manifest may set their limits and replicas.
+
+    Raises:
+        ConfigError: a manifest gives one of them other subjects, retention or storage.
+    """
+    problems: list[Problem] = []
+    wanted = []
+    for name, config in runtime_streams(server_version).items():
+        spec = (overrides or {}).get(name)
+        stated: dict[str, Any] = {}
+        if spec is not None:
+            stated = _stated(name, spec)
+            problems += [
+                Problem(
+                    f"stream {name}",
+                    field,
+                    f"the runtime's own stream cannot have {stated[field]!r}",
+                    f"write {config[field]!r} or leave the field out",
+                )
+                for field in ("subjects", "retention")
+                if field in stated and stated[field] != config[field]
+            ]
+        compared = {"subjects", "allow_msg_schedules"} & config.keys() | stated.keys()
+        wanted.append(Wanted(name, "", {**config, **stated}, frozenset(compared)))
+    if problems:
+        raise ConfigError(problems)
+    return [*wanted, _consumer(ADVISORIES, SWEEPER, sweeper_consumer_config(), ConsumerSpec())]
+
+
+def wanted_by_manifest(manifest: Manifest) -> list[Wanted]:
+    """Every stream and consumer that the manifest declares, streams first.
+
+    Raises:
+        ConfigError: two places say different things about one consumer.
+    """
+    problems: list[Problem] = []
+    streams = [
+        Wanted(name, "", stream_config(name, spec), frozenset(_stated(name, spec)))
+        for name, spec in manifest.streams.items()
+        if name not in (DEAD_LETTERS, MAILBOX, ADVISORIES)
+    ]
+    consumers: list[Wanted] = []
+    bound: dict[tuple[str, str], str] = {}
+    for function, spec in manifest.functions.items():
+        if spec.schedule:
+            # Its ticks are consumed too, and may have to be parked or redriven.
+            mailbox = mailbox_consumer_config(function, spec)
+            consumers.append(_consumer(MAILBOX, function, mailbox, ConsumerSpec()))
+        if spec.consumer is None:
+            continue
+        key = (spec.consumer.stream, durable_name(function, spec.consumer))
+        if key in bound:
+            problems.append(_shared_durable(key, bound[key], function))
+            continue
+        bound[key] = function
+        declared = _declared(manifest, key)
+        problems += _contradictions(key, function, spec.consumer, declared)
+        consumers += _of_function(key, function, spec, _merged(spec.consumer, declared))
+    ticking = {
+        tick_consumer(name): name for name, spec in manifest.functions.items() if spec.schedule
+    }
+    consumers += [
+        _consumer(
+            name,
+            durable,
+            consumer_config(
+                durable, consumer, function=ticking.get(durable, "") if name == SCHEDULES else ""
+            ),
+            consumer,
+        )
+        for name, stream in manifest.streams.items()
+        for durable, consumer in stream.consumers.items()
+        if (name, durable) not in bound
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return streams + consumers
+
+
+def durable_name(function: str, binding: ConsumerBinding) -> str:
+    """The durable that a function consumes from: its own name unless the manifest gives another."""
+    return binding.durable or function
+
+
+def tick_consumer(function: str) -> str:
+    """The durable consumer of a scheduled function's ticks."""
+    return f"schedule-{function}"
+
+
+def _stated(name: str, spec: StreamSpec) -> dict[str, Any]:
+    """What the manifest itself sets, in JetStream's terms: only this is held against a server."""
+    config = stream_config(name, spec)
+    fields = spec.model_fields_set - {"consumers"}
+    return {key: config[key] for key in (_RENAMED.get(field, field) for field in sorted(fields))}
+
+
+def _consumer(stream: str, durable: str, config: Mapping[str, Any], spec: ConsumerSpec) -> Wanted:
+    compared = {
+        "ack_policy", "ack_wait", "max_ack_pending", "max_deliver", "filter_subjects", "backoff",
+        "deliver_subject",
+    }  # fmt: skip
+    if "metadata" in config:
+        compared.add("metadata")
+    # Where a consumer starts matters at its creation only; one that exists keeps its position.
+    if "deliver" in spec.model_fields_set:
+        compared.add("deliver_policy")
+    if spec.description:
+        compared.add("description")
+    return Wanted(stream, durable, config, frozenset(compared))
+
+
+def _of_function(
+    key: tuple[str, str], function: str, spec: FunctionSpec, binding: ConsumerBinding
+) -> list[Wanted]:
+    config = consumer_config(
+        key[1], binding, max_attempts=spec.retry.max_attempts, function=function
+    )
+    mailbox = mailbox_consumer_config(function, spec.model_copy(update={"consumer": binding}))
+    return [
+        _consumer(*key, config, binding),
+        _consumer(MAILBOX, function, mailbox, ConsumerSpec()),
+    ]
+
+
+def _declared(manifest: Manifest, key: tuple[str, str]) -> ConsumerSpec | None:
+    stream = manifest.streams.get(key[0])
+    return stream.consumers.get(key[1]) if stream is not None else None
+
+
+def _merged(binding: ConsumerBinding, declared: ConsumerSpec | None) -> ConsumerBinding:
+    if declared is None:
+        return binding
+    added = declared.model_fields_set - binding.model_fields_set
+    return binding.model_copy(update={field: getattr(declared, field) for field in added})
+
+
+def _contradictions(
+    key: tuple[str, str], function: str, binding: ConsumerBinding, declared: ConsumerSpec | None
+) -> Iterable[Problem]:
+    stated = declared.model_fields_set if declared is not None else set()
+    for field in sorted(binding.model_fields_set & stated):
+        ours, theirs = getattr(binding, field), getattr(declared, field)
+        if ours != theirs:
+            yield Problem(
+                f"function {function}",
+                f"consumer.{field}",
+                f"{ours!r} contradicts {theirs!r} in stream {key[0]}'s consumers.{key[1]}",
+                "say it in one of the two places",
+            )
+
+
+def _shared_durable(key: tuple[str, str], first: str, second: str) -> Problem:
+    return Problem(
+        f"function {second}",
+        "consumer.durable",
+        f"function {first} consumes from durable {key[1]} of stream {key[0]} too, "
+        "so each would get only a part of the messages",
+        "give the two functions durables of their own",
+    )

@@ -1,0 +1,265 @@
+"""Streams and consumers as code: what differs from the manifest, and bringing it about."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from runtime.broker.connection import ApiError, Broker
+from runtime.broker.drift import Change, drift, merged
+from runtime.broker.stream_configs import Wanted, wanted_by_manifest, wanted_by_runtime
+from runtime.errors import ConfigError, Problem, Unavailable
+from runtime.manifest.model import Manifest
+
+log = logging.getLogger("runtime.broker")
+
+ROUNDS = 5
+"""How often the server is looked at again when other hosts change it at the same time."""
+
+_STREAM_NOT_FOUND = 10059
+_NOT_FOUND = {_STREAM_NOT_FOUND, 10014}
+_RACES = {10013, 10014, 10058, 10059, 10105, 10148, 10149}
+"""Errors of a create or an update that came too late: somebody else was faster."""
+
+_REMEDIES = {
+    10047: "lower max_bytes or give the server more room (jetstream max_file_store)",
+    10059: "declare the stream under `streams:` in a manifest, or create it",
+    10065: "let one stream alone own each subject; `nats stream ls` shows the others",
+    10074: "set replicas to 1, or connect to a cluster",
+    10099: "give each consumer of a work queue filter_subjects that overlap with no other's",
+    10100: "give each consumer of a work queue filter_subjects that overlap with no other's",
+    10101: "leave `deliver` out: a work queue's consumer gets all messages",
+    10138: "let no filter of one consumer overlap with another",
+}
+_BIND_ONLY_REMEDY = "have it made by `runtime apply MANIFESTS`, or serve without --bind-only"
+_NEEDED_TO_PULL = {"ack_policy", "deliver_subject"}
+_Survey = list[tuple[Wanted, Mapping[str, Any] | None, list[Change]]]
+
+
+async def plan(broker: Broker, manifest: Manifest) -> list[Change]:
+    """What `ensure` would change, and what it would refuse; nothing is changed.
+
+    Raises:
+        ConfigError: the manifest contradicts itself.
+        Unavailable: JetStream does not answer.
+    """
+    survey = await _survey(broker, _wanted(broker, manifest))
+    return [change for _, _, changes in survey for change in changes]
+
+
+async def ensure(broker: Broker, manifest: Manifest, *, allow_loss: bool = False) -> list[Change]:
+    """Create what is missing and update in place what differs; the changes that were made.
+
+    Safe to run again, and by several hosts at once. Nothing is changed unless every change is
+    harmless.
+
+    Args:
+        broker: the connection.
+        manifest: what shall stand there.
+        allow_loss: make changes that drop messages too.
+
+    Raises:
+        ConfigError: naming every field that JetStream cannot change, every change that would drop
+            messages, and whatever the server refused.
+        Unavailable: JetStream does not answer.
+    """
+    return await _apply_all(broker, _wanted(broker, manifest), allow_loss=allow_loss)
+
+
+async def inspect(broker: Broker, manifest: Manifest) -> list[Change]:
+    """The differences that a host can live with, where it may only bind; nothing is changed.
+
+    Raises:
+        ConfigError: a stream or consumer is missing, or a consumer is of a kind that no function
+            can pull from.
+        Unavailable: JetStream does not answer.
+    """
+    changes = await plan(broker, manifest)
+    problems = [
+        Problem(change.object, "", "is missing, and only binding is allowed", _BIND_ONLY_REMEDY)
+        if change.kind == "create"
+        else _refusal(change)
+        for change in changes
+        if change.kind == "create" or change.field in _NEEDED_TO_PULL
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return changes
+
+
+async def ensure_runtime_streams(broker: Broker) -> list[Change]:
+    """As `ensure`, for the runtime's own streams: dead letters, mailbox, advisories.
+
+    Raises:
+        ConfigError: one of them stands there with other subjects, or the server refused it.
+        Unavailable: JetStream does not answer.
+    """
+    return await _apply_all(broker, wanted_by_runtime(broker.server_version))
+
+
+def _wanted(broker: Broker, manifest: Manifest) -> list[Wanted]:
+    own = _as_safe_as_the_rest(wanted_by_runtime(broker.server_version, manifest.streams), manifest)
+    every = own + wanted_by_manifest(manifest)
+    return sorted(every, key=lambda wanted: bool(wanted.consumer))
+
+
+def _as_safe_as_the_rest(own: Sequence[Wanted], manifest: Manifest) -> list[Wanted]:
+    """The runtime's own streams on as many nodes as the most replicated one of the manifest.
+
+    Never on fewer than they are: other hosts may serve other manifests.
+    """
+    replicas = max((spec.replicas for spec in manifest.streams.values()), default=1)
+    return [
+        replace(
+            wanted,
+            config={**wanted.config, "num_replicas": replicas},
+            compared=wanted.compared | {"num_replicas"},
+        )
+        if replicas > 1 and not wanted.consumer and wanted.stream not in manifest.streams
+        else wanted
+        for wanted in own
+    ]
+
+
+async def _apply_all(
+    broker: Broker, wanted: Sequence[Wanted], *, allow_loss: bool = False
+) -> list[Change]:
+    made: list[Change] = []
+    for _ in range(ROUNDS):
+        survey = await _survey(broker, wanted)
+        changes = [change for _, _, found in survey for change in found]
+        if not changes:
+            return made
+        _refuse(changes, allow_loss=allow_loss)
+        made += await _apply(broker, survey)
+    raise Unavailable(
+        "JetStream", "other hosts keep changing the same streams; do they run other manifests?"
+    )
+
+
+async def _survey(broker: Broker, wanted: Iterable[Wanted]) -> _Survey:
+    return await asyncio.gather(*(_compare(broker, each) for each in wanted))
+
+
+async def _compare(
+    broker: Broker, wanted: Wanted
+) -> tuple[Wanted, Mapping[str, Any] | None, list[Change]]:
+    try:
+        if wanted.consumer:
+            answer = await _ask(broker, f"CONSUMER.INFO.{wanted.stream}.{wanted.consumer}")
+        else:
+            answer = await _ask(broker, f"STREAM.INFO.{wanted.stream}")
+    except ApiError as error:
+        if error.err_code in _NOT_FOUND:
+            return wanted, None, drift(wanted, None)
+        raise
+    found, state = answer["config"], answer.get("state", {})
+    changes = drift(wanted, found, state)
+    if any(change.field == "max_msgs_per_subject" for change in changes):
+        state["most_per_subject"] = await _most_per_subject(broker, wanted.stream)
+        changes = drift(wanted, found, state)
+    return wanted, found, changes
+
+
+async def _most_per_subject(broker: Broker, stream: str) -> int:
+    """The largest number of messages of one subject. A page of the answer has 100,000 of them."""
+    most, offset = 0, 0
+    while True:
+        answer = await _ask(
+            broker, f"STREAM.INFO.{stream}", {"subjects_filter": ">", "offset": offset}
+        )
+        counts: dict[str, int] = answer["state"].get("subjects") or {}
+        most = max([most, *counts.values()])
+        offset += len(counts)
+        if not counts or offset >= answer["state"].get("num_subjects", 0):
+            return most
+
+
+async def _apply(broker: Broker, survey: _Survey) -> list[Change]:
+    made: list[Change] = []
+    problems: list[Problem] = []
+    for wanted, found, changes in survey:
+        if not changes:
+            continue
+        try:
+            await _write(broker, wanted, found)
+        except ApiError as error:
+            if _lost_a_race(error, wanted, survey):
+                log.debug("%s was changed by another host meanwhile", wanted.name)
+                continue
+            remedy = _REMEDIES.get(error.err_code, "change the manifest or the server's limits")
+            problems.append(Problem(wanted.name, "", error.description, remedy))
+        else:
+            made += changes
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+async def _write(broker: Broker, wanted: Wanted, found: Mapping[str, Any] | None) -> None:
+    config = dict(wanted.config) if found is None else merged(wanted, found)
+    verb = "CREATE" if found is None else "UPDATE"
+    if not wanted.consumer:
+        await _ask(broker, f"STREAM.{verb}.{wanted.stream}", config)
+        return
+    # One API subject creates and updates a consumer; `action` tells them apart since 2.10.
+    payload = {"stream_name": wanted.stream, "config": config, "action": verb.lower()}
+    await _ask(broker, f"CONSUMER.CREATE.{wanted.stream}.{wanted.consumer}", payload)
+
+
+async def _ask(
+    broker: Broker, subject: str, payload: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    try:
+        return await broker.api(subject, payload)
+    except ApiError as error:
+        if error.code == 503:  # noqa: PLR2004 - HTTP's own number
+            raise Unavailable("JetStream", error.description) from error
+        raise
+
+
+def _lost_a_race(error: ApiError, wanted: Wanted, survey: _Survey) -> bool:
+    if error.err_code == _STREAM_NOT_FOUND and wanted.consumer:
+        return any(each.stream == wanted.stream and not each.consumer for each, _, _ in survey)
+    return error.err_code in _RACES
+
+
+def _refuse(changes: Iterable[Change], *, allow_loss: bool) -> None:
+    refused = ("immutable",) if allow_loss else ("immutable", "destructive")
+    problems = [_refusal(change) for change in changes if change.kind in refused]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _refusal(change: Change) -> Problem:
+    consequence = (
+        "which JetStream cannot change in place"
+        if change.kind == "immutable"
+        else "which would drop messages or no longer store them"
+    )
+    return Problem(
+        change.object,
+        change.field,
+        f"is {change.found!r} on the server and {change.wanted!r} in the manifest, {consequence}",
+        way_out(change),
+    )
+
+
+def way_out(change: Change) -> str:
+    """What a person can do about a change that is not made in place."""
+    name = change.object.split()[1]
+    if change.object.startswith("consumer"):
+        return (
+            "write what the server has, give the function another durable, or remove the consumer "
+            f"with its position: nats consumer rm {name.replace('/', ' ')}"
+        )
+    if change.kind == "immutable":
+        return (
+            "write what the server has, or back the stream up and make it anew: "
+            f"nats stream backup {name} DIRECTORY, then nats stream rm {name}"
+        )
+    return (
+        "write what the server has, or, if those messages may go: "
+        "runtime apply MANIFESTS --allow-loss"
+    )
