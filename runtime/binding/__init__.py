@@ -1,0 +1,1 @@
+"""Between the broker and a function: pulls, calls, settles. Nothing else settles a message."""

@@ -1,0 +1,328 @@
+"""A function bound to a durable consumer: pull, call, settle."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from runtime.binding.in_progress import Held, InProgressTicker
+from runtime.binding.intake import Intake
+from runtime.binding.outages import Outages
+from runtime.binding.settlement import Desk, Settlement
+from runtime.broker.connection import Broker
+from runtime.broker.puller import Puller, Slots
+from runtime.dispatch import DONE, Dispatcher, Later, Outcome
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import FunctionMetrics
+
+log = get_logger("runtime.consumer")
+
+MAX_IN_FLIGHT = 8192
+DOUBT_PAUSES_S = (0.2, 0.5, 1.0)
+"""Before a call is made again that spoke of an outage which no probe saw."""
+TURN_S = 0.005
+"""How long a function that never waits may keep the event loop to itself."""
+MAILBOX_SHARE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A durable consumer to pull from.
+
+    Attributes:
+        subjects: what it delivers, for those who look at it.
+        restore: turns a delivery into the message it stands for (the mailbox's carry another).
+        recreate: makes the consumer again when it is gone.
+    """
+
+    stream: str
+    durable: str
+    subjects: Sequence[str]
+    ack_wait_s: float
+    recreate: Callable[[], Awaitable[object]]
+    restore: Callable[[Message], Message] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What every consumer binding of a host shares.
+
+    Attributes:
+        careful_ack_waits: for how many ack waits functions get single messages at first, as this
+            process takes over from one that died and any message may have been why; 0 for none.
+    """
+
+    broker: Broker
+    desk: Desk
+    ticker: InProgressTicker
+    outages: Outages
+    careful_ack_waits: int = 0
+
+
+@dataclass(slots=True)
+class Doubts:
+    """How often in a row a call spoke of an outage that no probe could see."""
+
+    count: int = 0
+
+
+class ConsumerBinding:
+    """Runs one function over its consumer and its mailbox until drained."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        sources: list[Source],
+        workplace: Workplace,
+        metrics: FunctionMetrics,
+    ) -> None:
+        spec = dispatcher.function.spec
+        self.name = dispatcher.function.name
+        self.metrics = metrics
+        self._dispatcher = dispatcher
+        self._workplace = workplace
+        self._settlement = Settlement(dispatcher, workplace.desk, metrics)
+        self._is_batch = dispatcher.function.shape == "batch"
+        self._batch = spec.batch
+        self._concurrency = spec.concurrency
+        at_most = min(spec.max_in_flight or MAX_IN_FLIGHT, _max_ack_pending(dispatcher))
+        at_least = self._batch.size * (spec.concurrency + 1) if self._is_batch else spec.concurrency
+        self._bounds = {"at_least": min(at_least, at_most), "at_most": at_most}
+        self.intake = Intake(**self._bounds)
+        self._held = Held(self.intake.held, min(source.ack_wait_s for source in sources))
+        self._time = asyncio.get_running_loop().time
+        self._careful_until_s = 0.0
+        if workplace.careful_ack_waits:
+            careful_s = workplace.careful_ack_waits * max(source.ack_wait_s for source in sources)
+            self._careful_until_s = self._time() + careful_s
+            self.intake.resize(at_least=1, at_most=1)
+        self._pullers = [self._puller(source) for source in sources]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_flowing(self) -> bool:
+        """Whether all its pull loops are in order."""
+        return all(puller.is_flowing for puller in self._pullers)
+
+    async def start(self) -> None:
+        """Begin to pull and to work."""
+        self._workplace.ticker.add(self._held)
+        if self._is_batch:
+            self._spawn(self._run_batches())
+        else:
+            for _ in range(self._concurrency):
+                self._spawn(self._run_events())
+        await asyncio.gather(*(puller.start() for puller in self._pullers))
+
+    async def drain(self, grace_s: float) -> None:
+        """Pull no more, finish what is here, give back what is not finished in time."""
+        await asyncio.gather(*(puller.stop(grace_s) for puller in self._pullers))
+        self.intake.finish()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.intake.wait_until_empty()
+        except TimeoutError:
+            log.warning(
+                "Not finished in time, given back", function=self.name, messages=self.intake.count()
+            )
+            await self._end_work()
+            await asyncio.gather(*map(self._settlement.hand_over, self.intake.held))
+            self.intake.held.clear()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End at once; whatever is here goes back to the stream."""
+        await asyncio.gather(*(puller.stop(0) for puller in self._pullers))
+        await self._end_work()
+        for message in self.intake.held:
+            self._settlement.give_back(message)
+        self.intake.held.clear()
+        self._workplace.ticker.remove(self._held)
+
+    async def _end_work(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _puller(self, source: Source) -> Puller:
+        intake = self.intake
+        add, restore = intake.add, source.restore
+        if restore is None:
+            slots = Slots(intake.capacity, intake.count)
+            deliver = self._add_carefully if self._careful_until_s else add
+        else:
+
+            def deliver(message: Message) -> None:
+                guest = restore(message)
+                intake.guests.add(guest)
+                add(guest)
+
+            # Parked and redriven messages get a share of the slots, so that however many there are
+            # they never starve the stream.
+            slots = Slots(lambda: max(1, intake.capacity() // MAILBOX_SHARE), intake.guests.__len__)
+        return Puller(
+            self._workplace.broker,
+            source.stream,
+            source.durable,
+            slots=slots,
+            deliver=deliver,
+            recreate=source.recreate,
+        )
+
+    def _add_carefully(self, message: Message) -> None:
+        """Take single messages until those that the process before this one held have come back.
+
+        They come within the ack wait, and before messages that were never delivered. One that kills
+        this process too is alone here and costs no other an attempt.
+        """
+        if self._careful_until_s and message.attempt == 1 and self._time() > self._careful_until_s:
+            self._careful_until_s = 0.0
+            self.intake.resize(**self._bounds)
+            log.info("Nothing is left of the process that died, at full width", function=self.name)
+        self.intake.add(message)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()):
+            log.error("A worker ended, which is a defect", function=self.name, exc_info=failure)
+
+    async def _run_events(self) -> None:
+        intake, run_event, settle = self.intake, self._dispatcher.run_event, self._settle
+        ack, release = self._workplace.desk.settler.ack, intake.release
+        time, metrics = self._time, self.metrics
+        turn_ends_s = 0.0
+        while True:
+            if not intake.ready:
+                self._poke()
+                await intake.wait()
+                turn_ends_s = time() + TURN_S
+            message = intake.take()
+            metrics.in_flight = len(intake.held)
+            began_s = time()
+            outcome = await run_event(message)
+            ended_s = time()
+            metrics.observe(ended_s - began_s)
+            if outcome is DONE:
+                ack(message)
+                metrics.count("acked")
+                release(message)
+            else:
+                await settle(message, outcome)
+            if ended_s > turn_ends_s:
+                self._poke()
+                await asyncio.sleep(0)
+                turn_ends_s = time() + TURN_S
+
+    async def _run_batches(self) -> None:
+        slots = asyncio.Semaphore(self._concurrency)
+        while True:
+            await slots.acquire()
+            batch = await self._collect()
+            self._spawn(self._run_batch(batch, slots))
+
+    async def _collect(self) -> list[Message]:
+        """The next batch: whichever of size, bytes and wait is reached first."""
+        intake, spec = self.intake, self._batch
+        await intake.wait()
+        waited_s = self._time() - intake.ready[0].received_at_s
+        size = min(spec.size, intake.capacity())
+        await intake.wait_for(size, spec.bytes, spec.wait - waited_s)
+        return intake.take_all(spec.size, spec.bytes)
+
+    async def _run_batch(self, batch: list[Message], slots: asyncio.Semaphore) -> None:
+        try:
+            rest = await self._call_batch(batch, Doubts())
+        finally:
+            # The next batch need not wait until what failed of this one is stored elsewhere.
+            slots.release()
+        # Together: each dead letter and each parking waits for a confirmation of its own.
+        await asyncio.gather(
+            *(self._finish(message, self._rejudge(message, outcome)) for message, outcome in rest)
+        )
+
+    async def _call_batch(
+        self, batch: list[Message], doubts: Doubts
+    ) -> list[tuple[Message, Outcome]]:
+        """Call the function and acknowledge what is done; what is not, with its outcomes."""
+        self.metrics.in_flight = len(self.intake.held)
+        began_s = self._time()
+        outcomes = await self._dispatcher.run_batch(batch)
+        self.metrics.observe(self._time() - began_s)
+        done: list[Message] = []
+        rest: list[tuple[Message, Outcome]] = []
+        for message, outcome in zip(batch, outcomes, strict=True):
+            if outcome is DONE:
+                done.append(message)
+            else:
+                rest.append((message, outcome))
+        self._workplace.desk.settler.ack_all(done)
+        self.metrics.count("acked", len(done))
+        self.intake.release_all(done)
+        self._poke()
+        excused = [message for message, outcome in rest if _is_outage(outcome)]
+        if excused and await self._may_try_again(doubts):
+            rest = [(message, outcome) for message, outcome in rest if not _is_outage(outcome)]
+            rest += await self._call_batch(excused, doubts)
+        return rest
+
+    async def _settle(self, message: Message, outcome: Outcome) -> None:
+        doubts = Doubts()
+        while _is_outage(outcome):
+            if await self._may_try_again(doubts):
+                outcome = await self._dispatcher.run_event(message)
+            else:
+                outcome = self._rejudge(message, outcome)
+        await self._finish(message, outcome)
+
+    async def _may_try_again(self, doubts: Doubts) -> bool:
+        """Wait out an outage; False when the servers answer every time the function says otherwise.
+
+        A server that died a moment ago may still answer a probe over a connection that outlives it,
+        or be back before the probe looks: such a failure is no attempt either.
+        """
+        if await self._workplace.outages.wait_until_over():
+            doubts.count = 0
+            return True
+        doubts.count += 1
+        if doubts.count > len(DOUBT_PAUSES_S):
+            return False
+        await asyncio.sleep(DOUBT_PAUSES_S[doubts.count - 1])
+        return True
+
+    async def _finish(self, message: Message, outcome: Outcome) -> None:
+        try:
+            await self._settlement.settle(message, outcome)
+        except Exception:
+            # Nothing here should fail; if it does, the message must not be held for ever.
+            log.exception("Settling failed, the message is given back", function=self.name)
+            self._settlement.give_back(message)
+        self.intake.release(message)
+        self._poke()
+
+    def _rejudge(self, message: Message, outcome: Outcome) -> Outcome:
+        """All servers answer, so what looked like an outage is an ordinary failure."""
+        if isinstance(outcome, Later) and outcome.outage is not None:
+            return self._dispatcher.judge(message, outcome.outage, excuse=False)
+        return outcome
+
+    def _poke(self) -> None:
+        """Tell the pull loops what is free now; by the turn, as looking costs 1 µs."""
+        self.metrics.in_flight = len(self.intake.held)
+        self.metrics.timeouts = self._dispatcher.timeouts
+        for puller in self._pullers:
+            puller.poke()
+
+
+def _is_outage(outcome: Outcome) -> bool:
+    return isinstance(outcome, Later) and outcome.outage is not None
+
+
+def _max_ack_pending(dispatcher: Dispatcher) -> int:
+    consumer = dispatcher.function.spec.consumer
+    return consumer.max_ack_pending if consumer else MAX_IN_FLIGHT

@@ -1,0 +1,98 @@
+"""A function bound to a subject of a micro service: a request in, its answer out."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Mapping
+
+from runtime.broker.micro import Answer, MicroEndpoint
+from runtime.dispatch import Dispatcher
+from runtime.errors import NoAnswer, PayloadError, Reject, RequestFailed, Retry
+from runtime.loader import Function
+from runtime.manifest.model import EndpointBinding
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import FunctionMetrics
+from runtime.resource.outage import is_outage
+from runtime.time_limit import TimeLimitExceeded
+
+log = get_logger("runtime.endpoint")
+
+RETRY_AFTER_S = 2
+
+
+def endpoint(dispatcher: Dispatcher, metrics: FunctionMetrics) -> MicroEndpoint:
+    """The micro-service endpoint that runs a function."""
+    function = dispatcher.function
+    binding = function.spec.endpoint
+    if binding is None:
+        raise ValueError(f"{function.name} is bound to no endpoint")
+    loop = asyncio.get_running_loop()
+
+    async def handle(message: Message) -> Answer:
+        began_s = loop.time()
+        try:
+            answer = Answer(await dispatcher.run_request(message))
+            metrics.count("answered")
+        except Exception as failure:  # noqa: BLE001 - whatever a function raises becomes an answer
+            answer = _refusal(function.name, failure)
+            metrics.count("refused" if answer.error and answer.error[0] < 500 else "failed")  # noqa: PLR2004 - HTTP's border between the caller's fault and ours
+        metrics.observe(loop.time() - began_s)
+        metrics.timeouts = dispatcher.timeouts
+        return answer
+
+    return MicroEndpoint(
+        name=function.name,
+        subject=binding.subject,
+        queue_group=binding.queue_group or None,
+        metadata=endpoint_metadata(function, binding),
+        handle=handle,
+        concurrency=function.spec.concurrency,
+        max_waiting=binding.max_waiting,
+    )
+
+
+def endpoint_metadata(function: Function, binding: EndpointBinding) -> dict[str, str]:
+    """What `nats micro info` and the HTTP gateway learn of an endpoint; strings alone."""
+    metadata = {"function": function.name, "code_version": function.code_version}
+    if binding.description or function.spec.description:
+        metadata["description"] = binding.description or function.spec.description
+    if function.request_schema is not None:
+        metadata["schema.request"] = json.dumps(function.request_schema, separators=(",", ":"))
+    if function.response_schema is not None:
+        metadata["schema.response"] = json.dumps(function.response_schema, separators=(",", ":"))
+    if http := binding.http:
+        metadata |= {
+            "http.method": http.method,
+            "http.path": http.path,
+            "http.auth": http.auth,
+            "http.status": str(http.status),
+        }
+    return metadata
+
+
+def _refusal(name: str, failure: Exception) -> Answer:
+    """An error answer that tells the caller what it may know, and the log the rest."""
+    event_id = secrets.token_hex(8)
+    headers: Mapping[str, str] = {}
+    match failure:
+        case Reject():
+            status, code, detail = failure.status, failure.code, failure.reason
+        case PayloadError():
+            status, code, detail = 422, "PAYLOAD_INVALID", failure.reason
+        case RequestFailed():
+            status, code, detail = failure.code, failure.description, "an endpoint it asked refused"
+        case TimeLimitExceeded():
+            status, code, detail = 504, "TIMEOUT", "the function took too long"
+        case Retry():
+            status, code, detail = 503, "TRY_AGAIN", "not now, try again"
+            headers = {"Retry-After": str(max(1, round(failure.delay_s or RETRY_AFTER_S)))}
+        case _ if is_outage(failure) or isinstance(failure, NoAnswer):
+            status, code, detail = 503, "UNAVAILABLE", "a server that this needs is away"
+            headers = {"Retry-After": str(RETRY_AFTER_S)}
+        case _:
+            status, code, detail = 500, "INTERNAL", "the function failed"
+    if status >= 500:  # noqa: PLR2004 - HTTP's border between the caller's fault and ours
+        log.error("Request failed", function=name, event_id=event_id, exc_info=failure)
+    body = json.dumps({"code": code, "detail": detail, "event_id": event_id}).encode()
+    return Answer(body, headers=headers, error=(status, code))

@@ -1,0 +1,59 @@
+"""One ticker per host keeps every message alive that is here and not settled yet."""
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from runtime.broker.settler import Settler
+from runtime.message import Message
+
+TICK_S = 0.5
+SHARE_OF_ACK_WAIT = 1 / 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """The messages that one function holds, and their consumer's ack wait in seconds."""
+
+    messages: Collection[Message]
+    ack_wait_s: float
+
+
+class InProgressTicker:
+    """Says `+WPI` for each held message well before its ack wait ends.
+
+    A timer per message would cost more than the work (a peer removed its own for that reason); one
+    pass over what is held twice a second costs nothing measurable. A message is extended until it
+    is settled, which the function's time limit bounds.
+    """
+
+    def __init__(self, settler: Settler) -> None:
+        self._settler = settler
+        self._held: list[Held] = []
+        self._task = asyncio.create_task(self._run(), name="in-progress ticker")
+
+    def add(self, held: Held) -> None:
+        """Keep these alive from now on."""
+        self._held.append(held)
+
+    def remove(self, held: Held) -> None:
+        """Leave these alone from now on; nothing happens when they are not kept."""
+        if held in self._held:
+            self._held.remove(held)
+
+    async def stop(self) -> None:
+        """End the ticker."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_s = loop.time()
+            for held in self._held:
+                due_s = now_s - held.ack_wait_s * SHARE_OF_ACK_WAIT
+                for message in held.messages:
+                    if max(message.received_at_s, message.extended_at_s) < due_s:
+                        message.extended_at_s = now_s
+                        self._settler.in_progress(message)

@@ -1,0 +1,99 @@
+"""A function bound to its own lifetime: started with the host, asked to stop when it drains."""
+
+import asyncio
+
+from runtime.context import Context, Scope
+from runtime.errors import ConfigError
+from runtime.loader import Function
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.service")
+
+RESTART_FIRST_S = 0.5
+RESTART_CAP_S = 30.0
+STEADY_S = 60.0
+"""After so long without a crash the waits start small again."""
+
+
+class ServiceBinding:
+    """Keeps one service function running until drained; after a crash it is started again."""
+
+    def __init__(self, function: Function, scope: Scope) -> None:
+        self.name = function.name
+        self.restarts = 0
+        self._function = function
+        self._scope = scope
+        self._task: asyncio.Task[None] | None = None
+        self._began = asyncio.Event()
+
+    @property
+    def is_flowing(self) -> bool:
+        """Whether it runs."""
+        return self._task is not None and not self._task.done() and self._began.is_set()
+
+    async def start(self) -> None:
+        """Run it in the background."""
+        self._task = asyncio.create_task(self._run(), name=f"service {self.name}")
+
+    async def drain(self, grace_s: float) -> None:
+        """Ask it to stop, then end it when it has not within the grace."""
+        self._scope.stopping.set()
+        if self._task is None:
+            return
+        _, late = await asyncio.wait([self._task], timeout=grace_s)
+        if late:
+            log.warning("Service did not stop in time and was ended", function=self.name)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End it at once."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def wait(self) -> None:
+        """Return when the service has ended for good.
+
+        Raises:
+            ConfigError: it cannot run as it is configured, a taken port for example.
+        """
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = RESTART_FIRST_S
+        while not self._scope.stopping.is_set():
+            began_s = loop.time()
+            self._began.set()
+            try:
+                await self._function.handler(Context(self._scope))
+            except ConfigError:
+                raise
+            except (Exception, asyncio.CancelledError, SystemExit) as ending:
+                if _is_ended(ending):
+                    raise
+                log.exception("Service crashed, it is started again", function=self.name)
+            else:
+                if self._scope.stopping.is_set():
+                    return
+                log.warning("Service returned although nobody asked it to", function=self.name)
+            self._began.clear()
+            self.restarts += 1
+            pause_s = RESTART_FIRST_S if loop.time() - began_s > STEADY_S else pause_s
+            await self._pause(pause_s)
+            pause_s = min(RESTART_CAP_S, pause_s * 2)
+
+    async def _pause(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._scope.stopping.wait()
+        except TimeoutError:
+            return
+
+
+def _is_ended(ending: BaseException) -> bool:
+    """Whether the host ends the service, rather than the service itself by what it raises."""
+    task = asyncio.current_task()
+    cancelled = isinstance(ending, asyncio.CancelledError)
+    return cancelled and task is not None and task.cancelling() > 0

@@ -1,0 +1,115 @@
+"""The settling contract, acted out: nowhere else is a message acked, naked, parked or buried."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from runtime.broker.dead_letters import DeadLetter, DeadLetters
+from runtime.broker.parking import Mailbox
+from runtime.broker.settler import Settler
+from runtime.dispatch import DONE, Dead, Dispatcher, Later, Outcome
+from runtime.errors import PublishFailed
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import FunctionMetrics
+
+log = get_logger("runtime.settlement")
+
+PARK_FROM_S = 30.0
+"""A shorter wait is a NAK with delay: it holds an ack-pending slot, but costs no publish."""
+STORE_AGAIN_S = 5.0
+"""How long a message waits whose dead-letter copy could not be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What settling needs of the broker; one per host."""
+
+    settler: Settler
+    dead_letters: DeadLetters
+    mailbox: Mailbox
+
+
+class Settlement:
+    """Settles the messages of one function."""
+
+    def __init__(self, dispatcher: Dispatcher, desk: Desk, metrics: FunctionMetrics) -> None:
+        self._dispatcher = dispatcher
+        self._desk = desk
+        self._metrics = metrics
+        self._function = dispatcher.function.name
+
+    async def settle(self, message: Message, outcome: Outcome) -> None:
+        """Act on an outcome; returns when nothing of it can be lost any more."""
+        if outcome is DONE:
+            self._desk.settler.ack(message)
+            self._metrics.count("acked")
+        elif isinstance(outcome, Later):
+            await self._later(message, outcome)
+        elif isinstance(outcome, Dead):
+            await self._bury(message, outcome)
+
+    def give_back(self, message: Message) -> None:
+        """Have a message that nobody worked on delivered to somebody else, now."""
+        self._desk.settler.nak(message, 0)
+
+    async def hand_over(self, message: Message) -> None:
+        """Have a message that was not finished delivered again, with no attempt used up.
+
+        JetStream counts each delivery, a NAK's too; a copy in the mailbox does not count this one.
+        """
+        try:
+            await self._desk.mailbox.hand_over(message, self._function)
+        except PublishFailed:
+            self.give_back(message)
+        else:
+            self._desk.settler.ack(message)
+
+    async def _later(self, message: Message, later: Later) -> None:
+        if later.delay_s >= PARK_FROM_S and self._desk.mailbox.supports_parking:
+            try:
+                await self._desk.mailbox.park(message, self._function, later.delay_s, later.reason)
+            except PublishFailed as failure:
+                self._log_of(message).warning(
+                    "Parking failed, the message waits in its stream", reason=failure.reason
+                )
+            else:
+                self._desk.settler.ack(message)
+                self._metrics.count("parked")
+                return
+        self._desk.settler.nak(message, later.delay_s)
+        self._metrics.count("retried")
+
+    async def _bury(self, message: Message, dead: Dead) -> None:
+        letter = DeadLetter(
+            function=self._function,
+            message=message,
+            code=dead.code,
+            reason=dead.reason,
+            error_type=dead.error_type,
+            traceback=dead.traceback,
+            attempts=message.attempt,
+            failed_at=datetime.now(UTC),
+        )
+        try:
+            await self._desk.dead_letters.store(letter)
+        except PublishFailed as failure:
+            self._log_of(message).error(
+                "Dead letter not stored, the message stays", reason=failure.reason
+            )
+            self._desk.settler.nak(message, STORE_AGAIN_S)
+            self._metrics.count("retried")
+            return
+        self._desk.settler.term(message, f"{dead.code}: {dead.reason}")
+        self._metrics.count("dead")
+        self._metrics.count_dead_letter(dead.code)
+        self._log_of(message).warning("Message given up to the dead letters", code=dead.code)
+
+    def _log_of(self, message: Message) -> structlog.stdlib.BoundLogger:
+        return log.bind(
+            function=self._function,
+            stream=message.stream,
+            sequence=message.sequence,
+            attempt=message.attempt,
+        )

@@ -1,0 +1,76 @@
+"""The time limit that all calls of one function share."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class TimeLimitExceeded(Exception):  # noqa: N818 - names what happened
+    """The function ran longer than its manifest allows."""
+
+
+class TimeLimit:
+    """Ends those calls of one function that run longer than they may.
+
+    As all of them have the same limit, the call that began first is due first: one timer, for the
+    oldest, serves all. A timer per call, as `asyncio.timeout` makes it, cost 4 of the 15 µs that a
+    message took whose function does nothing.
+
+    Attributes:
+        limit_s: how long a call may take.
+        exceeded: how many took longer.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.exceeded = 0
+        self._loop = asyncio.get_running_loop()
+        self._due_at_s: dict[asyncio.Task[object], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def enforce(self, call: Awaitable[T], deadline_s: float) -> T:
+        """Wait for `call`, at most until `deadline_s` on the loop's clock.
+
+        A task has one call at a time, and a later call no earlier deadline.
+
+        Raises:
+            TimeLimitExceeded: it took longer, and was cancelled.
+        """
+        task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
+        self._due_at_s[task] = deadline_s
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline_s, self._end_overdue)
+        try:
+            result = await call
+        except asyncio.CancelledError:
+            if self._forget(task):
+                raise
+            if task.uncancel():
+                raise  # Somebody else wants the task to end too, for good.
+            self.exceeded += 1
+            sentence = f"the function ran longer than its limit of {self.limit_s:g} s"
+            raise TimeLimitExceeded(sentence) from None
+        except BaseException:
+            if not self._forget(task):
+                task.uncancel()
+            raise
+        if not self._forget(task):
+            task.uncancel()
+        return result
+
+    def _forget(self, task: "asyncio.Task[object]") -> bool:
+        """Watch a call no longer; False when it was ended for being overdue."""
+        return self._due_at_s.pop(task, None) is not None
+
+    def _end_overdue(self) -> None:
+        self._timer = None
+        now_s = self._loop.time()
+        while self._due_at_s:
+            task, due_at_s = next(iter(self._due_at_s.items()))
+            if due_at_s > now_s:
+                self._timer = self._loop.call_at(due_at_s, self._end_overdue)
+                return
+            del self._due_at_s[task]
+            task.cancel()
