@@ -1,0 +1,53 @@
+"""How far behind each consumer is, asked of JetStream every few seconds."""
+
+import asyncio
+
+from runtime.broker.connection import ApiError, Broker
+from runtime.errors import Unavailable
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import FunctionMetrics
+
+log = get_logger("runtime.lag")
+
+EVERY_S = 5.0
+
+
+class LagWatch:
+    """Keeps `consumer_pending` and its neighbours in the functions' metrics up to date."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._watched: list[tuple[str, FunctionMetrics]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, stream: str, durable: str, metrics: FunctionMetrics) -> None:
+        """Watch one consumer more."""
+        self._watched.append((f"CONSUMER.INFO.{stream}.{durable}", metrics))
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._task = asyncio.create_task(self._run(), name="lag watch")
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            for subject, metrics in self._watched:
+                await self._look(subject, metrics)
+            await asyncio.sleep(EVERY_S)
+
+    async def _look(self, subject: str, metrics: FunctionMetrics) -> None:
+        try:
+            found = await self._broker.api(subject)
+        except (Unavailable, ApiError):
+            # Unknown is not zero: an old figure would look as if all were well.
+            metrics.consumer_pending = None
+            metrics.consumer_ack_pending = metrics.consumer_redelivered = None
+            return
+        metrics.consumer_pending = found["num_pending"]
+        metrics.consumer_ack_pending = found["num_ack_pending"]
+        metrics.consumer_redelivered = found["num_redelivered"]

@@ -1,0 +1,239 @@
+"""Whether the host is well: the event loop turns, and what it depends on answers."""
+
+import asyncio
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import FrameType
+
+from runtime.errors import Unavailable
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import Metrics
+
+log = get_logger("runtime.observe.health")
+
+Probe = Callable[[], Awaitable[str | None]]
+"""Passes when it returns None; fails when it raises, or returns a code such as `STOPPED`."""
+
+PROBE_TIMEOUT_S = 2.0
+PROBE_CACHE_S = 0.5
+TICK_S = 0.1
+PEAK_WINDOW_S = 10.0
+STACK_FRAMES = 30
+BLOCKED_EXIT_CODE = 70
+"""EX_SOFTWARE of sysexits.h: of a process that ended itself as its event loop stood still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one probe found; `detail` is a code, never an internal.
+
+    `counts` is False when its failure leaves the host ready.
+    """
+
+    ok: bool
+    detail: str
+    counts: bool = True
+
+
+class Readiness:
+    """Runs all probes at once, each within a time limit.
+
+    Callers that come together, or within `PROBE_CACHE_S`, share one run: however often somebody
+    asks, NATS and PostgreSQL are asked twice a second at most.
+
+    Args:
+        probes: by name.
+        forgiven: probes whose failure is told and leaves the host ready; may change.
+        timeout_s: how long each may take.
+    """
+
+    def __init__(
+        self,
+        probes: Mapping[str, Probe],
+        *,
+        forgiven: Collection[str] = (),
+        timeout_s: float = PROBE_TIMEOUT_S,
+    ) -> None:
+        self._probes = probes
+        self._forgiven = forgiven
+        self._timeout_s = timeout_s
+        self._lock = asyncio.Lock()
+        self._checks: dict[str, Check] = {}
+        self._checked_s = float("-inf")
+
+    async def checks(self) -> dict[str, Check]:
+        """By the probe's name, what it found."""
+        async with self._lock:
+            clock = asyncio.get_running_loop().time
+            if clock() - self._checked_s >= PROBE_CACHE_S:
+                found = await asyncio.gather(
+                    *(self._check(name, probe) for name, probe in self._probes.items())
+                )
+                self._checks = dict(zip(self._probes, found, strict=True))
+                self._checked_s = clock()
+            return self._checks
+
+    async def _check(self, name: str, probe: Probe) -> Check:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                code = await probe()
+        except TimeoutError:
+            code = "TIMEOUT"
+        except Unavailable as failure:
+            log.debug("A probe found its server away", probe=name, reason=failure.reason)
+            code = "UNAVAILABLE"
+        except Exception:
+            log.warning("A probe failed", probe=name, exc_info=True)
+            code = "FAILED"
+        return Check(ok=code is None, detail=code or "OK", counts=name not in self._forgiven)
+
+
+class LoopWatch:
+    """Measures how late the event loop is, and names who holds it up.
+
+    A timer on the loop measures. A thread looks at the timer's last beat; when that is too old it
+    takes the loop thread's stack while the culprit is still on it and logs a warning, and again
+    each time the block has lasted twice as long. By default that is 14 wake-ups a second in all.
+
+    Args:
+        metrics: gets `loop_lag_s` and `loop_blocks`.
+        running: names the function at work; called on the watchdog's thread during a block, so it
+            may only read. The name of the asyncio task at work is logged beside it.
+        threshold_s: how long the loop may stand still unreported.
+        limit_s: how long it may stand still before the process is ended, at this moment; None for
+            as long as it likes. Called on the watchdog's thread.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        running: Callable[[], str] = str,
+        threshold_s: float = 1.0,
+        limit_s: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._metrics = metrics
+        self._running = running
+        self._threshold_s = threshold_s
+        self._poll_s = threshold_s / 4
+        self._limit_s = limit_s
+        self._beat_s = 0.0
+        self._tick_lag_s = 0.0
+        self._peaks_s = (0.0, 0.0)
+        self._window_from_s = 0.0
+        self._blocked_by = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+
+    @property
+    def lag_s(self) -> float:
+        """How late the loop is at this moment: the last beat's delay, or the one that is due."""
+        return max(self._tick_lag_s, time.monotonic() - self._beat_s - TICK_S, 0.0)
+
+    def start(self) -> None:
+        """Begin, for the running loop and the calling thread."""
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._beat_s = self._window_from_s = time.monotonic()
+        self._timer = self._loop.call_later(TICK_S, self._beat)
+        self._thread = threading.Thread(target=self._watch, name="loop-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the timer and the thread."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._thread is not None:
+            self._stopped.set()
+            self._thread.join()
+
+    def _beat(self) -> None:
+        now_s = time.monotonic()
+        lag_s = max(0.0, now_s - self._beat_s - TICK_S)
+        self._beat_s = now_s
+        self._tick_lag_s = lag_s
+        former_s, peak_s = self._peaks_s
+        if now_s - self._window_from_s > PEAK_WINDOW_S:
+            self._window_from_s = now_s
+            former_s, peak_s = peak_s, 0.0
+        self._peaks_s = (former_s, max(peak_s, lag_s))
+        self._metrics.loop_lag_s = max(self._peaks_s)
+        if lag_s > self._threshold_s:
+            self._metrics.loop_blocks += 1
+            log.warning(
+                "The event loop turns again after a block",
+                blocked_s=round(lag_s, 3),
+                function=self._blocked_by,
+            )
+        self._blocked_by = ""
+        if self._loop is not None:
+            self._timer = self._loop.call_later(TICK_S, self._beat)
+
+    def _watch(self) -> None:
+        seen_beat_s, report_after_s = self._beat_s, self._threshold_s
+        while not self._stopped.wait(self._poll_s):
+            beat_s = self._beat_s
+            if beat_s != seen_beat_s:
+                seen_beat_s, report_after_s = beat_s, self._threshold_s
+            blocked_s = time.monotonic() - beat_s - TICK_S
+            if blocked_s > report_after_s and self._report(blocked_s):
+                report_after_s = 2 * blocked_s
+            limit_s = self._limit_s()
+            if limit_s is not None and blocked_s > max(limit_s, self._threshold_s):
+                self._end(blocked_s)
+
+    def _end(self, blocked_s: float) -> None:
+        if self._culprit() is not None:
+            log.error(
+                "The event loop stood still for too long, the process ends",
+                function=self._name_running(),
+                blocked_s=round(blocked_s, 3),
+            )
+            os._exit(BLOCKED_EXIT_CODE)
+
+    def _culprit(self) -> FrameType | None:
+        """What the loop's thread is doing that holds the loop up."""
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only door there is
+        if frame is None or _is_idle(frame):
+            # The whole process stood still (stopped, or starved), not its loop: nobody to blame.
+            return None
+        return frame
+
+    def _report(self, blocked_s: float) -> bool:
+        frame = self._culprit()
+        if frame is None:
+            return False
+        stack = "".join(traceback.format_list(traceback.extract_stack(frame, STACK_FRAMES)))
+        del frame
+        task = asyncio.current_task(self._loop)
+        self._blocked_by = self._name_running()
+        log.warning(
+            "A function blocks the event loop; await there, or make it a plain function",
+            function=self._blocked_by,
+            task=task.get_name() if task is not None else "",
+            blocked_s=round(blocked_s, 3),
+            stack=stack,
+        )
+        return True
+
+    def _name_running(self) -> str:
+        try:
+            return self._running()
+        except Exception:  # noqa: BLE001 - it reads what another thread is changing
+            return ""
+
+
+def _is_idle(frame: FrameType) -> bool:
+    """Whether the loop waits for events. uvloop waits in C, below the frame that started it."""
+    if frame.f_code.co_name == "select":
+        # A blocking library may wait with a selector too: only the loop's own counts.
+        return frame.f_back is not None and frame.f_back.f_code.co_name == "_run_once"
+    return frame.f_code.co_filename.endswith(("asyncio/runners.py", "asyncio/base_events.py"))

@@ -1,0 +1,202 @@
+"""Structured logs: a constant sentence plus fields, to standard error, without secrets."""
+
+import json
+import logging
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from pathlib import PurePath
+from typing import Literal, cast
+from uuid import UUID
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+LogFormat = Literal["auto", "text", "json"]
+
+REDACTED = "***"
+MAX_VALUE_CHARACTERS = 2048
+MAX_STACK_CHARACTERS = 32_768
+_STACKS = frozenset({"exception", "stack"})
+
+_SECRET_WORDS = frozenset(
+    (
+        *("apikey", "authorization", "cookie", "cookies", "credential", "credentials", "creds"),
+        *("dsn", "jwt", "key", "keys", "nkey", "passphrase", "passwd", "password", "passwords"),
+        *("pwd", "secret", "secrets", "seed", "token", "tokens"),
+    )
+)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_USERINFO = re.compile(r"(?<=://)[^/\s'\"<>]*@")
+_ASSIGNED = re.compile(
+    r"(?i)\b((?:[a-z0-9]+[_-])*(?:password|passwd|pwd|token|secret|dsn|apikey|api[_-]key|"
+    r"authorization)[\"']?\s*[=:]\s*)(?:(?:bearer|basic)\s+)?(?:\"[^\"]*\"|'[^']*'|[^\s,;&'\"]+)"
+)
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[a-z0-9._~+/=-]{8,}")
+_NUMBERS = (int, float, type(None))
+_PRINTED = (date, time, timedelta, UUID, PurePath)
+
+# Loggers of libraries that speak once per request or message at INFO.
+_CHATTY = ("uvicorn.access", "uvicorn.error", "httpx", "httpcore", "alembic", "asyncio")
+
+
+def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
+    """Send every log line of this process, standard library loggers included, one way.
+
+    May be called again, and replaces what was configured before. Only the level of a structlog
+    logger that was used already stays: it is part of its class, which makes a disabled call cheap.
+
+    Args:
+        level: DEBUG, INFO, WARNING or ERROR.
+        log_format: `text` for people, `json` one object a line, `auto` text on a terminal and JSON
+            otherwise.
+    """
+    number = logging.getLevelNamesMapping()[level]
+    as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        # Python's own traceback: the pretty ones print local variables, so payloads and secrets.
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        if as_text
+        else _render_json
+    )
+    # Loggers that were used once keep this very list.
+    _PROCESSORS[:] = [*shared, renderer]
+    structlog.configure(
+        processors=_PROCESSORS,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=_StderrLogger,
+        cache_logger_on_first_use=True,
+    )
+    _configure_standard_library(number, shared, renderer)
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger that carries `logger=name`; may be made before `configure_logs` is called.
+
+    A call below the level costs 0.8 µs, or 0.1 µs on what its `bind()` returned: bind once, outside
+    the loop.
+    """
+    # The filtering logger has the same methods; contexts are typed with the library's fuller class.
+    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(name))
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Blot out fields named like secrets, credentials inside texts, and payload bytes."""
+    for field, value in event.items():
+        if type(value) is str and field in {"level", "timestamp", "logger"}:
+            continue
+        if is_secret_name(field):
+            event[field] = REDACTED
+        elif type(value) is not int:
+            limit = MAX_STACK_CHARACTERS if field in _STACKS else MAX_VALUE_CHARACTERS
+            event[field] = _clean(value, limit)
+    return event
+
+
+def is_secret_name(field: str) -> bool:
+    """Whether a word of the field's name says that it holds a secret: `admin_key`, `authToken`."""
+    return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(field))
+
+
+def scrub(text: str) -> str:
+    """The text without user and password in URLs, and without `password=…` and bearer tokens."""
+    if "://" in text:
+        text = _USERINFO.sub(f"{REDACTED}@", text)
+    if "=" in text or ":" in text:
+        text = _ASSIGNED.sub(rf"\1{REDACTED}", text)
+    return _BEARER.sub(rf"\1{REDACTED}", text)
+
+
+def _clean(value: object, limit: int) -> object:  # noqa: PLR0911 - one line for each kind of value
+    if isinstance(value, str):
+        text = scrub(value)
+        return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+    if isinstance(value, _NUMBERS):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, Mapping):
+        return {
+            str(key): REDACTED if is_secret_name(str(key)) else _clean(item, limit)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(item, limit) for item in value]
+    if isinstance(value, _PRINTED):
+        return str(value)
+    return _clean(repr(value) if isinstance(value, BaseException) else str(value), limit)
+
+
+_PROCESSORS: list[Processor] = []
+_WRITE_LOCK = threading.Lock()
+
+
+class _StderrLogger:
+    """Writes to whatever `sys.stderr` is at that moment: tests and redirections replace it."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def msg(self, line: str) -> None:
+        with _WRITE_LOCK:
+            sys.stderr.write(line + "\n")
+
+    debug = info = warning = warn = error = err = critical = fatal = exception = log = msg
+
+
+class _StderrHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+            with _WRITE_LOCK:
+                sys.stderr.write(line + "\n")
+        except Exception:  # noqa: BLE001 - logging must not end the work that logs
+            self.handleError(record)
+
+
+def _configure_standard_library(number: int, shared: list[Processor], renderer: Processor) -> None:
+    handler = _StderrHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[*shared, renderer],
+        )
+    )
+    root = logging.getLogger()
+    for former in [former for former in root.handlers if isinstance(former, _StderrHandler)]:
+        root.removeHandler(former)
+    root.addHandler(handler)
+    root.setLevel(number)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+def _add_logger_name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord | None = event.pop("_record", None)
+    event.pop("_from_structlog", None)
+    name = record.name if record else getattr(logger, "name", "")
+    if name:
+        event["logger"] = name
+    return event
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    # An integer beyond 64 bits or a lone surrogate is no reason to lose the line.
+    try:
+        return orjson.dumps(event).decode()
+    except TypeError:
+        return json.dumps(event, default=str)
