@@ -1,0 +1,115 @@
+"""As whom PostgreSQL runs: it refuses root, so a host that is root needs another user for it."""
+
+import os
+import pwd
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from runtime.embedded.processes import Identity
+from runtime.errors import ConfigError, Problem
+
+_USERS = ("postgres", "nobody")
+_CAP_DAC_OVERRIDE = 1
+_CAP_DAC_READ_SEARCH = 2
+# Needed for a moment, to let one of the others pass to the server.
+_CAP_SETPCAP = 8
+
+
+def choose_identity(directory: Path, programs: Iterable[Path]) -> Identity | None:
+    """The user for a server whose data lies in `directory`; None where the host's own user will do.
+
+    The owner of existing data stays its owner; otherwise the user `postgres` where there is one, or
+    else `nobody`. A project under /root is closed to either, so there the server keeps the one
+    capability that lets it pass: the narrow CAP_DAC_READ_SEARCH where the host has it (containers
+    mostly do not), or else CAP_DAC_OVERRIDE. Copying programs and data elsewhere would leave them
+    where nobody looks, and opening the folder is not ours to do.
+
+    Raises:
+        ConfigError: no such user, or a folder that it cannot pass.
+    """
+    if os.geteuid() != 0:
+        return None
+    user = _find_user(directory)
+    paths = [directory, *programs]
+    closed = next((path for path in paths if (find_closed(path, user)) is not None), None)
+    if closed is None:
+        return Identity(user.pw_uid, user.pw_gid)
+    executable = all(_allows(path.stat(), user, stat.S_IXOTH) for path in programs)
+    wanted = [_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE] if executable else [_CAP_DAC_OVERRIDE]
+    held = _held_capabilities()
+    for capability in wanted:
+        if held >> _CAP_SETPCAP & held >> capability & 1:
+            return Identity(user.pw_uid, user.pw_gid, capability)
+    raise ConfigError(
+        [
+            Problem(
+                where=str(find_closed(closed, user)),
+                field="",
+                wrong=f"PostgreSQL refuses root, and user {user.pw_name}, which it runs as, cannot "
+                "pass here",
+                remedy="move the project or RUNTIME_DATA_DIR to a folder open to that user, run "
+                "the host as an ordinary user, or set DATABASE_URL to a running server",
+            )
+        ]
+    )
+
+
+def find_closed(path: Path, user: pwd.struct_passwd) -> Path | None:
+    """The first part of `path`, itself included, that `user` cannot pass or execute."""
+    for place in [*reversed(path.parents), path]:
+        if place.exists() and not _allows(place.stat(), user, stat.S_IXOTH):
+            return place
+    return None
+
+
+def _allows(status: os.stat_result, user: pwd.struct_passwd, bit: int) -> bool:
+    if status.st_uid == user.pw_uid:
+        return bool(status.st_mode & (bit << 6))
+    if status.st_gid == user.pw_gid:
+        return bool(status.st_mode & (bit << 3))
+    return bool(status.st_mode & bit)
+
+
+def _find_user(directory: Path) -> pwd.struct_passwd:
+    owner = directory.stat().st_uid if directory.exists() else 0
+    try:
+        if owner != 0:
+            return pwd.getpwuid(owner)
+    except KeyError:
+        raise ConfigError(
+            [
+                Problem(
+                    where=str(directory),
+                    field="",
+                    wrong=f"it belongs to user id {owner}, which this machine does not know",
+                    remedy="run the host as its owner, or choose another RUNTIME_DATA_DIR",
+                )
+            ]
+        ) from None
+    for name in _USERS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise ConfigError(
+        [
+            Problem(
+                where="PostgreSQL",
+                field="",
+                wrong=f"it cannot run as root, and there is no user {' or '.join(_USERS)}",
+                remedy="run the host as an ordinary user, or set DATABASE_URL to a running server",
+            )
+        ]
+    )
+
+
+def _held_capabilities() -> int:
+    """The capabilities this process may pass on, as a bit mask; 0 where the system has none."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    for line in status.read_text().splitlines():
+        if line.startswith("CapPrm:"):
+            return int(line.split()[1], 16)
+    return 0

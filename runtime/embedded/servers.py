@@ -1,0 +1,108 @@
+"""Whatever server the environment does not name, the host brings along."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from runtime.embedded.data_lock import DataLock
+from runtime.embedded.nats_server import EmbeddedNats
+from runtime.embedded.ports import check_free
+from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.embedded.secrets import keep_secret
+from runtime.errors import ConfigError
+from runtime.settings import HostSettings
+
+
+class EmbeddedServers:
+    """The embedded servers of one host: NATS without `NATS_URL`, PostgreSQL without `DATABASE_URL`.
+
+    With both given there is nothing to do, and the data directory is not touched.
+    """
+
+    def __init__(self, settings: HostSettings) -> None:
+        self._settings = settings
+        self._directory = settings.data_dir.resolve()
+        self._lock = DataLock(self._directory)
+        self.nats: EmbeddedNats | None = None
+        self.postgres: EmbeddedPostgres | None = None
+
+    async def start(self) -> dict[str, str]:
+        """Return, when all are ready, what manifests may refer to.
+
+        That is `NATS_URL`, `DATABASE_URL`, `MQTT_ADMIN_PASSWORD` and `ADMIN_KEY`, each if it was
+        given or made here. The values are secrets.
+
+        Raises:
+            ConfigError: a port is taken, another host has the data directory, or a server cannot
+                start; nothing is left running.
+        """
+        settings = self._settings
+        environment = {
+            "NATS_URL": _reveal(settings.nats_url),
+            "DATABASE_URL": _reveal(settings.database_url),
+            "MQTT_ADMIN_PASSWORD": _reveal(settings.mqtt_admin_password),
+            "ADMIN_KEY": _reveal(settings.admin_key),
+        }
+        if not (environment["NATS_URL"] and environment["DATABASE_URL"]):
+            try:
+                environment |= await self._start_missing(environment)
+            except BaseException:
+                await self.stop()
+                raise
+        return {name: value for name, value in environment.items() if value}
+
+    async def stop(self) -> None:
+        """Stop whatever runs, and give the data directory up."""
+        running = [server for server in (self.nats, self.postgres) if server]
+        await asyncio.gather(*(server.stop() for server in running))
+        self._lock.release()
+
+    async def _start_missing(self, given: dict[str, str]) -> dict[str, str]:
+        _make(self._directory)
+        self._lock.acquire()
+        made = {"ADMIN_KEY": given["ADMIN_KEY"] or keep_secret(self._directory / "admin.key")}
+        starting = []
+        if not given["NATS_URL"]:
+            password = given["MQTT_ADMIN_PASSWORD"] or keep_secret(
+                self._directory / "mqtt.password"
+            )
+            made["MQTT_ADMIN_PASSWORD"] = password
+            self.nats = EmbeddedNats(self._directory / "nats", self._settings, password)
+            # Its ports are judged after an earlier host's server, which has them, is gone.
+            await self.nats.supervisor.end_orphans()
+            check_free(self.nats.wanted_ports)
+            starting.append(self.nats.start())
+        if not given["DATABASE_URL"]:
+            password = keep_secret(self._directory / "postgres.password")
+            self.postgres = EmbeddedPostgres(self._directory / "postgres", password)
+            starting.append(self.postgres.start())
+        _raise_together(await asyncio.gather(*starting, return_exceptions=True))
+        if self.nats:
+            made["NATS_URL"] = self.nats.url
+        if self.postgres:
+            made["DATABASE_URL"] = self.postgres.dsn
+        return made
+
+
+def _reveal(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""
+
+
+def _make(directory: Path) -> None:
+    """The data directory. A root host's PostgreSQL is another user and must pass through it."""
+    if not directory.exists():
+        directory.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+
+
+def _raise_together(results: Sequence[BaseException | None]) -> None:
+    """Raise what failed; all that a person must mend in one error."""
+    failures = [result for result in results if result is not None]
+    mistakes = [failure for failure in failures if isinstance(failure, ConfigError)]
+    others = [failure for failure in failures if not isinstance(failure, ConfigError)]
+    if others:
+        raise others[0]
+    if mistakes:
+        raise ConfigError([problem for mistake in mistakes for problem in mistake.problems])

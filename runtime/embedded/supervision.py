@@ -1,0 +1,191 @@
+"""Keeps one embedded server running: starts it, waits until it is ready, restarts it, stops it."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from runtime.embedded.processes import end_orphans, find_orphans
+from runtime.errors import ConfigError, Problem
+
+# Recovering a large store after a crash takes as long as it takes; beyond this a person must look.
+_READY_TIMEOUT_S = 300.0
+_POLL_S = 0.01
+_FIRST_BACKOFF_S = 0.1
+_MAX_BACKOFF_S = 10.0
+_LOG_BYTES = 10_000_000
+_COMPLAINT_BYTES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a server is started once."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+class EmbeddedProgram(Protocol):
+    """What differs from one server to the other.
+
+    Attributes:
+        name: file name of the program.
+        proof: the argument of its command line that proves a process to serve our data.
+        log: where its standard output and error go.
+        stop_signal: the signal that makes it shut down in order.
+        stop_timeout_s: how long that may take before it is killed.
+    """
+
+    name: str
+    proof: str
+    log: Path
+    stop_signal: signal.Signals
+    stop_timeout_s: float
+
+    async def prepare(self) -> Launch:
+        """Get everything in place for a start; no server runs on the data meanwhile."""
+
+    async def is_ready(self, server: int) -> bool:
+        """Whether process `server` can be used."""
+
+    def find_complaint(self, written: str) -> str:
+        """The reason of a failed start, from what the server has written since; "" when none."""
+
+    def is_passing(self, complaint: str) -> bool:
+        """Whether the reason goes away by itself within moments."""
+
+
+class Supervisor:
+    """Runs one server until `stop`."""
+
+    def __init__(self, program: EmbeddedProgram) -> None:
+        self._program = program
+        self._log = structlog.stdlib.get_logger("runtime.embedded").bind(server=program.name)
+        self._child: asyncio.subprocess.Process | None = None
+        self._ready = False
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it is ready."""
+        return self._child.pid if self._child and self._ready else None
+
+    async def start(self) -> None:
+        """Return when the server is ready; what a killed host left behind is ended first.
+
+        Raises:
+            ConfigError: it cannot start; with the reason the server gave.
+        """
+        try:
+            await self._start_once()
+        except BaseException:
+            await self._end_child()
+            raise
+        self._watch = asyncio.create_task(self._restart_when_ended())
+
+    async def stop(self) -> None:
+        """Shut the server down in order and wait until it is gone. Harmless when nothing runs."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+        await self._end_child()
+
+    async def end_orphans(self) -> None:
+        """End the servers that a killed host left on our data."""
+        program = self._program
+        orphans = await asyncio.to_thread(find_orphans, program.name, program.proof)
+        if orphans:
+            self._log.warning(
+                "ending a server that an earlier host left behind", pids=[o.pid for o in orphans]
+            )
+            await asyncio.to_thread(
+                end_orphans, orphans, program.stop_signal, program.stop_timeout_s
+            )
+
+    async def _start_once(self) -> None:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            while True:
+                await self.end_orphans()
+                complaint = await self._launch()
+                if complaint is None:
+                    return
+                if not self._program.is_passing(complaint):
+                    break
+                await asyncio.sleep(_FIRST_BACKOFF_S)
+        raise ConfigError(
+            [
+                Problem(
+                    where=self._program.name,
+                    field="",
+                    wrong=f"it ended before it was ready: {complaint or 'it gave no reason'}",
+                    remedy=f"see {self._program.log}",
+                )
+            ]
+        )
+
+    async def _launch(self) -> str | None:
+        """Start the process and wait; None when it is ready, or why it ended."""
+        self._ready = False
+        launch = await self._program.prepare()
+        path = self._program.log
+        if path.exists() and path.stat().st_size > _LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        with path.open("ab") as log:
+            path.chmod(0o600)
+            written_before = log.tell()
+            # From the loop's own thread, to whose life the launcher ties the server's.
+            self._child = await asyncio.create_subprocess_exec(
+                *launch.command,
+                env=dict(launch.environment),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        while self._child.returncode is None:
+            if await self._program.is_ready(self._child.pid):
+                self._ready = True
+                self._log.info("the embedded server is ready", pid=self._child.pid)
+                return None
+            await asyncio.sleep(_POLL_S)
+        self._child = None
+        with path.open("rb") as log:
+            log.seek(max(written_before, path.stat().st_size - _COMPLAINT_BYTES))
+            return self._program.find_complaint(log.read().decode(errors="replace"))
+
+    async def _restart_when_ended(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            if self._child is not None:
+                code = await self._child.wait()
+                self._child = None
+                self._log.error("the embedded server ended and is started again", exit_code=code)
+            try:
+                await self._start_once()
+                backoff_s = _FIRST_BACKOFF_S
+            except (ConfigError, TimeoutError, OSError) as error:
+                self._log.error("the embedded server cannot be started again", reason=str(error))
+                await self._end_child()
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+
+    async def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is None or child.returncode is not None:
+            return
+        child.send_signal(self._program.stop_signal)
+        # A server that somebody has stopped (SIGSTOP) could not hear it.
+        child.send_signal(signal.SIGCONT)
+        try:
+            async with asyncio.timeout(self._program.stop_timeout_s):
+                await child.wait()
+        except TimeoutError:
+            self._log.error("the embedded server did not stop in time and is killed")
+            child.kill()
+            await child.wait()
