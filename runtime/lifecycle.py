@@ -1,0 +1,283 @@
+"""From a command line to a serving host and back: servers, schema, functions, signals."""
+
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from runtime.embedded import EmbeddedServers
+from runtime.errors import ConfigError, Problem
+from runtime.host import Addresses, Host
+from runtime.loader import load_all
+from runtime.manifest import Manifest, read
+from runtime.observe.admin import AdminServer
+from runtime.observe.health import LoopWatch
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import Metrics
+from runtime.resource.postgres import migrate
+from runtime.settings import HostSettings
+from runtime.stop_signals import StopRequested, StopSignals
+from runtime.workers import Supervisor, WorkerPlace, divide, follow_supervisor
+
+log = get_logger("runtime")
+
+LOOPBACK = "127.0.0.1"
+COLLECTOR_THRESHOLDS = (20_000, 50, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `runtime serve` was asked for.
+
+    Attributes:
+        paths: manifests.
+        settings: the host's.
+        environment: for the manifests.
+        workers: how many processes shall run the functions that are not isolated.
+        bind_only: make and change no stream and no consumer.
+    """
+
+    paths: tuple[Path, ...]
+    settings: HostSettings
+    environment: Mapping[str, str]
+    workers: int = 1
+    bind_only: bool = False
+
+
+async def serve(job: Job) -> None:
+    """Run until a signal asks for the end.
+
+    Raises:
+        ConfigError: a person must change something first; nothing was subscribed.
+        Unavailable: NATS or PostgreSQL does not answer.
+    """
+    began_s = time.monotonic()
+    signals = StopSignals()
+    signals.install()
+    # Mistakes show before the first server starts; what it will add stands in as a placeholder.
+    load_all(read(job.paths, {**stand_ins(job.settings), **job.environment}))
+    embedded = EmbeddedServers(job.settings)
+    try:
+        environment = {**job.environment, **await signals.unless_stopped(embedded.start())}
+        environment["GATEWAY_PORT"] = str(job.settings.gateway_port)
+        manifest = read(job.paths, environment)
+        addresses = _addresses(manifest, environment)
+        if manifest.migrations and addresses.database_url:
+            packages = list(manifest.migrations.values())
+            await signals.unless_stopped(migrate(addresses.database_url, packages))
+        isolated = {name: spec.isolate for name, spec in manifest.functions.items()}
+        if job.workers == 1 and not any(isolated.values()):
+            await _run_host(job, manifest, addresses, signals=signals, began_s=began_s)
+        else:
+            supervisor = _supervisor(job, environment, isolated)
+            await _supervise(job, supervisor, signals, began_s)
+    except StopRequested:
+        log.info("Stopped before it was ready")
+    finally:
+        await embedded.stop()
+
+
+async def serve_as_worker(job: Job, place: WorkerPlace) -> None:
+    """As `serve`, inside a worker process: the supervisor brought the servers and the schema.
+
+    Ends also when the supervisor does: its end of standard input closes.
+    """
+    began_s = time.monotonic()
+    signals = StopSignals()
+    signals.install()
+    follow_supervisor(signals.drain, job.settings.grace_s)
+    manifest = read(job.paths, job.environment)
+    addresses = _addresses(manifest, job.environment)
+    try:
+        await _run_host(job, manifest, addresses, signals=signals, began_s=began_s, place=place)
+    except StopRequested:
+        log.info("Stopped before it was ready")
+
+
+def stand_ins(settings: HostSettings) -> dict[str, str]:
+    """What the host adds to the manifests' environment, before it is known."""
+    return {
+        "NATS_URL": "nats://127.0.0.1:4222",
+        "DATABASE_URL": "postgresql://127.0.0.1:5432/runtime",
+        "MQTT_ADMIN_PASSWORD": "made-when-serving",
+        "ADMIN_KEY": "made-when-serving",
+        "GATEWAY_PORT": str(settings.gateway_port),
+    }
+
+
+def _addresses(manifest: Manifest, environment: Mapping[str, str]) -> Addresses:
+    nats_url, database_url = environment.get("NATS_URL"), environment.get("DATABASE_URL")
+    problems = []
+    if not nats_url:
+        problems.append(Problem("NATS_URL", "", "is not set", "set it to the server's address"))
+    needs = sorted(name for name, spec in manifest.functions.items() if "postgres" in spec.uses)
+    if (needs or manifest.migrations) and not database_url:
+        wrong = f"is not set, and needed by {', '.join(needs) or 'the migrations'}"
+        problems.append(Problem("DATABASE_URL", "", wrong, "set it to the server's address"))
+    if problems or not nats_url:
+        raise ConfigError(problems)
+    return Addresses(nats_url, database_url)
+
+
+async def _run_host(
+    job: Job,
+    manifest: Manifest,
+    addresses: Addresses,
+    *,
+    signals: StopSignals,
+    began_s: float,
+    place: WorkerPlace | None = None,
+) -> None:
+    functions = load_all(_reduced(manifest, place) if place else manifest)
+    metrics = Metrics(version("nats-function-runtime"))
+    host = Host(
+        manifest,
+        functions,
+        addresses,
+        metrics,
+        services=place is None or place.worker.services,
+        bind_only=job.bind_only,
+        sweeps=place is None or place.worker.function is None,
+        careful_ack_waits=place.worker.peers if place and place.succeeds_crash else 0,
+    )
+
+    def block_limit_s() -> float | None:
+        isolated = place.worker.function if place else None
+        # Before, only `start` hooks run, which may take their time.
+        return manifest.functions[isolated].block_limit_s if isolated and host.has_begun else None
+
+    watch = LoopWatch(metrics, running=host.running, limit_s=block_limit_s)
+    admin = AdminServer(
+        LOOPBACK,
+        job.settings.admin_port,
+        host.probes(),
+        metrics.registry,
+        watch=watch,
+        socket_path=place.socket_path if place else None,
+    )
+    await admin.start()
+    watch.start()
+    try:
+        await signals.unless_stopped(host.start())
+        log.info(
+            "Ready",
+            functions=len(functions),
+            seconds=round(time.monotonic() - began_s, 2),
+            **({"worker": place.worker.name} if place else _doors(job.settings, admin.port)),
+        )
+        _spare_the_collector()
+        await _until_stopped(host, signals, job.settings.grace_s)
+    finally:
+        watch.stop()
+        await admin.stop()
+    log.info("Stopped")
+
+
+def _spare_the_collector() -> None:
+    """Have the garbage collector look at what is new alone, and less often.
+
+    Messages come and go by the thousand and hardly ever in circles, so that at Python's own
+    thresholds it looks hundreds of times a second and finds nothing: 5 of the 30 µs that ingest
+    took for a message.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
+
+
+async def _until_stopped(host: Host, signals: StopSignals, grace_s: float) -> None:
+    """Serve until a signal, or until a service says that it cannot run as it is configured."""
+    stop = asyncio.create_task(signals.drain.wait())
+    failed = asyncio.create_task(host.wait_for_failure())
+    try:
+        await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
+        log.info("Draining", grace_s=grace_s)
+        drain = asyncio.create_task(host.drain(grace_s))
+        at_once = asyncio.create_task(signals.at_once.wait())
+        await asyncio.wait({drain, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        at_once.cancel()
+        if not drain.done():
+            log.warning("Ending at once; what is unfinished goes back to its stream")
+            drain.cancel()
+            await asyncio.gather(drain, return_exceptions=True)
+            await host.stop()
+        else:
+            await drain
+        if failed.done():
+            await failed
+    finally:
+        for task in (stop, failed):
+            task.cancel()
+        await asyncio.gather(stop, failed, return_exceptions=True)
+
+
+def _reduced(manifest: Manifest, place: WorkerPlace) -> Manifest:
+    """With those functions alone that run in one of several processes."""
+    functions = {
+        name: spec
+        for name, spec in manifest.functions.items()
+        if (name == place.worker.function if place.worker.function else not spec.isolate)
+    }
+    return manifest.model_copy(update={"functions": functions})
+
+
+def _supervisor(
+    job: Job, environment: Mapping[str, str], isolated: Mapping[str, bool]
+) -> Supervisor:
+    # What a crashing library was doing shows on standard error.
+    command = [sys.executable, "-X", "faulthandler", "-m", "runtime", "serve"]
+    command += [str(path) for path in job.paths]
+    if job.bind_only:
+        command.append("--bind-only")
+    return Supervisor(command, environment, divide(isolated, job.workers))
+
+
+async def _supervise(
+    job: Job, supervisor: Supervisor, signals: StopSignals, began_s: float
+) -> None:
+    metrics = Metrics(version("nats-function-runtime"), restarts=supervisor.restarts)
+    watch = LoopWatch(metrics)
+    admin = AdminServer(
+        LOOPBACK,
+        job.settings.admin_port,
+        {"workers": supervisor.check},
+        metrics.registry,
+        watch=watch,
+        workers=supervisor.socket_paths,
+        forgiven=supervisor.forgiven,
+    )
+    try:
+        await admin.start()
+        watch.start()
+        await supervisor.start()
+        doors = _doors(job.settings, admin.port)
+        log.info("Started", workers=len(supervisor.socket_paths), **doors)
+        try:
+            await signals.unless_stopped(supervisor.wait_until_ready())
+            log.info("Ready", seconds=round(time.monotonic() - began_s, 2))
+            await signals.unless_stopped(supervisor.wait_for_failure())
+        except StopRequested:
+            log.info("Draining", grace_s=job.settings.grace_s)
+        finally:
+            await supervisor.drain(job.settings.grace_s, signals.at_once)
+    finally:
+        await supervisor.stop()
+        watch.stop()
+        await admin.stop()
+    log.info("Stopped")
+
+
+def _doors(settings: HostSettings, admin_port: int) -> dict[str, str]:
+    """Where people and devices find the host; embedded servers alone have an address of ours."""
+    doors = {"admin": f"http://{LOOPBACK}:{admin_port}"}
+    if settings.nats_url is None:
+        doors["nats"] = f"nats://{LOOPBACK}:{settings.nats_port}"
+        doors["mqtt"] = f"mqtt://{LOOPBACK}:{settings.mqtt_port}"
+    return doors
+
+
+__all__ = ["Job", "WorkerPlace", "serve", "serve_as_worker", "stand_ins"]

@@ -1,0 +1,278 @@
+"""Several processes that run the functions, under a supervisor that starts them again."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import ConfigError, Problem
+from runtime.observe.aggregate import probe_name, readiness_of
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.workers")
+
+RESTART_FIRST_S = 0.5
+RESTART_CAP_S = 30.0
+STEADY_S = 30.0
+"""After so long without a crash the waits start small again."""
+READY_POLL_S = 0.1
+CONFIG_ERROR_CODE = 78
+"""What a worker ends with that cannot run as it is configured: EX_CONFIG of sysexits.h. Not 2, with
+which a function may end its process."""
+OVERDUE_S = 5.0
+"""How long after its grace period a worker whose supervisor died may still run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What one of the processes is there for.
+
+    Attributes:
+        name: unique; the label of its metrics.
+        function: the one that runs here, as it is isolated; None for all that are not.
+        services: whether functions with a lifetime of their own run here.
+        peers: how many processes, this one included, run the same functions on this host.
+    """
+
+    name: str
+    function: str | None = None
+    services: bool = True
+    peers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """Which worker of a supervisor a process is.
+
+    Attributes:
+        worker: what it is there for.
+        socket_path: where the supervisor asks for readiness and metrics.
+        succeeds_crash: whether it takes over from a process that ended without being asked to.
+    """
+
+    worker: Worker
+    socket_path: Path
+    succeeds_crash: bool = False
+
+    def encode(self) -> str:
+        """As an argument of a command."""
+        worker = {name: getattr(self.worker, name) for name in Worker.__slots__}
+        socket_path = str(self.socket_path)
+        return json.dumps(
+            {"worker": worker, "socket": socket_path, "succeeds_crash": self.succeeds_crash}
+        )
+
+    @classmethod
+    def decode(cls, text: str) -> "WorkerPlace":
+        """What `encode` made."""
+        place = json.loads(text)
+        return cls(Worker(**place["worker"]), Path(place["socket"]), place["succeeds_crash"])
+
+
+def divide(functions: Mapping[str, bool], count: int) -> list[Worker]:
+    """The processes to start.
+
+    Even when every function is isolated there is one for the others: what a host does besides, such
+    as sweeping, is not left to processes that may crash or hang.
+
+    Args:
+        functions: by name, whether it is isolated.
+        count: how many processes shall share those that are not.
+    """
+    return [
+        *(Worker(str(n), services=n == 1, peers=count) for n in range(1, count + 1)),
+        *(Worker(f"isolated-{name}", name) for name, isolated in functions.items() if isolated),
+    ]
+
+
+def follow_supervisor(drain: asyncio.Event, grace_s: float) -> None:
+    """In a worker: have `drain` set when the supervisor, which holds standard input, has ended.
+
+    A thread waits for that, so that a worker whose loop is blocked does not outlive its supervisor
+    for ever: it is ended when the grace period is over.
+    """
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+
+    def watch() -> None:
+        # Not by `sys.stdin`: its lock, held by a daemon thread, crashes the interpreter's shutdown.
+        while os.read(descriptor, 1):
+            pass
+        try:
+            loop.call_soon_threadsafe(drain.set)
+        except RuntimeError:
+            return  # The loop has ended before.
+        time.sleep(grace_s + OVERDUE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="supervisor watch", daemon=True).start()
+
+
+class Supervisor:
+    """Starts worker processes, starts them again with backoff, drains and ends them.
+
+    A worker's standard input is a pipe that nobody writes to: when the supervisor dies, however it
+    dies, the pipe closes and the worker drains by itself.
+
+    Args:
+        command: the worker's, to which its place is added.
+        environment: of the workers; holds the servers' addresses.
+        workers: what they are there for.
+
+    Attributes:
+        restarts: how often each worker was started again.
+        forgiven: probes of workers that run one function alone and were ready once: they may come
+            and go without the host being less ready.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        workers: Sequence[Worker],
+    ) -> None:
+        self._command = list(command)
+        self._environment = dict(environment)
+        self._workers = {worker.name: worker for worker in workers}
+        self.restarts = dict.fromkeys(self._workers, 0)
+        self.forgiven: set[str] = set()
+        # A path of its own: a Unix socket's may have 107 bytes, a data directory's can be longer.
+        self._directory = Path(tempfile.mkdtemp(prefix="runtime-workers-"))
+        self.socket_paths = {
+            name: self._directory / f"{number}.sock" for number, name in enumerate(self._workers)
+        }
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._ending = False
+
+    async def start(self) -> None:
+        """Start every worker."""
+        self._keepers = [
+            asyncio.create_task(self._keep(worker), name=f"worker {name}")
+            for name, worker in self._workers.items()
+        ]
+
+    async def check(self) -> str | None:
+        """A probe: every worker runs that is not there for one function alone."""
+        missing = [
+            name
+            for name, worker in self._workers.items()
+            if worker.function is None
+            and (name not in self._processes or self._processes[name].returncode is not None)
+        ]
+        return f"NOT_RUNNING {' '.join(missing)}" if missing else None
+
+    async def wait_until_ready(self) -> None:
+        """Return when every worker says that it is ready.
+
+        Raises:
+            ConfigError: one of them cannot run as it is configured.
+        """
+        probes = [readiness_of(path) for path in self.socket_paths.values()]
+        while True:
+            for keeper in self._keepers:
+                if keeper.done():
+                    await keeper
+            answers = await asyncio.gather(*(probe() for probe in probes), return_exceptions=True)
+            for worker, answer in zip(self._workers.values(), answers, strict=True):
+                if worker.function and answer is None:
+                    self.forgiven.add(probe_name(worker.name))
+            if all(answer is None for answer in answers):
+                return
+            await asyncio.sleep(READY_POLL_S)
+
+    async def wait_for_failure(self) -> None:
+        """Return never, unless a worker cannot run as it is configured.
+
+        Raises:
+            ConfigError: which one; it has said itself what is wrong.
+        """
+        await asyncio.gather(*(asyncio.shield(keeper) for keeper in self._keepers))
+
+    async def drain(self, grace_s: float, at_once: asyncio.Event) -> None:
+        """Ask all to drain; return when they have ended, or at once when `at_once` is set."""
+        self._ending = True
+        self._signal(signal.SIGTERM)
+        ended = asyncio.create_task(self._wait_for_all())
+        hurry = asyncio.create_task(at_once.wait())
+        # The workers end by themselves within the grace; the margin is for their last flush.
+        await asyncio.wait(
+            {ended, hurry}, timeout=grace_s + 10, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in (ended, hurry):
+            task.cancel()
+        await asyncio.gather(ended, hurry, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """End whatever still runs."""
+        self._ending = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._signal(signal.SIGKILL)
+        await asyncio.gather(*(process.wait() for process in self._processes.values()))
+        for path in self.socket_paths.values():
+            path.unlink(missing_ok=True)
+        self._directory.rmdir()
+
+    async def _keep(self, worker: Worker) -> None:
+        pause_s = RESTART_FIRST_S
+        crashed = False
+        while not self._ending:
+            began_s = time.monotonic()
+            process = await self._start(
+                WorkerPlace(worker, self.socket_paths[worker.name], crashed)
+            )
+            self._processes[worker.name] = process
+            code = await process.wait()
+            if self._ending:
+                return
+            if code == CONFIG_ERROR_CODE and not crashed:
+                wrong, remedy = "cannot run as it is configured", "see what it said above"
+                raise ConfigError([Problem(f"worker {worker.name}", "", wrong, remedy)])
+            crashed = True
+            if time.monotonic() - began_s > STEADY_S:
+                pause_s = RESTART_FIRST_S
+            log.error(
+                "A worker ended, it is started again",
+                worker=worker.name,
+                ended_by=_name_end(code),
+                pause_s=pause_s,
+            )
+            await asyncio.sleep(pause_s)
+            pause_s = min(RESTART_CAP_S, pause_s * 2)
+            self.restarts[worker.name] += 1
+
+    async def _start(self, place: WorkerPlace) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            "--worker-place",
+            place.encode(),
+            stdin=asyncio.subprocess.PIPE,
+            env={**os.environ, **self._environment},
+            start_new_session=True,
+        )
+
+    async def _wait_for_all(self) -> None:
+        await asyncio.gather(*(process.wait() for process in self._processes.values()))
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.send_signal(number)
+
+
+def _name_end(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
