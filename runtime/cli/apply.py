@@ -1,0 +1,39 @@
+"""`runtime apply`: streams and consumers as the manifests say, without serving."""
+
+from pathlib import Path
+
+import click
+
+from runtime.broker.connection import Broker
+from runtime.broker.drift import Change
+from runtime.broker.streams import ensure
+from runtime.broker.streams import plan as find_changes
+from runtime.cli.changes import NO_CHANGES, draw, read_manifest
+from runtime.cli.connection import nats_url_option, run
+from runtime.cli.printing import count
+from runtime.manifest import Manifest
+
+
+@click.command()
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--allow-loss", is_flag=True, help="Make changes that lose messages too.")
+@nats_url_option
+def apply(manifests: tuple[Path, ...], allow_loss: bool, nats_url: str | None) -> None:
+    """Make the streams and consumers that MANIFESTS, files or folders, declare.
+
+    What is missing is created, what differs is updated in place. Nothing at all is changed, and the
+    exit code is 2, when JetStream cannot change a field in place or a change would lose messages.
+    Streams and consumers that no manifest names are left alone.
+    """
+    manifest = read_manifest(manifests)
+    changes = run(nats_url, lambda broker: find_changes(broker, manifest))
+    if not changes:
+        click.echo(NO_CHANGES)
+        return
+    click.echo(draw(changes))
+    made = run(nats_url, lambda broker: _apply(broker, manifest, allow_loss=allow_loss))
+    click.echo(f"{count(len(made), 'change')} made")
+
+
+async def _apply(broker: Broker, manifest: Manifest, *, allow_loss: bool) -> list[Change]:
+    return await ensure(broker, manifest, allow_loss=allow_loss)

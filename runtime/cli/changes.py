@@ -1,0 +1,138 @@
+"""Differences between manifests and server, in words."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from runtime.binding.schedule import with_ticks
+from runtime.broker.drift import Change, Kind
+from runtime.broker.streams import way_out
+from runtime.cli.failure import exit_with_problems
+from runtime.cli.printing import align, printable
+from runtime.errors import ConfigError
+from runtime.lifecycle import stand_ins
+from runtime.manifest import Manifest, read
+from runtime.settings import HostSettings
+
+NO_CHANGES = "No changes: the server is as the manifests say."
+
+_KINDS: dict[Kind, str] = {
+    "create": "to create",
+    "update": "to update in place",
+    "immutable": "that JetStream cannot change in place",
+    "destructive": "that would lose messages",
+}
+_DURATIONS = {"max_age", "duplicate_window", "ack_wait"}
+_SIZES = {"max_bytes", "max_msg_size"}
+_LIMITS = {"max_age", "max_bytes", "max_msgs", "max_msgs_per_subject", "max_msg_size"}
+_SHOWN_OF_STREAM = ("subjects", "retention", "max_age", "max_bytes", "max_msgs", "num_replicas")
+_SHOWN_OF_CONSUMER = ("filter_subjects", "ack_wait", "max_ack_pending", "max_deliver")
+_DURATION_UNITS = (("d", 86_400), ("h", 3600), ("m", 60))
+_UNREMARKABLE: tuple[Any, ...] = (None, 0, -1, 1, "", [])
+_SIZE_UNITS = (("GB", 10**9), ("MB", 10**6), ("KB", 1000))
+_BINARY_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+
+
+def read_manifest(paths: Sequence[Path]) -> Manifest:
+    """The manifest with all streams that serving it needs; mistakes in it end the process."""
+    try:
+        settings = HostSettings.from_environment(os.environ)
+        return with_ticks(read(paths, {**stand_ins(settings), **os.environ}))
+    except ConfigError as error:
+        exit_with_problems(error)
+
+
+def draw(changes: Iterable[Change]) -> str:
+    """One line for each change, the same for the same changes; the way out where one is needed."""
+    ordered = _ordered(changes)
+    lines = align([(change.kind, change.object, _draw_fields(change)) for change in ordered])
+    drawn = []
+    for change, line in zip(ordered, lines.split("\n"), strict=True):
+        drawn.append(line)
+        if change.kind in ("immutable", "destructive"):
+            drawn.append(f"    way out: {way_out(change)}")
+    return "\n".join(drawn)
+
+
+def summarize(changes: Iterable[Change]) -> str:
+    """How many of each kind: `2 to create, 1 to update in place`."""
+    counts = Counter(change.kind for change in changes)
+    return ", ".join(f"{counts[kind]} {words}" for kind, words in _KINDS.items() if counts[kind])
+
+
+def describe(change: Change) -> dict[str, Any]:
+    """For a script, in JetStream's own terms."""
+    described: dict[str, Any] = {
+        "kind": change.kind,
+        "object": change.object,
+        "field": change.field,
+        "found": change.found,
+        "wanted": change.wanted,
+    }
+    if change.kind in ("immutable", "destructive"):
+        described["way_out"] = way_out(change)
+    return described
+
+
+def _ordered(changes: Iterable[Change]) -> list[Change]:
+    kinds = list(_KINDS)
+    return sorted(
+        changes,
+        key=lambda change: (
+            kinds.index(change.kind),
+            change.object.startswith("consumer"),
+            change.object,
+            change.field,
+        ),
+    )
+
+
+def _draw_fields(change: Change) -> str:
+    if change.field:
+        found, wanted = (_show(change.field, each) for each in (change.found, change.wanted))
+        return f"{change.field}: {found} -> {wanted}"
+    shown = _SHOWN_OF_STREAM if change.object.startswith("stream") else _SHOWN_OF_CONSUMER
+    parts = [
+        f"{field} {_show(field, change.wanted[field])}"
+        for field in shown
+        if change.wanted.get(field) not in _UNREMARKABLE
+    ]
+    return ", ".join(parts)
+
+
+def _show(field: str, value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+    if field in _LIMITS and isinstance(value, int) and value <= 0:
+        return "no limit"
+    if field in _DURATIONS and isinstance(value, int):
+        return _show_duration(value)
+    if field in _SIZES and isinstance(value, int):
+        return _show_size(value)
+    if isinstance(value, list):
+        return printable(" ".join(map(str, value))) or "none"
+    return printable(str(value)) if value not in (None, "") else "none"
+
+
+def _show_duration(duration_ns: int) -> str:
+    """As a manifest writes it, to the nanosecond."""
+    parts, left_ns = [], duration_ns
+    for unit, seconds in _DURATION_UNITS:
+        if left_ns >= seconds * 10**9:
+            parts.append(f"{left_ns // (seconds * 10**9)}{unit}")
+            left_ns %= seconds * 10**9
+    if left_ns or not parts:
+        parts.append(f"{Decimal(left_ns) / 10**9:f}s")
+    return "".join(parts)
+
+
+def _show_size(size_bytes: int) -> str:
+    """As a manifest writes it, to the byte."""
+    for unit, factor in _SIZE_UNITS:
+        if size_bytes >= factor and size_bytes % (factor // 100) == 0:
+            return f"{Decimal(size_bytes) / factor:f}{unit}"
+    for unit, factor in _BINARY_UNITS:
+        if size_bytes % factor == 0:
+            return f"{size_bytes // factor}{unit}"
+    return f"{size_bytes}B"

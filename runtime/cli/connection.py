@@ -1,0 +1,54 @@
+"""How an operator's command reaches NATS, and how it ends when that fails."""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import click
+import uvloop
+
+from runtime.broker.connection import ApiError, Broker
+from runtime.cli.failure import exit_unavailable, exit_with_problems
+from runtime.errors import ConfigError, Unavailable
+from runtime.observe.logs import configure_logs, scrub
+from runtime.settings import HostSettings
+
+T = TypeVar("T")
+
+CONNECT_LIMIT_S = 5.0
+
+nats_url_option = click.option(
+    "--nats-url",
+    envvar="NATS_URL",
+    show_envvar=True,
+    metavar="URL",
+    help="The server; without it the one that `runtime serve` embeds, on 127.0.0.1.",
+)
+
+
+def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
+    """What `work` returns, given a connection.
+
+    Ends the process with 2 when a person must change something, with 1 when NATS does not answer.
+    """
+    configure_logs("ERROR")
+    try:
+        url = nats_url or f"nats://127.0.0.1:{HostSettings.from_environment(os.environ).nats_port}"
+        return uvloop.run(_run(url, work))
+    except ConfigError as error:
+        exit_with_problems(error)
+    except Unavailable as error:
+        exit_unavailable(str(error))
+    except ApiError as error:
+        exit_unavailable(f"JetStream refused: {error.description} ({error.err_code})")
+
+
+async def _run(url: str, work: Callable[[Broker], Awaitable[T]]) -> T:
+    try:
+        broker = await Broker.connect(url, name="runtime command", timeout_s=CONNECT_LIMIT_S)
+    except Unavailable as failure:
+        raise Unavailable(f"NATS at {scrub(url)}", failure.reason) from failure
+    try:
+        return await work(broker)
+    finally:
+        await broker.close()

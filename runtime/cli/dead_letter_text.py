@@ -1,0 +1,135 @@
+"""A dead letter for a person and for a script."""
+
+import base64
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from runtime.broker import headers as names
+from runtime.broker.dead_letters import DeadLetter
+from runtime.cli.printing import align, print_table, printable, show_span, show_time
+
+HEX_LIMIT_BYTES = 4096
+"""Bytes that are no text are shown so far; `--raw` gives them all."""
+
+_LINK = "runtime-"
+_WIDTH = 16
+_UNSHOWN = re.compile(rb"[^ -~]")
+
+
+def draw_table(letters: Iterable[DeadLetter]) -> None:
+    """Print one line for each."""
+    print_table(
+        ("SEQ", "FAILED AT", "FUNCTION", "CODE", "ATTEMPTS", "SUBJECT", "REASON"),
+        [
+            (
+                str(letter.sequence),
+                show_time(letter.failed_at),
+                printable(letter.function),
+                printable(letter.code),
+                str(letter.attempts),
+                printable(letter.message.subject),
+                printable(letter.reason),
+            )
+            for letter in letters
+        ],
+        numbers=("SEQ", "ATTEMPTS"),
+    )
+
+
+def describe(letter: DeadLetter) -> dict[str, Any]:
+    """What a script learns from the list: everything but headers, traceback and payload."""
+    message = letter.message
+    return {
+        "sequence": letter.sequence,
+        "failed_at": letter.failed_at,
+        "function": letter.function,
+        "code": letter.code,
+        "reason": letter.reason,
+        "error_type": letter.error_type,
+        "attempts": letter.attempts,
+        "stream": message.stream,
+        "stream_sequence": message.sequence,
+        "subject": message.subject,
+        "stored_at": _stored_at(letter),
+        "size_bytes": len(message.data),
+        "redrives": letter.redrives,
+        "first_dead_letter": letter.first_dead_letter,
+    }
+
+
+def describe_whole(letter: DeadLetter) -> dict[str, Any]:
+    """Everything. The payload is `text` when it is UTF-8, else `base64`."""
+    data = letter.message.data
+    try:
+        payload = {"text": data.decode("utf-8")}
+    except UnicodeDecodeError:
+        payload = {"base64": base64.b64encode(data).decode("ascii")}
+    return {
+        **describe(letter),
+        "headers": dict(letter.message.headers),
+        "traceback": letter.traceback,
+        **payload,
+    }
+
+
+def draw(letter: DeadLetter) -> str:
+    """Everything, for a person."""
+    message = letter.message
+    age = show_span((datetime.now(UTC) - letter.failed_at).total_seconds())
+    facts = [
+        ("function", letter.function),
+        ("code", letter.code),
+        ("reason", letter.reason),
+        ("error", letter.error_type),
+        ("attempts", str(letter.attempts)),
+        ("failed at", f"{show_time(letter.failed_at)}, {age} ago"),
+        ("message", f"{message.stream}/{message.sequence}"),
+        ("subject", message.subject),
+        ("stored at", show_time(_stored_at(letter))),
+    ]
+    if letter.redrives:
+        first = f"first failure: dead letter {letter.first_dead_letter}"
+        code = message.headers.get(names.FIRST_CODE, "")
+        facts.append(("redriven", f"{letter.redrives}, {first}, {code}"))
+    sections = [f"Dead letter {letter.sequence}", _indented(align(_clean(facts)))]
+    headers = [
+        item for item in sorted(message.headers.items()) if not item[0].lower().startswith(_LINK)
+    ]
+    if headers:
+        sections += ["Headers", _indented(align(_clean(headers)))]
+    if letter.traceback:
+        sections += ["Traceback", _indented(printable(letter.traceback.rstrip(), keep="\n"))]
+    sections += [f"Payload, {len(message.data):,} bytes", _indented(_draw_payload(message.data))]
+    return "\n".join(sections)
+
+
+def _clean(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(printable(name), printable(value)) for name, value in pairs if value]
+
+
+def _stored_at(letter: DeadLetter) -> datetime:
+    return datetime.fromtimestamp(letter.message.stored_at_ns // 1000 / 1e6, tz=UTC)
+
+
+def _draw_payload(data: bytes) -> str:
+    try:
+        return printable(data.decode("utf-8"), keep="\n\t")
+    except UnicodeDecodeError:
+        return _draw_hex(data)
+
+
+def _draw_hex(data: bytes) -> str:
+    lines = []
+    for start in range(0, min(len(data), HEX_LIMIT_BYTES), _WIDTH):
+        row = data[start : start + _WIDTH]
+        text = _UNSHOWN.sub(b".", row).decode("ascii")
+        lines.append(f"{start:08x}  {row.hex(' '):<{3 * _WIDTH - 1}}  {text}")
+    if len(data) > HEX_LIMIT_BYTES:
+        lines.append(f"and {len(data) - HEX_LIMIT_BYTES:,} bytes more: --raw gives all")
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.split("\n"))

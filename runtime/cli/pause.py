@@ -1,0 +1,99 @@
+"""`runtime pause` and `runtime resume`: hold functions back on all hosts, through the server."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from runtime.broker import function_consumers
+from runtime.broker.connection import Broker
+from runtime.broker.function_consumers import FOR_EVER, FunctionConsumer
+from runtime.cli import parameters
+from runtime.cli.connection import nats_url_option, run
+from runtime.cli.printing import show_time
+from runtime.errors import ConfigError, Problem
+
+functions_argument = click.argument(
+    "functions",
+    nargs=-1,
+    required=True,
+    metavar="FUNCTION...",
+    type=parameters.function_name,
+)
+
+
+@click.command()
+@functions_argument
+@click.option(
+    "--for",
+    "for_",
+    metavar="DURATION",
+    type=parameters.span,
+    help="Then resume by itself: 30m, 2h.",
+)
+@nats_url_option
+def pause(functions: tuple[str, ...], for_: timedelta | None, nats_url: str | None) -> None:
+    """Have no host get messages for FUNCTION, whichever hosts come or go.
+
+    What a host holds already is finished. Messages wait in their stream, redriven and parked ones
+    in the mailbox. Needs nats-server 2.11.
+    """
+    until = datetime.now(UTC) + for_ if for_ else FOR_EVER
+    paused = run(nats_url, lambda broker: _pause(broker, functions, until))
+    for name, consumers in paused.items():
+        click.echo(f"{name} paused {show_end(until)} ({_names(consumers)})")
+
+
+@click.command()
+@functions_argument
+@nats_url_option
+def resume(functions: tuple[str, ...], nats_url: str | None) -> None:
+    """Have FUNCTION get messages again, on all hosts."""
+    resumed = run(nats_url, lambda broker: _resume(broker, functions))
+    for name, consumers in resumed.items():
+        was_paused = any(consumer.paused_until for consumer in consumers)
+        click.echo(f"{name} {'resumed' if was_paused else 'was not paused'} ({_names(consumers)})")
+
+
+def show_end(until: datetime) -> str:
+    """When a pause ends, in words."""
+    return "until resumed" if until >= FOR_EVER else f"until {show_time(until)}"
+
+
+async def _pause(
+    broker: Broker, functions: Sequence[str], until: datetime
+) -> dict[str, list[FunctionConsumer]]:
+    found = await _find(broker, functions)
+    for consumers in found.values():
+        await function_consumers.pause(broker, consumers, until)
+    return found
+
+
+async def _resume(broker: Broker, functions: Sequence[str]) -> dict[str, list[FunctionConsumer]]:
+    found = await _find(broker, functions)
+    for consumers in found.values():
+        await function_consumers.resume(broker, consumers)
+    return found
+
+
+async def _find(broker: Broker, functions: Sequence[str]) -> dict[str, list[FunctionConsumer]]:
+    """The consumers of each, or a `ConfigError` before anything is paused."""
+    function_consumers.check_pausing(broker.server_version)
+    known = await function_consumers.find_consumers(broker)
+    problems = [
+        Problem(
+            f"function {name}",
+            "",
+            "it has no consumer on this server",
+            f"functions that can be paused are {', '.join(sorted(known)) or 'none yet'}",
+        )
+        for name in functions
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {name: known[name] for name in functions}
+
+
+def _names(consumers: Sequence[FunctionConsumer]) -> str:
+    return ", ".join(consumer.name for consumer in consumers)

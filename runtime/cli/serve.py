@@ -1,0 +1,45 @@
+"""`runtime serve`: run the functions until a signal."""
+
+import os
+from pathlib import Path
+
+import click
+import uvloop
+
+from runtime.cli.failure import EXIT_CODE, exit_unavailable, exit_with_problems
+from runtime.errors import ConfigError, Unavailable
+from runtime.lifecycle import Job, serve_as_worker
+from runtime.lifecycle import serve as serve_until_stopped
+from runtime.observe.logs import configure_logs
+from runtime.settings import HostSettings
+from runtime.workers import CONFIG_ERROR_CODE, WorkerPlace
+
+
+@click.command()
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes."
+)
+@click.option("--bind-only", is_flag=True, help="Make and change no stream and no consumer.")
+@click.option("--worker-place", hidden=True, help="Given by the supervisor to its workers.")
+def serve(
+    manifests: tuple[Path, ...], workers: int, bind_only: bool, worker_place: str | None
+) -> None:
+    """Serve MANIFESTS, files or folders, until Ctrl-C.
+
+    Without NATS_URL a nats-server is started, without DATABASE_URL a PostgreSQL; both keep their
+    data in RUNTIME_DATA_DIR. The first SIGINT or SIGTERM drains, the second ends at once. Exits
+    with 2 when something must be changed first, with 1 when a server does not answer.
+    """
+    try:
+        settings = HostSettings.from_environment(os.environ)
+        configure_logs(settings.log_level, settings.log_format)
+        job = Job(manifests, settings, dict(os.environ), workers, bind_only)
+        if worker_place is None:
+            uvloop.run(serve_until_stopped(job))
+        else:
+            uvloop.run(serve_as_worker(job, WorkerPlace.decode(worker_place)))
+    except ConfigError as error:
+        exit_with_problems(error, CONFIG_ERROR_CODE if worker_place else EXIT_CODE)
+    except Unavailable as error:
+        exit_unavailable(str(error))
