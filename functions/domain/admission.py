@@ -1,0 +1,123 @@
+"""Whether a device may say what it says: tenant, subscription, registry, token.
+
+Telemetry is judged by these rules among its own, in `functions.ingest.checks`, with what a cache
+remembers. For the rare messages (reported state, answers to commands) the database is asked.
+"""
+
+import hashlib
+import hmac
+from typing import NamedTuple
+
+from functions.domain.envelope import TENANT_MISMATCH, Envelope
+from functions.domain.quarantine import Executor, Refusal
+from functions.domain.registry import Device, find_device
+
+MAX_PAYLOAD_BYTES = 8192
+
+
+class Refused(NamedTuple):
+    """Why not: the reason code, and a sentence with nothing secret in it."""
+
+    reason: str
+    detail: str
+
+
+async def refuse_device(
+    executor: Executor, envelope: Envelope, stored_at_ns: int
+) -> Refusal | None:
+    """Why the device's message is not accepted; None when it is.
+
+    A message that names its site is held to it; these messages need not name one.
+
+    Args:
+        executor: the pool or a connection.
+        envelope: the message.
+        stored_at_ns: when the stream stored it; a subscription must have been in force then.
+    """
+    found = judge_size(envelope, MAX_PAYLOAD_BYTES) or judge_tenant(envelope)
+    if found is None:
+        device = await find_device(executor, envelope.tenant_id, envelope.device_id)
+        found = _judge_device(device, envelope, stored_at_ns)
+    return None if found is None else Refusal.of_envelope(envelope, *found)
+
+
+def _judge_device(device: Device | None, envelope: Envelope, now_ns: int) -> Refused | None:
+    if device is None:
+        return UNREGISTERED
+    return (
+        judge_subscription(device, now_ns)
+        or judge_standing(device, envelope.payload.get("site_id", device.site_id))
+        or judge_token(device, envelope.payload.get("provision_token"))
+    )
+
+
+UNREGISTERED = Refused("UNREGISTERED_DEVICE", "the tenant has no such device")
+
+
+def judge_size(envelope: Envelope, limit_bytes: int) -> Refused | None:
+    """Whether the device sent too much."""
+    if envelope.payload_bytes > limit_bytes:
+        return Refused("PAYLOAD_TOO_LARGE", f"more than {limit_bytes} bytes")
+    return None
+
+
+def judge_tenant(envelope: Envelope) -> Refused | None:
+    """Whether subject, envelope and payload name the topic's tenant, as far as they name one."""
+    tenant_id = envelope.tenant_id
+    claimed = envelope.claimed_tenant
+    if (
+        envelope.subject_tenant == tenant_id
+        and (claimed is None or claimed == tenant_id)
+        and envelope.payload.get("tenant_id", tenant_id) == tenant_id
+    ):
+        return None
+    return Refused(TENANT_MISMATCH, "the topic's tenant is not the one named elsewhere")
+
+
+def judge_subscription(device: Device, now_ns: int, *, required: bool = True) -> Refused | None:
+    """Whether tenant and subscription are in force; without `required` none need be there."""
+    status = device.subscription_status
+    if device.tenant_status != "ACTIVE":
+        return Refused("SUBSCRIPTION_SUSPENDED", "the tenant is suspended")
+    if status is None and required:
+        return Refused("NO_SUBSCRIPTION_CAPACITY", "no subscription counts for the device")
+    if status == "SUSPENDED":
+        return Refused("SUBSCRIPTION_SUSPENDED", "the subscription is suspended")
+    if status == "EXPIRED" or device.expires_ns <= now_ns:
+        return Refused("SUBSCRIPTION_EXPIRED", "the subscription has ended")
+    return None
+
+
+def judge_standing(device: Device, site_id: object) -> Refused | None:
+    """Whether the device is active, and registered at this site."""
+    if device.status != "ACTIVE":
+        return Refused("DEVICE_REVOKED", "the device is revoked")
+    if device.site_id != site_id:
+        return Refused(
+            "SITE_MISMATCH_REGISTRY_VS_PAYLOAD", "the device is registered at another site"
+        )
+    return None
+
+
+def judge_token(device: Device, token: object) -> Refused | None:
+    """Whether the token is the device's; compared by hash, in constant time."""
+    expected = device.token_hash
+    if expected is None:
+        return Refused("TOKEN_NOT_SET_IN_REGISTRY", "the device has no token in the registry")
+    if not isinstance(token, str) or not token:
+        return Refused("TOKEN_MISSING", "the payload carries no provision_token")
+    if not hmac.compare_digest(hashlib.sha256(token.encode()).digest(), expected):
+        return Refused("TOKEN_INVALID", "the provision_token is not the device's")
+    return None
+
+
+__all__ = [
+    "UNREGISTERED",
+    "Refused",
+    "judge_size",
+    "judge_standing",
+    "judge_subscription",
+    "judge_tenant",
+    "judge_token",
+    "refuse_device",
+]

@@ -1,0 +1,146 @@
+"""One device message, whichever door it came through."""
+
+from typing import Any, NamedTuple
+
+import orjson
+
+from functions.domain import strict_json
+from functions.domain.topics import BadTopic, Topic, parse_topic, topic_from_subject
+from runtime import Message
+
+BAD_TOPIC_FORMAT = "BAD_TOPIC_FORMAT"
+INVALID_JSON = "INVALID_JSON"
+INVALID_PAYLOAD = "INVALID_PAYLOAD"
+TENANT_MISMATCH = "TENANT_MISMATCH_TOPIC_VS_PAYLOAD"
+
+_VERSIONS = (None, 1, "1")
+
+
+class Envelope(NamedTuple):
+    """A device's message.
+
+    Attributes:
+        topic: the topic, which names tenant, device and message type.
+        username: who the door says it is: an MQTT user or a certificate's common name; empty when
+            the door does not know. A raw message has none.
+        payload: what the device sent, a JSON object.
+        payload_bytes: its size as the device sent it; without optional spaces when it came as an
+            object inside an envelope.
+        ts: the device's or the door's clock, as it was written; None when absent.
+        subject_tenant: the tenant that the subject names, which NATS permissions guard.
+        claimed_tenant: the tenant that the envelope names beside its topic; None when absent.
+    """
+
+    topic: Topic
+    username: str
+    payload: dict[str, Any]
+    payload_bytes: int
+    ts: Any
+    subject_tenant: str
+    claimed_tenant: Any
+
+    @property
+    def tenant_id(self) -> str:
+        """The topic's tenant."""
+        return self.topic.tenant_id
+
+    @property
+    def device_id(self) -> str:
+        """The topic's device."""
+        return self.topic.device_id
+
+    @property
+    def msg_type(self) -> str:
+        """The topic's message type."""
+        return self.topic.msg_type
+
+
+class BadEnvelope(ValueError):  # noqa: N818 - a verdict on a message, as Reject is
+    """A message that names no device or holds no JSON object.
+
+    Attributes:
+        code: the reason code for the quarantine.
+        detail: one sentence, with nothing of the content in it.
+        topic: the topic as far as it could be read.
+    """
+
+    def __init__(self, code: str, detail: str, topic: Topic | str = "") -> None:
+        self.code = code
+        self.detail = detail
+        self.topic = topic
+        super().__init__(f"{code}: {detail}")
+
+
+def read_envelope(message: Message) -> Envelope:
+    """The device's message: enveloped, or the raw payload on a subject that names the device.
+
+    Raises:
+        BadEnvelope: `BAD_TOPIC_FORMAT`, `INVALID_JSON`, `INVALID_PAYLOAD`, or
+            `unsupported_envelope_version:{version}`.
+    """
+    topic = topic_from_subject(message.subject)
+    if topic is None:
+        return _enveloped(message)
+    if isinstance(topic, BadTopic):
+        raise BadEnvelope(BAD_TOPIC_FORMAT, topic.reason)
+    data = message.data
+    payload = _object(data, topic)
+    return Envelope(topic, "", payload, len(data), None, topic.tenant_id, None)
+
+
+def _enveloped(message: Message) -> Envelope:
+    data = message.data
+    envelope = _object(data, "")
+    topic = parse_topic(envelope.get("topic"))
+    if isinstance(topic, BadTopic):
+        written = envelope.get("topic")
+        raise BadEnvelope(
+            BAD_TOPIC_FORMAT, topic.reason, written if isinstance(written, str) else ""
+        )
+    get = envelope.get
+    if get("version") not in _VERSIONS:
+        raise BadEnvelope(
+            f"unsupported_envelope_version:{str(get('version'))[:16]}", "known is version 1", topic
+        )
+    if get("device_id", topic.device_id) != topic.device_id:
+        raise BadEnvelope(BAD_TOPIC_FORMAT, "the envelope's device id is not its topic's", topic)
+    payload = get("payload")
+    if isinstance(payload, str):
+        text = payload.encode()
+        size_bytes = len(text)
+        payload = _object(text, topic)
+    elif isinstance(payload, dict):
+        size_bytes = len(orjson.dumps(payload))
+    else:
+        raise BadEnvelope(INVALID_PAYLOAD, "the payload is no JSON object", topic)
+    username = get("username")
+    return Envelope(
+        topic,
+        username if isinstance(username, str) else "",
+        payload,
+        size_bytes,
+        get("ts"),
+        message.subject.partition(".")[2],
+        get("tenant_id"),
+    )
+
+
+def _object(data: bytes, topic: Topic | str) -> dict[str, Any]:
+    try:
+        value = strict_json.loads(data)
+    except strict_json.BadJson as bad:
+        raise BadEnvelope(INVALID_JSON, bad.reason, topic) from None
+    if type(value) is not dict:
+        raise BadEnvelope(INVALID_PAYLOAD, "the payload is no JSON object", topic)
+    return value
+
+
+__all__ = [
+    "BAD_TOPIC_FORMAT",
+    "INVALID_JSON",
+    "INVALID_PAYLOAD",
+    "TENANT_MISMATCH",
+    "BadEnvelope",
+    "Envelope",
+    "read_envelope",
+]

@@ -1,0 +1,7 @@
+-- name: insert
+-- A redelivery finds its row there already.
+INSERT INTO quarantine_events
+    (stream, sequence, stored_at, subject, topic, tenant_id, site_id, device_id, msg_type, reason, detail,
+     payload, headers)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb)
+ON CONFLICT DO NOTHING

