@@ -1,0 +1,153 @@
+"""Telemetry: checked, written exactly once, refused with a reason, handed to the routes.
+
+What happens to a message, in this order: read (`plan`), judged (`checks`), written in the batch's
+one transaction (`writing`), published as route jobs (`jobs`). Only then the host acknowledges it.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from functions.domain.envelope import Envelope
+from functions.domain.quarantine import Refusal
+from functions.domain.registry import Device, Registry
+from functions.ingest.checks import Limits, Verdict, check
+from functions.ingest.jobs import JobMaker
+from functions.ingest.plan import Known, Plan, make_plan, read_telemetry
+from functions.ingest.rate import RateLimiter
+from functions.ingest.writing import find_settled, write
+from runtime import Batch, Context, Message
+
+_PARTITION_DAYS = 7
+_MAX_UNSURE = 200_000
+
+
+class Settings(BaseModel):
+    """What a device's message may be.
+
+    `certificates`: `off` ignores user names. `optional` takes a user name tenant/device, which a
+    door has from a client certificate's common name, in place of a token that is not sent.
+    `required` refuses everything else. Turn it on only where every door names its users itself:
+    who may publish to NATS may claim any name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_payload_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 8192
+    rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 5.0
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    max_metrics: Annotated[int, Field(ge=0, le=1000)] = 50
+    max_metric_key_length: Annotated[int, Field(ge=1, le=512)] = 128
+    require_token: bool = True
+    require_subscription: bool = True
+    certificates: Literal["off", "optional", "required"] = "off"
+
+    def limits(self) -> Limits:
+        """The part that the checks need."""
+        return Limits(
+            self.max_payload_bytes,
+            self.max_metrics,
+            self.max_metric_key_length,
+            self.require_token,
+            self.require_subscription,
+            self.certificates,
+        )
+
+
+@dataclass(slots=True)
+class IngestState:
+    """What lives as long as the function.
+
+    Attributes:
+        registry: devices and routes.
+        limits: what is allowed.
+        rate: how often each device spoke.
+        job_maker: makes route jobs.
+        in_order: held while a batch is judged, as a device's rate is a matter of order. Batches are
+            written side by side.
+        unsure: messages of batches that failed: perhaps written, perhaps not.
+    """
+
+    registry: Registry
+    limits: Limits
+    rate: RateLimiter
+    job_maker: JobMaker
+    in_order: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unsure: set[tuple[int, int]] = field(default_factory=set)
+
+    def is_repeated(self, message: Message) -> bool:
+        """Whether an earlier delivery may have been judged."""
+        return message.attempt > 1 or (bool(self.unsure) and message_key(message) in self.unsure)
+
+    def judge(self, envelope: Envelope, device: Device | None, message: Message) -> Verdict:
+        """The verdict. A repeated message is not charged again: its row may stand already."""
+        rate = None if self.is_repeated(message) else self.rate
+        return check(envelope, device, message.stored_at_ns, self.limits, rate)
+
+
+def message_key(message: Message) -> tuple[int, int]:
+    """What tells messages of the stream apart, also after it was made anew."""
+    return message.sequence, message.stored_at_ns
+
+
+async def start(ctx: Context[IngestState]) -> IngestState:
+    """Make the next days' partitions, and begin to hear of changes in the registry."""
+    settings: Settings = ctx.settings
+    await ctx.postgres.execute("SELECT ensure_telemetry_partitions($1)", _PARTITION_DAYS)
+    registry = Registry(ctx.postgres, ctx.log)
+    await registry.start()
+    return IngestState(
+        registry,
+        settings.limits(),
+        RateLimiter(settings.rate_per_s, settings.burst),
+        JobMaker(ctx.log),
+    )
+
+
+async def stop(ctx: Context[IngestState]) -> None:
+    """Give the registry's connection back."""
+    await ctx.state.registry.stop()
+
+
+async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
+    """Write the batch's telemetry. Nothing of it is done unless all of it is durable."""
+    state = ctx.state
+    read = [(event.message, read_telemetry(event.message)) for event in batch]
+    try:
+        async with state.in_order:
+            plan = await _plan(read, ctx)
+        await write(ctx.postgres, plan)
+        if plan.jobs:
+            await ctx.publish_many([job for _, job in plan.jobs])
+    except BaseException:
+        if len(state.unsure) > _MAX_UNSURE:
+            state.unsure.clear()
+        state.unsure.update(message_key(message) for message, _ in read)
+        raise
+    if state.unsure:
+        state.unsure.difference_update(message_key(message) for message, _ in read)
+
+
+async def _plan(
+    read: list[tuple[Message, Envelope | Refusal | None]], ctx: Context[IngestState]
+) -> Plan:
+    state = ctx.state
+    topics = {reading.topic for _, reading in read if isinstance(reading, Envelope)}
+    known = Known(
+        await state.registry.devices((topic.tenant_id, topic.device_id) for topic in topics),
+        await state.registry.routes(topic.tenant_id for topic in topics),
+    )
+    settled = await find_settled(
+        ctx.postgres,
+        (
+            (message, reading.topic if isinstance(reading, Envelope) else None)
+            for message, reading in read
+            if state.is_repeated(message)
+        ),
+    )
+    return make_plan(read, known, settled, state.judge, state.job_maker)
+
+
+__all__ = ["IngestState", "Settings", "ingest", "start", "stop"]

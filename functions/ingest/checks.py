@@ -1,0 +1,160 @@
+"""Whether a telemetry message is accepted, by checks whose order is part of the contract."""
+
+import re
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, NamedTuple
+
+from functions.domain.admission import (
+    UNREGISTERED,
+    Refused,
+    judge_size,
+    judge_standing,
+    judge_subscription,
+    judge_tenant,
+    judge_token,
+)
+from functions.domain.envelope import Envelope
+from functions.domain.registry import Device
+from functions.ingest.rate import RateLimiter
+
+PLAIN = frozenset({int, float, bool, NoneType})
+_METRIC_KEY = re.compile(r"[A-Za-z0-9_.:/%-]+", re.ASCII)
+_MAX_TEXT_LENGTH = 1024
+_MAX_KNOWN_KEYS = 10_000
+
+
+class Accepted(NamedTuple):
+    """What is written."""
+
+    site_id: str
+    metrics: dict[str, Any]
+
+
+Verdict = Accepted | Refused
+
+
+@dataclass(slots=True)
+class Limits:
+    """What a message may be. `certificates`: see `Settings`."""
+
+    max_payload_bytes: int = 8192
+    max_metrics: int = 50
+    max_metric_key_length: int = 128
+    require_token: bool = True
+    require_subscription: bool = True
+    certificates: str = "off"
+    known_keys: set[str] = field(default_factory=set)
+
+
+def check(
+    envelope: Envelope,
+    device: Device | None,
+    stored_at_ns: int,
+    limits: Limits,
+    rate: RateLimiter | None,
+) -> Verdict:
+    """The verdict on a message whose topic and JSON are good.
+
+    Args:
+        envelope: the message.
+        device: what the registry has of it; None: nothing.
+        stored_at_ns: when the stream stored it; what has ended by then has ended.
+        limits: what is allowed.
+        rate: None on a redelivery, whose first delivery was charged already.
+    """
+    if refused := judge_size(envelope, limits.max_payload_bytes):
+        return refused
+    topic, payload = envelope.topic, envelope.payload
+    if rate is not None and not rate.take((topic[0], topic[1]), stored_at_ns):
+        return Refused("RATE_LIMITED", "the device sends more often than it may")
+    if refused := judge_tenant(envelope):
+        return refused
+    site_id = payload.get("site_id")
+    if not isinstance(site_id, str) or not site_id:
+        return Refused("MISSING_SITE_ID", "the payload names no site_id")
+    if device is None:
+        return UNREGISTERED
+    standing = None
+    if not device.is_regular or device.site_id != site_id or device.expires_ns <= stored_at_ns:
+        standing = judge_subscription(
+            device, stored_at_ns, required=limits.require_subscription
+        ) or judge_standing(device, site_id)
+    return (
+        standing
+        or _judge_token(device, envelope, limits)
+        or _judge_certificate(device, envelope, stored_at_ns, limits)
+        or _judge_metrics(site_id, payload.get("metrics"), limits)
+    )
+
+
+def _judge_token(device: Device, envelope: Envelope, limits: Limits) -> Refused | None:
+    if not limits.require_token:
+        return None
+    token = envelope[2].get("provision_token")
+    if token is None and limits.certificates != "off" and _names_device(envelope):
+        return None
+    return judge_token(device, token)
+
+
+def _names_device(envelope: Envelope) -> bool:
+    return envelope.username == f"{envelope.tenant_id}/{envelope.device_id}"
+
+
+def _judge_certificate(
+    device: Device, envelope: Envelope, now_ns: int, limits: Limits
+) -> Refused | None:
+    policy = limits.certificates
+    if policy == "off" or (policy == "optional" and "/" not in envelope.username):
+        return None
+    if not _names_device(envelope):
+        return Refused("AUTH_FAILED", "the certificate's common name is not tenant/device")
+    if not any(first <= now_ns < last for first, last in device.certificates):
+        return Refused("AUTH_FAILED", "the device has no certificate that is active and valid")
+    return None
+
+
+def _judge_metrics(site_id: str, metrics: object, limits: Limits) -> Verdict:
+    if metrics is None:
+        return Accepted(site_id, {})
+    if not isinstance(metrics, dict):
+        return Refused("METRICS_INVALID", "metrics is no JSON object")
+    if len(metrics) > limits.max_metrics:
+        return Refused("TOO_MANY_METRICS", f"more than {limits.max_metrics} metrics")
+    if not limits.known_keys.issuperset(metrics) and (bad := _judge_keys(metrics, limits)):
+        return bad
+    if not PLAIN.issuperset(map(type, metrics.values())) and (bad := _judge_values(metrics)):
+        return bad
+    return Accepted(site_id, metrics)
+
+
+def _judge_keys(metrics: dict[str, Any], limits: Limits) -> Refused | None:
+    for key in metrics:
+        if len(key) > limits.max_metric_key_length:
+            return Refused(
+                "METRIC_KEY_TOO_LONG",
+                f"a metric's name has more than {limits.max_metric_key_length} characters",
+            )
+        if not _METRIC_KEY.fullmatch(key):
+            return Refused("METRIC_KEY_INVALID", "a metric's name may hold A-Z a-z 0-9 _ . : / % -")
+    if len(limits.known_keys) > _MAX_KNOWN_KEYS:
+        limits.known_keys.clear()
+    limits.known_keys.update(metrics)
+    return None
+
+
+def _judge_values(metrics: dict[str, Any]) -> Refused | None:
+    for value in metrics.values():
+        if type(value) in PLAIN:
+            continue
+        if not isinstance(value, str):
+            return Refused("METRIC_VALUE_INVALID", "a metric's value is a list or an object")
+        if len(value) > _MAX_TEXT_LENGTH or "\x00" in value:
+            return Refused(
+                "METRIC_VALUE_INVALID",
+                f"a metric's text holds a NUL or more than {_MAX_TEXT_LENGTH} characters",
+            )
+    return None
+
+
+__all__ = ["Accepted", "Limits", "Refused", "Verdict", "check"]

@@ -1,0 +1,34 @@
+"""The telemetry table's daily partitions: made ahead, dropped when they are old."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runtime import Context
+
+
+class Settings(BaseModel):
+    """`keep_days` 0 keeps everything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    days_ahead: Annotated[int, Field(ge=1, le=366)] = 7
+    keep_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+
+
+async def make_partitions(ctx: Context[None]) -> None:
+    """Make what is missing, drop what is older than `keep_days`. Any number of hosts may do so."""
+    settings: Settings = ctx.settings
+    made = await ctx.postgres.fetchval(
+        "SELECT ensure_telemetry_partitions($1)", settings.days_ahead
+    )
+    dropped = 0
+    if settings.keep_days:
+        dropped = await ctx.postgres.fetchval(
+            "SELECT drop_old_telemetry_partitions($1)", settings.keep_days
+        )
+    if made or dropped:
+        ctx.log.info("The telemetry partitions changed", made=made, dropped=dropped)
+
+
+__all__ = ["Settings", "make_partitions"]

@@ -1,0 +1,179 @@
+"""What is to be done with a batch: read, judged, and laid out for writing. No I/O."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from functions.domain.envelope import BAD_TOPIC_FORMAT, BadEnvelope, Envelope, read_envelope
+from functions.domain.quarantine import Refusal
+from functions.domain.registry import Device, DeviceKey, TenantRoutes
+from functions.domain.topics import ACK, DOWNLINKS, REPORTED, Topic
+from functions.ingest.checks import Accepted, Verdict
+from functions.ingest.jobs import JobMaker
+from runtime import Message, Publication
+
+_NS_PER_US = 1000
+_US_PER_S = 1_000_000
+_ELSEWHERE = frozenset({REPORTED, ACK})
+
+Judge = Callable[[Envelope, Device | None, Message], Verdict]
+
+
+class Row(NamedTuple):
+    """A row of table `telemetry`, in the order of its columns."""
+
+    time: datetime
+    tenant_id: str
+    device_id: str
+    site_id: str
+    msg_type: str
+    seq: int
+    metrics: str
+
+
+class Discovery(NamedTuple):
+    """A name that no sensor of the device has yet."""
+
+    device: Device
+    tenant_id: str
+    device_id: str
+    sensor: str
+    first_seen_at: datetime
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a batch comes to. `sources` are the messages of `rows`, in the same order."""
+
+    rows: list[Row] = field(default_factory=list)
+    sources: list[Message] = field(default_factory=list)
+    refused: list[tuple[Message, Refusal]] = field(default_factory=list)
+    discovered: dict[tuple[str, str, str], Discovery] = field(default_factory=dict)
+    jobs: list[tuple[Message, Publication]] = field(default_factory=list)
+
+    def accept(self, message: Message, topic: Topic, time: datetime, accepted: Accepted) -> None:
+        """Lay out the row."""
+        tenant_id, device_id, msg_type = topic
+        site_id, metrics = accepted
+        text = orjson.dumps(metrics).decode()
+        self.rows.append(Row(time, tenant_id, device_id, site_id, msg_type, message.sequence, text))
+        self.sources.append(message)
+
+    def discover(
+        self, device: Device, topic: Topic, time: datetime, metrics: dict[str, Any]
+    ) -> None:
+        """Note the names that are no sensors of the device yet."""
+        for sensor in metrics:
+            if sensor not in device.sensors:
+                key = (topic.tenant_id, topic.device_id, sensor)
+                self.discovered.setdefault(key, Discovery(device, *key, time))
+
+    def refuse_row(self, place: int, reason: str, detail: str) -> None:
+        """Turn an accepted message into a refused one; the place of every later row moves."""
+        message, row = self.sources.pop(place), self.rows.pop(place)
+        topic = Topic(row.tenant_id, row.device_id, row.msg_type)
+        self.refused.append((message, Refusal(reason, detail, topic, row.site_id)))
+        self.jobs = [(source, job) for source, job in self.jobs if source is not message]
+
+
+@dataclass(slots=True)
+class Settled:
+    """Messages of earlier deliveries whose verdict stands, by stream sequence and stored time."""
+
+    written: set[tuple[int, datetime]] = field(default_factory=set)
+    quarantined: set[tuple[int, datetime]] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.written or self.quarantined)
+
+    def is_written(self, message: Message, time: datetime) -> bool:
+        """Whether the message has its row already."""
+        return (message.sequence, time) in self.written
+
+    def is_quarantined(self, message: Message, time: datetime) -> bool:
+        """Whether the message is in quarantine already."""
+        return (message.sequence, time) in self.quarantined
+
+
+@dataclass(slots=True)
+class Known:
+    """What the registry says of a batch's devices and tenants."""
+
+    devices: Mapping[DeviceKey, Device | None]
+    routes: Mapping[str, TenantRoutes | None]
+
+
+def stored_at(message: Message) -> datetime:
+    """When the stream stored it, to the microsecond: the same on every delivery."""
+    return datetime.fromtimestamp(message.stored_at_ns // _NS_PER_US / _US_PER_S, UTC)
+
+
+def read_telemetry(message: Message) -> Envelope | Refusal | None:
+    """The message, or why it cannot be read; None for what the platform itself sends to devices."""
+    try:
+        envelope = read_envelope(message)
+    except BadEnvelope as bad:
+        return Refusal.of_message(message, bad)
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the neighbours must not suffer
+        return _unforeseen(failure)
+    msg_type = envelope.topic.msg_type
+    if msg_type in DOWNLINKS:
+        return None
+    if msg_type in _ELSEWHERE:
+        return Refusal.of_envelope(
+            envelope, BAD_TOPIC_FORMAT, "the topic belongs to another stream"
+        )
+    return envelope
+
+
+def make_plan(
+    batch: Sequence[tuple[Message, Envelope | Refusal | None]],
+    known: Known,
+    settled: Settled,
+    judge: Judge,
+    job_maker: JobMaker,
+) -> Plan:
+    """Judge every message and lay out what follows."""
+    plan = Plan()
+    devices, routes = known.devices, known.routes
+    # Hardly ever true, and hashing a time costs more than making it.
+    some_are_settled = bool(settled)
+    for message, reading in batch:
+        if isinstance(reading, Refusal):
+            plan.refused.append((message, reading))
+            continue
+        if reading is None:
+            continue
+        time = stored_at(message)
+        if some_are_settled and settled.is_quarantined(message, time):
+            continue
+        topic = reading.topic
+        tenant_id = topic.tenant_id
+        try:
+            if not (some_are_settled and settled.is_written(message, time)):
+                device = devices[(tenant_id, topic.device_id)]
+                verdict = judge(reading, device, message)
+                if not isinstance(verdict, Accepted):
+                    refusal = Refusal.of_envelope(reading, verdict.reason, verdict.detail)
+                    plan.refused.append((message, refusal))
+                    continue
+                if device is not None and device.misses(verdict.metrics):
+                    plan.discover(device, topic, time, verdict.metrics)
+                plan.accept(message, topic, time, verdict)
+            of_tenant = routes[tenant_id]
+            if of_tenant is not None and (matching := of_tenant.on(topic)):
+                jobs = job_maker.make(message, reading, time, matching)
+                plan.jobs += [(message, job) for job in jobs]
+        except Exception as failure:  # noqa: BLE001 - as in read_telemetry
+            plan.refused.append((message, _unforeseen(failure)))
+    return plan
+
+
+def _unforeseen(failure: Exception) -> Refusal:
+    return Refusal(f"INGEST_EXCEPTION:{type(failure).__name__}", "the checks failed unexpectedly")
+
+
+__all__ = ["Known", "Plan", "Row", "Settled", "make_plan", "read_telemetry", "stored_at"]

@@ -1,0 +1,39 @@
+"""Topics that belong to no stream: into quarantine, so that a device's mistake can be seen."""
+
+from functions.domain.envelope import BAD_TOPIC_FORMAT
+from functions.domain.quarantine import Refusal, quarantine_many
+from functions.domain.topics import DOWNLINKS, Topic, mqtt_topic, parse_topic
+from runtime import Batch, Context, Message
+
+_FROM_MQTT = "Nmqtt-Pub"
+"""The header that nats-server's MQTT listener gives to what an MQTT client published."""
+
+
+async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[None]) -> None:
+    """Keep every message of stream `UNMAPPED` but what the platform itself sends to devices.
+
+    The platform sends by NATS. What came by MQTT on a downlink's topic is not the platform's:
+    nobody has asked for that command, and that it was given is worth knowing.
+    """
+    refused = [
+        (event.message, refusal) for event in batch if (refusal := judge(event.message)) is not None
+    ]
+    if refused:
+        async with ctx.postgres.acquire() as connection, connection.transaction():
+            await quarantine_many(connection, refused)
+
+
+def judge(message: Message) -> Refusal | None:
+    """Why the topic is none that arrives here; None for what the platform sends."""
+    text = mqtt_topic(message.subject)
+    topic = parse_topic(text)
+    if not isinstance(topic, Topic):
+        return Refusal(BAD_TOPIC_FORMAT, topic.reason, text)
+    if topic.msg_type in DOWNLINKS:
+        if _FROM_MQTT not in message.headers:
+            return None
+        return Refusal(BAD_TOPIC_FORMAT, "the topic is for messages to devices, not by them", topic)
+    return Refusal(BAD_TOPIC_FORMAT, "the broker maps this message type to no stream", topic)
+
+
+__all__ = ["judge", "quarantine_unmapped"]
