@@ -1,0 +1,87 @@
+"""What devices answer to commands."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from functions.commands.lifecycle import AckStatus, leaves
+from functions.domain.admission import refuse_device
+from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
+from functions.domain.named_sql import read_queries
+from functions.domain.quarantine import Refusal, quarantine
+from runtime import Context, Event
+
+_QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
+
+
+class Ack(BaseModel):
+    """An answer: `status` says how far the device is, `result` is whatever it has to tell."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    command_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    status: AckStatus = "acked"
+    result: Any = None
+
+
+async def apply_ack(event: Event[bytes], ctx: Context) -> None:
+    """Bring a command to where its device says it is; refuse into quarantine what is no answer."""
+    try:
+        envelope = read_envelope(event.message)
+    except BadEnvelope as bad:
+        await quarantine(ctx.postgres, event.message, Refusal.of_message(event.message, bad))
+        return
+    refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns)
+    if refusal is None:
+        refusal = await _apply(event, ctx, envelope)
+    if refusal is not None:
+        ctx.log.debug("an answer was refused", reason=refusal.reason)
+        await quarantine(ctx.postgres, event.message, refusal)
+
+
+async def _apply(event: Event[bytes], ctx: Context, envelope: Envelope) -> Refusal | None:
+    try:
+        ack = Ack.model_validate(envelope.payload, strict=True)
+        result = _dump(ack.result)
+    except ValidationError:
+        return Refusal.of_envelope(
+            envelope,
+            "ACK_INVALID",
+            "expected command_id, and status acked, succeeded, failed or rejected",
+        )
+    if "\x00" in ack.command_id or (result and "\\u0000" in result.replace("\\\\", "")):
+        return Refusal.of_envelope(envelope, "ACK_INVALID", "it holds a NUL character")
+    device = (envelope.tenant_id, envelope.device_id)
+    async with ctx.postgres.acquire() as connection, connection.transaction():
+        status = await connection.fetchval(_QUERIES["lock"], *device, ack.command_id)
+        if status is None:
+            return Refusal.of_envelope(
+                envelope, "UNKNOWN_COMMAND", "the device has no command with this id"
+            )
+        counts = status in leaves(ack.status)
+        noted = await connection.fetchval(
+            _QUERIES["note_ack"],
+            ack.command_id,
+            event.stored_at_ns,
+            event.sequence,
+            ack.status,
+            result,
+            not counts,
+            event.stored_at,
+        )
+        if noted is not None and counts:
+            await connection.execute(
+                _QUERIES["advance"],
+                ack.command_id,
+                ack.status,
+                result,
+                list(leaves(ack.status)),
+                event.stored_at,
+            )
+    return None
+
+
+def _dump(value: Any) -> str | None:  # noqa: ANN401 - any JSON
+    return None if value is None else orjson.dumps(value).decode()

@@ -1,0 +1,211 @@
+"""Commands as the management API offers them: create, look, cancel."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+import asyncpg
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from functions.commands.lifecycle import AckStatus, Status
+from functions.domain.identifiers import DeviceId, TenantId
+from functions.domain.named_sql import read_queries
+from functions.domain.paging import Cursor, Page, as_text, as_time, cut, read_cursor
+from functions.domain.topics import downlink_subject
+from functions.domain.values import JsonObject, Limit, Name
+from runtime import Context, Event, Reject, Unavailable
+
+_QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
+_DAY_S = 86_400
+
+CommandId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class DeviceRequest(BaseModel):
+    """A request about one device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    tenant_id: TenantId
+    device_id: DeviceId
+
+
+class CreateCommand(DeviceRequest):
+    """A command for a device.
+
+    Attributes:
+        command_id: given by a caller who wants to repeat the request safely; made otherwise.
+        expires_in_s: a command that is not sent by then is not sent any more.
+        timeout_s: how long after sending a final answer is waited for.
+    """
+
+    command_id: CommandId | None = None
+    name: Name
+    arguments: JsonObject = Field(default_factory=dict)
+    expires_in_s: Annotated[int, Field(ge=1, le=30 * _DAY_S)] = _DAY_S
+    timeout_s: Annotated[int, Field(ge=1, le=30 * _DAY_S)] = 300
+
+
+class CommandRequest(DeviceRequest):
+    """A request about one command."""
+
+    command_id: CommandId
+
+
+class ListCommands(DeviceRequest):
+    """A device's commands, all or those of one status."""
+
+    status: Status | None = None
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+class Command(BaseModel):
+    """A command and how far it came."""
+
+    command_id: str
+    tenant_id: str
+    device_id: str
+    name: str
+    arguments: dict[str, Any]
+    status: Status
+    created_at: datetime
+    expires_at: datetime
+    timeout_s: int
+    sent_at: datetime | None
+    acked_at: datetime | None
+    finished_at: datetime | None
+    result: Any
+
+
+class Answer(BaseModel):
+    """One answer of the device. A late one changed nothing, as the command was further already."""
+
+    status: AckStatus
+    result: Any
+    late_ack: bool
+    received_at: datetime
+
+
+class CommandWithAnswers(Command):
+    """A command with all that its device answered."""
+
+    answers: list[Answer]
+
+
+async def create_command(event: Event[CreateCommand], ctx: Context) -> Command:
+    """Queue a command and send it to the device.
+
+    The device gets it by MQTT with QoS 0 if it is subscribed at this moment, which nobody here can
+    tell: `sent` means handed to NATS. When NATS is away the command stays queued.
+    """
+    wanted = event.data
+    command_id = wanted.command_id or uuid4().hex
+    status = await ctx.postgres.fetchval(
+        _QUERIES["device_status"], wanted.tenant_id, wanted.device_id
+    )
+    if status is None:
+        raise Reject("DEVICE_NOT_FOUND", "The tenant has no such device.", status=404)
+    if status != "ACTIVE":
+        raise Reject("DEVICE_REVOKED", "The device is revoked.", status=409)
+    row = await ctx.postgres.fetchrow(
+        _QUERIES["insert"],
+        command_id,
+        wanted.tenant_id,
+        wanted.device_id,
+        wanted.name,
+        json.dumps(wanted.arguments),
+        wanted.expires_in_s,
+        wanted.timeout_s,
+    )
+    if row is None:
+        return await _repeated(ctx, wanted, command_id)
+    return await _send(ctx, _command(row))
+
+
+async def get_command(event: Event[CommandRequest], ctx: Context) -> CommandWithAnswers:
+    """One command and the device's answers to it."""
+    query = event.data
+    command = await _find(ctx, query.tenant_id, query.device_id, query.command_id)
+    if command is None:
+        raise _not_found()
+    answers = await ctx.postgres.fetch(_QUERIES["acks"], query.command_id)
+    return CommandWithAnswers(
+        **command.model_dump(),
+        answers=[Answer.model_validate({**row, "result": _load(row["result"])}) for row in answers],
+    )
+
+
+async def list_commands(event: Event[ListCommands], ctx: Context) -> Page[Command]:
+    """A device's commands, newest first."""
+    query = event.data
+    rows = await ctx.postgres.fetch(
+        _QUERIES["page"],
+        query.tenant_id,
+        query.device_id,
+        query.status,
+        *read_cursor(query.cursor, as_time, as_text),
+        query.limit + 1,
+    )
+    items = [_command(row) for row in rows]
+    return cut(items, query.limit, lambda item: (item.created_at, item.command_id))
+
+
+async def cancel_command(event: Event[CommandRequest], ctx: Context) -> Command:
+    """Give a command up. A device that has it may still do it; its answer is kept as late."""
+    query = event.data
+    device = (query.tenant_id, query.device_id)
+    row = await ctx.postgres.fetchrow(_QUERIES["cancel"], *device, query.command_id)
+    if row is not None:
+        return _command(row)
+    command = await _find(ctx, *device, query.command_id)
+    if command is None:
+        raise _not_found()
+    if command.status != "cancelled":
+        raise Reject("COMMAND_ENDED", f"The command is {command.status} already.", status=409)
+    return command
+
+
+async def _send(ctx: Context, command: Command) -> Command:
+    message = {
+        "command_id": command.command_id,
+        "name": command.name,
+        "arguments": command.arguments,
+        "expires_at": command.expires_at,
+    }
+    subject = downlink_subject(command.tenant_id, command.device_id, "commands")
+    try:
+        await ctx.publish_core(subject, orjson.dumps(message))
+    except Unavailable:
+        return command
+    row = await ctx.postgres.fetchrow(_QUERIES["mark_sent"], command.command_id)
+    return command if row is None else _command(row)
+
+
+async def _repeated(ctx: Context, wanted: CreateCommand, command_id: str) -> Command:
+    existing = await _find(ctx, wanted.tenant_id, wanted.device_id, command_id)
+    if existing is None or (existing.name, existing.arguments) != (wanted.name, wanted.arguments):
+        raise Reject("COMMAND_EXISTS", "A command with this id exists.", status=409)
+    return existing
+
+
+async def _find(ctx: Context, tenant_id: str, device_id: str, command_id: str) -> Command | None:
+    row = await ctx.postgres.fetchrow(_QUERIES["find"], tenant_id, device_id, command_id)
+    return None if row is None else _command(row)
+
+
+def _not_found() -> Reject:
+    return Reject("COMMAND_NOT_FOUND", "The device has no such command.", status=404)
+
+
+def _command(row: asyncpg.Record) -> Command:
+    return Command.model_validate(
+        {**row, "arguments": json.loads(row["arguments"]), "result": _load(row["result"])}
+    )
+
+
+def _load(text: str | None) -> Any:  # noqa: ANN401 - any JSON
+    return None if text is None else json.loads(text)

@@ -1,0 +1,83 @@
+-- name: device_status
+SELECT status FROM device_registry WHERE tenant_id = $1 AND device_id = $2
+
+-- name: insert
+INSERT INTO device_commands (command_id, tenant_id, device_id, name, arguments, expires_at, timeout_s)
+VALUES ($1, $2, $3, $4, $5::text::jsonb, now() + make_interval(secs => $6), $7)
+ON CONFLICT DO NOTHING
+RETURNING command_id, tenant_id, device_id, name, arguments::text, status, created_at, expires_at, timeout_s,
+          sent_at, acked_at, finished_at, result::text
+
+-- name: find
+SELECT command_id, tenant_id, device_id, name, arguments::text, status, created_at, expires_at, timeout_s,
+       sent_at, acked_at, finished_at, result::text
+FROM device_commands
+WHERE tenant_id = $1 AND device_id = $2 AND command_id = $3
+
+-- name: page
+SELECT command_id, tenant_id, device_id, name, arguments::text, status, created_at, expires_at, timeout_s,
+       sent_at, acked_at, finished_at, result::text
+FROM device_commands
+WHERE tenant_id = $1 AND device_id = $2
+  AND ($3::text IS NULL OR status = $3)
+  AND ($4::timestamptz IS NULL OR (created_at, command_id) < ($4, $5))
+ORDER BY created_at DESC, command_id DESC
+LIMIT $6
+
+-- name: mark_sent
+-- Not for one that is answered already: an answer can be faster than this statement.
+UPDATE device_commands
+SET status = CASE status WHEN 'queued' THEN 'sent' ELSE status END, sent_at = coalesce(sent_at, now())
+WHERE command_id = $1 AND status NOT IN ('expired', 'cancelled')
+RETURNING command_id, tenant_id, device_id, name, arguments::text, status, created_at, expires_at, timeout_s,
+          sent_at, acked_at, finished_at, result::text
+
+-- name: cancel
+UPDATE device_commands
+SET status = 'cancelled', finished_at = now()
+WHERE tenant_id = $1 AND device_id = $2 AND command_id = $3 AND status IN ('queued', 'sent', 'acked')
+RETURNING command_id, tenant_id, device_id, name, arguments::text, status, created_at, expires_at, timeout_s,
+          sent_at, acked_at, finished_at, result::text
+
+-- name: end_overdue
+UPDATE device_commands
+SET status = CASE status WHEN 'queued' THEN 'expired' ELSE 'timed_out' END, finished_at = now()
+WHERE command_id IN (
+    SELECT command_id FROM device_commands
+    WHERE (status = 'queued' AND expires_at <= now())
+       OR (status IN ('sent', 'acked')
+           AND coalesce(sent_at, acked_at) + make_interval(secs => timeout_s) <= now())
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING status
+
+-- name: lock
+SELECT status FROM device_commands
+WHERE tenant_id = $1 AND device_id = $2 AND command_id = $3
+FOR UPDATE
+
+-- name: note_ack
+-- No row comes back when this very message has been noted before.
+INSERT INTO device_command_acks
+    (command_id, stored_at_ns, sequence, status, result, late_ack, received_at)
+VALUES ($1, $2, $3, $4, $5::text::jsonb, $6, $7)
+ON CONFLICT DO NOTHING
+RETURNING command_id
+
+-- name: advance
+-- One statement that knows from where: $4 holds the states that this answer may leave.
+UPDATE device_commands
+SET status = $2,
+    result = coalesce($3::text::jsonb, result),
+    acked_at = coalesce(acked_at, $5),
+    finished_at = CASE WHEN $2 <> 'acked' THEN $5 END
+WHERE command_id = $1 AND status = ANY ($4::text[])
+RETURNING status
+
+-- name: acks
+SELECT status, result::text, late_ack, received_at
+FROM device_command_acks
+WHERE command_id = $1
+ORDER BY received_at, sequence
+LIMIT 100

@@ -1,0 +1,196 @@
+"""The shadow document: merging, late messages, delta and metadata, without I/O.
+
+A section (`desired` or `reported`) is a JSON object. Every write carries a stamp: nanoseconds since
+1970, a later update having the greater one. Merging follows AWS IoT: objects merge, `null` deletes,
+arrays and scalars are replaced whole. The order in which messages reach us is not always the order
+in which they were stored, so each path remembers the stamp of what was last written there: *any*
+order of the same updates gives the same section, and the same update twice changes nothing.
+
+Two rules make that possible: an object without a leaf is not kept, and deleting beneath a scalar
+leaves the scalar.
+Source: AWS IoT developer guide, "Device Shadow service documents".
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Path = tuple[str, ...]
+Json = dict[str, Any]
+
+NS_PER_S = 1_000_000_000
+MAX_DEPTH = 8
+MAX_KEY_CHARACTERS = 128
+MAX_SECTION_BYTES = 32_768
+# What is remembered of deleted paths, newest first. A device that invents a new key in every
+# message must not grow its row without bound; forgetting can only let a very late message bring a
+# key back.
+MAX_REMEMBERED = 512
+
+
+class InvalidDocument(ValueError):  # noqa: N818 - what it is, not that it went wrong
+    """The given state breaks a rule of shadow documents; the text may be shown to a caller."""
+
+
+@dataclass(slots=True)
+class Section:
+    """One section's leaves and the memory that makes late updates harmless.
+
+    Attributes:
+        leaves: what is there, by path; never None, never a non-empty object.
+        written: stamp of the newest write or deletion of exactly this path, live or gone.
+        beneath: stamp of the newest value written beneath this path.
+    """
+
+    leaves: dict[Path, Any] = field(default_factory=dict)
+    written: dict[Path, int] = field(default_factory=dict)
+    beneath: dict[Path, int] = field(default_factory=dict)
+
+    def merge(self, patch: object, stamp: int) -> None:
+        """Apply an update that was made at `stamp`, wherever it belongs in the order of stamps.
+
+        A patch of None deletes the whole section.
+        """
+        for path, value in flatten(patch):
+            self._write(path, value, stamp)
+        self._forget()
+
+    def state(self) -> Json:
+        """The section as the nested object a device or a caller sees."""
+        return _nest(self.leaves)
+
+    def metadata(self) -> Json:
+        """The section's shape with `{"timestamp": seconds}` in place of each leaf."""
+        return _nest({path: self._timestamp(path) for path in self.leaves})
+
+    def _timestamp(self, path: Path) -> Json:
+        return {"timestamp": self.written[path] // NS_PER_S}
+
+    def _write(self, path: Path, value: object, stamp: int) -> None:
+        prefixes = [path[:depth] for depth in range(len(path))]
+        if value is not None:
+            for prefix in prefixes:
+                self.beneath[prefix] = max(self.beneath.get(prefix, 0), stamp)
+                if prefix in self.leaves and self.written[prefix] < stamp:
+                    del self.leaves[prefix]
+        if any(self.written.get(place, 0) > stamp for place in (*prefixes, path)):
+            return
+        self.written[path] = stamp
+        for leaf in [leaf for leaf in self.leaves if leaf[: len(path)] == path]:
+            if self.written[leaf] < stamp or leaf == path:
+                del self.leaves[leaf]
+        if value is not None and self.beneath.get(path, 0) <= stamp:
+            self.leaves[path] = value
+
+    def _forget(self) -> None:
+        gone = [path for path in self.written if path not in self.leaves]
+        # A newer write of an object above it decides whatever this memory could decide.
+        useless = [path for path in gone if self._is_covered(path, self.written[path])]
+        kept = sorted(set(gone).difference(useless), key=lambda path: -self.written[path])
+        for path in [*useless, *kept[MAX_REMEMBERED:]]:
+            del self.written[path]
+        stale = [
+            path
+            for path, stamp in self.beneath.items()
+            if self.written.get(path, 0) >= stamp or self._is_covered(path, stamp)
+        ]
+        for path in stale:
+            del self.beneath[path]
+        extra = sorted(self.beneath, key=lambda path: -self.beneath[path])[2 * MAX_REMEMBERED :]
+        for path in extra:
+            del self.beneath[path]
+
+    def _is_covered(self, path: Path, stamp: int) -> bool:
+        return any(self.written.get(path[:depth], 0) > stamp for depth in range(len(path)))
+
+
+def flatten(patch: object, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Each leaf or deletion (None) of a patch with its path; empty objects say nothing."""
+    if isinstance(patch, dict):
+        for key, value in patch.items():
+            yield from flatten(value, (*path, key))
+    else:
+        yield path, patch
+
+
+def delta(desired: Mapping[str, Any], reported: Mapping[str, Any]) -> Json:
+    """What the device still has to do: desired values that `reported` lacks or has differently.
+
+    Whatever only `reported` holds is no difference; an array that differs is given whole.
+    """
+    different: Json = {}
+    for key, wanted in desired.items():
+        actual = reported.get(key)
+        if isinstance(wanted, dict):
+            below = delta(wanted, actual if isinstance(actual, dict) else {})
+            if below:
+                different[key] = below
+        elif key not in reported or not same(wanted, actual):
+            different[key] = wanted
+    return different
+
+
+def same(one: object, other: object) -> bool:
+    """Equality of JSON values: `true` is not 1, while 1 and 1.0 are the same number."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def pick(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> Json:
+    """The part of `metadata` that belongs to the leaves of `shape`: a delta's own timestamps."""
+    return {
+        key: pick(metadata[key], value) if isinstance(value, dict) else metadata[key]
+        for key, value in shape.items()
+    }
+
+
+def check_patch(patch: object) -> None:
+    """Refuse what no section can hold.
+
+    Raises:
+        InvalidDocument: not an object or null, too deep, a key of bad length, a null inside an
+            array, or a NUL character, which PostgreSQL's jsonb cannot store.
+    """
+    if patch is None:
+        return
+    if not isinstance(patch, dict):
+        raise InvalidDocument("a section must be an object or null")
+    _check(patch, depth=1, in_array=False)
+
+
+def _check(value: object, *, depth: int, in_array: bool) -> None:
+    if value is None and in_array:
+        raise InvalidDocument("an array may not hold null")
+    if isinstance(value, str) and "\x00" in value:
+        raise InvalidDocument("a text may not hold the NUL character")
+    if not isinstance(value, dict | list):
+        return
+    if depth > MAX_DEPTH:
+        raise InvalidDocument(f"deeper than {MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        for key in value:
+            _check_key(key)
+    children = value.values() if isinstance(value, dict) else value
+    inside = in_array or isinstance(value, list)
+    for child in children:
+        _check(child, depth=depth + 1, in_array=inside)
+
+
+def _check_key(key: str) -> None:
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS or "\x00" in key:
+        raise InvalidDocument(f"a key must have 1 to {MAX_KEY_CHARACTERS} characters and no NUL")
+
+
+def _nest(leaves: Mapping[Path, Any]) -> Json:
+    nested: Json = {}
+    for path, value in leaves.items():
+        place = nested
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = value
+    return nested

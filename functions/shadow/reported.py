@@ -1,0 +1,88 @@
+"""What devices report about their own state, merged into their shadows."""
+
+from typing import Any
+
+import orjson
+
+from functions.domain.admission import refuse_device
+from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
+from functions.domain.quarantine import Refusal, quarantine
+from functions.shadow import store
+from functions.shadow.changes import (
+    ChangeRefused,
+    Update,
+    apply_update,
+    send_delta,
+)
+from runtime import Context, Event
+
+_MAX_CLIENT_TOKEN_BYTES = 64
+
+
+async def apply_reported(event: Event[bytes], ctx: Context) -> None:
+    """Merge a device's report; refuse into quarantine what is not acceptable.
+
+    Forms: `{"reported": {…}}` and AWS IoT's `{"state": {"reported": {…}, "desired": …}}`, both with
+    an optional `version` and `clientToken`, and the device's `provision_token`.
+    """
+    try:
+        envelope = read_envelope(event.message)
+        refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns)
+        update = None if refusal else read_update(envelope)
+    except BadEnvelope as bad:
+        refusal, update = Refusal.of_message(event.message, bad), None
+    except ChangeRefused as refused:
+        refusal, update = Refusal.of_envelope(envelope, refused.code, refused.reason), None
+    if refusal:
+        await _refuse(event, ctx, refusal)
+    elif update:
+        await _apply(event, ctx, envelope, update)
+
+
+def read_update(envelope: Envelope) -> Update:
+    """The update that a device's payload holds.
+
+    Raises:
+        ChangeRefused: `SHADOW_INVALID`.
+    """
+    payload = envelope.payload
+    if ("state" in payload) == ("reported" in payload):
+        raise ChangeRefused("SHADOW_INVALID", "expected one of `reported` and `state`")
+    state = payload.get("state", {"reported": payload.get("reported")})
+    if not isinstance(state, dict) or not state or state.keys() - {"desired", "reported"}:
+        raise ChangeRefused("SHADOW_INVALID", "`state` holds `reported` and `desired` alone")
+    version, token = payload.get("version"), payload.get("clientToken")
+    if version is not None and (type(version) is not int or version < 0):
+        raise ChangeRefused("SHADOW_INVALID", "`version` is no whole number")
+    if token is not None and not _is_client_token(token):
+        raise ChangeRefused("SHADOW_INVALID", "`clientToken` has up to 64 bytes")
+    return Update(state, version, token)
+
+
+async def _apply(event: Event[bytes], ctx: Context, envelope: Envelope, update: Update) -> None:
+    async with ctx.postgres.acquire() as connection, connection.transaction():
+        shadow = await store.lock(connection, envelope.tenant_id, envelope.device_id)
+        if not await store.note_message(connection, shadow, event.sequence, event.stored_at_ns):
+            ctx.log.debug("the report was applied before")
+            return
+        try:
+            apply_update(
+                shadow, update, lambda: shadow.stamp_message(event.sequence, event.stored_at_ns)
+            )
+        except ChangeRefused as refused:
+            # In the transaction that remembers the message, so that a redelivery cannot be judged
+            # anew when the version has moved on.
+            refusal = Refusal.of_envelope(envelope, refused.code, refused.reason)
+            await quarantine(connection, event.message, refusal)
+            return
+        await store.save(connection, shadow)
+    await send_delta(ctx, shadow, update.client_token)
+
+
+async def _refuse(event: Event[bytes], ctx: Context, refusal: Refusal) -> None:
+    ctx.log.debug("a report was refused", reason=refusal.reason)
+    await quarantine(ctx.postgres, event.message, refusal)
+
+
+def _is_client_token(token: Any) -> bool:  # noqa: ANN401 - as it came
+    return isinstance(token, str) and len(orjson.dumps(token)) - 2 <= _MAX_CLIENT_TOKEN_BYTES
