@@ -1,0 +1,95 @@
+"""Which network addresses a tenant's destination may lead to.
+
+A tenant chooses the URL, this host makes the request: without a guard the tenant reads what only
+this host can reach (metadata services, databases, the admin port). The guard judges the address
+that is connected to, never the name, so a name that resolves differently a moment later changes
+nothing.
+
+`ipaddress.is_global` is no such guard: it lets NAT64 and 6to4 forms of private addresses through,
+and its answers differ between Python releases. Hence explicit lists. Source: the IANA
+special-purpose address registries, and what Svix and smokescreen refuse.
+"""
+
+from collections.abc import Iterable
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+Network = IPv4Network | IPv6Network
+
+_REFUSED_V4 = tuple(
+    IPv4Network(block)
+    for block in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+)
+# Everything outside 2000::/3 is no global unicast: loopback, v4-compatible, link-local, unique
+# local, multicast, 100::/64, 5f00::/16. Inside it, these are set aside.
+_GLOBAL_UNICAST_V6 = IPv6Network("2000::/3")
+_REFUSED_V6 = tuple(
+    IPv6Network(block)
+    for block in (
+        "2001::/23",  # protocol assignments, Teredo and ORCHID among them
+        "2001:db8::/32",
+        "3fff::/20",
+    )
+)
+_NAT64 = IPv6Network("64:ff9b::/96")
+_SIX_TO_FOUR = IPv6Network("2002::/16")
+
+
+def canonical(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that a v4-mapped, NAT64 or 6to4 address leads to; any other as it is."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    if address in _SIX_TO_FOUR:
+        return IPv4Address(int(address) >> 80 & 0xFFFF_FFFF)
+    return address
+
+
+class AddressPolicy:
+    """Public addresses only, and whatever `allowed_networks` opens besides."""
+
+    def __init__(self, allowed_networks: Iterable[Network] = ()) -> None:
+        self._allowed = tuple(allowed_networks)
+
+    def allows(self, literal: str) -> bool:
+        """Whether a connection to this literal address (a scope id is fine) may be made."""
+        address = canonical(ip_address(literal))
+        if any(address in network for network in self._allowed):
+            return True
+        if isinstance(address, IPv4Address):
+            return not any(address in block for block in _REFUSED_V4)
+        return address in _GLOBAL_UNICAST_V6 and not any(address in block for block in _REFUSED_V6)
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Networks from `10.0.0.0/8, fd00::/8`; commas or blanks between them, none for an empty text.
+
+    Raises:
+        ValueError: naming the part that is no network.
+    """
+    return tuple(ip_network(part) for part in text.replace(",", " ").split())

@@ -1,0 +1,101 @@
+"""A webhook route's configuration, and what an endpoint's answer means."""
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Annotated
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from functions.domain.webhooks import MAX_HEADERS, HeaderName, HeaderValue, check_url
+from functions.route_delivery.delivery import Receipt
+from functions.route_delivery.http import HttpAnswer
+
+_GONE = 410
+_TOO_MANY_REQUESTS = 429
+
+
+class WebhookDestination(BaseModel):
+    """The `destination_config` of a route of type `webhook`.
+
+    Attributes:
+        url: `http` or `https`; held as a secret, as many services put a token into its path.
+        secret: signs every delivery; `whsec_` and base64.
+        headers: sent besides, such as `Authorization`.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    url: SecretStr
+    secret: SecretStr
+    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=MAX_HEADERS)] = Field(
+        default_factory=dict
+    )
+
+    @property
+    def target(self) -> httpx.URL:
+        """The URL, parsed; host names in other scripts are IDNA encoded."""
+        return httpx.URL(self.url.get_secret_value())
+
+    @property
+    def extra_headers(self) -> dict[str, str]:
+        """The additional headers in clear, names in lower case."""
+        return {name.lower(): value.get_secret_value() for name, value in self.headers.items()}
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_sent_to(cls, url: SecretStr) -> SecretStr:
+        check_url(url.get_secret_value())
+        return url
+
+
+def judge(answer: HttpAnswer, *, now: datetime, retry_after_cap_s: float) -> Receipt:
+    """What the answer means for the job.
+
+    2xx is success. 410 says that the endpoint wants nothing more. All else is tried again: a
+    redirection, as following it would send a signed body to a place that nobody configured, and any
+    4xx, as endpoints answer so while they are being deployed or misconfigured.
+
+    Source: Standard Webhooks 1.0.0, "Deliverability and reliability".
+    """
+    status = answer.status
+    if 200 <= status < 300:  # noqa: PLR2004 - HTTP's classes
+        return Receipt("delivered", status_code=status, excerpt=answer.excerpt)
+    if status == _GONE:
+        return Receipt(
+            "refused",
+            "ENDPOINT_GONE",
+            "the endpoint answered 410, so its route is disabled",
+            status_code=status,
+            excerpt=answer.excerpt,
+            disables_route=True,
+        )
+    wait_s = parse_retry_after(answer.headers.get("retry-after"), now=now)
+    return Receipt(
+        "failed",
+        f"HTTP_{status}",
+        f"the endpoint answered {status}",
+        status_code=status,
+        excerpt=answer.excerpt,
+        retry_after_s=None if wait_s is None else min(wait_s, retry_after_cap_s),
+    )
+
+
+def is_overloaded(answer: HttpAnswer) -> bool:
+    """Whether the endpoint cannot cope at present, whoever asks."""
+    return answer.status == _TOO_MANY_REQUESTS or answer.status >= 500  # noqa: PLR2004
+
+
+def parse_retry_after(value: str | None, *, now: datetime) -> float | None:
+    """Seconds from `Retry-After`: seconds or an HTTP date; None for neither, 0 for the past.
+
+    Source: RFC 9110, section 10.2.3.
+    """
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:10])
+    try:
+        at = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())

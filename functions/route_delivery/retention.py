@@ -1,0 +1,35 @@
+"""Keeps the log of deliveries from growing for ever."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from functions.domain.named_sql import read_queries
+from runtime import Context
+
+_QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
+_AT_A_TIME = 5_000
+
+
+class Settings(BaseModel):
+    """What the manifest may set for the log.
+
+    Attributes:
+        keep_days: how long a job is remembered after its last attempt. A repetition of the job that
+            comes later is delivered again, so this stays above the age a stream lets a job reach.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep_days: Annotated[int, Field(ge=8, le=3650)] = 30
+
+
+async def forget_old_deliveries(ctx: Context) -> None:
+    """Remove the jobs that were last tried too long ago, with their attempts."""
+    age = timedelta(days=ctx.settings.keep_days)
+    removed = _AT_A_TIME
+    while removed == _AT_A_TIME:
+        status = await ctx.postgres.execute(_QUERIES["forget_old"], age, _AT_A_TIME)
+        removed = int(status.rpartition(" ")[2])
