@@ -1,0 +1,66 @@
+"""Which path goes where."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from functions.http_gateway.boundary import Boundary
+from functions.http_gateway.device_door import DeviceDoor
+from functions.http_gateway.discovery import Discovery
+from functions.http_gateway.emqx_door import EmqxDoor
+from functions.http_gateway.forwarding import Forwarder
+from functions.http_gateway.pages import Pages
+from functions.http_gateway.problems import ProblemError, code_of, title
+from functions.http_gateway.routes import RouteTable
+from runtime import Context
+
+
+def build_application(ctx: Context, table: RouteTable, discovery: Discovery) -> Starlette:
+    """The gateway as an ASGI application."""
+    pages = Pages(table)
+    device_door = DeviceDoor(ctx)
+    emqx_door = EmqxDoor(ctx)
+    forwarder = Forwarder(ctx, table, discovery)
+
+    async def ingest(request: Request) -> Response:
+        return await device_door(request)
+
+    async def bridge(request: Request) -> Response:
+        return await emqx_door(request)
+
+    async def forward(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await forwarder(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    application = Starlette(
+        routes=[
+            Route("/healthz", pages.healthz),
+            Route("/openapi.json", pages.openapi),
+            Route("/docs", pages.docs),
+            Route("/docs/docs.js", pages.docs),
+            Route("/docs/docs.css", pages.docs),
+            Route("/ingest/v1/tenant/{rest:path}", ingest, methods=["POST"]),
+            Route("/bridge/v1/mqtt", bridge, methods=["POST"]),
+        ],
+        middleware=[Middleware(Boundary, max_concurrent=ctx.settings.max_concurrent, log=ctx.log)],
+        exception_handlers={HTTPException: _as_problem},
+    )
+    # Not a catch-all route: that would win over one above that lacks the method, and hide its 405.
+    application.router.default = forward
+    application.router.redirect_slashes = False
+    return application
+
+
+async def _as_problem(request: Request, failure: Exception) -> Response:
+    """The router's own refusals, 404 and 405, in the form of all others; OPTIONS is no refusal."""
+    if not isinstance(failure, HTTPException):
+        raise failure
+    headers = dict(failure.headers or {})
+    if request.method == "OPTIONS" and "Allow" in headers:
+        return Response(status_code=204, headers={"Allow": f"{headers['Allow']}, OPTIONS"})
+    status = failure.status_code
+    raise ProblemError(status, code_of(status), f"{title(status)}.", headers=headers)

@@ -1,0 +1,55 @@
+"""Reading a request's body: never more than allowed, never for longer than allowed."""
+
+import asyncio
+
+from starlette.requests import Request
+
+from functions.http_gateway.problems import ProblemError
+
+_JSON_TYPES = ("application/json", "+json")
+
+
+def require_json(request: Request) -> None:
+    """Let through what says it is JSON.
+
+    Raises:
+        ProblemError: 415; also for an encoded body, whose size nobody could bound beforehand.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not media_type.endswith(_JSON_TYPES):
+        raise ProblemError(415, "UNSUPPORTED_MEDIA_TYPE", "Send JSON as application/json.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ProblemError(415, "UNSUPPORTED_CONTENT_ENCODING", "Send the body unencoded.")
+
+
+async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body.
+
+    Raises:
+        ProblemError: 413 as soon as it is known to be longer than `limit_bytes`, without reading
+            the rest; 408 when it did not arrive in time.
+    """
+    declared = request.headers.get("content-length", "0")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit_bytes:
+        raise _too_large(limit_bytes)
+    chunks: list[bytes] = []
+    received = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > limit_bytes:
+                    raise _too_large(limit_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise ProblemError(
+            408,
+            "REQUEST_TIMEOUT",
+            f"The body did not arrive within {timeout_s:g} s.",
+            headers={"Connection": "close"},
+        ) from None
+    return b"".join(chunks)
+
+
+def _too_large(limit_bytes: int) -> ProblemError:
+    return ProblemError(413, "BODY_TOO_LARGE", f"The body may have {limit_bytes} bytes.")

@@ -1,0 +1,127 @@
+"""Where devices post: `/ingest/v1/tenant/{tenant_id}/device/{device_id}/{msg_type}`."""
+
+import hashlib
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from functions.domain import strict_json
+from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
+from functions.http_gateway.bodies import read_body, require_json
+from functions.http_gateway.paths import decode_segments
+from functions.http_gateway.problems import ProblemError
+from functions.http_gateway.settings import Settings
+from functions.http_gateway.storing import store, trace_headers
+from runtime import Context
+
+PREFIX = ("ingest", "v1")
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_MAX_TOKEN_LENGTH = 512
+
+
+class DeviceDoor:
+    """Takes one message of a device, and answers 202 once JetStream has stored it.
+
+    Only what is wrong with the request itself is refused here. Whether the device is known, its
+    token right and its metrics sound is for ingest to say, which keeps what it refuses in
+    quarantine.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._settings: Settings = ctx.settings
+
+    async def __call__(self, request: Request) -> Response:
+        """Store one message."""
+        topic = _topic(request)
+        require_json(request)
+        key = _idempotency_key(request)
+        body = await read_body(
+            request,
+            limit_bytes=self._settings.max_body_bytes,
+            timeout_s=self._settings.read_timeout_s,
+        )
+        payload = _with_token(body, _parse(body), request)
+        ack = await store(
+            self._ctx,
+            topic.stream_subject,
+            make_envelope(topic, payload),
+            msg_id=_message_id(topic, key, body),
+            headers=trace_headers(request),
+        )
+        answer = {"stream": ack.stream, "sequence": ack.sequence, "duplicate": ack.duplicate}
+        return Response(orjson.dumps(answer), 202, media_type="application/json")
+
+
+def make_envelope(topic: Topic, payload: bytes) -> bytes:
+    """The stored message. `payload` is JSON and goes in byte for byte: quarantine keeps it so."""
+    fields = {
+        "topic": topic.text,
+        "tenant_id": topic.tenant_id,
+        "device_id": topic.device_id,
+        "msg_type": topic.msg_type,
+        "username": "",
+        "ts": datetime.now(UTC).isoformat(),
+    }
+    return orjson.dumps(fields)[:-1] + b',"payload":' + payload + b"}"
+
+
+def _topic(request: Request) -> Topic:
+    segments = decode_segments(request.scope)
+    topic = parse_topic("/".join(segments[len(PREFIX) :]))
+    if any("/" in segment for segment in segments):
+        topic = BadTopic("an id holds an encoded slash")
+    elif isinstance(topic, Topic) and topic.msg_type in DOWNLINKS:
+        topic = BadTopic("this message type is sent to devices, not by them")
+    if isinstance(topic, BadTopic):
+        raise ProblemError(400, "BAD_TOPIC_FORMAT", f"Not a device's path: {topic.reason}.")
+    return topic
+
+
+def _parse(body: bytes) -> Mapping[str, object]:
+    try:
+        value = strict_json.loads(body)
+    except strict_json.BadJson as bad:
+        raise ProblemError(
+            400, "INVALID_JSON", f"The body is not acceptable JSON: {bad.reason}."
+        ) from None
+    if not isinstance(value, dict):
+        raise ProblemError(422, "INVALID_PAYLOAD", "The body must be a JSON object.")
+    return value
+
+
+def _with_token(body: bytes, payload: Mapping[str, object], request: Request) -> bytes:
+    token = request.headers.get("x-provision-token")
+    if token is None or "provision_token" in payload:
+        return body
+    if len(token) > _MAX_TOKEN_LENGTH:
+        raise ProblemError(400, "INVALID_TOKEN", f"A token may have {_MAX_TOKEN_LENGTH} bytes.")
+    opened = body[body.index(b"{") + 1 :]
+    comma = b"," if payload else b""
+    return b'{"provision_token":' + orjson.dumps(token) + comma + opened
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise ProblemError(
+            400, "INVALID_IDEMPOTENCY_KEY", "Idempotency-Key may hold 1 to 255 visible characters."
+        )
+    return key
+
+
+def _message_id(topic: Topic, key: str | None, body: bytes) -> str:
+    """What JetStream drops a repetition by.
+
+    The body's digest is part of it: a device that uses one key for two measurements, as after
+    losing its counter, would otherwise be told 202 for a message that is thrown away.
+    """
+    if key is None:
+        return f"http/{uuid.uuid4().hex}"
+    return f"http/{topic.text}/{hashlib.sha256(body).hexdigest()[:32]}/{key}"

@@ -1,0 +1,158 @@
+"""Keeping the route table true: what answers `$SRV.INFO` is exposed, what stays silent goes."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from functions.http_gateway.routes import BadRouteError, Route, RouteTable, parse_route
+from functions.http_gateway.settings import Settings
+from runtime import Context, Reply, Unavailable
+
+_ON_DEMAND_BURST = 4
+_MAX_WARNINGS = 1000
+
+_Key = tuple[str, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class _Known:
+    route: Route
+    misses: int = 0
+
+
+class Discovery:
+    """Asks all micro services for their endpoints, round after round.
+
+    A route that is missing from one round is kept, as an answer may be lost or late; one that is
+    missing from `discovery_misses` rounds in a row is dropped. A round that could not be asked
+    counts for nothing.
+    """
+
+    def __init__(self, ctx: Context, table: RouteTable) -> None:
+        self._ctx = ctx
+        self._settings: Settings = ctx.settings
+        self._table = table
+        self._known: dict[_Key, _Known] = {}
+        self._round: asyncio.Task[None] | None = None
+        self._credit_spent_at_s = 0.0
+        self._warned: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Ask for ever."""
+        while True:
+            try:
+                await self._join_round()
+            except Exception:
+                # Whatever some service has answered, the routes that are known stay served.
+                self._ctx.log.exception("A round of discovery failed.")
+            await asyncio.sleep(self._settings.discovery_every_s)
+
+    async def refresh(self) -> None:
+        """Ask now, for a path that nobody knows: one round for all who want one.
+
+        Whoever asks for paths at random gets one round a second out of the cluster, after a few at
+        once.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._round is None:
+            if self._credit_spent_at_s > now + _ON_DEMAND_BURST:
+                return
+            self._credit_spent_at_s = max(self._credit_spent_at_s, now) + 1.0
+        await self._join_round()
+
+    async def close(self) -> None:
+        """End a round that is under way."""
+        if self._round is not None:
+            self._round.cancel()
+            await asyncio.wait([self._round])
+
+    async def _join_round(self) -> None:
+        if self._round is None:
+            self._round = asyncio.create_task(self._ask())
+        # Shielded: the round belongs to all who wait for it, not to the caller who gives up.
+        await asyncio.shield(self._round)
+
+    async def _ask(self) -> None:
+        try:
+            replies = await self._ctx.request_many(
+                "$SRV.INFO", wait_s=self._settings.discovery_wait_s
+            )
+        except Unavailable as away:
+            self._ctx.log.warning("No round of discovery: NATS is away.", reason=away.reason)
+        else:
+            self._learn(replies)
+        finally:
+            self._round = None
+
+    def _learn(self, replies: list[Reply]) -> None:
+        seen: dict[_Key, Route] = {}
+        for service, endpoint in _endpoints(replies):
+            try:
+                route = parse_route(endpoint)
+            except BadRouteError as bad:
+                self._warn_once(f"{service}/{str(endpoint.get('name'))[:64]}", str(bad))
+                continue
+            if route is not None:
+                self._choose(seen, route)
+        for key, known in list(self._known.items()):
+            known.misses = 0 if key in seen else known.misses + 1
+            if known.misses >= self._settings.discovery_misses:
+                del self._known[key]
+                self._ctx.log.info("A route is gone.", method=key[0], path=known.route.path)
+        added = 0
+        for key, route in seen.items():
+            if key not in self._known:
+                added += 1
+                self._ctx.log.debug(
+                    "A route is served.",
+                    method=route.method,
+                    path=route.path,
+                    served_function=route.function,
+                )
+            self._known[key] = _Known(route)
+        if added:
+            self._ctx.log.info("Routes were found.", added=added, served=len(self._known))
+        self._table.replace(known.route for known in self._known.values())
+
+    def _choose(self, seen: dict[_Key, Route], route: Route) -> None:
+        """Of several that want one path, the one that has it keeps it; else the first by subject.
+
+        Two of one subject are two versions of one function, in the middle of a rolling update.
+        """
+        rival = seen.setdefault(route.key, route)
+        if rival == route:
+            return
+        held = self._known.get(route.key)
+        keep, drop = sorted((rival, route), key=lambda r: _rank(r, held.route if held else None))
+        seen[route.key] = keep
+        if keep.subject != drop.subject:
+            self._warn_once(
+                drop.function, f"{drop.method} {drop.path} is served by {keep.function} already"
+            )
+
+    def _warn_once(self, service: str, reason: str) -> None:
+        if (service, reason) in self._warned or len(self._warned) >= _MAX_WARNINGS:
+            return
+        self._warned.add((service, reason))
+        self._ctx.log.warning("An endpoint is not exposed.", endpoint=service, reason=reason)
+
+
+def _rank(route: Route, held: Route | None) -> tuple[bool, bool, str, str]:
+    is_other = held is None or route.subject != held.subject
+    return is_other, route != held, route.subject, repr(route)
+
+
+def _endpoints(replies: list[Reply]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for reply in replies:
+        try:
+            document = orjson.loads(reply.data)
+        except orjson.JSONDecodeError:
+            continue
+        if not isinstance(document, dict) or not isinstance(document.get("endpoints"), list):
+            continue
+        for endpoint in document["endpoints"]:
+            if isinstance(endpoint, dict):
+                yield str(document.get("name"))[:64], endpoint

@@ -1,0 +1,184 @@
+"""From a request to an endpoint, and from its answer back."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from urllib.parse import parse_qsl
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from functions.domain import strict_json
+from functions.http_gateway.bodies import read_body, require_json
+from functions.http_gateway.discovery import Discovery
+from functions.http_gateway.keys import require_admin
+from functions.http_gateway.paths import decode_segments
+from functions.http_gateway.problems import ProblemError, code_of, title
+from functions.http_gateway.routes import Match, Route, RouteTable
+from functions.http_gateway.settings import Settings
+from functions.http_gateway.storing import trace_headers
+from runtime import Context, RequestFailed, Unavailable
+
+_SHARE = 4
+_MAX_QUERY_FIELDS = 100
+_MAX_TEXT_LENGTH = 1024
+_ERRORS = range(400, 600)
+
+
+class Forwarder:
+    """Answers every path that is not the gateway's own by asking the endpoint that serves it."""
+
+    def __init__(self, ctx: Context, table: RouteTable, discovery: Discovery) -> None:
+        self._ctx = ctx
+        self._settings: Settings = ctx.settings
+        self._table = table
+        self._discovery = discovery
+        self._share = max(1, self._settings.max_concurrent // _SHARE)
+        self._waiting: Counter[str] = Counter()
+
+    async def __call__(self, request: Request) -> Response:
+        """Ask the endpoint that the path belongs to."""
+        segments = decode_segments(request.scope)
+        match = self._table.find(request.method, segments)
+        if match is None:
+            await self._discovery.refresh()
+            match = self._table.find(request.method, segments)
+        if match is None:
+            return self._without_route(request, segments)
+        route = match.route
+        if route.auth == "admin":
+            require_admin(request, self._settings.admin_key)
+        payload = await self._payload(request, match)
+        with self._place(route):
+            return await self._ask(route, payload, request)
+
+    def _without_route(self, request: Request, segments: tuple[str, ...]) -> Response:
+        methods = self._table.methods(segments)
+        if not methods:
+            raise ProblemError(404, "NOT_FOUND", "Nothing is served at this path.")
+        allow = ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allow})
+        raise ProblemError(
+            405,
+            "METHOD_NOT_ALLOWED",
+            f"This path can be asked with {allow}.",
+            headers={"Allow": allow},
+        )
+
+    async def _payload(self, request: Request, match: Match) -> bytes:
+        query = _read_query(request.scope["query_string"])
+        body = await read_body(
+            request,
+            limit_bytes=self._settings.max_body_bytes,
+            timeout_s=self._settings.read_timeout_s,
+        )
+        fields: Mapping[str, object] = {}
+        if body:
+            require_json(request)
+            fields = _read_object(body)
+        return orjson.dumps({**fields, **query, **match.parameters})
+
+    @contextlib.contextmanager
+    def _place(self, route: Route) -> Iterator[None]:
+        """A place among those who wait for this endpoint: a stuck one cannot take them all."""
+        if self._waiting[route.subject] >= self._share:
+            raise ProblemError(503, "OVERLOADED", "Too many requests wait for this endpoint.")
+        self._waiting[route.subject] += 1
+        try:
+            yield
+        finally:
+            self._waiting[route.subject] -= 1
+            if not self._waiting[route.subject]:
+                del self._waiting[route.subject]
+
+    async def _ask(self, route: Route, payload: bytes, request: Request) -> Response:
+        try:
+            reply = await self._ctx.request(
+                route.subject,
+                payload,
+                timeout_s=self._settings.request_timeout_s,
+                headers=trace_headers(request),
+            )
+        except RequestFailed as failed:
+            raise explain_failure(failed) from failed
+        except Unavailable as away:
+            raise explain_absence(away) from away
+        if not reply.data:
+            empty = HTTPStatus.NO_CONTENT if route.status == HTTPStatus.OK else route.status
+            return Response(status_code=empty)
+        known = route.response_schema is not None
+        media_type = "application/json" if known else "application/octet-stream"
+        return Response(reply.data, route.status, media_type=media_type)
+
+
+def explain_failure(failed: RequestFailed) -> ProblemError:
+    """An endpoint's error as its caller may see it.
+
+    A body in the runtime's own form is meant for callers. Without one, the description of a 5xx
+    may be an exception's text, which stays inside.
+    """
+    status = failed.code if failed.code in _ERRORS else 502
+    told = _read_details(failed.body)
+    code = told.get("code") or code_of(status)
+    detail = told.get("detail")
+    if not detail:
+        shown = status < HTTPStatus.INTERNAL_SERVER_ERROR and failed.description
+        detail = failed.description if shown else f"The endpoint answered: {title(status)}."
+    return ProblemError(
+        status,
+        code[:_MAX_TEXT_LENGTH],
+        detail[:_MAX_TEXT_LENGTH],
+        event_id=told.get("event_id", "")[:128] or None,
+    )
+
+
+def explain_absence(away: Unavailable) -> ProblemError:
+    """Why there was no answer, as a caller may see it."""
+    if away.reason == "timeout":
+        return ProblemError(504, "ENDPOINT_TIMEOUT", "The endpoint did not answer in time.")
+    return ProblemError(503, "ENDPOINT_UNAVAILABLE", "No one serves this endpoint at the moment.")
+
+
+def _read_query(query: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MAX_QUERY_FIELDS,
+        )
+    except UnicodeDecodeError:
+        raise ProblemError(400, "MALFORMED_QUERY", "The query is not UTF-8.") from None
+    except ValueError:
+        raise ProblemError(
+            400, "MALFORMED_QUERY", f"A query may have {_MAX_QUERY_FIELDS} fields."
+        ) from None
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ProblemError(400, "MALFORMED_QUERY", "The query names a parameter twice.")
+    return fields
+
+
+def _read_object(body: bytes) -> Mapping[str, object]:
+    try:
+        value = strict_json.loads(body)
+    except strict_json.BadJson as bad:
+        raise ProblemError(
+            400, "INVALID_JSON", f"The body is not acceptable JSON: {bad.reason}."
+        ) from None
+    if not isinstance(value, dict):
+        raise ProblemError(422, "INVALID_BODY", "The body must be a JSON object.")
+    return value
+
+
+def _read_details(body: bytes) -> dict[str, str]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(document, dict) or not isinstance(document.get("code"), str):
+        return {}
+    return {name: value for name, value in document.items() if isinstance(value, str)}

@@ -1,0 +1,211 @@
+"""The socket, and the HTTP server behind it: bounded in connections and in a client's slowness."""
+
+import asyncio
+import contextlib
+import errno
+import math
+import socket
+import sys
+import uuid
+from collections.abc import Iterator
+
+import h11
+import orjson
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from functions.http_gateway.problems import ProblemError, title
+from functions.http_gateway.settings import Settings
+from runtime import ConfigError, Problem
+
+MAX_HEAD_BYTES = 32_768
+_HEADERS_TOO_LARGE = 431
+_KEEP_ALIVE_S = 65
+_LINGER_S = 5.0
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        ConfigError: the port is taken, needs more rights, or the address is none of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as failure:
+        raise _unusable(host, port, failure) from failure
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Listening at once is what finds a port taken by a socket that is bound with REUSEADDR too.
+        listener.listen(2048)
+        listener.setblocking(False)
+    except OSError as failure:
+        listener.close()
+        raise _unusable(host, port, failure) from failure
+    return listener
+
+
+def _unusable(host: str, port: int, failure: OSError) -> ConfigError:
+    if isinstance(failure, socket.gaierror) or failure.errno == errno.EADDRNOTAVAIL:
+        wrong = f"{host} is no address of this machine"
+        remedy = "set the gateway's `host` to one, such as 127.0.0.1"
+    elif failure.errno == errno.EADDRINUSE:
+        wrong = f"port {port} on {host} is taken by another program"
+        remedy = "end that program, or set GATEWAY_PORT to a free port"
+    elif failure.errno in {errno.EACCES, errno.EPERM}:
+        wrong = f"port {port} on {host} needs rights that this user lacks"
+        remedy = "set GATEWAY_PORT to a port above 1023"
+    else:
+        wrong = (
+            f"port {port} on {host} cannot be opened ({errno.errorcode.get(failure.errno or 0)})"
+        )
+        remedy = "set GATEWAY_PORT to a port that can"
+    return ConfigError([Problem("GATEWAY_PORT", "", wrong, remedy)])
+
+
+class Server(uvicorn.Server):
+    """uvicorn, without its grip on the process: signals are the host's."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=type(
+                    "GatewayProtocol",
+                    (_BoundedProtocol,),
+                    {
+                        "max_connections": settings.max_connections,
+                        "head_timeout_s": settings.read_timeout_s,
+                    },
+                ),
+                ws="none",
+                lifespan="off",
+                loop="none",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=math.ceil(
+                    settings.read_timeout_s + settings.request_timeout_s
+                ),
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the process's signal handlers as they are."""
+        yield
+
+    def abandon(self) -> None:
+        """Cut every connection: for a host that cannot wait."""
+        for listening in getattr(self, "servers", ()):
+            listening.close()
+        for connection in list(self.server_state.connections):
+            if transport := getattr(connection, "transport", None):
+                transport.abort()
+
+
+class _BoundedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with a time limit on a request's head and a bound on connections.
+
+    uvicorn itself waits for ever for the first byte, for the rest of the headers, and for a client
+    that does not read its answer.
+    """
+
+    max_connections: int
+    head_timeout_s: float
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.write(_refusal(503, "OVERLOADED", "Too many connections are open."))
+            self.shutdown()
+            return
+        self._arm_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.transport.is_closing() or not self._is_waiting_for_more:
+            self._disarm_head_timer()
+        elif self._head_timer is None:
+            self._arm_head_timer()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP; called while the parser's exception is handled."""
+        failure = sys.exc_info()[1]
+        if self._is_answering:
+            # The body went on as nonsense: to its reader the client is gone.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if not self._is_answering or not self.cycle.response_started:
+            too_long = isinstance(failure, h11.RemoteProtocolError) and (
+                failure.error_status_hint == _HEADERS_TOO_LARGE
+            )
+            refusal = (
+                _refusal(431, "HEADERS_TOO_LARGE", f"Headers may have {MAX_HEAD_BYTES} bytes.")
+                if too_long
+                else _refusal(400, "MALFORMED_HTTP", "This is not HTTP/1.1.")
+            )
+            self.transport.write(refusal)
+        self.transport.close()
+        self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _is_waiting_for_more(self) -> bool:
+        """Half a head is here, or the rest of a refused body is to come; idle is neither."""
+        if self._is_answering:
+            return False
+        return self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
+
+    def _arm_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._on_slow_head)
+
+    def _disarm_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _on_slow_head(self) -> None:
+        self._head_timer = None
+        self.transport.abort()
+
+
+def _refusal(status: int, code: str, detail: str) -> bytes:
+    """A whole answer, for a connection on which no request could be read."""
+    problem = ProblemError(status, code, detail)
+    request_id = uuid.uuid4().hex
+    body = orjson.dumps(problem.document(instance="", request_id=request_id))
+    headers = {
+        "Content-Type": "application/problem+json",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        **problem.headers,
+    }
+    lines = [f"HTTP/1.1 {status} {title(status)}", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body

@@ -1,0 +1,213 @@
+"""The OpenAPI 3.1 document of what the gateway serves at this moment."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from functions.http_gateway.problems import title
+from functions.http_gateway.routes import Route
+
+_DEFS = "#/$defs/"
+_COMPONENTS = "#/components/schemas/"
+_NAME = re.compile(r"[^A-Za-z0-9._-]")
+_QUERY_METHODS = {"GET", "DELETE"}
+_TEXT = {"type": "string"}
+
+_PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457 problem details",
+    "required": ["type", "title", "status", "detail", "code", "event_id", "instance"],
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": {"type": "integer"},
+        "detail": _TEXT,
+        "code": {"type": "string", "description": "reason code, stable"},
+        "event_id": {"type": "string", "description": "find the failure in the logs by it"},
+        "instance": _TEXT,
+    },
+}
+_STORED = {
+    "type": "object",
+    "required": ["stream", "sequence", "duplicate"],
+    "properties": {
+        "stream": _TEXT,
+        "sequence": {"type": "integer"},
+        "duplicate": {"type": "boolean"},
+    },
+}
+_PROBLEM_ANSWER = {
+    "description": "Problem details",
+    "content": {"application/problem+json": {"schema": {"$ref": f"{_COMPONENTS}Problem"}}},
+}
+
+
+def draw_openapi(routes: Iterable[Route]) -> dict[str, Any]:
+    """The document: the doors for devices first, then every discovered route."""
+    components = _Components()
+    paths = _door_paths()
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, components)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "HTTP gateway",
+            "version": "1",
+            "description": "Device ingest, and every function that is exposed over HTTP.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components.schemas,
+            "securitySchemes": {"adminKey": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+class _Components:
+    """Schemas that several operations share, each under a name of its own."""
+
+    def __init__(self) -> None:
+        self.schemas: dict[str, Any] = {"Problem": _PROBLEM, "Stored": _STORED}
+
+    def hoist(self, schema: Mapping[str, Any], owner: str) -> dict[str, Any]:
+        """The schema, its `$defs` moved among the components and its references after them."""
+        definitions = schema.get("$defs")
+        if not isinstance(definitions, dict):
+            definitions = {}
+        names = {
+            name: self._name(name, definition, owner) for name, definition in definitions.items()
+        }
+        for name, definition in definitions.items():
+            self.schemas[names[name]] = _rename(definition, names)
+        rest = {key: value for key, value in schema.items() if key != "$defs"}
+        renamed: dict[str, Any] = _rename(rest, names)
+        return renamed
+
+    def _name(self, name: str, definition: object, owner: str) -> str:
+        plain = _NAME.sub("_", name)
+        for candidate in (plain, f"{plain}.{_NAME.sub('_', owner)}"):
+            taken = self.schemas.get(candidate)
+            if taken is None or taken == _rename(definition, {}):
+                return candidate
+        return f"{plain}.{_NAME.sub('_', owner)}.{len(self.schemas)}"
+
+
+def _rename(value: object, names: Mapping[str, str]) -> Any:  # noqa: ANN401 - as deep as the schema
+    if isinstance(value, list):
+        return [_rename(item, names) for item in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {key: _rename(item, names) for key, item in value.items()}
+    target = renamed.get("$ref")
+    if isinstance(target, str) and target.startswith(_DEFS):
+        name = target.removeprefix(_DEFS)
+        renamed["$ref"] = _COMPONENTS + names.get(name, _NAME.sub("_", name))
+    return renamed
+
+
+def _operation(route: Route, components: _Components) -> dict[str, Any]:
+    schema = components.hoist(route.request_schema or {}, f"{route.function}.request")
+    properties = schema.get("properties")
+    fields: dict[str, Any] = dict(properties) if isinstance(properties, dict) else {}
+    required = [name for name in _texts(schema.get("required")) if name not in route.parameters]
+    parameters = [
+        _parameter(name, "path", fields.pop(name, _TEXT), required=True)
+        for name in route.parameters
+    ]
+    operation: dict[str, Any] = {
+        "operationId": f"{route.function}.{route.method.lower()}",
+        "tags": [route.subject.partition(".")[0]],
+        "summary": route.function.replace("_", " "),
+        "responses": {
+            str(route.status): _answer(route, components),
+            "default": _PROBLEM_ANSWER,
+        },
+    }
+    if route.description:
+        operation["description"] = route.description
+    if route.auth == "admin":
+        operation["security"] = [{"adminKey": []}]
+    if route.method in _QUERY_METHODS:
+        parameters += [
+            _parameter(name, "query", field, required=name in required)
+            for name, field in fields.items()
+        ]
+    elif route.request_schema is not None:
+        body = _without_path(schema, fields, required)
+        operation["requestBody"] = {
+            "required": bool(required) or "properties" not in body,
+            "content": {"application/json": {"schema": body}},
+        }
+    if parameters:
+        operation["parameters"] = parameters
+    return operation
+
+
+def _without_path(
+    schema: dict[str, Any], fields: dict[str, Any], required: list[str]
+) -> dict[str, Any]:
+    if "properties" not in schema:
+        return schema
+    body = {**schema, "properties": fields, "required": required}
+    if not required:
+        del body["required"]
+    return body
+
+
+def _parameter(name: str, place: str, schema: object, *, required: bool) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": required, "schema": schema}
+
+
+def _answer(route: Route, components: _Components) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": title(route.status)}
+    if route.response_schema is not None:
+        schema = components.hoist(route.response_schema, f"{route.function}.response")
+        answer["content"] = {"application/json": {"schema": schema}}
+    return answer
+
+
+def _texts(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _door_paths() -> dict[str, Any]:
+    ids = [
+        _parameter(
+            "tenant_id", "path", {**_TEXT, "pattern": "^[A-Za-z0-9_-]{1,64}$"}, required=True
+        ),
+        _parameter(
+            "device_id", "path", {**_TEXT, "pattern": "^[A-Za-z0-9_.:-]{1,128}$"}, required=True
+        ),
+    ]
+    base = "/ingest/v1/tenant/{tenant_id}/device/{device_id}"
+    msg_type = _parameter(
+        "msg_type", "path", {**_TEXT, "pattern": "^[a-z0-9_]{1,32}$"}, required=True
+    )
+    return {
+        f"{base}/{{msg_type}}": {"post": _door("post_message", "Send a message", [*ids, msg_type])},
+        f"{base}/shadow/reported": {"post": _door("post_reported", "Report the state", ids)},
+        f"{base}/commands/ack": {"post": _door("post_ack", "Acknowledge a command", ids)},
+    }
+
+
+def _door(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    headers = [
+        _parameter("X-Provision-Token", "header", _TEXT, required=False),
+        _parameter("Idempotency-Key", "header", _TEXT, required=False),
+    ]
+    stored = {"schema": {"$ref": f"{_COMPONENTS}Stored"}}
+    return {
+        "operationId": name,
+        "tags": ["devices"],
+        "summary": summary,
+        "description": "Answered when it is stored. Ingest then checks it: see quarantine.",
+        "parameters": [*parameters, *headers],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        },
+        "responses": {
+            "202": {"description": "Stored", "content": {"application/json": stored}},
+            "default": _PROBLEM_ANSWER,
+        },
+    }

@@ -1,0 +1,51 @@
+"""The pages of the gateway itself: health, the OpenAPI document, and its reader."""
+
+from importlib.resources import files
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from functions.http_gateway.openapi import draw_openapi
+from functions.http_gateway.routes import RouteTable
+
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_ASSETS = {
+    "": ("docs.html", "text/html"),
+    "/docs.js": ("docs.js", "text/javascript"),
+    "/docs.css": ("docs.css", "text/css"),
+}
+
+
+class Pages:
+    """Answers what needs no NATS, from the route table and from files beside this module."""
+
+    def __init__(self, table: RouteTable) -> None:
+        self._table = table
+        self._drawn: tuple[int, bytes] = (-1, b"")
+        folder = files(__package__) / "page"
+        self._assets = {
+            path: (folder.joinpath(name).read_bytes(), media_type)
+            for path, (name, media_type) in _ASSETS.items()
+        }
+
+    async def healthz(self, request: Request) -> Response:
+        """The gateway answers; whether NATS does is for the host's `/readyz` to say."""
+        body = orjson.dumps({"status": "ok", "routes": len(self._table)})
+        return Response(body, media_type="application/json")
+
+    async def openapi(self, request: Request) -> Response:
+        """The OpenAPI document, drawn anew when the routes have changed."""
+        if self._drawn[0] != self._table.revision:
+            self._drawn = (self._table.revision, orjson.dumps(draw_openapi(self._table)))
+        return Response(self._drawn[1], media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        """One of the reader's files."""
+        body, media_type = self._assets[request.url.path.removeprefix("/docs")]
+        return Response(
+            body, headers={"Content-Security-Policy": _CONTENT_POLICY}, media_type=media_type
+        )

@@ -1,0 +1,23 @@
+"""A request's path, cut before it is decoded: an encoded slash belongs to its segment."""
+
+from urllib.parse import unquote
+
+from starlette.types import Scope
+
+from functions.http_gateway.problems import ProblemError
+
+
+def decode_segments(scope: Scope) -> tuple[str, ...]:
+    """The path's segments, percent-decoded.
+
+    Raises:
+        ProblemError: 400, what was encoded is not UTF-8 text or holds control characters.
+    """
+    raw = scope["raw_path"].decode("ascii", "replace").split("/")[1:]
+    try:
+        segments = tuple(unquote(segment, errors="strict") for segment in raw)
+    except UnicodeDecodeError:
+        raise ProblemError(400, "MALFORMED_PATH", "The path is not UTF-8.") from None
+    if not all(segment.isprintable() for segment in segments):
+        raise ProblemError(400, "MALFORMED_PATH", "The path holds control characters.")
+    return segments

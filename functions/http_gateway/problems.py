@@ -1,0 +1,73 @@
+"""Errors as a caller sees them: RFC 9457 problem details, without internals."""
+
+import http
+from collections.abc import Mapping
+
+import orjson
+from starlette.responses import Response
+
+RETRY_AFTER_S = 1
+
+
+class ProblemError(Exception):
+    """A request that ends with an error status.
+
+    Args:
+        status: HTTP status, 400 to 599.
+        code: reason code in upper snake case; part of the interface, so it must not change.
+        detail: one sentence for the caller's log; never an exception's text.
+        headers: sent with the answer.
+        event_id: what an endpoint named its failure; None lets the request's own id stand for it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        event_id: str | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.event_id = event_id
+        if status in {429, 503}:
+            self.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+        super().__init__(f"{status} {code}: {detail}")
+
+    def document(self, *, instance: str, request_id: str) -> dict[str, str | int]:
+        """The problem details; `instance` is the path that was asked for."""
+        return {
+            "type": "about:blank",
+            "title": title(self.status),
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "event_id": self.event_id or request_id,
+            "instance": instance,
+        }
+
+    def response(self, *, instance: str, request_id: str) -> Response:
+        """The answer to send."""
+        return Response(
+            orjson.dumps(self.document(instance=instance, request_id=request_id)),
+            self.status,
+            self.headers,
+            "application/problem+json",
+        )
+
+
+def title(status: int) -> str:
+    """HTTP's own phrase for a status, as RFC 9457 asks of the type `about:blank`."""
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def code_of(status: int) -> str:
+    """The reason code of a status that nobody gave a better one: NOT_FOUND for 404."""
+    return "".join(c if c.isalpha() else "_" for c in title(status).upper())

@@ -1,0 +1,214 @@
+"""What endpoints say of themselves, checked, and the table that a request is looked up in.
+
+Whoever may answer `$SRV.INFO` could write anything there, so nothing of it is taken on trust: not
+the subject (it must not reach NATS's own), not the path (it must not shadow the gateway's own).
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+RESERVED = ("ingest", "bridge", "docs", "openapi.json", "healthz")
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_\-.~]{1,128}")
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
+_SUBJECT = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
+_MAX_PATH_LENGTH = 255
+_MAX_SCHEMA_LENGTH = 262_144
+_MAX_SCHEMA_DEPTH = 64
+
+
+class BadRouteError(ValueError):
+    """An endpoint's metadata cannot be made a route; the text says why, for the operator's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint, exposed.
+
+    Attributes:
+        segments: the path's, where `{name}` is a parameter.
+        auth: `admin` needs the admin key.
+        status: of a successful answer.
+        request_schema: JSON Schema of the payload, None where none was given.
+        response_schema: JSON Schema of the reply, likewise.
+    """
+
+    method: str
+    segments: tuple[str, ...]
+    subject: str
+    function: str
+    description: str
+    auth: Literal["admin", "none"]
+    status: int
+    request_schema: Mapping[str, Any] | None
+    response_schema: Mapping[str, Any] | None
+
+    @property
+    def path(self) -> str:
+        """As the manifest has it."""
+        return "/" + "/".join(self.segments)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the path's parameters, in order."""
+        return tuple(segment[1:-1] for segment in self.segments if segment.startswith("{"))
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...]]:
+        """Equal for two routes that the same request would match."""
+        return self.method, tuple("{}" if s.startswith("{") else s for s in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A route and the path's parameters."""
+
+    route: Route
+    parameters: Mapping[str, str]
+
+
+def parse_route(endpoint: Mapping[str, Any]) -> Route | None:
+    """The route that an endpoint of an INFO answer asks for; None when it asks for none.
+
+    Raises:
+        BadRouteError: its metadata is not usable.
+    """
+    metadata = endpoint.get("metadata")
+    if not isinstance(metadata, Mapping) or "http.path" not in metadata:
+        return None
+    method = _text(metadata, "http.method")
+    if method not in METHODS:
+        raise BadRouteError(f"http.method is none of {', '.join(METHODS)}")
+    subject = endpoint.get("subject")
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+        raise BadRouteError("the subject is not one that the gateway may send to")
+    auth = _text(metadata, "http.auth", "admin")
+    if auth not in {"admin", "none"}:
+        raise BadRouteError("http.auth is neither admin nor none")
+    status = _text(metadata, "http.status", "200")
+    if not re.fullmatch(r"2\d\d", status, re.ASCII):
+        raise BadRouteError("http.status is not in 200 to 299")
+    return Route(
+        method=method,
+        segments=_parse_path(_text(metadata, "http.path")),
+        subject=subject,
+        function=_text(metadata, "function", "") or str(endpoint.get("name", ""))[:64],
+        description=_text(metadata, "description", "")[:1024],
+        auth="admin" if auth == "admin" else "none",
+        status=int(status),
+        request_schema=_schema(metadata, "schema.request"),
+        response_schema=_schema(metadata, "schema.response"),
+    )
+
+
+class RouteTable:
+    """Which route a request takes.
+
+    Attributes:
+        revision: grows with every change, so that what is drawn from the table can be kept.
+    """
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[str, tuple[str, ...]], Route] = {}
+        self._by_length: dict[int, list[Route]] = {}
+        self.revision = 0
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(sorted(self._routes.values(), key=lambda r: (r.path, METHODS.index(r.method))))
+
+    def replace(self, routes: Iterable[Route]) -> None:
+        """Make these, and no others, the table's routes."""
+        found = {route.key: route for route in routes}
+        if found == self._routes:
+            return
+        self._routes = found
+        self._by_length = {}
+        for route in found.values():
+            self._by_length.setdefault(len(route.segments), []).append(route)
+        for same_length in self._by_length.values():
+            # A literal segment goes before a parameter: /devices/count, /devices/{id}.
+            same_length.sort(key=lambda route: [s.startswith("{") for s in route.segments])
+        self.revision += 1
+
+    def find(self, method: str, segments: tuple[str, ...]) -> Match | None:
+        """The route for a path's decoded segments; HEAD takes the route of GET."""
+        wanted = "GET" if method == "HEAD" else method
+        for route in self._by_length.get(len(segments), ()):
+            if route.method == wanted and (parameters := _match(route, segments)) is not None:
+                return Match(route, parameters)
+        return None
+
+    def methods(self, segments: tuple[str, ...]) -> list[str]:
+        """What the path can be asked with, as `METHODS` orders it; empty: nothing is there."""
+        found = {
+            route.method
+            for route in self._by_length.get(len(segments), ())
+            if _match(route, segments) is not None
+        }
+        return [method for method in METHODS if method in found]
+
+
+def _match(route: Route, segments: tuple[str, ...]) -> dict[str, str] | None:
+    parameters: dict[str, str] = {}
+    for pattern, segment in zip(route.segments, segments, strict=True):
+        if pattern.startswith("{"):
+            if not segment:
+                return None
+            parameters[pattern[1:-1]] = segment
+        elif pattern != segment:
+            return None
+    return parameters
+
+
+def _parse_path(path: str) -> tuple[str, ...]:
+    if not path.startswith("/") or len(path) > _MAX_PATH_LENGTH:
+        raise BadRouteError(f"http.path must start with / and have at most {_MAX_PATH_LENGTH}")
+    segments = tuple(path[1:].split("/"))
+    for segment in segments:
+        if not _PARAMETER.fullmatch(segment) and not _SEGMENT.fullmatch(segment):
+            raise BadRouteError("a segment of http.path is neither plain text nor one {parameter}")
+        if segment in {".", ".."}:
+            raise BadRouteError("http.path holds a relative segment")
+    parameters = [segment for segment in segments if segment.startswith("{")]
+    if len(set(parameters)) != len(parameters):
+        raise BadRouteError("http.path names a parameter twice")
+    if segments[0] in RESERVED or segments[0].startswith("{"):
+        raise BadRouteError("http.path would shadow the gateway's own paths")
+    return segments
+
+
+def _text(metadata: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = metadata.get(key, default)
+    if not isinstance(value, str):
+        raise BadRouteError(f"{key} is missing or not a text")
+    return value
+
+
+def _schema(metadata: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    text = _text(metadata, key, "")
+    if not text:
+        return None
+    if len(text) > _MAX_SCHEMA_LENGTH:
+        raise BadRouteError(f"{key} is longer than {_MAX_SCHEMA_LENGTH}")
+    try:
+        schema = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise BadRouteError(f"{key} is not JSON") from None
+    if not isinstance(schema, dict) or _is_deeper(schema, _MAX_SCHEMA_DEPTH):
+        raise BadRouteError(f"{key} is not an object at most {_MAX_SCHEMA_DEPTH} levels deep")
+    return schema
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    children = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)

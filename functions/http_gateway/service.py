@@ -1,0 +1,53 @@
+"""The gateway's life, from an open port to the last answer."""
+
+import asyncio
+
+from functions.http_gateway.application import build_application
+from functions.http_gateway.discovery import Discovery
+from functions.http_gateway.keys import is_set
+from functions.http_gateway.listener import Server, open_listener
+from functions.http_gateway.routes import RouteTable
+from functions.http_gateway.settings import Settings
+from runtime import Context
+
+
+async def serve(ctx: Context) -> None:
+    """Serve HTTP until the host stops; then answer what is under way, and return.
+
+    Raises:
+        ConfigError: the port cannot be opened.
+    """
+    settings: Settings = ctx.settings
+    listener = open_listener(settings.host, settings.port)
+    table = RouteTable()
+    discovery = Discovery(ctx, table)
+    server = Server(build_application(ctx, table, discovery), settings)
+    _warn_of_missing_keys(ctx, settings)
+    host, port = listener.getsockname()[:2]
+    tasks = [
+        asyncio.create_task(discovery.run()),
+        asyncio.create_task(_stop_with(ctx.stopping, server)),
+    ]
+    try:
+        ctx.log.info("The gateway listens.", host=host, port=port)
+        await server.serve(sockets=[listener])
+    finally:
+        server.abandon()
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await discovery.close()
+    ctx.log.info("The gateway has answered its last request.", port=port)
+
+
+async def _stop_with(stopping: asyncio.Event, server: Server) -> None:
+    await stopping.wait()
+    server.should_exit = True
+
+
+def _warn_of_missing_keys(ctx: Context, settings: Settings) -> None:
+    if not is_set(settings.admin_key):
+        ctx.log.warning("No admin key: every route that needs it is refused.", setting="admin_key")
+    if not is_set(settings.bridge_key):
+        ctx.log.info("No bridge key: EMQX is answered 503.", setting="bridge_key")

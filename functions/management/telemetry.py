@@ -1,0 +1,89 @@
+"""What devices measured."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from pydantic import AwareDatetime, BaseModel, Field
+
+from functions.domain.named_sql import read_queries
+from functions.domain.paging import Page, as_integer, as_time, cut, read_cursor, write_cursor
+from functions.management.devices import device_not_found
+from functions.management.requests import DeviceRequest, ListRequest
+from runtime import Context, Event, Reject
+
+_QUERIES = read_queries(Path(__file__).with_name("telemetry.sql"))
+_DEFAULT_SPAN = timedelta(days=1)
+# A reply is one NATS message, of which a server takes 1 MB unless it is told otherwise.
+_PAGE_BYTES = 500_000
+_ROW_OVERHEAD_BYTES = 256
+
+
+class TelemetryQuery(ListRequest, DeviceRequest):
+    """From `from` on and before `to`; the last day when neither is given."""
+
+    from_: AwareDatetime | None = Field(default=None, alias="from")
+    to: AwareDatetime | None = None
+
+
+class TelemetryRow(BaseModel):
+    """One message's metrics. `time` and `seq` are the stream's, in which the message was stored."""
+
+    time: datetime
+    site_id: str
+    msg_type: str
+    seq: int
+    metrics: dict[str, Any]
+
+
+async def get_latest_telemetry(event: Event[DeviceRequest], ctx: Context) -> TelemetryRow:
+    """The newest row of a device."""
+    device = (event.data.tenant_id, event.data.device_id)
+    row = await ctx.postgres.fetchrow(_QUERIES["latest"], *device)
+    if row is None:
+        await _check_device(ctx, *device)
+        raise Reject("TELEMETRY_NOT_FOUND", "The device has sent no telemetry.", status=404)
+    return _row(row)
+
+
+async def query_telemetry(event: Event[TelemetryQuery], ctx: Context) -> Page[TelemetryRow]:
+    """A device's rows of a span of time, oldest first; a page may be shorter than its limit."""
+    query = event.data
+    end = query.to or datetime.now(UTC)
+    begin = query.from_ or end - _DEFAULT_SPAN
+    if begin > end:
+        raise Reject("RANGE_INVALID", "`from` must not be later than `to`.")
+    after_time, after_seq = read_cursor(query.cursor, as_time, as_integer)
+    device = (query.tenant_id, query.device_id)
+    rows = await ctx.postgres.fetch(
+        _QUERIES["range"], *device, begin, end, after_time, after_seq, query.limit + 1
+    )
+    if not rows:
+        await _check_device(ctx, *device)
+    fitting = _count_fitting(rows)
+    items = [_row(row) for row in rows[:fitting]]
+    if fitting < len(rows):
+        kept = items[: query.limit]
+        return Page(items=kept, next_cursor=write_cursor(kept[-1].time, kept[-1].seq))
+    return cut(items, query.limit, lambda row: (row.time, row.seq))
+
+
+def _count_fitting(rows: list[asyncpg.Record]) -> int:
+    """How many rows fit into a page, one at least."""
+    size_bytes = 0
+    for count, row in enumerate(rows):
+        size_bytes += len(row["metrics"].encode()) + _ROW_OVERHEAD_BYTES
+        if size_bytes > _PAGE_BYTES and count:
+            return count
+    return len(rows)
+
+
+async def _check_device(ctx: Context, tenant_id: str, device_id: str) -> None:
+    if not await ctx.postgres.fetchval(_QUERIES["is_registered"], tenant_id, device_id):
+        raise device_not_found()
+
+
+def _row(row: asyncpg.Record) -> TelemetryRow:
+    return TelemetryRow.model_validate({**row, "metrics": json.loads(row["metrics"])})
