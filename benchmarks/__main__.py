@@ -1,0 +1,55 @@
+"""`python -m benchmarks`: everything beside its peer, in one run, as one table."""
+
+import argparse
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import uvloop
+
+from benchmarks import doing_nothing, ingesting, starting
+from benchmarks.consumption import UNCOUNTED
+from benchmarks.place import Place, serving, temporary_directory
+from benchmarks.table import Comparison, print_results
+from runtime.observe.logs import configure_logs
+
+MESSAGES, ROUNDS = 100_000, 5
+QUICK_MESSAGES, QUICK_ROUNDS = 30_000, 1
+
+
+async def _compare(directory: Path, messages: int, rounds: int) -> list[Comparison]:
+    filled = messages + 2 * UNCOUNTED
+    async with serving(directory) as place:
+        print(_versions(place), flush=True)
+        print(f"a function that does nothing: {messages:,} messages counted each round", flush=True)
+        comparisons = await doing_nothing.measure(place, filled, rounds)
+        print(f"ingest: {messages:,} messages counted each round", flush=True)
+        comparisons.append(await ingesting.measure(place, filled, rounds))
+    return comparisons
+
+
+def _versions(place: Place) -> str:
+    nats_server = ".".join(str(part) for part in place.broker.server_version)
+    return (
+        f"{os.cpu_count()} processors, Python {platform.python_version()},"
+        f" nats-server {nats_server}, FastStream {version('faststream')}"
+    )
+
+
+def main() -> None:
+    """Measure and print. No time is a failure; a stall or a wrong count is."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round of each")
+    quick = parser.parse_args().quick
+    messages, rounds = (QUICK_MESSAGES, QUICK_ROUNDS) if quick else (MESSAGES, ROUNDS)
+    configure_logs("ERROR", "auto")
+    with temporary_directory() as directory:
+        comparisons = uvloop.run(_compare(directory, messages, rounds))
+        print("start", flush=True)
+        start = starting.measure(directory, rounds)
+    print_results(comparisons, start)
+
+
+if __name__ == "__main__":
+    main()

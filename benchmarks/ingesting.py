@@ -1,0 +1,124 @@
+"""The whole ingest pipeline, beside a loop that consumes, copies and acknowledges."""
+
+import hashlib
+from pathlib import Path
+
+import asyncpg
+import orjson
+
+from benchmarks.consumption import Pace, publish_all, watch
+from benchmarks.place import ROOT, Place, running
+from benchmarks.table import Comparison
+from runtime.broker.streams import ensure
+from runtime.manifest import Manifest, read
+from runtime.resource.postgres import migrate
+
+STREAM, DURABLE = "TELEMETRY", "ingest-workers"
+TENANT, TOKEN = "bench", "a-provision-token"
+MESSAGES_PER_DEVICE = 20
+"""As many as a device may send at once: all are stored within seconds."""
+MESSAGES_PER_EVENT = 100
+SENSORS = ("temperature", "humidity", "pressure", "battery")
+BAR = 0.5
+_ROUTES = 'streams: {ROUTES: {subjects: ["routes.>"], retention: workqueue}}\n'
+
+
+async def measure(place: Place, messages: int, rounds: int) -> Comparison:
+    """Pipeline and bare loop in turn, on the shipped manifest and the shipped schema.
+
+    Every message is valid and comes from a device whose sensors are known. One in a hundred is an
+    event, which a route takes.
+    """
+    await migrate(place.database_url, ["functions.domain.migrations"])
+    await ensure(place.broker, _manifest(place))
+    devices = [f"device-{number}" for number in range(messages // MESSAGES_PER_DEVICE)]
+    await _register(place, devices)
+    await publish_all(
+        place.broker,
+        [
+            (_subject(devices[number % len(devices)], number), _payload(number))
+            for number in range(messages)
+        ],
+    )
+    ours, theirs = [], []
+    for _ in range(rounds):
+        theirs.append(await _round(place, "bare loop", messages))
+        ours.append(await _round(place, "ingest", messages))
+    return Comparison("ingest, all of it", "bare loop", ours, theirs, BAR)
+
+
+async def _round(place: Place, side: str, messages: int) -> Pace:
+    await place.broker.api(f"CONSUMER.DELETE.{STREAM}.{DURABLE}")
+    await place.broker.api("STREAM.DELETE.ROUTES")
+    await ensure(place.broker, _manifest(place))
+    await _execute(place, "TRUNCATE telemetry")
+    if side == "ingest":
+        command = ["-m", "runtime", "serve", *(str(path) for path in _paths(place))]
+    else:
+        command = ["-m", "benchmarks.bare_loop", STREAM, DURABLE]
+    async with running(place, command) as process:
+        pace = await watch(place.broker, STREAM, DURABLE, messages, process)
+    rows = await _execute(place, "SELECT count(*) FROM telemetry")
+    if rows != messages:
+        raise RuntimeError(f"{side} made {rows} rows of {messages} messages")
+    print(f"  {side}: {pace.per_s:,.0f}/s", flush=True)
+    return pace
+
+
+def _paths(place: Place) -> list[Path]:
+    routes = place.directory / "routes.yaml"
+    routes.write_text(_ROUTES, encoding="utf-8")
+    return [ROOT / "manifests" / "telemetry.yaml", routes]
+
+
+def _manifest(place: Place) -> Manifest:
+    return read(_paths(place), place.environment)
+
+
+def _subject(device: str, number: int) -> str:
+    kind = "" if number % MESSAGES_PER_EVENT else ".event"
+    return f"telemetry.{TENANT}.{device}{kind}"
+
+
+def _payload(number: int) -> bytes:
+    metrics = {sensor: number % 1000 / 10 + place for place, sensor in enumerate(SENSORS)}
+    return orjson.dumps({"site_id": "s1", "provision_token": TOKEN, "metrics": metrics})
+
+
+async def _register(place: Place, devices: list[str]) -> None:
+    connection = await asyncpg.connect(place.database_url)
+    try:
+        await connection.execute("INSERT INTO tenants (tenant_id) VALUES ($1)", TENANT)
+        await connection.execute("INSERT INTO subscriptions (tenant_id) VALUES ($1)", TENANT)
+        await connection.execute(
+            "INSERT INTO device_registry (tenant_id, device_id, site_id, provision_token_hash)"
+            " SELECT $1, unnest($2::text[]), 's1', $3",
+            TENANT,
+            devices,
+            hashlib.sha256(TOKEN.encode()).digest(),
+        )
+        await connection.execute(
+            "INSERT INTO device_sensors (tenant_id, device_id, sensor, first_seen_at)"
+            " SELECT $1, device_id, sensor, now()"
+            " FROM unnest($2::text[]) device_id, unnest($3::text[]) sensor",
+            TENANT,
+            devices,
+            SENSORS,
+        )
+        await connection.execute(
+            "INSERT INTO message_routes"
+            " (tenant_id, name, topic_filter, destination_type, payload_filter)"
+            " VALUES ($1, 'events', $2, 'nowhere', 'metrics.temperature >= 0.0')",
+            TENANT,
+            f"tenant/{TENANT}/device/+/event",
+        )
+    finally:
+        await connection.close()
+
+
+async def _execute(place: Place, statement: str) -> object:
+    connection = await asyncpg.connect(place.database_url)
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()

@@ -1,0 +1,72 @@
+"""What was measured, as one table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.consumption import Pace
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two paces measured in turn, round by round, and how many times theirs ours has to be."""
+
+    what: str
+    peer: str
+    ours: Sequence[Pace]
+    theirs: Sequence[Pace]
+    bar: float
+
+    @property
+    def ratio(self) -> float:
+        """The median of the rounds' ratios: neighbours in time share what else the machine does."""
+        return median(
+            ours.per_s / theirs.per_s for ours, theirs in zip(self.ours, self.theirs, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Seconds from the start of the process to ready, and the bar."""
+
+    what: str
+    seconds: Sequence[float]
+    bar_s: float
+
+
+def print_results(comparisons: Sequence[Comparison], start: Start) -> None:
+    """Print everything, with the bar beside the ratio."""
+    console = Console(width=120)
+    table = Table(
+        title="Messages a second, µs of processor time for each, ratio: medians of the rounds"
+    )
+    table.add_column("what", no_wrap=True)
+    for name in ("ours", "µs", "beside", "peer", "µs", "ratio", "bar", ""):
+        table.add_column(name, justify="left" if name == "beside" else "right", no_wrap=True)
+    for one in comparisons:
+        table.add_row(
+            one.what,
+            *_of(one.ours),
+            one.peer,
+            *_of(one.theirs),
+            f"{one.ratio:.2f}x",
+            f"{one.bar:g}x",
+            "met" if one.ratio >= one.bar else "MISSED",
+        )
+    console.print(table)
+    seconds = median(start.seconds)
+    verdict = "met" if seconds < start.bar_s else "MISSED"
+    console.print(
+        f"{start.what}: {seconds:.2f} s, {seconds / start.bar_s:.0%} of the bar of"
+        f" {start.bar_s:g} s: {verdict}"
+    )
+
+
+def _of(paces: Sequence[Pace]) -> tuple[str, str]:
+    return (
+        f"{median(one.per_s for one in paces):,.0f}",
+        f"{median(one.cpu_us for one in paces):.1f}",
+    )

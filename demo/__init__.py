@@ -1,0 +1,1 @@
+"""A demonstration against a running host: `python -m demo`."""

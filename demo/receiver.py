@@ -1,0 +1,72 @@
+"""A webhook's other end: takes deliveries and checks their signatures."""
+
+import queue
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from types import TracebackType
+from typing import Any
+
+from standardwebhooks import Webhook, WebhookVerificationError
+
+
+class Receiver:
+    """Listens on a loopback port of its own while it is entered."""
+
+    def __init__(self, secret: str) -> None:
+        self._webhook = Webhook(secret)
+        self._deliveries: queue.Queue[tuple[str, Any]] = queue.Queue()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(receiver.take(dict(self.headers), body))
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Nothing: what came is shown at the end."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        """Where to deliver to."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/hook"
+
+    def __enter__(self) -> "Receiver":
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def take(self, headers: dict[str, str], body: bytes) -> int:
+        """Keep a delivery whose signature is right; the status to answer."""
+        try:
+            event = self._webhook.verify(body, headers)
+        except WebhookVerificationError:
+            return 401
+        names = {name.lower(): value for name, value in headers.items()}
+        self._deliveries.put((names["webhook-id"], event))
+        return 204
+
+    def collect(self, run: int, count: int, timeout_s: float) -> dict[str, Any]:
+        """Verified events of a run by webhook id, once there are `count` or the time is over."""
+        found: dict[str, Any] = {}
+        until = time.monotonic() + timeout_s
+        while len(found) < count and (left := until - time.monotonic()) > 0:
+            try:
+                webhook_id, event = self._deliveries.get(timeout=left)
+            except queue.Empty:
+                break
+            if event["data"]["payload"].get("metrics", {}).get("run") == run:
+                found[webhook_id] = event
+        return found
