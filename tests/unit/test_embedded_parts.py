@@ -1,0 +1,82 @@
+"""The embedded servers' decisions that need no server."""
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from runtime.embedded.data_lock import DataLock
+from runtime.embedded.identity import find_closed
+from runtime.embedded.nats_config import NatsPorts, password_environment, render
+from runtime.embedded.ports import WantedPort, check_free
+from runtime.embedded.postgres_cluster import PostgresCluster
+from runtime.embedded.secrets import keep_secret
+from runtime.errors import ConfigError
+
+_STRANGER = pwd.struct_passwd(("stranger", "x", 4_000_001, 4_000_001, "", "/", "/bin/sh"))
+
+
+def test_a_secret_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    first = keep_secret(tmp_path / "key")
+    assert keep_secret(tmp_path / "key") == first
+    assert len(first) == 43
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_an_empty_secret_is_refused_rather_than_used(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(ConfigError, match=r"key: it is empty; delete it"):
+        keep_secret(tmp_path / "key")
+
+
+def test_the_first_folder_that_a_user_cannot_pass_is_found(server_directory: Path) -> None:
+    open_folder, closed = server_directory / "open", server_directory / "open" / "closed"
+    (closed / "within").mkdir(parents=True)
+    open_folder.chmod(0o711)
+    closed.chmod(0o700)
+    assert find_closed(open_folder, _STRANGER) is None
+    assert find_closed(closed / "within", _STRANGER) == closed
+    owner = pwd.struct_passwd(("me", "x", os.geteuid(), os.getegid(), "", "/", "/bin/sh"))
+    assert find_closed(closed / "within", owner) is None
+
+
+def test_the_lock_goes_from_one_holder_to_the_next(tmp_path: Path) -> None:
+    first, second = DataLock(tmp_path), DataLock(tmp_path)
+    first.acquire()
+    with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
+        second.acquire()
+    first.release()
+    second.acquire()
+    second.release()
+
+
+def test_a_path_with_quotes_stays_one_string_of_the_configuration() -> None:
+    text = render(Path('/data/of "me" \\ you'), NatsPorts())
+    assert 'store_dir: "/data/of \\"me\\" \\\\ you"' in text
+
+
+def test_a_password_of_digits_stays_text() -> None:
+    assert password_environment("123") == {"MQTT_ADMIN_PASSWORD": '"123"'}
+
+
+def test_port_zero_is_free_for_any_number_of_listeners() -> None:
+    check_free([WantedPort(0, "one", "ONE"), WantedPort(0, "two", "TWO")])
+
+
+def test_the_address_of_the_database_keeps_every_character_of_its_parts(tmp_path: Path) -> None:
+    programs, socket = Path("/programs"), Path("/a folder/50%")
+    cluster = PostgresCluster(tmp_path, "p@ss/w?rd", programs, None, socket)
+    assert cluster.dsn() == (
+        "postgresql://runtime:p%40ss%2Fw%3Frd@/runtime?host=%2Fa%20folder%2F50%25"
+    )
+
+
+def test_a_fatal_line_is_told_from_what_stands_around_it() -> None:
+    written = (
+        "2026-01-01 LOG:  starting\n"
+        "2026-01-01 FATAL:  data directory has wrong ownership\n"
+        "2026-01-01 HINT:  The server must be started by the user that owns it.\n"
+    )
+    assert PostgresCluster.find_complaint(written).startswith("data directory has wrong ownership")

@@ -1,0 +1,27 @@
+"""The gateway's own manifest is one that the host can run."""
+
+from pathlib import Path
+
+from functions.http_gateway import Settings
+from runtime import manifest
+from runtime.loader import load
+
+_MANIFEST = Path(__file__).parents[2] / "manifests" / "gateway.yaml"
+
+
+def test_the_shipped_manifest_loads_and_fills_the_settings() -> None:
+    environment = {"ADMIN_KEY": "a", "GATEWAY_PORT": "9090", "EMQX_BRIDGE_KEY": "0123"}
+    spec = manifest.read([_MANIFEST], environment).functions["http_gateway"]
+    settings = load("http_gateway", spec).settings
+    assert isinstance(settings, Settings)
+    assert (settings.host, settings.port) == ("127.0.0.1", 9090)
+    assert settings.bridge_key is not None
+    assert settings.bridge_key.get_secret_value() == "0123"
+    assert "0123" not in repr(settings)
+
+
+def test_without_emqx_no_key_is_asked_for() -> None:
+    spec = manifest.read([_MANIFEST], {"ADMIN_KEY": "a"}).functions["http_gateway"]
+    settings = load("http_gateway", spec).settings
+    assert settings.port == 8080
+    assert not settings.bridge_key.get_secret_value()

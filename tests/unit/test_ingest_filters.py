@@ -1,0 +1,97 @@
+import pytest
+
+from functions.domain.payload_filters import PayloadFilter, validate_filter
+from functions.domain.topic_filters import topic_matches, validate_topic_filter
+
+VARIABLES = {
+    "payload": {"site_id": "s1"},
+    "metrics": {"temp": 22.5, "count": 3, "name": "x"},
+    "topic": "tenant/t/device/d/telemetry",
+    "tenant_id": "t",
+    "device_id": "d",
+    "msg_type": "telemetry",
+}
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "topic", "matches"),
+    [
+        ("a/b", "a/b", True),
+        ("a/b", "a/b/c", False),
+        ("a/b/c", "a/b", False),
+        ("a/+", "a/b", True),
+        ("a/+", "a", False),
+        ("a/+", "a/b/c", False),
+        ("+/+", "a/b", True),
+        ("#", "a/b/c", True),
+        ("a/#", "a/b/c", True),
+        ("a/#", "a", True),
+        ("a/#", "ab", False),
+        ("a/b/#", "a", False),
+        ("+/b/#", "a/b", True),
+        ("tenant/+/device/+/telemetry", "tenant/t/device/d/telemetry", True),
+        ("tenant/+/device/+/telemetry", "tenant/t/device/d/shadow/reported", False),
+        ("tenant/+/device/+/#", "tenant/t/device/d/shadow/reported", True),
+    ],
+)
+def test_a_topic_filter_takes_what_mqtt_says(topic_filter: str, topic: str, matches: bool) -> None:
+    validate_topic_filter(topic_filter)
+    assert topic_matches(topic_filter, topic) is matches
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a/#/b", "a#", "a/b#", "a/+b", "a+/b", "a b", "a\x00", "x" * 257]
+)
+def test_what_is_no_topic_filter_is_refused_when_it_is_saved(text: str) -> None:
+    with pytest.raises(ValueError, match=r"topic filter|#|\+"):
+        validate_topic_filter(text)
+
+
+@pytest.mark.parametrize(
+    ("expression", "accepts"),
+    [
+        ("metrics.temp > 20", True),
+        ("metrics.temp > 20.0 && msg_type == 'telemetry'", True),
+        ("metrics.temp > 30", False),
+        ("has(metrics.pressure) && metrics.pressure > 1", False),
+        ("payload.site_id in ['s1', 's2']", True),
+        ("topic.startsWith('tenant/t/') && device_id.matches('^d')", True),
+        ("['a', 'd'].exists(x, x == device_id)", True),
+    ],
+)
+def test_a_payload_filter_says_yes_or_no(expression: str, accepts: bool) -> None:
+    validate_filter(expression)
+    assert PayloadFilter(expression).accepts(VARIABLES) is accepts
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "",
+        "  ",
+        "1 +",
+        "metrics.temp >",
+        "foo > 1",
+        "password == 'x'",
+        "'text'",
+        "1",
+        "f(1)",
+        "metrics.temp > 1" + " " * 1024,
+        "(" * 400 + "true" + ")" * 400,
+        "[1].all(a, [1].all(b, [1].all(c, true)))",
+    ],
+)
+def test_an_unusable_payload_filter_is_refused_when_it_is_saved(expression: str) -> None:
+    with pytest.raises(ValueError, match="filter"):
+        validate_filter(expression)
+
+
+def test_a_missing_field_is_told_apart_from_a_filter_that_fails() -> None:
+    with pytest.raises(LookupError):
+        PayloadFilter("metrics.pressure > 1").accepts(VARIABLES)
+    with pytest.raises(ValueError, match="TypeError"):
+        PayloadFilter("metrics.name > 1").accepts(VARIABLES)
+    with pytest.raises(ValueError, match="ZeroDivisionError"):
+        PayloadFilter("metrics.count / 0 > 1").accepts(VARIABLES)
+    with pytest.raises(ValueError, match="neither"):
+        PayloadFilter("metrics.temp").accepts(VARIABLES)

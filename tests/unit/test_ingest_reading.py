@@ -1,0 +1,117 @@
+import json
+from typing import Any
+
+import pytest
+
+from functions.domain.envelope import Envelope
+from functions.domain.quarantine import Refusal
+from functions.domain.topics import Topic
+from functions.ingest.plan import read_telemetry
+from functions.ingest.unmapped import judge
+from runtime import Message
+
+PAYLOAD = {"site_id": "s1", "metrics": {"temp": 22}}
+REPORTED_TOPIC = "tenant/t/device/d/shadow/reported"
+ENVELOPE: dict[str, Any] = {
+    "topic": "tenant/t/device/d/telemetry",
+    "tenant_id": "t",
+    "device_id": "d",
+    "msg_type": "telemetry",
+    "username": "u",
+    "payload": PAYLOAD,
+    "ts": 1,
+}
+
+
+def read(subject: str, body: Any) -> Envelope | Refusal | None:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_telemetry(Message(subject, data))
+
+
+def test_both_forms_give_the_same_message() -> None:
+    raw = read("telemetry.t.d", PAYLOAD)
+    as_object = read("telemetry.t", ENVELOPE)
+    as_text = read("telemetry.t", {**ENVELOPE, "payload": json.dumps(PAYLOAD)})
+    for found in (raw, as_object, as_text):
+        assert isinstance(found, Envelope)
+        assert found.topic == Topic("t", "d", "telemetry")
+        assert found.payload == PAYLOAD
+        assert found.subject_tenant == "t"
+    assert isinstance(raw, Envelope)
+    assert raw.username == ""
+    assert isinstance(as_object, Envelope)
+    assert as_object.username == "u"
+
+
+def test_the_payloads_own_size_counts_and_not_its_envelopes() -> None:
+    text = " " * 5000 + json.dumps(PAYLOAD)
+    found = read("telemetry.t", {**ENVELOPE, "payload": text})
+    assert isinstance(found, Envelope)
+    assert found.payload_bytes == len(text)
+    found = read("telemetry.t", {**ENVELOPE, "more": "x" * 9000})
+    assert isinstance(found, Envelope)
+    assert found.payload_bytes == len(json.dumps(PAYLOAD, separators=(",", ":")))
+
+
+@pytest.mark.parametrize(
+    ("subject", "body", "reason"),
+    [
+        ("telemetry.t.*", PAYLOAD, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t.d.x.y", b"not json", "BAD_TOPIC_FORMAT"),
+        ("telemetry.t.d", b"not json", "INVALID_JSON"),
+        ("telemetry.t.d", b"\xff", "INVALID_JSON"),
+        ("telemetry.t.d", b"", "INVALID_JSON"),
+        ("telemetry.t.d", b'{"a":NaN}', "INVALID_JSON"),
+        ("telemetry.t.d", b'{"a":1,"a":1}', "INVALID_JSON"),
+        ("telemetry.t.d", b"[" * 50 + b"]" * 50, "INVALID_JSON"),
+        ("telemetry.t.d", b"x" * 1_000_000, "INVALID_JSON"),
+        ("telemetry.t.d", [], "INVALID_PAYLOAD"),
+        ("telemetry.t.d", 5, "INVALID_PAYLOAD"),
+        ("telemetry.t", b"not json", "INVALID_JSON"),
+        ("telemetry.t", [], "INVALID_PAYLOAD"),
+        ("telemetry.t", {}, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t", {**ENVELOPE, "topic": 5}, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t", {**ENVELOPE, "topic": "tenant/t/device/*/x"}, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t", {**ENVELOPE, "topic": REPORTED_TOPIC}, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t", {**ENVELOPE, "device_id": "e"}, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t", {**ENVELOPE, "payload": "not json"}, "INVALID_JSON"),
+        ("telemetry.t", {**ENVELOPE, "payload": '{"a":1,"a":2}'}, "INVALID_JSON"),
+        ("telemetry.t", {**ENVELOPE, "payload": "[]"}, "INVALID_PAYLOAD"),
+        ("telemetry.t", {**ENVELOPE, "payload": None}, "INVALID_PAYLOAD"),
+        ("telemetry.t", {**ENVELOPE, "version": "2"}, "unsupported_envelope_version:2"),
+        ("telemetry.t", {**ENVELOPE, "version": []}, "unsupported_envelope_version:[]"),
+        ("telemetry", {**ENVELOPE, "version": 1, "topic": ""}, "BAD_TOPIC_FORMAT"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_with_its_reason(
+    subject: str, body: Any, reason: str
+) -> None:
+    refusal = read(subject, body)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == reason
+    assert refusal.detail
+
+
+def test_what_the_platform_sends_to_a_device_is_no_telemetry_and_no_fault() -> None:
+    assert read("telemetry.t.d.commands", {"x": 1}) is None
+
+
+@pytest.mark.parametrize(
+    ("subject", "topic"),
+    [
+        ("tenant.t.device.d", "tenant/t/device/d"),
+        ("tenant.t.device.d//1.x.y.z", "tenant/t/device/d.1/x/y/z"),
+        ("tenant.t.device.d.Telemetry", "tenant/t/device/d/Telemetry"),
+        ("tenant.t.device.d.alarm", Topic("t", "d", "alarm")),
+    ],
+)
+def test_an_unmapped_topic_is_refused(subject: str, topic: Topic | str) -> None:
+    refusal = judge(Message(subject, b"{}"))
+    assert refusal is not None
+    assert refusal.reason == "BAD_TOPIC_FORMAT"
+    assert refusal.topic == topic
+
+
+@pytest.mark.parametrize("kind", ["commands", "shadow.desired", "shadow.delta"])
+def test_an_unmapped_downlink_is_done(kind: str) -> None:
+    assert judge(Message(f"tenant.t.device.d//1.{kind}", b"{}")) is None

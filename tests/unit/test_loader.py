@@ -1,0 +1,401 @@
+# ruff: noqa: E501 - a mistake and the exact text it gets read best in one line
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from pydantic import SecretStr
+
+from runtime.errors import ConfigError, PayloadError
+from runtime.loader import Function, load, load_all
+from runtime.manifest.model import FunctionSpec
+from tests.unit.manifests import read_text
+
+CONSUMER = "consumer: {stream: S}"
+ENDPOINT = "endpoint: {subject: e}"
+SCHEDULE = "schedule: {every: 1m}"
+SERVICE = "service: true"
+IMPORTS = """
+from runtime import Batch, Context, Event
+from pydantic import BaseModel, SecretStr, field_validator
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(
+            sys.modules[name].__file__
+        ):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def write(source: str, file: str = "sample.py") -> None:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(IMPORTS + dedent(source))
+    importlib.invalidate_caches()
+
+
+def load_text(binding: str, rest: str = "", handler: str = "sample:handle") -> Function:
+    manifest = read_text(
+        f"streams: {{S: {{subjects: [s]}}}}\nfunctions:\n  f:\n    handler: {handler}\n    {binding}\n{rest}"
+    )
+    return load_all(manifest)["f"]
+
+
+def problems_of(binding: str, rest: str = "", handler: str = "sample:handle") -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_text(binding, rest, handler)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_handler_of_one_event_is_decoded_by_its_annotation() -> None:
+    write("""
+        class Reading(BaseModel):
+            temp: float
+
+        async def handle(event: Event[Reading], ctx: Context) -> None: ...
+    """)
+
+    function = load_text(CONSUMER)
+
+    assert (function.name, function.shape, function.is_async) == ("f", "event", True)
+    assert function.handler is sys.modules["sample"].handle
+    assert function.decode is not None
+    assert function.decode(b'{"temp": 21.5}') == sys.modules["sample"].Reading(temp=21.5)
+    assert function.request_schema is not None
+    assert function.request_schema["required"] == ["temp"]
+    assert function.settings is None
+    assert (function.start, function.stop) == (None, None)
+
+
+def test_annotations_may_be_postponed_and_the_context_may_name_its_state() -> None:
+    Path("sample.py").write_text(
+        "from __future__ import annotations\n"
+        + IMPORTS
+        + "class State: ...\n"
+        + "async def handle(batch: Batch[dict[str, int]], ctx: Context[State]) -> None: ...\n"
+    )
+
+    function = load_text(CONSUMER)
+
+    assert function.shape == "batch"
+    assert function.decode is not None
+    assert function.decode(b'{"a": 1}') == {"a": 1}
+
+
+def test_bytes_are_handed_over_raw() -> None:
+    write("def handle(batch: Batch[bytes], ctx: Context) -> None: ...")
+
+    function = load_text(CONSUMER)
+
+    assert (function.decode, function.request_schema, function.is_async) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "payload", "expected"),
+    [
+        ("list[int]", b"[1, 2]", [1, 2]),
+        ("str", b'"text"', "text"),
+        ("int | None", b"null", None),
+        ("Pair", b'{"a": 1, "b": "x"}', {"a": 1, "b": "x"}),
+    ],
+)
+def test_any_type_that_json_can_hold_may_be_asked_for(
+    annotation: str, payload: bytes, expected: object
+) -> None:
+    write(f"""
+        from typing_extensions import TypedDict
+
+        class Pair(TypedDict):
+            a: int
+            b: str
+
+        async def handle(event: Event[{annotation}], ctx: Context) -> None: ...
+    """)
+
+    decode = load_text(CONSUMER).decode
+
+    assert decode is not None
+    assert decode(payload) == expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b'{"temp": "warm"}', "temp: Input should be a valid number, unable to parse string as a number"),
+        (b"{}", "temp: Field required"),
+        (b"", "Invalid JSON: EOF while parsing a value at line 1 column 0"),
+        (b"\xff", "Invalid JSON: expected value at line 1 column 1"),
+        (b"[" * 100_000, "Invalid JSON: recursion limit exceeded at line 1 column"),
+    ],
+)  # fmt: skip
+def test_a_payload_that_does_not_fit_is_refused_without_showing_it(
+    payload: bytes, reason: str
+) -> None:
+    write("""
+        class Reading(BaseModel):
+            temp: float
+
+        async def handle(event: Event[Reading], ctx: Context) -> None: ...
+    """)
+    decode = load_text(CONSUMER).decode
+    assert decode is not None
+
+    with pytest.raises(PayloadError) as caught:
+        decode(payload)
+
+    assert caught.value.reason.startswith(reason)
+    assert len(caught.value.reason) < len(reason) + 10
+
+
+def test_the_reason_stays_short_whatever_the_payload() -> None:
+    write("async def handle(event: Event[dict[str, int]], ctx: Context) -> None: ...")
+    decode = load_text(CONSUMER).decode
+    assert decode is not None
+
+    with pytest.raises(PayloadError) as caught:
+        decode(b"{" + b",".join(b'"%s%d": "x"' % (b"k" * 500, n) for n in range(50)) + b"}")
+
+    assert len(caught.value.reason) <= 500
+
+
+def test_an_endpoint_takes_no_payload_for_an_empty_object() -> None:
+    write("""
+        class Query(BaseModel):
+            limit: int = 10
+
+        async def handle(event: Event[Query], ctx: Context) -> list[str]: ...
+    """)
+
+    function = load_text(ENDPOINT)
+
+    assert function.decode is not None
+    assert function.decode(b"").limit == 10
+    assert function.response_schema == {"items": {"type": "string"}, "type": "array"}
+
+
+def test_a_result_becomes_the_bytes_of_a_reply() -> None:
+    write("""
+        class Shadow(BaseModel):
+            version: int
+            token: SecretStr
+
+        async def handle(event: Event[bytes], ctx: Context) -> Shadow: ...
+    """)
+    encode = load_text(ENDPOINT).encode
+
+    shadow = sys.modules["sample"].Shadow(version=3, token="secret")
+    assert encode(shadow) == b'{"version":3,"token":"**********"}'
+    assert encode({"a": float("nan")}) == b'{"a":null}'
+    assert encode([1, "ä"]) == '[1,"ä"]'.encode()
+    assert encode("text") == b'"text"'
+    assert encode(b"raw") == b"raw"
+    assert encode(None) == b""
+
+
+def test_services_and_schedules_get_the_context_alone() -> None:
+    write("""
+        async def handle(ctx: Context) -> None: ...
+        def tick(ctx: Context) -> None: ...
+        async def start(ctx: Context) -> int: ...
+        def stop(ctx: Context) -> None: ...
+    """)
+
+    service = load_text(SERVICE)
+    schedule = load_text(SCHEDULE, handler="sample:tick")
+
+    assert (service.shape, service.is_async) == ("service", True)
+    assert (schedule.shape, schedule.is_async) == ("schedule", False)
+    assert service.start is sys.modules["sample"].start
+    assert service.stop is sys.modules["sample"].stop
+
+
+def test_a_callable_object_is_a_handler_too() -> None:
+    write("""
+        class Handler:
+            async def __call__(self, event: Event[bytes], ctx: Context) -> None: ...
+
+        handle = Handler()
+    """)
+
+    assert load_text(CONSUMER).is_async
+
+
+def test_modules_keep_their_own_names() -> None:
+    write("async def handle(ctx: Context) -> None: ...", "one/main.py")
+    write("async def handle(ctx: Context) -> int: ...", "two/main.py")
+
+    one = load_text(SERVICE, handler="one.main:handle")
+    two = load_text(SERVICE, handler="two.main:handle")
+
+    assert one.handler is not two.handler
+    assert (one.handler.__module__, two.handler.__module__) == ("one.main", "two.main")
+
+
+def test_the_code_version_changes_with_any_file_of_a_package() -> None:
+    write("from package.inner import handle", "package/__init__.py")
+    write("async def handle(ctx: Context) -> None: ...", "package/inner.py")
+    first = load_text(SERVICE, handler="package:handle").code_version
+
+    write("async def handle(ctx: Context) -> None: pass", "package/inner.py")
+    second = load_text(SERVICE, handler="package:handle").code_version
+
+    assert len(first) == 12
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("binding", "source", "expected"),
+    [
+        (CONSUMER, "async def handel(event: Event[bytes], ctx: Context): ...", "module sample has no handle; did you mean handel?"),
+        (CONSUMER, "handle = 5", "the handler is of type int, not a function; a consumer needs def handler(event: Event[T], ctx: Context) or (batch: Batch[T], ctx: Context)"),
+        (CONSUMER, "class handle: ...", "the handler is a class, not a function; a consumer needs def handler(event: Event[T], ctx: Context) or (batch: Batch[T], ctx: Context)"),
+        (CONSUMER, "async def handle(event: Event[bytes]): ...", "the handler takes (event: runtime.message.Event[bytes]); a consumer needs def handler(event: Event[T], ctx: Context) or (batch: Batch[T], ctx: Context)"),
+        (CONSUMER, "async def handle(event: Event[bytes], ctx: Context, more): ...", "the handler takes (event: runtime.message.Event[bytes], ctx: runtime.context.Context, more); a consumer needs def handler(event: Event[T], ctx: Context) or (batch: Batch[T], ctx: Context)"),
+        (CONSUMER, "async def handle(event, ctx): ...", "parameter event has no annotation, which says how to decode the payload; annotate it Event[bytes] for raw bytes; a consumer needs def handler(event: Event[T], ctx: Context) or (batch: Batch[T], ctx: Context)"),
+        (CONSUMER, "async def handle(event: bytes, ctx): ...", "parameter event is annotated bytes; a consumer needs def handler(event: Event[T], ctx: Context) or (batch: Batch[T], ctx: Context)"),
+        (CONSUMER, "async def handle(event: Event, ctx): ...", "parameter event does not say what its Event holds; write Event[bytes] for raw bytes, or a model's name in the brackets"),
+        (CONSUMER, "async def handle(event: Event[bytes], ctx: dict): ...", "parameter ctx is annotated dict; annotate it Context or Context[State]"),
+        (CONSUMER, "async def handle(event: 'Event[Absent]', ctx: Context): ...", "the annotation Absent is unknown when the module runs; import it outside of `if TYPE_CHECKING:`"),
+        (CONSUMER, "async def handle(event: Event[BaseException], ctx: Context): ...", "<class 'BaseException'> cannot be decoded from JSON; use a pydantic model, a dataclass, a TypedDict, a plain type, or bytes for raw bytes"),
+        (CONSUMER, "async def handle(event: Event[bytes], ctx: Context):\n    yield", "the handler yields, so calling it runs nothing; return instead of yielding"),
+        (ENDPOINT, "async def handle(batch: Batch[bytes], ctx: Context): ...", "an endpoint answers one request at a time, not a Batch; an endpoint needs def handler(event: Event[T], ctx: Context)"),
+        (ENDPOINT, "async def handle(event: Event[bytes], ctx: Context) -> BaseException: ...", "the return type <class 'BaseException'> cannot be written as JSON; return a pydantic model, a dict, a list, a plain type, bytes or None"),
+        (SERVICE, "def handle(ctx: Context): ...", "a service must be async, to notice that it shall stop; write async def"),
+        (SCHEDULE, "async def handle(event: Event[bytes], ctx: Context): ...", "the handler takes (event: runtime.message.Event[bytes], ctx: runtime.context.Context); a schedule needs def handler(ctx: Context)"),
+        (SERVICE, "async def handle(ctx: Context): ...\nasync def start(): ...", "sample.start cannot be called with a context; write `async def start(ctx: Context)`, or rename it"),
+        (SERVICE, "async def handle(ctx: Context): ...\nSettings = 5", "sample.Settings is no pydantic model; let it inherit from pydantic.BaseModel"),
+        (SERVICE, "import json\njson.loads('{')", "importing sample failed at sample.py:5: JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); correct the module"),
+        (SERVICE, "def broken(:", "importing sample failed at sample.py:4: SyntaxError: invalid syntax (sample.py, line 4); correct the module"),
+        (SERVICE, "import absent_library", "importing sample failed at sample.py:4: ModuleNotFoundError: No module named 'absent_library'; correct the module"),
+        (SERVICE, "import sys\nsys.exit(3)", "importing sample failed at sample.py:5: SystemExit: 3; correct the module"),
+    ],
+)  # fmt: skip
+def test_a_handler_that_cannot_be_used_is_told_why(
+    binding: str, source: str, expected: str
+) -> None:
+    write(source)
+
+    assert problems_of(binding) == [f"m.yaml:4: functions.f.handler: {expected}"]
+
+
+def test_a_missing_module_is_named_with_its_neighbours() -> None:
+    write("", "package/__init__.py")
+    write("", "package/ingest.py")
+
+    assert problems_of(SERVICE, handler="package.ingets:handle") == [
+        "m.yaml:4: functions.f.handler: there is no module package.ingets; did you mean ingest?"
+    ]
+    assert problems_of(SERVICE, handler="elsewhere.module:handle") == [
+        "m.yaml:4: functions.f.handler: there is no module elsewhere; install it, or start in"
+        " the folder that holds it"
+    ]
+
+
+def test_settings_are_filled_and_secrets_opened_for_the_model() -> None:
+    write("""
+        class Settings(BaseModel):
+            url: str = "http://localhost"
+            token: SecretStr
+            ports: list[int] = []
+
+        async def handle(ctx: Context) -> None: ...
+    """)
+    Path("key").write_text("hidden")
+
+    function = load_text(
+        SERVICE, "    settings: {token: {from_file: key}, ports: ['${PORT:-1}', 2]}\n"
+    )
+
+    assert function.settings.url == "http://localhost"
+    assert function.settings.token == SecretStr("hidden")
+    assert function.settings.ports == [1, 2]
+
+
+def test_wrong_settings_are_reported_where_they_stand_and_never_shown() -> None:
+    write("""
+        class Inner(BaseModel):
+            size: int
+
+        class Settings(BaseModel):
+            url: str
+            token: str
+            inner: Inner
+            depth: int = 1
+
+            @field_validator("token")
+            @classmethod
+            def check(cls, token: str) -> str:
+                raise ValueError(f"{token} is no token")
+
+        async def handle(ctx: Context) -> None: ...
+    """)
+    Path("key").write_text("hidden")
+
+    assert problems_of(
+        SERVICE,
+        "    settings:\n"
+        "      token: {from_file: key}\n"
+        "      inner:\n"
+        "        size: private\n"
+        "      depht: 2\n",
+    ) == [
+        "m.yaml:10: functions.f.settings.depht: no such key; did you mean depth?",
+        "m.yaml:6: functions.f.settings.url: is missing; add `url:`",
+        "m.yaml:7: functions.f.settings.token: ********** is no token; see the reference",
+        "m.yaml:9: functions.f.settings.inner.size: the value is no whole number; write a whole number",
+    ]
+
+
+def test_settings_without_a_model_to_fill_are_refused() -> None:
+    write("async def handle(ctx: Context) -> None: ...")
+
+    assert problems_of(SERVICE, "    settings: {a: 1}\n") == [
+        "m.yaml:4: functions.f.handler: module sample has no Settings; add `class Settings(BaseModel)`"
+        " there, or remove `settings:`"
+    ]
+
+
+def test_a_batch_size_for_a_handler_of_single_events_is_refused() -> None:
+    write("async def handle(event: Event[bytes], ctx: Context) -> None: ...")
+
+    assert problems_of(CONSUMER, "    batch: {size: 5}\n") == [
+        "m.yaml:6: functions.f.batch: has no effect, as the handler takes one Event at a time; remove"
+        " it, or let the handler take a Batch"
+    ]
+
+
+def test_all_functions_are_tried_before_any_problem_is_raised() -> None:
+    write("async def handle(ctx: Context) -> None: ...")
+    manifest = read_text("""
+functions:
+  one: {handler: 'sample:absent', service: true}
+  two: {handler: 'sample:handle', service: true}
+  three: {handler: 'absent_package:handle', service: true}
+""")
+
+    with pytest.raises(ConfigError) as caught:
+        load_all(manifest)
+
+    assert [problem.field for problem in caught.value.problems] == [
+        "functions.one.handler",
+        "functions.three.handler",
+    ]
+
+
+def test_a_function_can_be_loaded_without_a_manifest_file() -> None:
+    write("async def handle(ctx: Context) -> None: ...")
+    spec = FunctionSpec(handler="sample:handle", service=True)
+
+    assert load("f", spec).shape == "service"
+    with pytest.raises(ConfigError, match=r"functions\.f\.handler: module sample has no x"):
+        load("f", spec.model_copy(update={"handler": "sample:x"}))

@@ -1,0 +1,57 @@
+"""The manifests of the management API, shadows and commands are ones that the host can run."""
+
+import pytest
+
+from runtime import manifest
+from runtime.loader import load
+from runtime.manifest import Manifest
+from tests.documentation import ROOT, in_code, read_table
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Manifest:
+    names = ("management", "shadow", "commands")
+    return manifest.read([ROOT / "manifests" / f"{name}.yaml" for name in names], {})
+
+
+def test_every_function_loads(shipped: Manifest) -> None:
+    for name, spec in shipped.functions.items():
+        assert load(name, spec).name == name
+
+
+def test_every_endpoint_asks_for_the_admin_key_and_says_what_it_takes_and_gives(
+    shipped: Manifest,
+) -> None:
+    endpoints = {name: spec for name, spec in shipped.functions.items() if spec.endpoint}
+    assert len(endpoints) == 33
+    for name, spec in endpoints.items():
+        assert spec.endpoint is not None
+        assert spec.endpoint.http is not None, name
+        assert spec.endpoint.http.auth == "admin", name
+        assert spec.endpoint.http.path.startswith("/api/v1/"), name
+        function = load(name, spec)
+        assert function.request_schema, name
+        assert function.response_schema, name
+
+
+def test_no_path_parameter_is_unknown_to_its_request(shipped: Manifest) -> None:
+    for name, spec in shipped.functions.items():
+        if spec.endpoint is None or spec.endpoint.http is None:
+            continue
+        schema = load(name, spec).request_schema or {}
+        parts = spec.endpoint.http.path.split("/")
+        parameters = {part[1:-1] for part in parts if part.startswith("{")}
+        assert parameters <= schema["properties"].keys(), name
+
+
+def test_the_documentation_lists_every_operation(shipped: Manifest) -> None:
+    declared = {
+        (f"{bound.http.method} {bound.http.path}", bound.subject, str(bound.http.status))
+        for spec in shipped.functions.values()
+        if (bound := spec.endpoint) and bound.http
+    }
+    documented = set()
+    for operation, subject, status, _ in read_table(ROOT / "docs/management-api.md", "Operations"):
+        method, path = in_code(operation)[0].split()
+        documented.add((f"{method} /api/v1{path}", in_code(subject)[0], status))
+    assert documented == declared

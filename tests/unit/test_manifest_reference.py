@@ -1,0 +1,89 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from pydantic import BaseModel
+
+from runtime.cli.schema import schema
+from runtime.manifest import read
+from runtime.manifest.model import (
+    BatchSpec,
+    ConsumerBinding,
+    EndpointBinding,
+    FunctionSpec,
+    HttpSpec,
+    Manifest,
+    RetrySpec,
+    ScheduleBinding,
+    StreamSpec,
+)
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "manifest.md"
+ENVIRONMENT = {"BANK_TOKEN": "token"}
+
+
+def example() -> str:
+    found = re.search(r"```yaml\n(.*?)```", REFERENCE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_reference_s_example_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(example())
+
+    manifest = read([tmp_path], ENVIRONMENT)
+
+    assert manifest.streams["ORDERS"].max_bytes == 512_000_000
+    assert manifest.functions["count_orders"].retry.max_attempts == 5
+
+
+def test_the_reference_s_example_uses_every_key() -> None:
+    models: list[type[BaseModel]] = [
+        BatchSpec,
+        ConsumerBinding,
+        EndpointBinding,
+        FunctionSpec,
+        HttpSpec,
+        Manifest,
+        RetrySpec,
+        ScheduleBinding,
+        StreamSpec,
+    ]
+    written = set(re.findall(r"([a-z_]+):", example()))
+
+    assert {key for model in models for key in model.model_fields} <= written
+
+
+def test_the_reference_explains_every_key() -> None:
+    explained = set(re.findall(r"`([a-z_]+)`", REFERENCE.read_text(encoding="utf-8")))
+    models: list[type[BaseModel]] = [
+        BatchSpec,
+        ConsumerBinding,
+        EndpointBinding,
+        FunctionSpec,
+        HttpSpec,
+        Manifest,
+        RetrySpec,
+        StreamSpec,
+    ]
+
+    missing = {key for model in models for key in model.model_fields} - explained
+
+    assert missing <= {"schedule"}
+
+
+def test_the_schema_knows_every_key_and_lets_numbers_come_from_the_environment() -> None:
+    result = CliRunner().invoke(schema)
+    drawn: dict[str, Any] = json.loads(result.output)
+
+    assert result.exit_code == 0
+    assert drawn["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert drawn["additionalProperties"] is False
+    function = drawn["$defs"]["FunctionSpec"]
+    assert function["properties"].keys() == FunctionSpec.model_fields.keys()
+    assert function["required"] == ["handler"]
+    assert {"type": "string", "pattern": r"\$\{[^}]+\}"} in function["properties"]["concurrency"][
+        "anyOf"
+    ]

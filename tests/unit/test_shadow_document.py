@@ -1,0 +1,174 @@
+"""The shadow document against a plain recursive merge, over generated updates."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from functions.shadow.document import (
+    MAX_REMEMBERED,
+    InvalidDocument,
+    Section,
+    check_patch,
+    delta,
+    flatten,
+    pick,
+    same,
+)
+
+KEYS = st.sampled_from(["a", "b", "c"])
+LEAVES = st.one_of(st.integers(0, 3), st.booleans(), st.lists(st.integers(0, 2), max_size=2))
+PATCHES = st.recursive(
+    st.one_of(LEAVES, st.none()),
+    lambda inner: st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+UPDATES = st.lists(
+    st.one_of(st.none(), st.dictionaries(KEYS, PATCHES, max_size=3)), min_size=1, max_size=6
+)
+STATES = st.dictionaries(
+    KEYS,
+    st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, min_size=1), max_leaves=6),
+    max_size=3,
+)
+
+
+def plain_merge(state: dict[str, Any], patch: object) -> dict[str, Any]:
+    """What the merge means, one leaf after another and in order; the code under test must agree."""
+    for path, value in flatten(patch):
+        state = _put(state, path, value)
+    return state
+
+
+def _put(state: dict[str, Any], path: tuple[str, ...], value: object) -> dict[str, Any]:
+    if not path:
+        return {}
+    key, rest = path[0], path[1:]
+    below = state.get(key)
+    if not rest:
+        replaced = {} if value is None else {key: value}
+    elif isinstance(below, dict) or value is not None:
+        nested = _put(below if isinstance(below, dict) else {}, rest, value)
+        replaced = {key: nested} if nested else {}
+    else:
+        return state
+    return {other: kept for other, kept in state.items() if other != key} | replaced
+
+
+def merged(updates: list[Any], order: list[int]) -> Section:
+    section = Section()
+    for place in order:
+        section.merge(updates[place], stamp=place + 1)
+    return section
+
+
+@given(UPDATES)
+def test_updates_in_order_merge_like_a_plain_recursive_merge(updates: list[Any]) -> None:
+    expected: dict[str, Any] = {}
+    for patch in updates:
+        expected = plain_merge(expected, patch)
+    assert same(merged(updates, list(range(len(updates)))).state(), expected)
+
+
+@given(UPDATES, st.data())
+def test_any_order_of_the_same_updates_gives_the_same_document(
+    updates: list[Any], data: st.DataObject
+) -> None:
+    order = data.draw(st.permutations(range(len(updates))))
+    in_order = merged(updates, list(range(len(updates))))
+    shuffled = merged(updates, list(order))
+    assert same(shuffled.state(), in_order.state())
+    assert shuffled.metadata() == in_order.metadata()
+
+
+@given(UPDATES, st.data())
+def test_an_update_that_comes_again_changes_nothing(
+    updates: list[Any], data: st.DataObject
+) -> None:
+    order = list(range(len(updates)))
+    repeated = order + data.draw(st.lists(st.sampled_from(order), max_size=6))
+    assert same(merged(updates, repeated).state(), merged(updates, order).state())
+
+
+@given(STATES, STATES)
+def test_a_delta_holds_just_what_brings_the_device_to_the_desired_state(
+    desired: dict[str, Any], reported: dict[str, Any]
+) -> None:
+    section = Section()
+    section.merge(reported, 1)
+    section.merge(delta(desired, reported), 2)
+    assert delta(desired, section.state()) == {}
+
+
+@given(STATES)
+def test_there_is_no_delta_between_a_state_and_itself(state: dict[str, Any]) -> None:
+    assert delta(state, state) == {}
+
+
+@pytest.mark.parametrize(
+    ("desired", "reported", "expected"),
+    [
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, {"a": {"c": 2}}),
+        ({"a": 1}, {"a": 1, "b": 2}, {}),
+        ({"a": [1, 2]}, {"a": [1, 3]}, {"a": [1, 2]}),
+        ({"a": True}, {"a": 1}, {"a": True}),
+        ({"a": 1}, {"a": 1.0}, {}),
+        ({"a": {"b": 1}}, {"a": 5}, {"a": {"b": 1}}),
+        ({"a": 5}, {"a": {"b": 1}}, {"a": 5}),
+    ],
+)
+def test_a_delta_names_full_paths_and_leaves_out_what_only_the_device_reports(
+    desired: dict[str, Any], reported: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert same(delta(desired, reported), expected)
+
+
+def test_metadata_has_the_second_at_which_each_leaf_was_written() -> None:
+    section = Section()
+    section.merge({"a": {"b": 1, "c": 2}}, 5_000_000_000)
+    section.merge({"a": {"c": 3}}, 7_900_000_000)
+    assert section.metadata() == {"a": {"b": {"timestamp": 5}, "c": {"timestamp": 7}}}
+    assert pick(section.metadata(), {"a": {"c": 3}}) == {"a": {"c": {"timestamp": 7}}}
+
+
+def test_a_late_message_fills_what_no_newer_one_has_written_and_nothing_else() -> None:
+    section = Section()
+    section.merge({"temp": 22, "mode": None}, 20)
+    section.merge({"temp": 21, "mode": "eco", "fan": 1}, 10)
+    assert section.state() == {"temp": 22, "fan": 1}
+
+
+def test_the_memory_of_deleted_keys_stays_bounded() -> None:
+    section = Section()
+    for stamp in range(1, MAX_REMEMBERED + 200):
+        section.merge({f"key{stamp}": stamp, f"key{stamp - 1}": None}, stamp)
+    assert len(section.written) <= MAX_REMEMBERED + 1
+    assert len(section.beneath) <= 2 * MAX_REMEMBERED
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        [1],
+        "text",
+        3,
+        {"a": [1, None]},
+        {"a": [{"b": None}]},
+        {"": 1},
+        {"k" * 129: 1},
+        {"a\x00b": 1},
+        {"a": "b\x00"},
+        {"a": ["\x00"]},
+        {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": 1}}}}}}}}},
+    ],
+)
+def test_what_no_section_can_hold_is_refused(patch: object) -> None:
+    with pytest.raises(InvalidDocument):
+        check_patch(patch)
+
+
+@given(STATES)
+def test_an_ordinary_state_is_allowed(state: dict[str, Any]) -> None:
+    check_patch(state)
+    check_patch(None)
