@@ -1,0 +1,113 @@
+"""Calling functions directly, on a real database; what they send without storing is kept."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import asyncpg
+import structlog
+from pydantic import BaseModel
+
+from runtime import Context, Event, Message, PubAck, Publication, Reject, Reply, Unavailable
+from runtime.context import Scope
+from runtime.loader.payload import encode
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+STORED_AT_NS = 1_790_000_000_000_000_000
+
+
+@dataclass
+class Outbox:
+    """A broker's port for functions that send without storing."""
+
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
+    is_away: bool = False
+
+    async def publish_core(
+        self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        assert headers is None
+        if self.is_away:
+            raise Unavailable("NATS", "the test says so")
+        self.sent.append((subject, data))
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        msg_id: str | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PubAck:
+        raise NotImplementedError
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[PubAck]:
+        raise NotImplementedError
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        raise NotImplementedError
+
+    async def request_many(self, subject: str, data: bytes, *, wait_s: float) -> list[Reply]:
+        raise NotImplementedError
+
+    async def in_progress(self, message: Message) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Caller:
+    """Calls handlers on one database."""
+
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    outbox: Outbox = field(default_factory=Outbox)
+
+    def context(self, message: Message | None = None) -> Context:
+        resources = {"postgres": self.pool}
+        scope = Scope("test", None, self.outbox, resources, structlog.get_logger())
+        return Context(scope, message)
+
+    async def ask(
+        self, handler: Callable[[Event[M], Context], Awaitable[T]], /, **fields: Any
+    ) -> T:
+        """Call an endpoint with a payload of its model; the reply can be encoded."""
+        request: type[M] = get_args(get_type_hints(handler)["event"])[0]
+        message = Message("management.test", b"")
+        reply = await handler(Event(message, request.model_validate(fields)), self.context(message))
+        assert encode(reply)
+        return reply
+
+    async def refuse(
+        self, handler: Callable[[Event[M], Context], Awaitable[Any]], /, **fields: Any
+    ) -> tuple[str, int]:
+        """Code and status of the refusal that an endpoint answers with."""
+        try:
+            await self.ask(handler, **fields)
+        except Reject as refusal:
+            return refusal.code, refusal.status
+        raise AssertionError("the endpoint did not refuse")
+
+    async def deliver(
+        self, handler: Callable[[Event[bytes], Context], Awaitable[None]], message: Message
+    ) -> None:
+        """Hand a stored message to a consumer's function."""
+        await handler(Event(message, message.data), self.context(message))
+
+
+def stored(subject: str, data: bytes, sequence: int, *, stream: str) -> Message:
+    """A stored message; each sequence is one second after the one before."""
+    return Message(
+        subject,
+        data,
+        stream=stream,
+        sequence=sequence,
+        stored_at_ns=STORED_AT_NS + sequence * 1_000_000_000,
+    )

@@ -1,0 +1,60 @@
+"""The command line as a user runs it, in a process of its own, against a test's server."""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RUNTIME = Path(sys.executable).parent / "runtime"
+
+_DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    code: int
+    data: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        return self.data.decode("utf-8")
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The words of each line."""
+        return [line.split() for line in self.out.splitlines()]
+
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        """Each line as JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+async def runtime(
+    url: str, *arguments: object, stdin: str = "", folder: Path = ROOT, **environment: str
+) -> Done:
+    """What `runtime ARGUMENTS` did, with this server in its environment."""
+    process = await asyncio.create_subprocess_exec(
+        RUNTIME,
+        *map(str, arguments),
+        cwd=folder,
+        env={"PATH": os.defpath, "HOME": "/nonexistent", "NATS_URL": url, **environment},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_DEADLINE_S):
+            out, err = await process.communicate(stdin.encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return Done(process.returncode or 0, out, err.decode("utf-8"))

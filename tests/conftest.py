@@ -1,0 +1,134 @@
+"""Fixtures for every folder: real servers, started once and clean for each test."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from runtime.broker.connection import Broker
+from runtime.resource.postgres import migrate
+from tests.cluster import NatsCluster
+from tests.servers import NatsServer, PostgresServer, remove, run_apart
+
+_ROOT = Path(__file__).parent.parent
+_MIGRATIONS = ["functions.domain.migrations"]
+_databases = itertools.count(1)
+
+
+@pytest.fixture
+def server_directory() -> Iterator[Path]:
+    """A folder for a server that one test starts, its path short enough for a socket."""
+    directory = Path(tempfile.mkdtemp(prefix="runtime-test-"))
+    directory.chmod(0o711)
+    yield directory
+    remove(directory)
+
+
+@pytest.fixture(scope="module")
+def nats_server() -> Iterator[NatsServer]:
+    """A nats-server for one module, configured as the embedded one, on ports of its own."""
+    directory = Path(tempfile.mkdtemp(prefix="runtime-test-nats-"))
+    server = NatsServer(directory)
+    yield server
+    server.stop()
+    remove(directory)
+
+
+@pytest.fixture
+async def broker(nats_server: NatsServer) -> AsyncIterator[Broker]:
+    """A connected `Broker`."""
+    connected = await Broker.connect(nats_server.url, name="test")
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+async def nats_cluster(server_directory: Path) -> AsyncIterator[NatsCluster]:
+    """Three nats-servers in one JetStream cluster, for one test: it may kill them."""
+    cluster = NatsCluster(server_directory)
+    try:
+        await cluster.wait_until_whole()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole run."""
+    directory = Path(tempfile.mkdtemp(prefix="runtime-test-postgres-"))
+    directory.chmod(0o711)
+    server = PostgresServer(directory / "postgres")
+    yield server
+    server.stop()
+    remove(directory)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: PostgresServer) -> str:
+    """The name of a database with all migrations applied, for `postgres_dsn` to clone."""
+
+    async def make() -> None:
+        await _administer(postgres_server, "CREATE DATABASE migrated")
+        await migrate(postgres_server.dsn("migrated"), _MIGRATIONS)
+
+    run_apart(make)
+    return "migrated"
+
+
+@pytest.fixture
+async def postgres_dsn(
+    postgres_server: PostgresServer, template_database: str
+) -> AsyncIterator[str]:
+    """The address of a database of the test's own, with all migrations applied."""
+    name = f"test_{next(_databases)}"
+    await _administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    yield postgres_server.dsn(name)
+    await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def empty_postgres_dsn(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """The address of an empty database of the test's own."""
+    name = f"test_{next(_databases)}"
+    await _administer(postgres_server, f"CREATE DATABASE {name}")
+    yield postgres_server.dsn(name)
+    await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def nats_cli() -> Callable[..., str]:
+    """Runs the official command line: `nats_cli(server.url, "stream", "ls")` is what it printed."""
+    built = _ROOT / ".tools" / "nats"
+    program = str(built) if built.is_file() else shutil.which("nats")
+    if program is None:
+        pytest.fail("the nats command line is missing: `make .tools/nats` builds it, with Go")
+
+    def run(url: str, *arguments: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            [program, "--server", url, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={"PATH": os.defpath, "HOME": tempfile.gettempdir(), "NO_COLOR": "1"},
+        )
+        assert done.returncode == 0, f"nats {' '.join(arguments)}: {done.stderr}{done.stdout}"
+        return done.stdout + done.stderr
+
+    return run
+
+
+async def _administer(server: PostgresServer, statement: str) -> None:
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

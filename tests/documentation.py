@@ -1,0 +1,211 @@
+"""Documents as tests see them: their code blocks, written out and served as a reader would."""
+
+import asyncio
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.broker.connection import Broker
+from runtime.message import Message
+
+ROOT = Path(__file__).parent.parent
+RUNTIME = Path(sys.executable).parent / "runtime"
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"# (\S+\.(?:py|yaml))\n")
+_DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block. `name` is the file that its first line names, or empty."""
+
+    language: str
+    text: str
+    name: str
+
+
+def read_blocks(page: Path) -> list[Block]:
+    """All fenced blocks of a page, in order."""
+    blocks = []
+    for language, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        named = _FILE.match(text)
+        blocks.append(Block(language, text, named[1] if named else ""))
+    return blocks
+
+
+def write_files(page: Path, folder: Path) -> list[str]:
+    """Write out every block that names a file; their names."""
+    names = []
+    for block in read_blocks(page):
+        if block.name:
+            assert block.name not in names, f"{page.name} has {block.name} twice"
+            names.append(block.name)
+            path = folder / block.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+    return names
+
+
+def read_table(page: Path, heading: str) -> list[list[str]]:
+    """The rows, without the header, of the first table below a heading."""
+    text = page.read_text(encoding="utf-8")
+    _, found, below = text.partition(f"# {heading}\n")
+    assert found, f"{page.name} has no heading {heading!r}"
+    table = re.search(r"^\|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", below, re.MULTILINE)
+    assert table is not None, f"no table below {heading!r}"
+    return [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in table[1].splitlines()
+    ]
+
+
+def in_code(text: str) -> list[str]:
+    """What stands between backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Served:
+    """A `runtime serve` and the lines of its log."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._seen: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, event: str, **fields: object) -> dict[str, Any]:
+        """The first log line with this sentence and these fields, past or to come."""
+        until = time.monotonic() + _DEADLINE_S
+        for line in self._seen:
+            if _is(line, event, fields):
+                return line
+        while (left := until - time.monotonic()) > 0:
+            try:
+                new = self._lines.get(timeout=left)
+            except queue.Empty:
+                break
+            if new is None:
+                break
+            self._seen.append(new)
+            if _is(new, event, fields):
+                return new
+        raise AssertionError(f"{event!r} with {fields} is not in the log:\n{self._show()}")
+
+    def count(self, event: str, **fields: object) -> int:
+        """How many such lines there are until now."""
+        while not self._lines.empty():
+            if (line := self._lines.get()) is not None:
+                self._seen.append(line)
+        return sum(_is(line, event, fields) for line in self._seen)
+
+    def stop(self) -> int:
+        """Drain it as Ctrl-C does; its exit code."""
+        self.interrupt()
+        return self.wait()
+
+    def interrupt(self) -> None:
+        """Send the signal of Ctrl-C, if it still runs."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        code = self._process.wait(_DEADLINE_S)
+        self._reader.join()
+        return code
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for text in self._process.stderr:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = {"event": text.rstrip()}
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _show(self) -> str:
+        return "\n".join(json.dumps(line) for line in self._seen)
+
+
+@contextmanager
+def serving(
+    folder: Path, *manifests: str, environment: Mapping[str, str], ready: bool = True
+) -> Iterator[Served]:
+    """`runtime serve MANIFESTS` in a folder, ready unless told otherwise; stopped at the end."""
+    process = subprocess.Popen(
+        [RUNTIME, "serve", *manifests],
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "RUNTIME_ADMIN_PORT": "0",
+            **environment,
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    served = Served(process)
+    try:
+        if ready:
+            served.wait_for("Ready")
+        yield served
+    finally:
+        try:
+            served.stop()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            served.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+class Inbox:
+    """Messages as they are published."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self.put = self._messages.put_nowait
+
+    async def get(self) -> Message:
+        """The next one."""
+        async with asyncio.timeout(_DEADLINE_S):
+            return await self._messages.get()
+
+
+@asynccontextmanager
+async def listening(broker: Broker, subject: str) -> AsyncIterator[Inbox]:
+    """An inbox for whatever is published on a subject from now on."""
+    inbox = Inbox()
+    subscription = await broker.subscribe(subject, inbox.put)
+    try:
+        yield inbox
+    finally:
+        await subscription.unsubscribe()
+
+
+def _is(line: Mapping[str, Any], event: str, fields: Mapping[str, object]) -> bool:
+    return line.get("event") == event and fields.items() <= line.items()

@@ -1,0 +1,108 @@
+"""The ingest function on a database of its own, called as the host calls it."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import structlog
+
+from functions.ingest import IngestState, Settings, ingest, start, stop
+from runtime import Batch, Context, Event, Message
+from runtime.broker.connection import Broker
+from runtime.context import Scope
+from runtime.resource.postgres import open_pool
+
+STORED_AT_NS = 1_700_000_000_123_456_789
+TOKEN = "tok"
+GOOD: dict[str, Any] = {"site_id": "s1", "provision_token": TOKEN, "metrics": {"temp": 22}}
+
+
+def raw(sequence: int, body: Any = None, subject: str = "telemetry.test.dev1") -> Message:
+    """A delivery of a raw payload; a second apart from its neighbours, so no rate is exceeded."""
+    data = body if isinstance(body, bytes) else json.dumps(GOOD if body is None else body).encode()
+    return Message(
+        subject,
+        data,
+        {"Nats-Msg-Id": f"id-{sequence}"},
+        stream="TELEMETRY",
+        sequence=sequence,
+        stored_at_ns=STORED_AT_NS + sequence * 1_000_000_000,
+    )
+
+
+@dataclass
+class Ingest:
+    """A started ingest function."""
+
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    scope: Scope
+
+    @property
+    def state(self) -> IngestState:
+        state: IngestState = self.scope.state
+        return state
+
+    async def run(self, *messages: Message) -> None:
+        """One call of the function."""
+        await ingest(Batch([Event(message, message.data) for message in messages]), self.context)
+
+    @property
+    def context(self) -> Context[IngestState]:
+        return Context(self.scope)
+
+    async def rows(self) -> list[Any]:
+        """All telemetry, in the stream's order."""
+        return await self.pool.fetch("SELECT *, metrics::text AS text FROM telemetry ORDER BY seq")
+
+    async def quarantined(self) -> dict[int, Any]:
+        """All of the quarantine, by sequence."""
+        rows = await self.pool.fetch("SELECT * FROM quarantine_events")
+        assert len(rows) == len({row["sequence"] for row in rows})
+        return {row["sequence"]: row for row in rows}
+
+    async def counts(self) -> tuple[int, int]:
+        """How many rows, how many in quarantine."""
+        return len(await self.rows()), len(await self.quarantined())
+
+    async def restart(self) -> None:
+        """What another host, or this one after a crash, begins with."""
+        await stop(self.context)
+        self.scope.state = await start(self.context)
+
+
+async def register(
+    pool: "asyncpg.Pool[asyncpg.Record]", *, tenant: str = "test", device: str = "dev1"
+) -> None:
+    """A tenant with a subscription and one device at site s1, whose token is `tok`."""
+    await pool.execute("INSERT INTO tenants (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING", tenant)
+    await pool.execute(
+        "INSERT INTO subscriptions (tenant_id) SELECT $1::text"
+        " WHERE NOT EXISTS (SELECT 1 FROM subscriptions WHERE tenant_id = $1::text)",
+        tenant,
+    )
+    await pool.execute(
+        "INSERT INTO device_registry (tenant_id, device_id, site_id, provision_token_hash)"
+        " VALUES ($1, $2, 's1', $3)",
+        tenant,
+        device,
+        hashlib.sha256(TOKEN.encode()).digest(),
+    )
+
+
+@asynccontextmanager
+async def started(dsn: str, broker: Broker, **settings: Any) -> AsyncIterator[Ingest]:
+    """The function between its `start` and `stop`."""
+    pool = await open_pool(dsn, max_size=5)
+    log = structlog.stdlib.get_logger()
+    scope = Scope("ingest", Settings(**settings), broker, {"postgres": pool}, log)
+    running = Ingest(pool, scope)
+    scope.state = await start(running.context)
+    try:
+        yield running
+    finally:
+        await stop(running.context)
+        await pool.close()

@@ -1,0 +1,159 @@
+"""EMQX's HTTP sink: whatever may go better next time is a 503, and everything else is stored."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from functions.domain.envelope import read_envelope
+from runtime import Message
+from runtime.broker.connection import Broker
+from tests.gateway import (
+    BRIDGE,
+    JSON,
+    Gateway,
+    count_stored,
+    make_streams,
+    read_stored,
+    run_gateway,
+)
+
+PATH = "/bridge/v1/mqtt"
+
+
+@pytest.fixture
+async def gateway(broker: Broker) -> AsyncIterator[Gateway]:
+    async with make_streams(broker), run_gateway(broker) as running:
+        yield running
+
+
+def publish(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": "0005F8F84FFFAFB9F44200000D810002",
+        "clientid": "c1",
+        "username": "t1/d1",
+        "topic": "tenant/t1/device/d1/telemetry",
+        "qos": 1,
+        "payload": '{"metrics": {"temp": 22}}',
+        "publish_received_at": 1645003578536,
+        **fields,
+    }
+
+
+async def test_a_message_is_stored_as_ingest_reads_it(gateway: Gateway, broker: Broker) -> None:
+    answer = await gateway.client.post(PATH, json=publish(), headers=BRIDGE)
+    assert (answer.status_code, answer.content) == (204, b"")
+    stored = await read_stored(broker, "TELEMETRY")
+    envelope = read_envelope(Message(stored.subject, stored.data))
+    assert (envelope.username, envelope.payload) == ("t1/d1", {"metrics": {"temp": 22}})
+
+
+async def test_a_repetition_by_emqx_is_stored_once(gateway: Gateway, broker: Broker) -> None:
+    for _ in range(3):
+        answer = await gateway.client.post(PATH, json=publish(), headers=BRIDGE)
+        assert answer.status_code == 204
+    assert await count_stored(broker) == {"TELEMETRY": 1}
+
+
+async def test_nothing_that_a_device_publishes_is_turned_away(
+    gateway: Gateway, broker: Broker
+) -> None:
+    odd: list[dict[str, Any]] = [
+        {"topic": "tenant/t1/device/d1/shadow/reported"},
+        {"topic": "tenant/t1/device/d1/commands/ack"},
+        {"topic": "tenant/*/device/>/telemetry"},
+        {"topic": ""},
+        {"topic": "tenant/t1/device/d1/\n\r"},
+        {"payload": "no JSON"},
+        {"payload": ""},
+        {"payload": None},
+        {"payload": {"decoded": "by the rule"}},
+        {"payload_base64": base64.b64encode(b"\xff\x00").decode()},
+        {"payload": "x" * 2_000_000},
+        {"username": None, "qos": "?", "id": None, "publish_received_at": None},
+    ]
+    for number, fields in enumerate(odd):
+        message = publish(**{"id": f"M{number}", **fields})
+        answer = await gateway.client.post(PATH, json=message, headers=BRIDGE)
+        assert answer.status_code == 204, fields
+    assert sum((await count_stored(broker)).values()) == len(odd)
+    assert set(await count_stored(broker)) == {"TELEMETRY", "SHADOW", "COMMANDS", "UNMAPPED"}
+
+
+async def test_bytes_that_are_no_text_are_stored_exactly(gateway: Gateway, broker: Broker) -> None:
+    raw = bytes(range(256))
+    message = publish(payload_base64=base64.b64encode(raw).decode())
+    await gateway.client.post(PATH, json=message, headers=BRIDGE)
+    stored = await read_stored(broker, "TELEMETRY")
+    assert (stored.subject, stored.data) == ("telemetry.t1.d1.telemetry", raw)
+
+
+async def test_a_message_of_emqx_needs_no_content_type(gateway: Gateway) -> None:
+    answer = await gateway.client.post(PATH, content=json.dumps(publish()), headers=BRIDGE)
+    assert answer.status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"X-Internal-Auth": ""}, 401),
+        ({"X-Internal-Auth": "wrong"}, 403),
+        ({"X-Internal-Auth": "the bridge's key"}, 204),
+        ({"X-Internal-Auth": "the bridge's ke"}, 403),
+        ({"Authorization": "Bearer the bridge's key"}, 401),
+    ],
+)
+async def test_only_the_key_opens_the_door(
+    gateway: Gateway, headers: dict[str, str], status: int
+) -> None:
+    answer = await gateway.client.post(PATH, json=publish(), headers={**JSON, **headers})
+    assert answer.status_code == status
+
+
+async def test_a_key_of_strange_bytes_is_only_wrong(gateway: Gateway) -> None:
+    answer = await gateway.client.post(
+        PATH, json=publish(), headers=[(b"X-Internal-Auth", b"\xff\xfe")]
+    )
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("key", [None, ""])
+async def test_without_a_key_of_its_own_the_door_keeps_emqx_waiting(
+    broker: Broker, key: str | None
+) -> None:
+    async with make_streams(broker), run_gateway(broker, bridge_key=key) as gateway:
+        for headers in ({}, {"X-Internal-Auth": ""}, BRIDGE):
+            answer = await gateway.client.post(PATH, json=publish(), headers=headers)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert await count_stored(broker) == {}
+        assert "No bridge key" in gateway.lines.text
+
+
+@pytest.mark.parametrize("body", [b"", b"garbage", b"[]", b'{"topic": 1}', b"\xff"])
+async def test_garbage_is_refused(gateway: Gateway, broker: Broker, body: bytes) -> None:
+    answer = await gateway.client.post(PATH, content=body, headers=BRIDGE)
+    assert (answer.status_code, answer.json()["code"]) == (400, "NOT_FROM_EMQX")
+    assert await count_stored(broker) == {}
+
+
+async def test_what_jetstream_did_not_confirm_is_a_503(gateway: Gateway, broker: Broker) -> None:
+    closed = {"name": "TELEMETRY", "subjects": ["elsewhere.>"], "storage": "memory"}
+    await broker.api("STREAM.UPDATE.TELEMETRY", closed)
+    answer = await gateway.client.post(PATH, json=publish(), headers=BRIDGE)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    opened = {**closed, "subjects": ["telemetry.>"]}
+    await broker.api("STREAM.UPDATE.TELEMETRY", opened)
+    assert (await gateway.client.post(PATH, json=publish(), headers=BRIDGE)).status_code == 204
+    assert await count_stored(broker) == {"TELEMETRY": 1}
+
+
+async def test_a_message_that_comes_too_slowly_is_a_503(broker: Broker) -> None:
+    async with make_streams(broker), run_gateway(broker, read_timeout_s=0.2) as gateway:
+        head = (
+            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-Internal-Auth: {BRIDGE['X-Internal-Auth']}\r\n"
+        )
+        answer = await gateway.ask_raw(f"{head}Content-Length: 10\r\n\r\n{{".encode())
+        assert answer.startswith(b"HTTP/1.1 503")

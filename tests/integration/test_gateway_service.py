@@ -1,0 +1,286 @@
+"""The gateway's life: its port, its limits, its pages, its end."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from functions.http_gateway.listener import MAX_HEAD_BYTES
+from runtime import ConfigError
+from runtime.broker.connection import Broker
+from runtime.broker.micro import Answer
+from runtime.message import Message
+from tests.gateway import Gateway, echo, run_endpoint, run_gateway
+from tests.servers import NatsServer
+
+
+@pytest.fixture
+async def gateway(broker: Broker) -> AsyncIterator[Gateway]:
+    async with run_gateway(broker) as running:
+        yield running
+
+
+async def test_a_taken_port_is_an_error_that_names_it(broker: Broker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"GATEWAY_PORT: port {port} .* is taken"):
+            async with run_gateway(broker, port=port):
+                pass
+
+
+async def test_a_second_gateway_on_one_port_is_refused(gateway: Gateway, broker: Broker) -> None:
+    with pytest.raises(ConfigError, match="GATEWAY_PORT"):
+        async with run_gateway(broker, port=gateway.port):
+            pass
+    assert (await gateway.client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+async def test_an_address_of_another_machine_is_an_error_that_names_it(
+    broker: Broker, host: str
+) -> None:
+    with pytest.raises(ConfigError, match=host):
+        async with run_gateway(broker, host=host):
+            pass
+
+
+async def test_the_processs_signal_handlers_are_left_alone(broker: Broker) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    async with run_gateway(broker) as gateway:
+        assert (await gateway.client.get("/healthz")).status_code == 200
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+async def test_stopping_answers_what_is_under_way_and_takes_nothing_new(
+    gateway: Gateway, broker: Broker
+) -> None:
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def wait(message: Message) -> Answer:
+        asked.set()
+        await release.wait()
+        return Answer(b'"done"')
+
+    async with run_endpoint(broker, wait):
+        under_way = asyncio.create_task(gateway.client.post("/probe", json={}))
+        await asyncio.wait_for(asked.wait(), 10)
+        gateway.stopping.set()
+        await _until_closed(gateway.port)
+        assert not gateway.served.done()
+        release.set()
+        answer = await under_way
+        assert (answer.status_code, answer.content) == (200, b'"done"')
+        await asyncio.wait_for(gateway.served, 10)
+
+
+async def test_an_idle_connection_does_not_hold_up_the_end(gateway: Gateway) -> None:
+    await gateway.client.get("/healthz")
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    gateway.stopping.set()
+    await asyncio.wait_for(gateway.served, 5)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_cancelled_gateway_leaves_nothing_behind(broker: Broker) -> None:
+    async with run_gateway(broker) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        gateway.served.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gateway.served
+        with pytest.raises(ConnectionError):
+            await asyncio.open_connection("127.0.0.1", gateway.port)
+        assert await _read_end(reader) == b""
+        writer.close()
+
+
+async def test_the_pages_of_the_gateway_itself(gateway: Gateway, broker: Broker) -> None:
+    health = await gateway.client.get("/healthz")
+    assert health.json()["status"] == "ok"
+    docs = await gateway.client.get("/docs")
+    assert docs.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in docs.headers["content-security-policy"]
+    assert "://" not in docs.text
+    for asset in ("/docs/docs.js", "/docs/docs.css"):
+        assert asset.removeprefix("/") in docs.text
+        assert (await gateway.client.get(asset)).status_code == 200
+    assert (await gateway.client.post("/docs")).status_code == 405
+    assert (await gateway.client.get("/docs/../settings.py")).status_code == 404
+    assert (await gateway.client.get("/docs/settings.py")).status_code == 404
+
+
+async def test_the_openapi_document_follows_the_routes(gateway: Gateway, broker: Broker) -> None:
+    assert "/probe" not in (await gateway.client.get("/openapi.json")).json()["paths"]
+    schema = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}})
+    async with run_endpoint(broker, echo, schema__request=schema, http__status="201"):
+        await gateway.lines.wait("A route is served.", path="/probe")
+        drawn = (await gateway.client.get("/openapi.json")).json()
+        assert drawn["openapi"] == "3.1.0"
+        assert "201" in drawn["paths"]["/probe"]["post"]["responses"]
+
+
+async def test_head_and_options_of_the_pages(gateway: Gateway) -> None:
+    head = await gateway.client.head("/healthz")
+    assert (head.status_code, head.content) == (200, b"")
+    options = await gateway.client.options("/openapi.json")
+    assert options.status_code == 204
+    assert "GET" in options.headers["allow"]
+
+
+async def test_a_crowd_is_told_to_come_back_and_health_still_answers(broker: Broker) -> None:
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def wait(message: Message) -> Answer:
+        asked.set()
+        await release.wait()
+        return Answer(b"1")
+
+    async with run_gateway(broker, max_concurrent=1) as gateway, run_endpoint(broker, wait):
+        first = asyncio.create_task(gateway.client.post("/probe", json={}))
+        await asyncio.wait_for(asked.wait(), 10)
+        refused = await gateway.client.get("/openapi.json")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["code"] == "OVERLOADED"
+        assert (await gateway.client.get("/healthz")).status_code == 200
+        release.set()
+        assert (await first).status_code == 200
+        assert (await gateway.client.get("/openapi.json")).status_code == 200
+
+
+async def test_too_many_connections_are_told_to_come_back(broker: Broker) -> None:
+    async with run_gateway(broker, max_connections=2) as gateway:
+        held = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
+        for _, writer in held:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        for reader, _ in held:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        refused = await gateway.ask_raw(b"")
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After: 1" in refused
+        for _, writer in held:
+            writer.close()
+
+
+async def test_headers_that_do_not_come_end_the_connection(broker: Broker) -> None:
+    async with run_gateway(broker, read_timeout_s=0.2) as gateway:
+        for begun in (b"", b"G", b"GET / HTTP/1.1\r\nX-Slow: "):
+            assert await gateway.ask_raw(begun) == b""
+
+
+async def test_a_body_that_does_not_come_is_a_408(broker: Broker) -> None:
+    async with run_gateway(broker, read_timeout_s=0.2) as gateway:
+        path = "/ingest/v1/tenant/t1/device/d1/telemetry"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        answer = await gateway.ask_raw(f"{head}Content-Length: 10\r\n\r\n{{".encode())
+        assert answer.startswith(b"HTTP/1.1 408")
+
+
+async def test_an_idle_connection_outlives_the_time_for_headers(broker: Broker) -> None:
+    async with run_gateway(broker, read_timeout_s=0.2) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        for _ in range(3):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            await reader.readexactly(int(_header(head, b"content-length")))
+            # Another connection's whole life, longer than the limit, is how the time passes.
+            assert await gateway.ask_raw(b"G") == b""
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+        (b"GET\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"414"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1), b"431"),
+    ],
+)
+async def test_what_is_no_sound_http_is_refused_with_problem_details(
+    gateway: Gateway, request_bytes: bytes, status: bytes
+) -> None:
+    answer = await gateway.ask_raw(request_bytes)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == status
+    assert json.loads(body)["status"] == int(status)
+    assert (await gateway.client.get("/healthz")).status_code == 200
+
+
+async def test_a_body_that_turns_into_nonsense_harms_nobody(gateway: Gateway) -> None:
+    path = "/ingest/v1/tenant/t1/device/d1/telemetry"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    answer = await gateway.ask_raw(f"{head}Transfer-Encoding: chunked\r\n\r\nnonsense\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert (await gateway.client.get("/healthz")).status_code == 200
+    assert "unexpectedly" not in gateway.lines.text
+
+
+async def test_a_client_that_leaves_in_the_middle_harms_nobody(gateway: Gateway) -> None:
+    path = "/ingest/v1/tenant/t1/device/d1/telemetry"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    assert (await gateway.client.get("/healthz")).status_code == 200
+    assert "unexpectedly" not in gateway.lines.text
+
+
+async def test_while_nats_is_away_senders_are_told_and_afterwards_all_goes_on(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    config = {"name": "TELEMETRY", "subjects": ["telemetry.>"]}
+    await broker.api("STREAM.CREATE.TELEMETRY", config)
+    path = "/ingest/v1/tenant/t1/device/d1/telemetry"
+    async with run_gateway(broker, discovery_every_s=0.05) as gateway, run_endpoint(broker, echo):
+        await gateway.lines.wait("A route is served.", path="/probe")
+        nats_server.kill()
+        lost = await gateway.client.post(path, json={}, headers={"Idempotency-Key": "k"})
+        assert (lost.status_code, lost.headers["retry-after"]) == (503, "1")
+        assert (await gateway.client.get("/healthz")).status_code == 200
+        rebuilt = asyncio.Event()
+        broker.on_reconnect(rebuilt.set)
+        nats_server.start()
+        await asyncio.wait_for(rebuilt.wait(), 20)
+        again = await gateway.client.post(path, json={}, headers={"Idempotency-Key": "k"})
+        assert again.status_code == 202
+        assert (await gateway.client.post("/probe", json={"a": 1})).json() == {"a": 1}
+        info = await broker.api("STREAM.INFO.TELEMETRY")
+        assert info["state"]["messages"] == 1
+    await broker.api("STREAM.DELETE.TELEMETRY")
+
+
+async def _until_closed(port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionError:
+                return
+            writer.close()
+            await asyncio.sleep(0)
+
+
+async def _read_end(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+def _header(head: bytes, name: bytes) -> bytes:
+    for line in head.lower().split(b"\r\n"):
+        key, _, value = line.partition(b":")
+        if key == name:
+            return value.strip()
+    raise KeyError(name)

@@ -1,0 +1,54 @@
+import asyncio
+
+import pytest
+
+from runtime.broker import connection
+from runtime.broker.connection import Broker
+from runtime.context import Publication
+from runtime.errors import PublishFailed
+from tests.host import fresh
+
+
+def _stream(name: str) -> dict[str, object]:
+    return {"name": name, "subjects": [f"{name}.>"], "storage": "file", "retention": "limits"}
+
+
+async def test_a_publish_that_no_stream_takes_yet_is_tried_again(broker: Broker) -> None:
+    name = fresh("LATE")
+    publishing = asyncio.create_task(broker.publish(f"{name}.a", b"1", msg_id="one"))
+    await asyncio.sleep(0)  # It goes out on the same connection before the stream is asked for.
+    await broker.api(f"STREAM.CREATE.{name}", _stream(name))
+
+    ack = await publishing
+
+    assert (ack.stream, ack.sequence, ack.duplicate) == (name, 1, False)
+
+
+async def test_of_many_only_those_are_tried_again_that_no_stream_took(broker: Broker) -> None:
+    there, late = fresh("THERE"), fresh("LATE")
+    await broker.api(f"STREAM.CREATE.{there}", _stream(there))
+    subjects = [f"{there}.a", f"{late}.a", f"{there}.b", f"{late}.b"]
+    many = [Publication(subject, b"x", msg_id=subject) for subject in subjects]
+    publishing = asyncio.create_task(broker.publish_many(many))
+    await asyncio.sleep(0)
+    await broker.api(f"STREAM.CREATE.{late}", _stream(late))
+
+    acks = await publishing
+
+    assert [(ack.stream, ack.sequence, ack.duplicate) for ack in acks] == [
+        (there, 1, False), (late, 1, False), (there, 2, False), (late, 2, False),
+    ]  # fmt: skip
+
+
+async def test_a_publish_that_no_stream_takes_is_given_up_soon_and_leaves_nothing_behind(
+    broker: Broker,
+) -> None:
+    began_s = asyncio.get_running_loop().time()
+
+    with pytest.raises(PublishFailed, match="no stream took it") as failure:
+        await broker.publish("nobody.listens", b"")
+
+    took_s = asyncio.get_running_loop().time() - began_s
+    assert failure.value.subject == "nobody.listens"
+    assert sum(connection.OFFER_AGAIN_S) <= took_s < connection.ACK_TIMEOUT_S
+    assert not broker._confirmations._expected

@@ -1,0 +1,269 @@
+"""Shadows on a real database: what devices report, what the management API desires."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from functions.management import devices, tenants
+from functions.shadow.endpoints import delete_shadow, get_shadow, update_desired
+from functions.shadow.reported import apply_reported
+from runtime import Message
+from runtime.resource.postgres import open_pool
+from tests.calls import Caller, stored
+
+DEVICE = {"tenant_id": "test", "device_id": "d.1"}
+SUBJECT = "shadow.test.d//1.reported"
+DELTA = "tenant.test.device.d//1.shadow.delta"
+
+
+@pytest.fixture
+async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
+    pool = await open_pool(postgres_dsn, max_size=8)
+    caller = Caller(pool)
+    await caller.ask(tenants.create_tenant, tenant_id="test")
+    await caller.ask(devices.register_device, **DEVICE, site_id="s1", provision_token="tok")
+    yield caller
+    await pool.close()
+
+
+def report(sequence: int, payload: dict[str, Any]) -> Message:
+    data = json.dumps({"provision_token": "tok", **payload}).encode()
+    return stored(SUBJECT, data, sequence, stream="SHADOW")
+
+
+async def shown(api: Caller) -> tuple[int, dict[str, Any]]:
+    document = await api.ask(get_shadow, **DEVICE)
+    return document.version, document.state.reported
+
+
+async def reasons(api: Caller) -> list[str]:
+    rows = await api.pool.fetch("SELECT reason FROM quarantine_events ORDER BY sequence")
+    return [str(row["reason"]) for row in rows]
+
+
+async def test_reports_are_merged_and_null_deletes(api: Caller) -> None:
+    await api.deliver(apply_reported, report(1, {"reported": {"a": {"b": 1, "c": 2}, "d": [1]}}))
+    await api.deliver(apply_reported, report(2, {"state": {"reported": {"a": {"b": None}}}}))
+    assert await shown(api) == (2, {"a": {"c": 2}, "d": [1]})
+    assert await reasons(api) == []
+
+
+async def test_the_enveloped_form_is_taken_too(api: Caller) -> None:
+    envelope = {
+        "topic": "tenant/test/device/d.1/shadow/reported",
+        "payload": {"reported": {"temp": 22}, "provision_token": "tok", "site_id": "s1"},
+    }
+    message = stored("shadow.test", json.dumps(envelope).encode(), 1, stream="SHADOW")
+    await api.deliver(apply_reported, message)
+    assert await shown(api) == (1, {"temp": 22})
+
+
+async def test_a_redelivered_report_raises_no_version(api: Caller) -> None:
+    for sequence in (1, 2, 1, 2, 1):
+        await api.deliver(apply_reported, report(sequence, {"reported": {"n": sequence}}))
+    assert await shown(api) == (2, {"n": 2})
+
+
+async def test_a_late_report_does_not_overwrite_a_newer_one(api: Caller) -> None:
+    await api.deliver(apply_reported, report(5, {"reported": {"temp": 22, "mode": None}}))
+    late = report(3, {"reported": {"temp": 21, "mode": "eco", "fan": 1}})
+    for _ in range(2):
+        await api.deliver(apply_reported, late)
+    assert await shown(api) == (2, {"temp": 22, "fan": 1})
+    document = await api.ask(get_shadow, **DEVICE)
+    times = [document.metadata.reported[key]["timestamp"] for key in ("fan", "temp")]
+    assert times[1] - times[0] == 2
+
+
+async def test_a_stream_that_was_made_anew_goes_on(api: Caller) -> None:
+    await api.deliver(apply_reported, report(900, {"reported": {"n": 900}}))
+    first = report(1, {"reported": {"n": 1}})
+    first.stored_at_ns += 3_600_000_000_000
+    await api.deliver(apply_reported, first)
+    assert await shown(api) == (2, {"n": 1})
+
+
+async def test_a_clock_that_was_put_back_stops_no_report(api: Caller) -> None:
+    await api.deliver(apply_reported, report(1, {"reported": {"n": 1}}))
+    second = report(2, {"reported": {"n": 2}})
+    second.stored_at_ns -= 3_600_000_000_000
+    await api.deliver(apply_reported, second)
+    assert await shown(api) == (2, {"n": 2})
+
+
+async def test_reports_at_once_are_all_counted(api: Caller) -> None:
+    reports = [report(n, {"reported": {f"k{n}": n, "last": n}}) for n in range(1, 21)]
+    await asyncio.gather(*(api.deliver(apply_reported, each) for each in reports))
+    version, state = await shown(api)
+    assert version == 20
+    assert state == {f"k{n}": n for n in range(1, 21)} | {"last": 20}
+
+
+async def test_a_report_for_another_version_is_refused_for_good(api: Caller) -> None:
+    await api.deliver(apply_reported, report(1, {"reported": {"n": 1}, "version": 0}))
+    wrong = report(2, {"reported": {"n": 2}, "version": 2})
+    await api.deliver(apply_reported, wrong)
+    await api.deliver(apply_reported, report(3, {"reported": {"n": 3}, "version": 1}))
+    await api.deliver(apply_reported, wrong)
+    assert await shown(api) == (2, {"n": 3})
+    assert await reasons(api) == ["VERSION_CONFLICT"]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"{", "INVALID_JSON"),
+        (b"\xff", "INVALID_JSON"),
+        (b'{"a":1,"a":2}', "INVALID_JSON"),
+        (b"[]", "INVALID_PAYLOAD"),
+        (b'{"reported":{"a":1}}', "TOKEN_MISSING"),
+        (b'{"reported":{"a":1},"provision_token":"no"}', "TOKEN_INVALID"),
+        (b'{"reported":{"a":1},"provision_token":7}', "TOKEN_MISSING"),
+        (
+            b'{"reported":{"a":1},"provision_token":"tok","site_id":"s2"}',
+            "SITE_MISMATCH_REGISTRY_VS_PAYLOAD",
+        ),
+        (
+            b'{"reported":{"a":1},"provision_token":"tok","tenant_id":"other"}',
+            "TENANT_MISMATCH_TOPIC_VS_PAYLOAD",
+        ),
+        (b'{"provision_token":"tok"}', "SHADOW_INVALID"),
+        (b'{"provision_token":"tok","reported":[]}', "SHADOW_INVALID"),
+        (b'{"provision_token":"tok","reported":{"a":[null]}}', "SHADOW_INVALID"),
+        (b'{"provision_token":"tok","reported":{"a":"\\u0000"}}', "SHADOW_INVALID"),
+        (b'{"provision_token":"tok","reported":{"a":1},"version":true}', "SHADOW_INVALID"),
+        (b'{"provision_token":"tok","reported":{"a":1},"clientToken":{}}', "SHADOW_INVALID"),
+        (b'{"provision_token":"tok","state":{"other":{}}}', "SHADOW_INVALID"),
+        (b'{"provision_token":"tok","reported":{},"state":{"reported":{}}}', "SHADOW_INVALID"),
+        (b'{"provision_token":"tok","reported":{"a":"' + b"x" * 9000 + b'"}}', "PAYLOAD_TOO_LARGE"),
+        (b"x" * 1_000_000, "INVALID_JSON"),
+    ],
+)
+async def test_what_cannot_be_accepted_is_kept_byte_by_byte(
+    api: Caller, data: bytes, reason: str
+) -> None:
+    message = stored(SUBJECT, data, 1, stream="SHADOW")
+    for _ in range(2):
+        await api.deliver(apply_reported, message)
+    rows = await api.pool.fetch("SELECT reason, payload, device_id FROM quarantine_events")
+    assert [tuple(row) for row in rows] == [(reason, data, "d.1")]
+    assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
+
+
+async def test_revoked_and_unknown_devices_and_lapsed_subscriptions_are_refused(
+    api: Caller,
+) -> None:
+    unknown = stored("shadow.test.dev9.reported", b'{"reported":{}}', 1, stream="SHADOW")
+    await api.deliver(apply_reported, unknown)
+    await api.ask(devices.revoke_device, **DEVICE)
+    await api.deliver(apply_reported, report(2, {"reported": {"a": 1}}))
+    await api.pool.execute("UPDATE subscriptions SET expires_at = '2020-01-01Z'")
+    await api.deliver(apply_reported, report(3, {"reported": {"a": 1}}))
+    await api.pool.execute("UPDATE subscriptions SET status = 'SUSPENDED'")
+    await api.deliver(apply_reported, report(4, {"reported": {"a": 1}}))
+    await api.pool.execute("DELETE FROM subscriptions")
+    await api.deliver(apply_reported, report(5, {"reported": {"a": 1}}))
+    assert await reasons(api) == [
+        "UNREGISTERED_DEVICE",
+        "DEVICE_REVOKED",
+        "SUBSCRIPTION_EXPIRED",
+        "SUBSCRIPTION_SUSPENDED",
+        "NO_SUBSCRIPTION_CAPACITY",
+    ]
+
+
+async def test_a_section_cannot_grow_without_bound(api: Caller) -> None:
+    for sequence in range(1, 8):
+        content = {"reported": {f"k{sequence}": "x" * 7000}}
+        await api.deliver(apply_reported, report(sequence, content))
+    version, state = await shown(api)
+    assert (version, len(state)) == (4, 4)
+    assert await reasons(api) == ["SHADOW_TOO_LARGE"] * 3
+
+
+async def test_the_device_is_sent_what_it_still_has_to_do(api: Caller) -> None:
+    await api.deliver(apply_reported, report(1, {"reported": {"fan": {"on": False, "level": 1}}}))
+    assert api.outbox.sent == []
+    state = {"desired": {"fan": {"on": True, "level": 1}}}
+    document = await api.ask(update_desired, **DEVICE, state=state, client_token="mine")
+    assert document.state.delta == {"fan": {"on": True}}
+    [(subject, data)] = api.outbox.sent
+    delta = json.loads(data)
+    assert subject == DELTA
+    assert (delta["state"], delta["version"], delta["clientToken"]) == (
+        {"fan": {"on": True}},
+        2,
+        "mine",
+    )
+    assert delta["metadata"] == {"fan": {"on": document.metadata.desired["fan"]["on"]}}
+    await api.deliver(apply_reported, report(2, {"reported": {"fan": {"on": True}}}))
+    assert (await api.ask(get_shadow, **DEVICE)).state.delta == {}
+    assert len(api.outbox.sent) == 1
+
+
+async def test_a_report_counts_though_its_delta_cannot_be_sent(api: Caller) -> None:
+    api.outbox.is_away = True
+    await api.ask(update_desired, **DEVICE, state={"desired": {"a": 1}})
+    await api.deliver(apply_reported, report(1, {"reported": {"a": 2}}))
+    assert await shown(api) == (2, {"a": 2})
+
+
+async def test_a_device_may_clear_what_is_desired(api: Caller) -> None:
+    await api.ask(update_desired, **DEVICE, state={"desired": {"a": 1}})
+    done = {"state": {"reported": {"a": 1}, "desired": None}}
+    await api.deliver(apply_reported, report(1, done))
+    document = await api.ask(get_shadow, **DEVICE)
+    assert (document.state.desired, document.state.reported) == ({}, {"a": 1})
+
+
+async def test_of_two_changes_for_one_version_one_wins(api: Caller) -> None:
+    await api.ask(update_desired, **DEVICE, state={"desired": {"a": 1}})
+
+    async def change(value: int) -> object:
+        state = {"desired": {"a": value}}
+        try:
+            return await api.ask(update_desired, **DEVICE, state=state, version=1)
+        except Exception as refusal:  # noqa: BLE001 - compared below
+            return getattr(refusal, "status", refusal)
+
+    outcomes = await asyncio.gather(*(change(value) for value in range(5)))
+    assert outcomes.count(409) == 4
+    assert (await api.ask(get_shadow, **DEVICE)).version == 2
+
+
+async def test_a_deleted_shadow_goes_on_with_its_version_and_no_old_report_brings_it_back(
+    api: Caller,
+) -> None:
+    await api.deliver(apply_reported, report(2, {"reported": {"a": 1}}))
+    assert (await api.ask(delete_shadow, **DEVICE)).version == 2
+    assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
+    assert await api.refuse(delete_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
+    await api.deliver(apply_reported, report(1, {"reported": {"b": 1}}))
+    assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
+    await api.deliver(apply_reported, report(3, {"reported": {"c": 1}}))
+    assert await shown(api) == (4, {"c": 1})
+
+
+async def test_shadows_of_unknown_devices_are_not_found(api: Caller) -> None:
+    nobody = {"tenant_id": "test", "device_id": "nobody"}
+    missing = ("DEVICE_NOT_FOUND", 404)
+    assert await api.refuse(get_shadow, **nobody) == missing
+    assert await api.refuse(delete_shadow, **nobody) == missing
+    assert await api.refuse(update_desired, **nobody, state={"desired": {"a": 1}}) == missing
+
+
+async def test_a_desired_state_that_no_shadow_can_hold_is_refused(api: Caller) -> None:
+    state = {"desired": {"a": [1, None]}}
+    refusal = await api.refuse(update_desired, **DEVICE, state=state)
+    assert refusal == ("SHADOW_INVALID", 422)
+
+
+async def test_what_was_applied_is_forgotten_after_some_days(api: Caller) -> None:
+    await api.deliver(apply_reported, report(1, {"reported": {"a": 1}}))
+    later = report(2, {"reported": {"a": 2}})
+    later.stored_at_ns += 3 * 86_400 * 10**9
+    await api.deliver(apply_reported, later)
+    assert await api.pool.fetchval("SELECT count(*) FROM device_shadow_updates") == 1

@@ -1,0 +1,72 @@
+"""A real MQTT client for tests, with waits instead of callbacks."""
+
+import queue
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
+
+_TIMEOUT_S = 10.0
+
+
+class MqttSession:
+    """One MQTT 3.1.1 connection; `with MqttSession(port, user, password) as session:`.
+
+    Attributes:
+        connected: inside the `with` the broker's answer, such as "Success" or "Not authorized".
+        received: the messages of all subscriptions.
+    """
+
+    def __init__(self, port: int, username: str | None = None, password: str | None = None) -> None:
+        self.connected = ""
+        self.received: queue.Queue[MQTTMessage] = queue.Queue()
+        self._granted: queue.Queue[str] = queue.Queue()
+        self._answered = threading.Event()
+        self._port = port
+        self._client = Client(CallbackAPIVersion.VERSION2)
+        if username is not None:
+            self._client.username_pw_set(username, password)
+        self._client.on_connect = self._on_connect
+        self._client.on_message = self._on_message
+        self._client.on_subscribe = self._on_subscribe
+
+    def __enter__(self) -> Self:
+        self._client.connect("127.0.0.1", self._port)
+        self._client.loop_start()
+        assert self._answered.wait(_TIMEOUT_S), "the broker did not answer CONNECT"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def publish(self, topic: str, payload: str | bytes, qos: int = 1) -> None:
+        """Return when the broker has taken it: for QoS 1 and 2 when it said so."""
+        self._client.publish(topic, payload, qos).wait_for_publish(_TIMEOUT_S)
+
+    def subscribe(self, topic: str, qos: int = 1) -> str:
+        """The broker's answer, such as "Granted QoS 1" or "Unspecified error"."""
+        self._client.subscribe(topic, qos)
+        return self._granted.get(timeout=_TIMEOUT_S)
+
+    # The signatures are paho's.
+    def _on_connect(
+        self, _client: Client, _data: Any, _flags: Any, reason: Any, _more: Any
+    ) -> None:
+        self.connected = str(reason)
+        self._answered.set()
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        self.received.put(message)
+
+    def _on_subscribe(
+        self, _client: Client, _data: Any, _id: int, reasons: Any, _more: Any
+    ) -> None:
+        self._granted.put(str(reasons[0]))

@@ -1,0 +1,115 @@
+"""A real HTTP server that answers as a test tells it, also in ways no framework would."""
+
+import asyncio
+import ssl
+from dataclasses import dataclass, field
+from types import TracebackType
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request, names of headers in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(slots=True)
+class Answer:
+    """What to send back.
+
+    Attributes:
+        raw: sent instead of a response made of the other fields.
+        held: the answer waits for it; the request counts as received before.
+        stalls_after: bytes of the body after which nothing more comes until the receiver closes.
+    """
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"ok"
+    raw: bytes | None = None
+    held: asyncio.Event | None = None
+    stalls_after: int | None = None
+
+    def encode(self) -> bytes:
+        if self.raw is not None:
+            return self.raw
+        headers = {"Content-Length": str(len(self.body)), **self.headers}
+        lines = [f"HTTP/1.1 {self.status} Because", *(f"{k}: {v}" for k, v in headers.items())]
+        body = self.body[: self.stalls_after]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Receiver:
+    """Listens on a loopback port of its own. `answers` are given in turn, the last one for ever."""
+
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
+        self.answers = list(answers) or [Answer()]
+        self.requests: list[Received] = []
+        self.connections = 0
+        self._tls = tls
+        self._came = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://localhost:{self.port}/hook?a=b"
+
+    async def __aenter__(self) -> "Receiver":
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def received(self, count: int) -> list[Received]:
+        """The requests, once there are `count` of them."""
+        async with asyncio.timeout(10), self._came:
+            await self._came.wait_for(lambda: len(self.requests) >= count)
+        return self.requests
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A plain callback: of a coroutine here, asyncio would report the cancellation as an error.
+        self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                self.requests.append(await _read(reader))
+                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                async with self._came:
+                    self._came.notify_all()
+                if answer.held is not None:
+                    await answer.held.wait()
+                writer.write(answer.encode())
+                await writer.drain()
+                if answer.stalls_after is not None:
+                    await asyncio.Event().wait()
+                if answer.raw is not None:
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+
+async def _read(reader: asyncio.StreamReader) -> Received:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    request_line, *lines = head.strip().split("\r\n")
+    method, path, _ = request_line.split(" ")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Received(method, path, headers, body)

@@ -1,0 +1,247 @@
+"""Real servers for tests, apart from any event loop: a session's fixture outlives a test's loop."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.embedded.nats_config import (
+    NatsPorts,
+    find_nats_server,
+    password_environment,
+    render,
+)
+from runtime.embedded.nats_ports import read_ports
+from runtime.embedded.postgres_cluster import PostgresCluster
+from runtime.embedded.processes import launch_command
+
+T = TypeVar("T")
+
+_DEADLINE_S = 30.0
+
+
+def wait_until(condition: Callable[[], T | None], what: str, timeout_s: float = _DEADLINE_S) -> T:
+    """The first true value of `condition`; for fixtures, which alone may poll."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise TimeoutError(f"{what} did not come within {timeout_s:g} s")
+
+
+def nats_program() -> str:
+    """The nats-server to test with: TEST_NATS_SERVER's, or the one that is installed with us."""
+    return os.environ.get("TEST_NATS_SERVER") or str(find_nats_server())
+
+
+class NatsServer:
+    """A nats-server with the embedded server's own configuration, on ports that it chose itself.
+
+    A restart keeps the ports and the data.
+    """
+
+    mqtt_user = "service_pulse"
+    mqtt_password = 'a password, \\"quoted\\"'
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ports = NatsPorts()
+        self._child: subprocess.Popen[bytes] | None = None
+        (directory / "ports").mkdir(parents=True)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.ports.nats}"
+
+    @property
+    def port(self) -> int:
+        return self.ports.nats
+
+    @property
+    def monitor_port(self) -> int:
+        return self.ports.monitor
+
+    @property
+    def monitor_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.monitor}"
+
+    @property
+    def mqtt_port(self) -> int:
+        return self.ports.mqtt
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None, "the server is not running"
+        return self._child.pid
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "nats-server.log").read_text(encoding="utf-8")
+
+    def start(self) -> None:
+        config = self.directory / "nats.conf"
+        config.write_text(self.configuration(), encoding="utf-8")
+        with (self.directory / "stderr.log").open("wb") as stderr:
+            self._child = subprocess.Popen(
+                launch_command([nats_program(), "-c", config], death_signal=signal.SIGKILL),
+                env={**os.environ, **password_environment(self.mqtt_password)},
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+            )
+        self.ports = wait_until(self._read_ports, "a ready nats-server")
+
+    def configuration(self) -> str:
+        return render(self.directory, self.ports)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Shut down in order; nothing when it does not run."""
+        self._end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        """Start again on the same ports and data, after a shutdown in order if it still runs."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP, and wait for it: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _read_ports(self) -> NatsPorts | None:
+        assert self._child is not None
+        if self._child.poll() is not None:
+            complaint = (self.directory / "stderr.log").read_text(encoding="utf-8")
+            raise RuntimeError(f"nats-server ended with {self._child.returncode}: {complaint}")
+        return read_ports(self.directory, self._child.pid)
+
+    def _end(self, number: signal.Signals) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.send_signal(number)
+        child.send_signal(signal.SIGCONT)
+        child.wait(_DEADLINE_S)
+        (self.directory / "ports" / f"nats-server_{child.pid}.ports").unlink(missing_ok=True)
+
+
+class PostgresServer:
+    """A PostgreSQL made as the embedded one is. A restart keeps the address and the data."""
+
+    # The files need to outlive this server's processes, not the machine.
+    _options = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}  # noqa: RUF012
+
+    def __init__(self, directory: Path) -> None:
+        self._cluster = PostgresCluster.at(directory, "the password of a test")
+        self._child: subprocess.Popen[bytes] | None = None
+        for step in self._cluster.begin():
+            done = subprocess.run(
+                step.command,
+                input=step.stdin,
+                env=self._cluster.environment(),
+                capture_output=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr.decode()
+        self._cluster.commit()
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None, "the server is not running"
+        return self._child.pid
+
+    def dsn(self, database: str = "postgres") -> str:
+        return self._cluster.dsn(database)
+
+    def start(self) -> None:
+        with self._cluster.log.open("ab") as log:
+            self._child = subprocess.Popen(
+                self._cluster.server_command(self._options),
+                env=self._cluster.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._is_ready, "a ready PostgreSQL")
+
+    def kill(self) -> None:
+        """SIGKILL to the postmaster; its children end by themselves."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Shut down in order, clients or not; nothing when it does not run."""
+        self._end(signal.SIGINT)
+
+    def restart(self) -> None:
+        """Start again on the same data, after a shutdown in order if it still runs."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP to the whole group: connections stay open and nothing answers."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def _is_ready(self) -> bool:
+        assert self._child is not None
+        if self._child.poll() is not None:
+            complaint = self._cluster.find_complaint(self._cluster.log.read_text(encoding="utf-8"))
+            if "still in use" in complaint:
+                # Children of a killed postmaster are still on their way out.
+                self.start()
+                return True
+            raise RuntimeError(f"PostgreSQL ended: {complaint}")
+        return self._cluster.is_ready(self._child.pid)
+
+    def _end(self, number: signal.Signals) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.send_signal(number)
+        child.wait(_DEADLINE_S)
+
+
+def run_apart(work: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine from a fixture that is not async, in a thread, apart from any test's loop."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        async def main() -> T:
+            return await work()
+
+        try:
+            outcome.append(asyncio.run(main()))
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    result: T = outcome[0]
+    return result
+
+
+def remove(directory: Path) -> None:
+    """Delete what a server kept."""
+    shutil.rmtree(directory, ignore_errors=True)

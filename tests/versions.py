@@ -1,0 +1,41 @@
+"""What a test expects of a nats-server that is older than a feature."""
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec
+
+import pytest
+
+from runtime.broker.connection import ApiError, Broker
+from runtime.broker.stream_configs import SCHEDULES_SINCE
+from runtime.errors import PublishFailed
+
+P = ParamSpec("P")
+Test = Callable[Concatenate[Broker, P], Coroutine[Any, Any, None]]
+
+
+def has_message_schedules(broker: Broker) -> bool:
+    return broker.server_version >= SCHEDULES_SINCE
+
+
+async def delete_consumer(broker: Broker, stream: str, durable: str) -> None:
+    """Delete it. nats-server 2.11 may say that it could not, about its file, and yet has."""
+    try:
+        await broker.api(f"CONSUMER.DELETE.{stream}.{durable}")
+    except ApiError:
+        with pytest.raises(ApiError, match="404"):
+            await broker.api(f"CONSUMER.INFO.{stream}.{durable}")
+
+
+def parks(test: Test[P]) -> Test[P]:
+    """For a test that parks messages: a server without message schedules has to refuse them."""
+
+    @functools.wraps(test)
+    async def run(broker: Broker, *arguments: P.args, **fixtures: P.kwargs) -> None:
+        if has_message_schedules(broker):
+            await test(broker, *arguments, **fixtures)
+            return
+        with pytest.raises(PublishFailed, match="takes no message schedules"):
+            await test(broker, *arguments, **fixtures)
+
+    return run  # type: ignore[return-value]  # called with fixtures by name
