@@ -1,0 +1,117 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RUNTIME = Path(sys.executable).parent / "runtime"
+
+
+def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return subprocess.run(
+        [RUNTIME, *arguments],
+        cwd=folder,
+        env={**kept, "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def write_shop(folder: Path) -> None:
+    (folder / "shop").mkdir()
+    (folder / "shop" / "__init__.py").write_text("")
+    (folder / "shop" / "orders.py").write_text(
+        "from pydantic import BaseModel\n"
+        "from runtime import Context, Event\n"
+        "class Order(BaseModel):\n"
+        "    number: int\n"
+        "async def place(event: Event[Order], ctx: Context) -> None: ...\n"
+    )
+    (folder / "shop.yaml").write_text(
+        "streams:\n"
+        "  ORDERS: {subjects: ['orders.>'], max_age: 7d, max_bytes: 1GB}\n"
+        "functions:\n"
+        "  place_order:\n"
+        "    handler: shop.orders:place\n"
+        "    consumer: {stream: ORDERS, durable: order-workers}\n"
+    )
+
+
+def test_check_prints_what_would_run(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+
+    done = run("check", "shop.yaml", folder=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["ORDERS", "orders.>", "limits,", "168h,", "1GB", "order-workers"] in lines
+    [function] = [line for line in lines if line[:1] == ["place_order"]]
+    assert function[1:4] == ["event", "ORDERS/order-workers", "shop.orders:place"]
+    assert done.stdout.endswith("1 stream, 1 function: OK\n")
+
+
+def test_check_prints_all_problems_of_files_and_functions_and_exits_with_2(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    (tmp_path / "more.yaml").write_text(
+        "streams:\n"
+        "  ORDERS: {subjects: [x]}\n"
+        "functions:\n"
+        "  cancel:\n"
+        "    handler: shop.orders:cancel\n"
+        "    consumer: {stream: ORDERS}\n"
+        "  lose: {handler: a:b, timeout: 5}\n"
+    )
+
+    done = run("check", "shop.yaml", "more.yaml", folder=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "more.yaml:2: streams.ORDERS: the name is taken, first by shop.yaml:2; rename one of them"
+        " or remove it",
+        "more.yaml:7: functions.lose.timeout: 5 is no duration; write it like 250ms, 30s, 5m,"
+        " 1h30m or 7d",
+        "more.yaml:7: functions.lose: no binding found; write exactly one of consumer, endpoint,"
+        " schedule, service",
+        "more.yaml:5: functions.cancel.handler: module shop.orders has no cancel; known are place",
+        "4 problems",
+    ]
+
+
+def test_check_shows_no_secret(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    with (tmp_path / "shop.yaml").open("a") as manifest:
+        manifest.write("    settings: {token: {from_env: TOKEN}}\n")
+    with (tmp_path / "shop" / "orders.py").open("a") as module:
+        module.write("class Settings(BaseModel):\n    token: int\n")
+
+    done = run("check", "shop.yaml", folder=tmp_path, TOKEN="hidden-value")
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == (
+        "shop.yaml:7: functions.place_order.settings.token: the value is no whole number; write a"
+        " whole number"
+    )
+    assert "hidden-value" not in done.stdout + done.stderr
+
+
+def test_every_shipped_manifest_passes_the_check() -> None:
+    done = run("check", "manifests", folder=ROOT)
+
+    assert done.stderr == ""
+    assert done.stdout.rstrip().endswith("OK")
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    done = run("--version", folder=tmp_path)
+
+    assert done.stdout == "runtime, version 0.1.0\n"
+
+
+def test_check_needs_a_manifest(tmp_path: Path) -> None:
+    done = run("check", folder=tmp_path)
+
+    assert done.returncode == 2
+    assert "Missing argument 'MANIFESTS...'" in done.stderr

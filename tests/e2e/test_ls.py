@@ -1,0 +1,83 @@
+from collections.abc import Callable
+from typing import Any
+
+from runtime import Context, Event, Reject
+from runtime.broker.connection import Broker
+from tests.command import runtime
+from tests.host import Journal, fresh, running_host, wait_for_letters, wait_until_settled
+from tests.servers import NatsServer
+
+
+async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    stream, work, ask, serve = fresh("JOBS"), fresh("work"), fresh("ask"), fresh("serve")
+    url, calls = nats_server.url, Journal()
+    functions = {
+        work: {"handler": "on_event", "consumer": {"stream": stream, "durable": "workers"}},
+        ask: {"handler": "on_request", "endpoint": {"subject": f"{ask}.get"}},
+        serve: {"handler": "run", "service": True},
+    }
+
+    async def judge(ctx: Context, event: Event[bytes]) -> None:
+        calls.add(event.raw)
+        if event.raw == b"bad":
+            raise Reject("BAD")
+
+    async def live(ctx: Context) -> None:
+        await ctx.stopping.wait()
+
+    async def look() -> dict[str, dict[str, object]]:
+        done = await runtime(url, "ls", "--json")
+        assert done.code == 0, done.err
+        return {str(document["function"]): document for document in done.documents}
+
+    options = {"streams": {stream: {"subjects": [f"{stream}.>"]}}}
+    does: dict[str, Callable[..., Any]] = {work: judge, serve: live}
+    async with (
+        running_host(url, functions, does, **options),
+        running_host(url, functions, does, services=False, **options),
+    ):
+        await broker.publish(f"{stream}.a", b"good")
+        await broker.publish(f"{stream}.a", b"bad")
+        await wait_for_letters(broker, work)
+        await wait_until_settled(broker, stream, "workers")
+        live_view = await look()
+        table = await runtime(url, "ls")
+    for number in range(1500):
+        await broker.publish_core(f"{stream}.a", str(number).encode())
+    await broker.flush()
+    left_view = await look()
+    left_table = await runtime(url, "ls")
+
+    assert live_view[work] == {
+        "function": work,
+        "bound_to": f"{stream}/workers",
+        "pending": 0,
+        "ack_pending": 0,
+        "retried": 0,
+        "parked": 0,
+        "dead_letters": 1,
+        "versions": live_view[work]["versions"],
+        "paused_until": None,
+        "instances": 2,
+    }
+    assert (live_view[ask]["bound_to"], live_view[ask]["instances"]) == (f"{ask}.get", 2)
+    assert (live_view[serve]["instances"], live_view[serve]["pending"]) == (1, None)
+    [row] = [row for row in table.rows if row[0] == work]
+    assert row[1:7] == ["0", "0", "0", "0", "1", "2"]
+    assert row[8:] == ["running", f"{stream}/workers"]
+    assert (left_view[work]["pending"], left_view[work]["instances"]) == (1500, 0)
+    assert ask not in left_view
+    [row] = [row for row in left_table.rows if row[0] == work]
+    assert (row[1], row[6], row[8:10]) == ("1,500", "0", ["not", "running"])
+
+
+async def test_a_server_without_functions_says_so(nats_server: NatsServer, broker: Broker) -> None:
+    for stream in (await broker.api("STREAM.NAMES")).get("streams") or []:
+        await broker.api(f"STREAM.DELETE.{stream}")
+
+    done = await runtime(nats_server.url, "ls")
+
+    assert done.code == 0
+    assert done.out == "No functions: no host runs, and none ever bound one on this server.\n"
