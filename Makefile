@@ -32,7 +32,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
 	@test -x $(BIN)/pip || $(BIN)/python -m ensurepip
 	@echo "installing what requirements.lock pins"
-	@$(PIP) install --require-hashes --requirement requirements.lock
+	@# The lock is complete, so nothing is resolved: an older pip would look for newer versions of what has extras.
+	@$(PIP) install --require-hashes --no-deps --requirement requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
