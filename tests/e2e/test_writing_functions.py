@@ -31,6 +31,7 @@ from tests.documentation import (
     serving,
     write_files,
 )
+from tests.host import eventually
 from tests.servers import NatsServer, PostgresServer, remove, run_apart
 
 PAGE = ROOT / "docs" / "writing-functions.md"
@@ -300,7 +301,12 @@ async def test_a_row_is_written_once_also_when_its_message_is_redriven(
                 code, _ = await dead_letter(letters)
             assert code == "ATTEMPTS_EXHAUSTED"
             await connection.execute("ALTER TABLE hidden RENAME TO ledger")
-            await DeadLetters(broker).redrive(Selection(function="post"))
+
+            async def redriven() -> int:
+                return (await DeadLetters(broker).redrive(Selection(function="post"))).posted
+
+            # A subscriber hears of the dead letter a moment before its stream has stored it.
+            assert await eventually(redriven, "a dead letter to redrive") == 1
             await posted.get()
         rows = await connection.fetch("SELECT account, sequence FROM ledger ORDER BY sequence")
         assert [tuple(row) for row in rows] == [("cash", 1), ("bank", 2)]
