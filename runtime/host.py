@@ -13,16 +13,19 @@ import asyncpg
 import structlog
 
 from runtime.binding.clock import Clock, ServerClock
-from runtime.binding.consumer import ConsumerBinding, Source, Workplace
+from runtime.binding.consumer import ConsumerBinding, Workplace
 from runtime.binding.endpoint import endpoint
 from runtime.binding.in_progress import InProgressTicker
+from runtime.binding.ordered import OrderedBinding
 from runtime.binding.outages import Outages
 from runtime.binding.schedule import ScheduleTicker, tick_subject, with_ticks
 from runtime.binding.service import ServiceBinding
 from runtime.binding.settlement import Desk
+from runtime.binding.supply import Source
 from runtime.broker.advisories import Sweeper
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
+from runtime.broker.leases import with_leases
 from runtime.broker.parking import Mailbox
 from runtime.broker.settler import Settler
 from runtime.broker.stream_configs import MAILBOX, SCHEDULES, tick_consumer
@@ -109,7 +112,7 @@ class Host:
         sweeps: bool = True,
         careful_ack_waits: int = 0,
     ) -> None:
-        self._manifest = with_ticks(manifest)
+        self._manifest = with_leases(with_ticks(manifest))
         self._functions = functions
         self._addresses = addresses
         self._metrics = metrics
@@ -317,7 +320,8 @@ class Host:
             return
         metrics = self._metrics.function(function.name)
         sources = self._sources(function)
-        binding = ConsumerBinding(dispatcher, sources, workplace, metrics)
+        kind = OrderedBinding if spec.ordered_by else ConsumerBinding
+        binding = kind(dispatcher, sources, workplace, metrics)
         self._bindings.append(binding)
         lag.add(sources[0].stream, sources[0].durable, metrics)
         discovery.add_consumer(function, sources[0], metrics)

@@ -1,16 +1,22 @@
 """A function bound to a durable consumer: pull, call, settle."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from runtime.binding.caution import Runner
 from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.intake import Intake
+from runtime.binding.keys import key_of
+from runtime.binding.line import KeyedLine
 from runtime.binding.outages import Outages
-from runtime.binding.settlement import Desk, Settlement
+from runtime.binding.overflow import Overflow
+from runtime.binding.settlement import BeforeReturn, Desk, Settlement
+from runtime.binding.supply import Source, Supply
 from runtime.broker.connection import Broker
-from runtime.broker.puller import Puller, Slots
+from runtime.broker.overflow import OverflowQueues
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
+from runtime.loader import Function
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
@@ -22,25 +28,10 @@ DOUBT_PAUSES_S = (0.2, 0.5, 1.0)
 """Before a call is made again that spoke of an outage which no probe saw."""
 TURN_S = 0.005
 """How long a function that never waits may keep the event loop to itself."""
-MAILBOX_SHARE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A durable consumer to pull from.
-
-    Attributes:
-        subjects: what it delivers, for those who look at it.
-        restore: turns a delivery into the message it stands for (the mailbox's carry another).
-        recreate: makes the consumer again when it is gone.
-    """
-
-    stream: str
-    durable: str
-    subjects: Sequence[str]
-    ack_wait_s: float
-    recreate: Callable[[], Awaitable[object]]
-    restore: Callable[[Message], Message] | None = None
+ROOM_SHARE = 4
+"""Where keys take turns, one of them leaves this part of the calls to the others."""
+KEYED_WINDOW = 2048
+"""How many messages are looked at together where keys take turns, unless the manifest says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +58,16 @@ class Doubts:
 
 
 class ConsumerBinding:
-    """Runs one function over its consumer and its mailbox until drained."""
+    """Runs one function over its consumer and its mailbox until drained.
+
+    Args:
+        dispatcher: the function's.
+        sources: where its messages come from, its stream first.
+        workplace: the host's.
+        metrics: the function's.
+        runner: calls the function; the dispatcher unless given.
+        before_return: see `Settlement`.
+    """
 
     def __init__(
         self,
@@ -75,34 +75,42 @@ class ConsumerBinding:
         sources: list[Source],
         workplace: Workplace,
         metrics: FunctionMetrics,
+        *,
+        runner: Runner | None = None,
+        before_return: BeforeReturn | None = None,
     ) -> None:
         spec = dispatcher.function.spec
         self.name = dispatcher.function.name
         self.metrics = metrics
         self._dispatcher = dispatcher
+        self._runner = runner or dispatcher
         self._workplace = workplace
-        self._settlement = Settlement(dispatcher, workplace.desk, metrics)
+        self._settlement = Settlement(dispatcher, workplace.desk, metrics, before_return)
         self._is_batch = dispatcher.function.shape == "batch"
         self._batch = spec.batch
         self._concurrency = spec.concurrency
-        at_most = min(spec.max_in_flight or MAX_IN_FLIGHT, _max_ack_pending(dispatcher))
-        at_least = self._batch.size * (spec.concurrency + 1) if self._is_batch else spec.concurrency
-        self._bounds = {"at_least": min(at_least, at_most), "at_most": at_most}
-        self.intake = Intake(**self._bounds)
-        self._held = Held(self.intake.held, min(source.ack_wait_s for source in sources))
+        self._bounds = _bounds(dispatcher.function)
+        self.intake = Intake(**self._bounds, line=_line(dispatcher.function))
+        ack_waits_s = [source.ack_wait_s for source in sources]
+        self._held = Held(self.intake.held, min(ack_waits_s))
         self._time = asyncio.get_running_loop().time
         self._careful_until_s = 0.0
-        if workplace.careful_ack_waits:
-            careful_s = workplace.careful_ack_waits * max(source.ack_wait_s for source in sources)
-            self._careful_until_s = self._time() + careful_s
+        if workplace.careful_ack_waits and spec.ordered_by is None:
+            self._careful_until_s = self._time() + workplace.careful_ack_waits * max(ack_waits_s)
             self.intake.resize(at_least=1, at_most=1)
-        self._pullers = [self._puller(source) for source in sources]
+        self.overflow = self._overflow(min(ack_waits_s))
+        deliver: Callable[[Message], None] = self.intake.add
+        if self.overflow is not None:
+            deliver = self.overflow.deliver
+        if self._careful_until_s:
+            deliver = self._carefully(deliver)
+        self.supply = Supply(workplace.broker, self.intake, sources, deliver)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def is_flowing(self) -> bool:
         """Whether all its pull loops are in order."""
-        return all(puller.is_flowing for puller in self._pullers)
+        return self.supply.is_flowing
 
     async def start(self) -> None:
         """Begin to pull and to work."""
@@ -112,11 +120,15 @@ class ConsumerBinding:
         else:
             for _ in range(self._concurrency):
                 self._spawn(self._run_events())
-        await asyncio.gather(*(puller.start() for puller in self._pullers))
+        if self.overflow is not None:
+            await self.overflow.start(self.supply)
+        await self.supply.start()
 
     async def drain(self, grace_s: float) -> None:
         """Pull no more, finish what is here, give back what is not finished in time."""
-        await asyncio.gather(*(puller.stop(grace_s) for puller in self._pullers))
+        if self.overflow is not None:
+            await self.overflow.finish()
+        await self.supply.stop(grace_s)
         self.intake.finish()
         try:
             async with asyncio.timeout(grace_s):
@@ -125,18 +137,20 @@ class ConsumerBinding:
             log.warning(
                 "Not finished in time, given back", function=self.name, messages=self.intake.count()
             )
-            await self._end_work()
-            await asyncio.gather(*map(self._settlement.hand_over, self.intake.held))
-            self.intake.held.clear()
+        await self._end_work()
+        await asyncio.gather(*map(self._settlement.hand_over, self.intake.held))
+        self.intake.clear()
         await self.stop()
 
     async def stop(self) -> None:
         """End at once; whatever is here goes back to the stream."""
-        await asyncio.gather(*(puller.stop(0) for puller in self._pullers))
+        if self.overflow is not None:
+            await self.overflow.finish()
+        await self.supply.stop(0)
         await self._end_work()
         for message in self.intake.held:
             self._settlement.give_back(message)
-        self.intake.held.clear()
+        self.intake.clear()
         self._workplace.ticker.remove(self._held)
 
     async def _end_work(self) -> None:
@@ -144,43 +158,40 @@ class ConsumerBinding:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self.overflow is not None:
+            await self.overflow.stop()
 
-    def _puller(self, source: Source) -> Puller:
-        intake = self.intake
-        add, restore = intake.add, source.restore
-        if restore is None:
-            slots = Slots(intake.capacity, intake.count)
-            deliver = self._add_carefully if self._careful_until_s else add
-        else:
-
-            def deliver(message: Message) -> None:
-                guest = restore(message)
-                intake.guests.add(guest)
-                add(guest)
-
-            # Parked and redriven messages get a share of the slots, so that however many there are
-            # they never starve the stream.
-            slots = Slots(lambda: max(1, intake.capacity() // MAILBOX_SHARE), intake.guests.__len__)
-        return Puller(
-            self._workplace.broker,
-            source.stream,
-            source.durable,
-            slots=slots,
-            deliver=deliver,
-            recreate=source.recreate,
+    def _overflow(self, ack_wait_s: float) -> Overflow | None:
+        line, function, desk = self.intake.line, self._dispatcher.function, self._workplace.desk
+        if line is None:
+            return None
+        return Overflow(
+            OverflowQueues(self._workplace.broker, function.name, function.spec),
+            self.intake,
+            line=line,
+            mailbox=desk.mailbox,
+            settler=desk.settler,
+            ack_wait_s=ack_wait_s,
+            least=self._batch.size if self._is_batch else self._concurrency,
         )
 
-    def _add_carefully(self, message: Message) -> None:
+    def _carefully(self, deliver: Callable[[Message], None]) -> Callable[[Message], None]:
         """Take single messages until those that the process before this one held have come back.
 
         They come within the ack wait, and before messages that were never delivered. One that kills
         this process too is alone here and costs no other an attempt.
         """
-        if self._careful_until_s and message.attempt == 1 and self._time() > self._careful_until_s:
-            self._careful_until_s = 0.0
-            self.intake.resize(**self._bounds)
-            log.info("Nothing is left of the process that died, at full width", function=self.name)
-        self.intake.add(message)
+
+        def take(message: Message) -> None:
+            until_s = self._careful_until_s
+            if until_s and message.attempt == 1 and self._time() > until_s:
+                self._careful_until_s = 0.0
+                self.intake.resize(**self._bounds)
+                log.info("Nothing is left of the process that died, at full width", function=name)
+            deliver(message)
+
+        name = self.name
+        return take
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -193,7 +204,7 @@ class ConsumerBinding:
             log.error("A worker ended, which is a defect", function=self.name, exc_info=failure)
 
     async def _run_events(self) -> None:
-        intake, run_event, settle = self.intake, self._dispatcher.run_event, self._settle
+        intake, run_event, settle = self.intake, self._runner.run_event, self._settle
         ack, release = self._workplace.desk.settler.ack, intake.release
         time, metrics = self._time, self.metrics
         turn_ends_s = 0.0
@@ -252,7 +263,7 @@ class ConsumerBinding:
         """Call the function and acknowledge what is done; what is not, with its outcomes."""
         self.metrics.in_flight = len(self.intake.held)
         began_s = self._time()
-        outcomes = await self._dispatcher.run_batch(batch)
+        outcomes = await self._runner.run_batch(batch)
         self.metrics.observe(self._time() - began_s)
         done: list[Message] = []
         rest: list[tuple[Message, Outcome]] = []
@@ -275,7 +286,7 @@ class ConsumerBinding:
         doubts = Doubts()
         while _is_outage(outcome):
             if await self._may_try_again(doubts):
-                outcome = await self._dispatcher.run_event(message)
+                outcome = await self._runner.run_event(message)
             else:
                 outcome = self._rejudge(message, outcome)
         await self._finish(message, outcome)
@@ -301,6 +312,7 @@ class ConsumerBinding:
         except Exception:
             # Nothing here should fail; if it does, the message must not be held for ever.
             log.exception("Settling failed, the message is given back", function=self.name)
+            self.intake.expect(message, 0)
             self._settlement.give_back(message)
         self.intake.release(message)
         self._poke()
@@ -315,14 +327,37 @@ class ConsumerBinding:
         """Tell the pull loops what is free now; by the turn, as looking costs 1 µs."""
         self.metrics.in_flight = len(self.intake.held)
         self.metrics.timeouts = self._dispatcher.timeouts
-        for puller in self._pullers:
-            puller.poke()
+        self.supply.poke()
 
 
 def _is_outage(outcome: Outcome) -> bool:
     return isinstance(outcome, Later) and outcome.outage is not None
 
 
-def _max_ack_pending(dispatcher: Dispatcher) -> int:
-    consumer = dispatcher.function.spec.consumer
-    return consumer.max_ack_pending if consumer else MAX_IN_FLIGHT
+def _bounds(function: Function) -> dict[str, int]:
+    """How many messages a function holds: its intake's bounds."""
+    spec, size = function.spec, function.spec.batch.size
+    pending = spec.consumer.max_ack_pending if spec.consumer else MAX_IN_FLIGHT
+    at_least = size * (spec.concurrency + 1) if function.shape == "batch" else spec.concurrency
+    if spec.fairness is None:
+        at_most = min(spec.max_in_flight or MAX_IN_FLIGHT, pending)
+        return {"at_least": min(at_least, at_most), "at_most": at_most}
+    # Half for what comes in the stream, half for what waited in the mailbox. All of it at once, as
+    # it is there to be chosen from.
+    window = min(spec.max_in_flight or max(KEYED_WINDOW, 2 * at_least), pending)
+    return dict.fromkeys(("at_least", "at_most"), max(1, window // 2))
+
+
+def _line(function: Function) -> KeyedLine | None:
+    """The line in which a function's messages wait, where they have keys."""
+    spec = function.spec
+    if spec.fairness is None:
+        return None
+    fair_key = key_of(spec.fairness)
+    if spec.ordered_by is not None:
+        order_key = fair_key if spec.fair_by is None else key_of(spec.ordered_by)
+        return KeyedLine(fair_key, order_key=order_key)
+    # One key's slow calls leave some room for the others.
+    room = max(1, spec.concurrency // ROOM_SHARE) if spec.concurrency > 1 else 0
+    most_running = spec.concurrency - room if function.shape == "event" else None
+    return KeyedLine(fair_key, most_running=most_running)

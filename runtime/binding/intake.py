@@ -4,11 +4,17 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from runtime.binding.line import Awaited, KeyedLine, Line
 from runtime.message import Message
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.intake")
 
 PREFETCH_S = 0.2
 """Messages are fetched ahead for this much work, as measured."""
 RATE_WINDOW_S = 0.1
+OVERDUE_S = 15.0
+"""How much later than it should a failed message may come back before those of its key go on."""
 
 
 class Intake:
@@ -20,15 +26,18 @@ class Intake:
 
     Attributes:
         held: everything here and unsettled.
-        guests: those of `held` that came from the mailbox.
-        ready: what waits for its call, oldest first.
+        guests: those of `held` that did not come from the stream itself but from the mailbox, each
+            with the set of those that came the same way.
+        ready: what waits for its call.
         ready_bytes: the payloads' size of what waits.
+        line: `ready`, where messages have keys that take turns.
     """
 
-    def __init__(self, *, at_least: int, at_most: int) -> None:
+    def __init__(self, *, at_least: int, at_most: int, line: KeyedLine | None = None) -> None:
         self.held: set[Message] = set()
-        self.guests: set[Message] = set()
-        self.ready: deque[Message] = deque()
+        self.guests: dict[Message, set[Message]] = {}
+        self.line = line
+        self.ready: Line = deque[Message]() if line is None else line
         self.ready_bytes = 0
         self._at_least = at_least
         self._at_most = max(at_least, at_most)
@@ -57,21 +66,34 @@ class Intake:
         """How many are here."""
         return len(self.held)
 
+    def count_own(self) -> int:
+        """How many are here that came from the stream itself."""
+        return len(self.held) - len(self.guests)
+
     def add(self, message: Message) -> None:
         """Take a message in."""
+        self.hold(message)
+        self.ready.append(message)
+        self.ready_bytes += len(message.data)
+        self._wake()
+
+    def add_guest(self, message: Message, fellows: set[Message]) -> None:
+        """Take a message in that came from the mailbox, like its fellows."""
+        self.guests[message] = fellows
+        fellows.add(message)
+        self.add(message)
+
+    def hold(self, message: Message) -> None:
+        """Have a message here that does not wait for a call."""
         if not self.held:
             self._empty.clear()
         self.held.add(message)
-        self.ready.append(message)
-        self.ready_bytes += len(message.data)
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                break
-        if self._enough is not None and self._is_enough():
-            _resolve(self._enough)
-            self._enough = None
+
+    def open(self) -> None:
+        """Let the line be taken from."""
+        if self.line is not None:
+            self.line.is_open = True
+            self._wake_all()
 
     def take_all(self, messages: int, size_bytes: int) -> list[Message]:
         """The oldest that wait: at least one, at most so many and so large together.
@@ -80,9 +102,10 @@ class Intake:
             IndexError: none waits.
         """
         ready = self.ready
+        most = min(messages, len(ready))
         taken = [ready.popleft()]
         total_bytes = len(taken[0].data)
-        for _ in range(min(messages - 1, len(ready))):
+        for _ in range(most - 1):
             total_bytes += len(ready[0].data)
             if total_bytes > size_bytes:
                 total_bytes -= len(ready[0].data)
@@ -105,23 +128,54 @@ class Intake:
         """Let go of a message that is settled."""
         self.held.discard(message)
         if self.guests:
-            self.guests.discard(message)
+            self._dismiss(message)
+        if self.line is not None:
+            self.line.release(message)
+            self._wake()
         self._settled += 1
         if not self.held:
             self._empty.set()
             self._measure()
         elif not self._settled & 63:
             self._measure()
+        if self.line is not None and self.is_stuck:
+            self._empty.set()
 
     def release_all(self, messages: Sequence[Message]) -> None:
         """Let go of messages that are settled."""
         self.held.difference_update(messages)
         if self.guests:
-            self.guests.difference_update(messages)
+            for message in messages:
+                self._dismiss(message)
+        if self.line is not None:
+            for message in messages:
+                self.line.release(message)
+            self._wake_all()
         self._settled += len(messages)
         if not self.held:
             self._empty.set()
         self._measure()
+
+    def expect(self, message: Message, delay_s: float) -> None:
+        """Say that a message is about to be sent back; in an order, those of its key wait for it.
+
+        They do not wait for ever: it may have been removed from its stream meanwhile.
+        """
+        if self.line is not None and self.line.is_ordered:
+            self.line.release(message, comes_back=True)
+            self._loop.call_later(delay_s + OVERDUE_S, self._give_up, message)
+
+    def expect_from_another(self, awaited: Awaited, delay_s: float) -> None:
+        """As `expect`, for a message that the host before this one sent back."""
+        if self.line is not None:
+            self.line.await_return(awaited)
+            self._loop.call_later(delay_s + OVERDUE_S, self._give_up, awaited)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self.held.clear()
+        self.guests.clear()
+        self._empty.set()
 
     async def wait(self) -> None:
         """Return when a message waits."""
@@ -153,8 +207,46 @@ class Intake:
             _resolve(self._enough)
 
     async def wait_until_empty(self) -> None:
-        """Return when everything is settled."""
+        """Return when everything is settled, or what is not waits for a message elsewhere."""
+        if self.line is not None and self.is_stuck:
+            return
         await self._empty.wait()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all that is here waits in the line, and nothing of it may be taken."""
+        line = self.line
+        return line is not None and line.is_idle and len(self.held) == line.waiting
+
+    def _wake(self) -> None:
+        """Wake who waits for a message, if there is one."""
+        if not self.ready:
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+        if self._enough is not None and self._is_enough():
+            _resolve(self._enough)
+            self._enough = None
+
+    def _wake_all(self) -> None:
+        for _ in range(min(len(self._waiters), len(self.ready))):
+            self._wake()
+
+    def _dismiss(self, guest: Message) -> None:
+        fellows = self.guests.pop(guest, None)
+        if fellows is not None:
+            fellows.discard(guest)
+
+    def _give_up(self, awaited: Message | Awaited) -> None:
+        if self.line is not None and self.line.stop_awaiting(awaited):
+            log.warning(
+                "A message did not come back in time, those of its key go on",
+                sequence=awaited.sequence,
+            )
+            self._wake()
 
     def _is_enough(self) -> bool:
         return len(self.ready) >= self._enough_messages or self.ready_bytes >= self._enough_bytes

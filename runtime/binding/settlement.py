@@ -1,5 +1,6 @@
 """The settling contract, acted out: nowhere else is a message acked, naked, parked or buried."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +16,8 @@ from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
 
 log = get_logger("runtime.settlement")
+
+BeforeReturn = Callable[[Message, float], Awaitable[None]]
 
 PARK_FROM_S = 30.0
 """A shorter wait is a NAK with delay: it holds an ack-pending slot, but costs no publish."""
@@ -32,10 +35,24 @@ class Desk:
 
 
 class Settlement:
-    """Settles the messages of one function."""
+    """Settles the messages of one function.
 
-    def __init__(self, dispatcher: Dispatcher, desk: Desk, metrics: FunctionMetrics) -> None:
-        self._dispatcher = dispatcher
+    Args:
+        dispatcher: the function's.
+        desk: the host's.
+        metrics: the function's.
+        before_return: awaited before a message is sent back to be delivered again, with it and the
+            seconds until then. If given, nothing is parked: it comes back the way it came.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        desk: Desk,
+        metrics: FunctionMetrics,
+        before_return: BeforeReturn | None = None,
+    ) -> None:
+        self._before_return = before_return
         self._desk = desk
         self._metrics = metrics
         self._function = dispatcher.function.name
@@ -67,7 +84,11 @@ class Settlement:
             self._desk.settler.ack(message)
 
     async def _later(self, message: Message, later: Later) -> None:
-        if later.delay_s >= PARK_FROM_S and self._desk.mailbox.supports_parking:
+        if (
+            later.delay_s >= PARK_FROM_S
+            and self._before_return is None
+            and self._desk.mailbox.supports_parking
+        ):
             try:
                 await self._desk.mailbox.park(message, self._function, later.delay_s, later.reason)
             except PublishFailed as failure:
@@ -78,7 +99,12 @@ class Settlement:
                 self._desk.settler.ack(message)
                 self._metrics.count("parked")
                 return
-        self._desk.settler.nak(message, later.delay_s)
+        await self._send_back(message, later.delay_s)
+
+    async def _send_back(self, message: Message, delay_s: float) -> None:
+        if self._before_return is not None:
+            await self._before_return(message, delay_s)
+        self._desk.settler.nak(message, delay_s)
         self._metrics.count("retried")
 
     async def _bury(self, message: Message, dead: Dead) -> None:
@@ -98,8 +124,7 @@ class Settlement:
             self._log_of(message).error(
                 "Dead letter not stored, the message stays", reason=failure.reason
             )
-            self._desk.settler.nak(message, STORE_AGAIN_S)
-            self._metrics.count("retried")
+            await self._send_back(message, STORE_AGAIN_S)
             return
         self._desk.settler.term(message, f"{dead.code}: {dead.reason}")
         self._metrics.count("dead")

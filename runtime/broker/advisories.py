@@ -16,6 +16,7 @@ from typing import Any
 from runtime.broker import stored
 from runtime.broker.connection import ApiError, Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
+from runtime.broker.overflow import owner_of
 from runtime.broker.parking import Mailbox
 from runtime.broker.stream_configs import ADVISORIES, FUNCTION_METADATA, MAILBOX, SWEEPER
 from runtime.errors import RuntimeFault
@@ -167,7 +168,7 @@ class Sweeper:
         if known is not None:
             return known
         if advisory.stream == MAILBOX:
-            return advisory.consumer
+            return owner_of(advisory.consumer)
         try:
             found = await self._broker.api(f"CONSUMER.INFO.{advisory.stream}.{advisory.consumer}")
         except ApiError as error:

@@ -17,6 +17,18 @@ class Unheard(PublishFailed):
     """No stream took the publish, so it is stored nowhere."""
 
 
+class Refused(PublishFailed):
+    """JetStream refused the publish, so it is stored nowhere.
+
+    Attributes:
+        err_code: JetStream's own number. Source: nats-server `server/errors.json`.
+    """
+
+    def __init__(self, reason: str, err_code: int) -> None:
+        self.err_code = err_code
+        super().__init__("", reason)
+
+
 class Confirmations:
     """Where all confirmations of one connection arrive.
 
@@ -133,7 +145,7 @@ def _read(msg: Msg) -> PubAck | PublishFailed:
     try:
         ack = json.loads(msg.data)
         if error := ack.get("error"):
-            return PublishFailed("", str(error.get("description", "refused")))
+            return Refused(str(error.get("description", "refused")), error.get("err_code", 0))
         return PubAck(ack["stream"], ack["seq"], ack.get("duplicate", False))
     except (ValueError, KeyError, AttributeError):
         return PublishFailed("", "the answer was no confirmation")

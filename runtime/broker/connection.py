@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from runtime.broker.client import PENDING_BYTES, OrderedClient
-from runtime.broker.confirmations import Awaited, Confirmations
+from runtime.broker.confirmations import Awaited, Confirmations, Refused
 from runtime.context import PubAck, Publication, Reply
 from runtime.errors import NoAnswer, PublishFailed, RequestFailed, RuntimeFault, Unavailable
 from runtime.message import NO_HEADERS, Message
@@ -28,6 +28,7 @@ OFFER_AGAIN_S = (0.1, 0.25, 0.5)
 """Pauses before a publish that no stream took is tried again: a stream whose leader is changing
 takes nothing for that long. A leader that was killed is missed for seconds: that is for callers."""
 RECONNECT_WAIT_S = 0.25
+_HOLDS_DUPLICATE = 10201
 PING_INTERVAL_S = 5
 
 
@@ -246,6 +247,40 @@ class Broker:
         return await self._confirmed(
             [(p.subject, p.data, p.msg_id, p.headers) for p in publications]
         )
+
+    async def publish_together(self, publications: Sequence[Publication]) -> bool:
+        """Store all of these in one stream, next to each other and in this order, or none.
+
+        False, and none is stored, when one of them was stored before. The stream must allow it
+        (`allow_atomic`, nats-server 2.12 and up). Source: NATS ADR-50.
+
+        Raises:
+            PublishFailed: it was not confirmed; they may be stored all the same.
+        """
+        batch_id = secrets.token_hex(11)
+        last = len(publications)
+        with Awaited(self._confirmations) as awaited:
+            for number, each in enumerate(publications, start=1):
+                headers = {
+                    **each.headers,
+                    "Nats-Batch-Id": batch_id,
+                    "Nats-Batch-Sequence": str(number),
+                    "Nats-Msg-Id": each.msg_id,
+                }
+                reply = ""
+                if number == last:
+                    headers["Nats-Batch-Commit"] = "1"
+                    reply = awaited.expect(each.subject)
+                await self._send_checked(each.subject, each.data, reply, headers)
+            await awaited.wait(ACK_TIMEOUT_S)
+            try:
+                awaited.collect(ACK_TIMEOUT_S)
+            except PublishFailed as failure:
+                cause = failure.__cause__
+                if isinstance(cause, Refused) and cause.err_code == _HOLDS_DUPLICATE:
+                    return False
+                raise
+        return True
 
     async def publish_core(
         self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None

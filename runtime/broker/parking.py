@@ -95,12 +95,12 @@ class Mailbox:
             raise PublishFailed(subject, "the mailbox stream takes no message schedules")
         due_at = datetime.now(UTC) + timedelta(seconds=max(0.0, delay_s))
         headers = {
-            **_addressed(message, function, message.attempt),
+            **mailbox_headers(message, function, message.attempt),
             names.REASON: names.escape(reason, _REASON_CHARACTERS),
             _SCHEDULE: f"@at {_timestamp(due_at)}",
             _TARGET: f"mailbox.ready.{function}",
         }
-        msg_id = f"park-{_identity(message, function)}-{message.attempt}"
+        msg_id = f"park-{identity_of(message, function)}-{message.attempt}"
         return await self._broker.publish(subject, message.data, msg_id=msg_id, headers=headers)
 
     async def post(self, message: Message, function: str) -> PubAck:
@@ -123,8 +123,8 @@ class Mailbox:
                 Publication(
                     subject=f"mailbox.ready.{function}",
                     data=message.data,
-                    msg_id=f"post-{_identity(message, function)}",
-                    headers=_addressed(message, function, 0),
+                    msg_id=f"post-{identity_of(message, function)}",
+                    headers=mailbox_headers(message, function, 0),
                 )
                 for message, function in items
             ]
@@ -141,12 +141,12 @@ class Mailbox:
             message.data,
             # One delivery is handed over once; its reply subject is its own.
             msg_id=f"over-{function}-{message.reply}",
-            headers=_addressed(message, function, max(0, message.attempt - 1)),
+            headers=mailbox_headers(message, function, max(0, message.attempt - 1)),
         )
 
     def fits(self, message: Message, function: str) -> bool:
         """Whether the server takes the message together with the headers that tell its origin."""
-        headers = names.size_bytes(_addressed(message, function, 0)) + _ROOM_FOR_IDS_BYTES
+        headers = names.size_bytes(mailbox_headers(message, function, 0)) + _ROOM_FOR_IDS_BYTES
         return (
             headers <= names.LIMIT_BYTES
             and headers + len(message.data) <= self._broker.max_payload_bytes
@@ -232,7 +232,8 @@ class Mailbox:
         )
 
 
-def _addressed(message: Message, function: str, attempts: int) -> dict[str, str]:
+def mailbox_headers(message: Message, function: str, attempts: int) -> dict[str, str]:
+    """The headers of a copy in the mailbox: its origin, whom it is for, attempts made so far."""
     return {
         **names.origin_of(message),
         names.FUNCTION: function,
@@ -244,7 +245,8 @@ def _origin(message: Message) -> str:
     return f"{message.stream}-{message.sequence}-{message.stored_at_ns}"
 
 
-def _identity(message: Message, function: str) -> str:
+def identity_of(message: Message, function: str) -> str:
+    """What tells one message of one function from all others, the same on every delivery."""
     return f"{function}-{_origin(message)}-{names.number(message.headers, names.REDRIVES)}"
 
 

@@ -21,7 +21,8 @@ SCHEDULES = "SCHEDULES"
 SWEEPER = "sweeper"
 
 SCHEDULES_SINCE = (2, 12, 0)
-"""First nats-server with message schedules; an older one must not be sent their field."""
+"""First nats-server with message schedules, and with batches that are stored as a whole; an older
+one must not be sent their fields."""
 
 FUNCTION_METADATA = "runtime.function"
 """Key in a consumer's metadata that names its function, for hosts that do not run it."""
@@ -124,9 +125,23 @@ def mailbox_consumer_config(function: str, spec: FunctionSpec) -> dict[str, Any]
             "description": f"mailbox of function {function}",
         }
     )
-    return consumer_config(
-        function, narrowed, max_attempts=spec.retry.max_attempts, function=function
+    return consumer_config(function, narrowed, max_attempts=spec.max_deliveries, function=function)
+
+
+def overflow_consumer_config(
+    durable: str, subject: str, function: str, spec: FunctionSpec
+) -> dict[str, Any]:
+    """The consumer of an overflow queue. It goes by itself when nobody has asked it for long."""
+    binding = (spec.consumer or ConsumerBinding(stream=MAILBOX)).model_copy(
+        update={
+            "filter_subjects": (subject,),
+            "deliver": "all",
+            "description": f"overflow of function {function}",
+        }
     )
+    config = consumer_config(durable, binding, max_attempts=spec.max_deliveries, function=function)
+    # A host whose places are all taken by long calls does not ask for more meanwhile.
+    return {**config, "inactive_threshold": ns(_HOUR + spec.timeout)}
 
 
 def sweeper_consumer_config() -> dict[str, Any]:
@@ -163,7 +178,11 @@ def runtime_streams(server_version: tuple[int, int, int]) -> dict[str, dict[str,
     }
     if server_version >= SCHEDULES_SINCE:
         # The server turns roll-ups on by itself: a schedule replaces the one before on its subject.
-        configs[MAILBOX] |= {"allow_msg_schedules": True, "allow_rollup_hdrs": True}
+        configs[MAILBOX] |= {
+            "allow_msg_schedules": True,
+            "allow_rollup_hdrs": True,
+            "allow_atomic": True,
+        }
     return configs
 
 
@@ -192,7 +211,11 @@ def wanted_by_runtime(
                 for field in ("subjects", "retention")
                 if field in stated and stated[field] != config[field]
             ]
-        compared = {"subjects", "allow_msg_schedules"} & config.keys() | stated.keys()
+        compared = {
+            "subjects",
+            "allow_msg_schedules",
+            "allow_atomic",
+        } & config.keys() | stated.keys()
         wanted.append(Wanted(name, "", {**config, **stated}, frozenset(compared)))
     if problems:
         raise ConfigError(problems)
@@ -284,9 +307,7 @@ def _consumer(stream: str, durable: str, config: Mapping[str, Any], spec: Consum
 def _of_function(
     key: tuple[str, str], function: str, spec: FunctionSpec, binding: ConsumerBinding
 ) -> list[Wanted]:
-    config = consumer_config(
-        key[1], binding, max_attempts=spec.retry.max_attempts, function=function
-    )
+    config = consumer_config(key[1], binding, max_attempts=spec.max_deliveries, function=function)
     mailbox = mailbox_consumer_config(function, spec.model_copy(update={"consumer": binding}))
     return [
         _consumer(*key, config, binding),

@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.binding.schedule import with_ticks
 from runtime.broker.drift import Change, Kind
+from runtime.broker.leases import with_leases
 from runtime.broker.streams import way_out
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.printing import align, printable
@@ -40,7 +41,7 @@ def read_manifest(paths: Sequence[Path]) -> Manifest:
     """The manifest with all streams that serving it needs; mistakes in it end the process."""
     try:
         settings = HostSettings.from_environment(os.environ)
-        return with_ticks(read(paths, {**stand_ins(settings), **os.environ}))
+        return with_leases(with_ticks(read(paths, {**stand_ins(settings), **os.environ})))
     except ConfigError as error:
         exit_with_problems(error)
 

@@ -9,7 +9,13 @@ from itertools import combinations
 
 from runtime.errors import Problem
 from runtime.manifest.endpoints import find_endpoint_conflicts
-from runtime.manifest.model import ConsumerBinding, FunctionSpec, Manifest, StreamSpec
+from runtime.manifest.model import (
+    ConsumerBinding,
+    FunctionSpec,
+    KeySpec,
+    Manifest,
+    StreamSpec,
+)
 from runtime.manifest.positions import Path, dotted
 from runtime.manifest.translation import suggest
 from runtime.subjects import overlaps
@@ -19,13 +25,16 @@ _OWN_STREAMS = {
     "DEAD_LETTERS": "dead_letters.>",
     "ADVISORIES": "$JS.>",
     "SCHEDULES": "schedules.>",
+    "LEASES": "leases.>",
 }
 """Streams the host makes for itself, and the subjects it keeps for them."""
 _SHORTEST_AGE_S = 0.1
 _IDLE_KEYS = {
-    "endpoint": ("batch", "max_in_flight", "retry"),
-    "schedule": ("batch", "max_in_flight"),
-    "service": ("batch", "concurrency", "max_in_flight", "retry", "timeout"),
+    "endpoint": ("batch", "fair_by", "max_in_flight", "ordered_by", "retry"),
+    "schedule": ("batch", "fair_by", "max_in_flight", "ordered_by"),
+    "service": (
+        *("batch", "concurrency", "fair_by", "max_in_flight", "ordered_by", "retry", "timeout"),
+    ),
 }
 """What would have no effect on a function bound in this way."""
 
@@ -46,6 +55,7 @@ def find_conflicts(manifest: Manifest, *, unknown: Collection[str] = ()) -> list
         *_check_filters(manifest, consumers),
         *_check_work_queues(manifest, consumers),
         *_check_limits(manifest),
+        *_check_keys(manifest),
         *_check_idle_keys(manifest),
         *find_endpoint_conflicts(manifest),
     ]
@@ -198,6 +208,25 @@ def _check_limits(manifest: Manifest) -> Iterator[Finding]:
                 yield _no_deliveries(("streams", stream, "consumers", durable, "max_deliver"))
     for name, function in manifest.functions.items():
         yield from _check_function_limits(("functions", name), function)
+
+
+def _check_keys(manifest: Manifest) -> Iterator[Finding]:
+    for name, function in manifest.functions.items():
+        if (bound := function.consumer) is None or bound.stream not in manifest.streams:
+            continue
+        subjects = bound.filter_subjects or manifest.streams[bound.stream].subjects
+        for field in ("ordered_by", "fair_by"):
+            spec: KeySpec | None = getattr(function, field)
+            if spec is None or spec.token is None:
+                continue
+            for subject in subjects:
+                tokens = subject.split(".")
+                if spec.token > len(tokens) and tokens[-1] != ">":
+                    yield (
+                        ("functions", name, field, "token"),
+                        f"{subject} has no part {spec.token}",
+                        f"use 1 to {len(tokens)}, or a field of the payload",
+                    )
 
 
 def _check_idle_keys(manifest: Manifest) -> Iterator[Finding]:

@@ -77,6 +77,7 @@ MODULE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 HANDLER_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 SUBJECT_PATTERN = r"^[^\s.]+(\.[^\s.]+)*$"
 HTTP_PATH_PATTERN = r"^/[A-Za-z0-9_\-./{}]*$"
+FIELD_PATTERN = r"^[^\s.]+(\.[^\s.]+)*$"
 QUEUE_GROUP_PATTERN = r"^[^\s]*$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -163,6 +164,25 @@ class RetrySpec(Model):
         return len(self.schedule) + 1 if self.schedule else self.attempts
 
 
+class KeySpec(Model):
+    """What of a message tells whom it belongs to: a part of its subject, or a field of its payload.
+
+    Attributes:
+        token: the part of the subject, 1 for the first.
+        field: names joined by dots, from the outside in, of a JSON payload.
+    """
+
+    token: Annotated[int, Field(ge=1, le=64)] | None = None
+    field: Annotated[str, StringConstraints(pattern=FIELD_PATTERN, max_length=255)] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "KeySpec":
+        if (self.token is None) == (self.field is None):
+            found = "neither token nor field" if self.token is None else "both token and field"
+            raise ValueError(f"{found} found; write exactly one of token, field")
+        return self
+
+
 class HttpSpec(Model):
     """How the gateway exposes an endpoint. `{name}` in the path becomes a field of the payload."""
 
@@ -231,7 +251,12 @@ def check_bindings(bound: Iterable[str]) -> None:
 
 
 class FunctionSpec(Model):
-    """One function: its handler and exactly one of the four `BINDINGS`."""
+    """One function: its handler and exactly one of the four `BINDINGS`.
+
+    With `ordered_by` the messages of one key are worked on one after the other, in the order in
+    which they were stored, on whichever host. With `fair_by`, which is `ordered_by` where that
+    alone is given, the keys take turns, so that one key's many messages hold no other's back.
+    """
 
     handler: Annotated[str, StringConstraints(pattern=HANDLER_PATTERN)]
     consumer: ConsumerBinding | None = None
@@ -240,6 +265,8 @@ class FunctionSpec(Model):
     service: Literal[True] | None = None
     batch: BatchSpec = BatchSpec()
     retry: RetrySpec = RetrySpec()
+    ordered_by: KeySpec | None = None
+    fair_by: KeySpec | None = None
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
     max_in_flight: Annotated[int, Field(ge=1, le=100_000)] | None = None
     timeout: Annotated[Duration, Field(gt=0, le=86400)] = 30.0
@@ -247,6 +274,17 @@ class FunctionSpec(Model):
     uses: tuple[Literal["postgres", "http"], ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
     description: Annotated[str, StringConstraints(max_length=1024)] = ""
+
+    @property
+    def fairness(self) -> KeySpec | None:
+        """Whose messages take turns; None where first come is first served."""
+        return self.fair_by or self.ordered_by
+
+    @property
+    def max_deliveries(self) -> int | None:
+        """How often the server shall deliver a message at most; None for no limit."""
+        # When a host dies, all that waits in the order behind what it was at comes again.
+        return None if self.ordered_by else self.retry.max_attempts
 
     @property
     def block_limit_s(self) -> float | None:

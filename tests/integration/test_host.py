@@ -184,7 +184,7 @@ async def test_draining_finishes_what_is_here_and_takes_nothing_new(
 
 async def _stopped(host: Host) -> bool:
     [binding] = [each for each in host._bindings if hasattr(each, "intake")]
-    return all(puller._subscription is None for puller in binding._pullers)  # type: ignore[attr-defined]
+    return all(puller._subscription is None for puller in binding.supply._pullers)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("handler", ["on_event", "on_batch"])

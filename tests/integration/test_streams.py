@@ -284,7 +284,8 @@ async def test_a_mailbox_made_by_an_older_server_learns_schedules(broker: Broker
     made = await ensure_runtime_streams(broker)
 
     changed = {each.field for each in made if each.object == "stream MAILBOX"}
-    assert changed == ({"allow_msg_schedules"} if has_message_schedules(broker) else set())
+    newer = {"allow_msg_schedules", "allow_atomic"}
+    assert changed == (newer if has_message_schedules(broker) else set())
     assert (await broker.api("STREAM.INFO.MAILBOX"))["state"]["messages"] == 1
     assert await ensure_runtime_streams(broker) == []
 

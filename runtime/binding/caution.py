@@ -1,0 +1,109 @@
+"""Finding the message that ends its process, while the others wait."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from runtime.binding.line import KeyedLine
+from runtime.broker.advisories import CODE
+from runtime.dispatch import Dead, Outcome
+from runtime.message import Message
+
+
+class Runner(Protocol):
+    """What calls the function: the dispatcher, or somebody before it."""
+
+    async def run_event(self, message: Message) -> Outcome:
+        """Run it on one message."""
+
+    async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Run it on several; an outcome per message, in their order."""
+
+
+class Caution:
+    """After a process died: calls one message at a time, and writes down which before each call.
+
+    All that the dead process held is under suspicion until it was called once. A message that ends
+    every process is so called alone, and given up after as many deaths as it has attempts, while
+    its neighbours lose none of theirs to it.
+
+    Args:
+        runner: calls the function.
+        max_deaths: after so many a message is given up.
+        write_down: stores what `state` says; it returns when that is stored.
+        left: what the `state` of the dead process was, if any.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        max_deaths: int,
+        write_down: Callable[[], Awaitable[None]],
+        left: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._runner = runner
+        self._max_deaths = max_deaths
+        self._write_down = write_down
+        self._line: KeyedLine | None = None
+        self._suspects: set[int] = set()
+        self._called = 0
+        self._deaths: dict[int, int] = {}
+        if left:
+            self._deaths = {int(key): count for key, count in left["deaths"].items()}
+            if called := left["called"]:
+                self._deaths[called] = self._deaths.get(called, 0) + 1
+
+    def begin(self, line: KeyedLine, suspects: Iterable[Message]) -> None:
+        """Be careful from now on, until every suspect was called.
+
+        Args:
+            line: where they wait.
+            suspects: what the dead process held.
+        """
+        self._suspects = {message.sequence for message in suspects}
+        self._deaths = {key: self._deaths[key] for key in self._suspects & self._deaths.keys()}
+        if self._suspects:
+            self._line = line
+            line.most_out = 1
+
+    def state(self) -> dict[str, Any] | None:
+        """What a successor must know."""
+        if not self._suspects and not self._deaths:
+            return None
+        return {"called": self._called, "deaths": self._deaths}
+
+    async def run_event(self, message: Message) -> Outcome:
+        """Run the function on one message, or give it up."""
+        if message.sequence not in self._suspects:
+            return await self._runner.run_event(message)
+        if (dead := await self._prepare(message)) is not None:
+            outcome: Outcome = dead
+        else:
+            outcome = await self._runner.run_event(message)
+        self._clear(message)
+        return outcome
+
+    async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Run the function on several; while being careful they come one by one."""
+        [first, *_] = messages
+        if first.sequence not in self._suspects:
+            return await self._runner.run_batch(messages)
+        if (dead := await self._prepare(first)) is not None:
+            outcomes: list[Outcome] = [dead]
+        else:
+            outcomes = await self._runner.run_batch(messages)
+        self._clear(first)
+        return outcomes
+
+    async def _prepare(self, message: Message) -> Dead | None:
+        if self._deaths.get(message.sequence, 0) >= self._max_deaths:
+            return Dead(CODE, "every attempt ended without an answer: the process died or hung")
+        self._called = message.sequence
+        await self._write_down()
+        return None
+
+    def _clear(self, message: Message) -> None:
+        self._suspects.discard(message.sequence)
+        self._deaths.pop(message.sequence, None)
+        self._called = 0
+        if not self._suspects and self._line is not None:
+            self._line.most_out = None

@@ -1,0 +1,295 @@
+"""The line in which messages wait for their call, where their keys take turns.
+
+Where there is no key the line is a plain `deque`: first come, first served. `KeyedLine` does what
+that does, with a queue for each key. No I/O, and no clock.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from runtime.message import Message
+
+Key = Callable[[Message], str]
+
+
+class Line(Protocol):
+    """What the intake needs of a line; a `deque` has it."""
+
+    def append(self, message: Message, /) -> None:
+        """Have the message wait."""
+
+    def popleft(self) -> Message:
+        """Take the one whose turn it is.
+
+        Raises:
+            IndexError: it is nobody's.
+        """
+
+    def __getitem__(self, place: int, /) -> Message:
+        """With 0 the one that `popleft` would take."""
+
+    def __len__(self) -> int:
+        """How many can be taken one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A message that failed and will be delivered again: its keys, and its sequence."""
+
+    fair_key: str
+    order_key: str
+    sequence: int
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """The messages of one key of the order, or of a whole group that has none.
+
+    Attributes:
+        awaited: the sequence of a message that failed and will be delivered again; 0 for none.
+        is_busy: whether nothing of it may be taken, as one is being worked on or awaited.
+    """
+
+    group: "_Group"
+    key: str
+    messages: deque[Message] = field(default_factory=deque)
+    awaited: int = 0
+    is_busy: bool = False
+    is_listed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Those who share a turn: the queues of one key of the fairness.
+
+    Attributes:
+        listed: its queues of which something may be taken, the next one first.
+        running: messages taken and not released.
+    """
+
+    key: str
+    queues: dict[str, _Queue] = field(default_factory=dict)
+    listed: deque[_Queue] = field(default_factory=deque)
+    running: int = 0
+    waiting: int = 0
+    has_turn: bool = False
+
+
+class KeyedLine:
+    """A line in which groups take turns, and of each key of the order one message is out at a time.
+
+    Args:
+        fair_key: whose turn a message shares.
+        order_key: if given, the messages of one such key are taken one after the other, by their
+            sequence: the next one when the one before was released.
+        most_running: how many of one group may be out at a time.
+
+    Attributes:
+        is_open: while False nothing can be taken.
+        most_out: how many messages of all keys may be out at a time; None for any number.
+    """
+
+    def __init__(
+        self, fair_key: Key, *, order_key: Key | None = None, most_running: int | None = None
+    ) -> None:
+        self.fair_key = fair_key
+        self.is_open = True
+        self.most_out: int | None = None
+        self._order_key = order_key
+        self._most_running = most_running
+        self._groups: dict[str, _Group] = {}
+        self._turns: deque[_Group] = deque()
+        self._out: dict[Message, _Queue] = {}
+        self._waiting = 0
+        self._listed = 0
+
+    def __bool__(self) -> bool:
+        if not self._turns or not self.is_open:
+            return False
+        return self.most_out is None or len(self._out) < self.most_out
+
+    def __len__(self) -> int:
+        if not self:
+            return 0
+        count = self._waiting if self._order_key is None else self._listed
+        return count if self.most_out is None else min(count, self.most_out - len(self._out))
+
+    def __getitem__(self, place: int, /) -> Message:
+        return self._turns[place].listed[0].messages[0]
+
+    def append(self, message: Message, /) -> None:
+        """Have the message wait behind those of its key that were stored before it."""
+        queue = self._queue_of(message)
+        _insert(queue.messages, message)
+        queue.group.waiting += 1
+        self._waiting += 1
+        if queue.awaited == message.sequence:
+            queue.awaited, queue.is_busy = 0, False
+        self._list(queue)
+
+    def popleft(self) -> Message:
+        """Take the next message of the group whose turn it is.
+
+        Raises:
+            IndexError: it is nobody's.
+        """
+        group = self._turns.popleft()
+        group.has_turn = False
+        queue = group.listed.popleft()
+        queue.is_listed = False
+        self._listed -= 1
+        message = queue.messages.popleft()
+        self._out[message] = queue
+        group.waiting -= 1
+        group.running += 1
+        self._waiting -= 1
+        queue.is_busy = self._order_key is not None
+        self._list(queue)
+        self._give_turn(group)
+        return message
+
+    def release(self, message: Message, *, comes_back: bool = False) -> None:
+        """Say that a message is not worked on any more; nothing happens when it was never taken.
+
+        Args:
+            message: it.
+            comes_back: whether it will be delivered again, so that those of its key must wait.
+        """
+        queue = self._out.pop(message, None)
+        if queue is None:
+            return
+        queue.group.running -= 1
+        if comes_back and self._order_key is not None:
+            queue.awaited = message.sequence
+        else:
+            queue.is_busy = False
+        self._list(queue)
+        self._give_turn(queue.group)
+        self._forget(queue)
+
+    def is_awaited(self, message: Message) -> bool:
+        """Whether those of its key wait for this very message."""
+        queue = self._find(message)
+        return queue is not None and queue.awaited == message.sequence != 0
+
+    def stop_awaiting(self, awaited: Message | Awaited) -> bool:
+        """Let those of its key go on without it; False when they do not wait for it."""
+        queue = self._find(awaited)
+        if queue is None or queue.awaited != awaited.sequence:
+            return False
+        queue.awaited, queue.is_busy = 0, False
+        self._list(queue)
+        self._forget(queue)
+        return True
+
+    def await_return(self, awaited: Awaited) -> None:
+        """Have those of a key wait for a message that another host has sent back."""
+        queue = self._queue(awaited.fair_key, awaited.order_key)
+        if not any(message.sequence == awaited.sequence for message in queue.messages):
+            queue.awaited, queue.is_busy = awaited.sequence, True
+            self._unlist(queue)
+
+    def awaited(self) -> list[Awaited]:
+        """What those of some key wait for."""
+        return [
+            Awaited(group.key, queue.key, queue.awaited)
+            for group in self._groups.values()
+            for queue in group.queues.values()
+            if queue.awaited
+        ]
+
+    def keys_of(self, message: Message) -> tuple[str, str]:
+        """A message's key of the fairness and of the order."""
+        return self.fair_key(message), self._order_key(message) if self._order_key else ""
+
+    def waiting_of(self, fair_key: str) -> int:
+        """How many messages of a group wait."""
+        group = self._groups.get(fair_key)
+        return group.waiting if group is not None else 0
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether messages have a key of the order."""
+        return self._order_key is not None
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait, whether or not they may be taken."""
+        return self._waiting
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is out, and nothing may be taken."""
+        return not self._out and not self
+
+    @property
+    def groups(self) -> int:
+        """How many keys of the fairness have messages here."""
+        return len(self._groups)
+
+    def _queue_of(self, message: Message) -> _Queue:
+        return self._queue(*self.keys_of(message))
+
+    def _queue(self, fair_key: str, order_key: str) -> _Queue:
+        group = self._groups.get(fair_key)
+        if group is None:
+            group = self._groups[fair_key] = _Group(fair_key)
+        queue = group.queues.get(order_key)
+        if queue is None:
+            queue = group.queues[order_key] = _Queue(group, order_key)
+        return queue
+
+    def _find(self, message: Message | Awaited) -> _Queue | None:
+        if isinstance(message, Awaited):
+            fair_key, order_key = message.fair_key, message.order_key
+        else:
+            fair_key, order_key = self.keys_of(message)
+        group = self._groups.get(fair_key)
+        return group.queues.get(order_key) if group is not None else None
+
+    def _list(self, queue: _Queue) -> None:
+        if queue.messages and not queue.is_busy and not queue.is_listed:
+            queue.is_listed = True
+            queue.group.listed.append(queue)
+            self._listed += 1
+            self._give_turn(queue.group)
+
+    def _unlist(self, queue: _Queue) -> None:
+        if not queue.is_listed:
+            return
+        queue.is_listed = False
+        self._listed -= 1
+        group = queue.group
+        group.listed.remove(queue)
+        if not group.listed and group.has_turn:
+            group.has_turn = False
+            self._turns.remove(group)
+
+    def _give_turn(self, group: _Group) -> None:
+        most = self._most_running
+        if group.listed and not group.has_turn and (most is None or group.running < most):
+            group.has_turn = True
+            self._turns.append(group)
+
+    def _forget(self, queue: _Queue) -> None:
+        """Keys come and go; what is empty is not kept."""
+        group = queue.group
+        if not queue.messages and not queue.is_busy and group.queues.get(queue.key) is queue:
+            del group.queues[queue.key]
+        if not group.queues and not group.running:
+            self._groups.pop(group.key, None)
+
+
+def _insert(messages: deque[Message], message: Message) -> None:
+    """Put a message in its place by its sequence, which is the last but for redeliveries."""
+    if not messages or messages[-1].sequence <= message.sequence:
+        messages.append(message)
+    else:
+        messages.insert(bisect_left(messages, message.sequence, key=_sequence), message)
+
+
+def _sequence(message: Message) -> int:
+    return message.sequence

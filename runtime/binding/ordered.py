@@ -1,0 +1,217 @@
+"""An ordered function: of all hosts that serve it one works at a time, the others stand by.
+
+Whoever holds the function's lease pulls, and so knows of every message of a key which one is next.
+What the host before it held and did not settle comes back first, and only then anything is called.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from runtime.binding.caution import Caution
+from runtime.binding.consumer import ConsumerBinding, Workplace
+from runtime.binding.lease import Lease
+from runtime.binding.line import Awaited, KeyedLine
+from runtime.binding.supply import Source
+from runtime.broker.connection import ApiError
+from runtime.broker.leases import LeaseBook, LeaseRecord
+from runtime.dispatch import Dispatcher
+from runtime.errors import Unavailable
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import FunctionMetrics
+
+log = get_logger("runtime.ordered")
+
+LEAST_TTL_S = 5.0
+GATHER_POLL_S = 0.1
+PAUSE_S = 1.0
+LATE_S = 5.0
+"""How long after its ack wait what another host held may still come back."""
+MOST_AWAITED = 2000
+"""Messages sent back that a successor is told of."""
+
+
+class OrderedBinding:
+    """Runs an ordered function on this host while it holds the function's lease."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        sources: list[Source],
+        workplace: Workplace,
+        metrics: FunctionMetrics,
+    ) -> None:
+        self.name = dispatcher.function.name
+        self._dispatcher = dispatcher
+        self._sources = sources
+        self._workplace = workplace
+        self._metrics = metrics
+        self._ack_wait_s = max(source.ack_wait_s for source in sources)
+        # A successor waits for the ack wait in any case, so a shorter lease would gain nothing.
+        book = LeaseBook(workplace.broker, self.name)
+        self._lease = Lease(book, max(LEAST_TTL_S, self._ack_wait_s), self._state)
+        self._caution = Caution(dispatcher, 0, self._lease.renew)
+        self._due_at_s: dict[int, float] = {}
+        self._work: ConsumerBinding | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_paused = False
+        self._left: dict[str, Any] = {}
+
+    @property
+    def is_flowing(self) -> bool:
+        """Whether it does its work, or stands by."""
+        if self._task is None or self._task.done():
+            return False
+        return self._work is None or self._work.is_flowing
+
+    @property
+    def leads(self) -> bool:
+        """Whether this host is the one that works."""
+        return self._work is not None
+
+    async def start(self) -> None:
+        """Stand by from now on, and work when it is this host's turn."""
+        self._task = asyncio.create_task(self._run(), name=f"ordered {self.name}")
+
+    async def drain(self, grace_s: float) -> None:
+        """Finish what is here, then let another host go on at once."""
+        if self._work is not None:
+            await self._work.drain(grace_s)
+        await self._end()
+        await self._lease.give_back()
+
+    async def stop(self) -> None:
+        """End at once; whatever is here goes back to the stream."""
+        await self._end()
+        await self._lease.give_back()
+
+    async def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            record = await self._lease.take()
+            keeping = asyncio.create_task(self._lease.keep(), name=f"lease {self.name}")
+            leading = asyncio.create_task(self._lead(record), name=f"lead {self.name}")
+            try:
+                await asyncio.wait({keeping, leading}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (keeping, leading):
+                    task.cancel()
+                await asyncio.gather(keeping, leading, return_exceptions=True)
+                await self._stop_work()
+            await self._lease.give_back()
+            log.warning("Another host may go on with an ordered function", function=self.name)
+
+    async def _stop_work(self) -> None:
+        self._left = self._state()
+        work, self._work = self._work, None
+        if work is not None:
+            await work.stop()
+
+    async def _lead(self, record: LeaseRecord) -> None:
+        """Work; returns when that is not possible."""
+        state = record.state or {}
+        self._caution = Caution(
+            self._dispatcher,
+            self._dispatcher.function.spec.retry.max_attempts,
+            self._lease.renew,
+            state.get("caution") if record.holder else None,
+        )
+        work = self._work = ConsumerBinding(
+            self._dispatcher,
+            self._sources,
+            self._workplace,
+            self._metrics,
+            runner=self._caution,
+            before_return=self._before_return,
+        )
+        line = _line_of(work)
+        line.is_open = False
+        self._expect(work, state)
+        try:
+            await work.start()
+            await self._gather(work)
+        except (ApiError, Unavailable) as failure:
+            log.warning("An ordered function cannot begin", function=self.name, reason=str(failure))
+            await asyncio.sleep(PAUSE_S)
+            return
+        if record.holder:
+            held = [message for message in work.intake.held if message.attempt > 1]
+            self._caution.begin(line, held)
+        work.intake.open()
+        if work.overflow is not None:
+            work.overflow.open()
+        log.info("Works on an ordered function", function=self.name)
+        await asyncio.get_running_loop().create_future()
+
+    def _expect(self, work: ConsumerBinding, state: dict[str, Any]) -> None:
+        now_s = time.time()
+        for fair_key, order_key, sequence, due_at_s in state.get("awaited", []):
+            self._due_at_s[sequence] = due_at_s
+            awaited = Awaited(fair_key, order_key, sequence)
+            work.intake.expect_from_another(awaited, max(0.0, due_at_s - now_s))
+
+    async def _gather(self, work: ConsumerBinding) -> None:
+        """Return when all is here that the host before this one held."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._ack_wait_s + LATE_S
+        while not await self._is_all_here(work):
+            if self._is_paused:
+                until_s = loop.time() + self._ack_wait_s + LATE_S
+            elif loop.time() > until_s:
+                log.warning("Not all came back that another host held", function=self.name)
+                return
+            await asyncio.sleep(GATHER_POLL_S)
+
+    async def _is_all_here(self, work: ConsumerBinding) -> bool:
+        # Counted first: what arrives while the server is asked must not stand for what is missing.
+        here = work.intake.count() + self._count_elsewhere(work)
+        pending = await work.overflow.ack_pending() if work.overflow is not None else 0
+        for source in self._sources:
+            subject = f"CONSUMER.INFO.{source.stream}.{source.durable}"
+            found = await self._workplace.broker.api(subject)
+            pending += found["num_ack_pending"]
+            self._is_paused = bool(found.get("paused"))
+            # What was handed over or redriven is older than what the stream has.
+            if source.restore and found["num_pending"] and work.supply.has_room_for_guests:
+                return False
+        return pending <= here
+
+    def _count_elsewhere(self, work: ConsumerBinding) -> int:
+        """Messages that were sent back, and whose time has not come."""
+        now_s = time.time()
+        awaited = _line_of(work).awaited()
+        return sum(self._due_at_s.get(each.sequence, 0.0) > now_s for each in awaited)
+
+    async def _before_return(self, message: Message, delay_s: float) -> None:
+        """Have its key wait for it, here and, should this host die, on the next one."""
+        work = self._work
+        if work is not None:
+            work.intake.expect(message, delay_s)
+            self._due_at_s[message.sequence] = time.time() + delay_s
+            await self._lease.renew()
+
+    def _state(self) -> dict[str, Any]:
+        """What a successor must know."""
+        if self._work is None:
+            return self._left
+        awaited = _line_of(self._work).awaited()
+        self._due_at_s = {each.sequence: self._due_at_s.get(each.sequence, 0.0) for each in awaited}
+        return {
+            "awaited": [
+                [each.fair_key, each.order_key, each.sequence, self._due_at_s[each.sequence]]
+                for each in awaited[:MOST_AWAITED]
+            ],
+            "caution": self._caution.state(),
+        }
+
+
+def _line_of(work: ConsumerBinding) -> KeyedLine:
+    line = work.intake.line
+    if line is None:
+        raise TypeError("an ordered function has a line with keys")
+    return line

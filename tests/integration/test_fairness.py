@@ -1,0 +1,177 @@
+"""Keys that take turns: the flood of one tenant holds no other tenant back."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from runtime import Context, Retry
+from runtime.broker.connection import Broker
+from runtime.broker.overflow import OverflowQueues, name_of
+from runtime.broker.stream_configs import MAILBOX
+from runtime.context import Publication
+from tests.host import Journal, consumer, eventually, fresh, make_manifest, running_host
+from tests.servers import NatsServer
+
+FLOOD = 6000
+QUIET = 100
+
+
+class Tenants:
+    """A stream with tenants in its subjects, and a function over it that takes turns."""
+
+    def __init__(self, broker: Broker, url: str) -> None:
+        self.broker = broker
+        self.url = url
+        self.stream = fresh("TENANTS")
+        self.name = fresh("fair")
+        self.spec: dict[str, Any] = {}
+
+    def run(self, act: Any, *, handler: str = "on_event", **spec: Any) -> Any:
+        self.spec = {
+            "handler": handler,
+            "consumer": {"stream": self.stream},
+            "concurrency": 4,
+            "max_in_flight": 400,
+            **spec,
+        }
+        streams = {self.stream: {"subjects": [f"{self.stream}.>"]}}
+        return running_host(self.url, {self.name: self.spec}, {self.name: act}, streams=streams)
+
+    async def give(self, tenant: str, numbers: range) -> None:
+        for first in range(numbers.start, numbers.stop, 500):
+            await self.broker.publish_many(
+                [
+                    Publication(f"{self.stream}.{tenant}", b"%d" % n, f"{self.name}-{tenant}-{n}")
+                    for n in range(first, min(first + 500, numbers.stop))
+                ]
+            )
+
+    async def settle(self) -> None:
+        """Return when nothing is left anywhere."""
+        manifest = make_manifest({self.name: self.spec})
+        queues = OverflowQueues(self.broker, self.name, manifest.functions[self.name])
+
+        async def is_over() -> bool:
+            own = await consumer(self.broker, self.stream, self.name)
+            left = own["num_pending"] + own["num_ack_pending"]
+            return not left and not await queues.counts()
+
+        await eventually(is_over, "the end of it", 60)
+
+
+@pytest.fixture
+def tenants(broker: Broker, nats_server: NatsServer) -> Tenants:
+    return Tenants(broker, nats_server.url)
+
+
+class Clocked:
+    """When each message was called; a call takes a millisecond."""
+
+    def __init__(self) -> None:
+        self.journal = Journal()
+        self.runs: Counter[tuple[str, int]] = Counter()
+        self.at_s: dict[tuple[str, int], float] = {}
+        self._time = asyncio.get_running_loop().time
+
+    async def act(self, ctx: Context, event: Any) -> None:
+        await asyncio.sleep(0.001)
+        tenant, number = event.subject.rsplit(".", 1)[1], int(event.raw)
+        self.runs[tenant, number] += 1
+        self.at_s[tenant, number] = self._time()
+        self.journal.add((tenant, number))
+
+
+@pytest.mark.parametrize("order", [{}, {"ordered_by": {"field": "n"}}], ids=["fair", "ordered"])
+async def test_a_quiet_tenant_is_served_at_once_beside_a_flood(
+    tenants: Tenants, order: dict[str, Any]
+) -> None:
+    clocked = Clocked()
+    time = asyncio.get_running_loop().time
+    given_at_s: dict[int, float] = {}
+    async with tenants.run(clocked.act, fair_by={"token": 2}, **order):
+        await tenants.give("loud", range(FLOOD))
+        for number in range(QUIET):
+            given_at_s[number] = time()
+            await tenants.give("quiet", range(number, number + 1))
+            await clocked.journal.wait(len(clocked.journal.entries) + 10)
+        await clocked.journal.wait(FLOOD + QUIET, 60)
+        await tenants.settle()
+
+    waits_s = sorted(clocked.at_s["quiet", n] - given_at_s[n] for n in given_at_s)
+    flood_s = max(clocked.at_s.values()) - given_at_s[0]
+    # The 99th percentile of a hundred: hardly more than it takes to set the flood aside.
+    assert waits_s[-2] < flood_s / 4
+    assert len(clocked.runs) == FLOOD + QUIET
+    assert set(clocked.runs.values()) == {1}
+
+
+async def test_what_is_set_aside_keeps_its_identity_and_its_attempts(tenants: Tenants) -> None:
+    seen = Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        seen.add((event.stream, event.sequence, ctx.attempt, int(event.raw)))
+        if ctx.attempt == 1:
+            raise Retry("once more", delay_s=0.05)
+
+    async with tenants.run(act, fair_by={"token": 2}, max_in_flight=40):
+        await tenants.give("loud", range(300))
+        await seen.wait(600, 60)
+        await tenants.settle()
+
+    expected = {(tenants.stream, n + 1, attempt, n) for n in range(300) for attempt in (1, 2)}
+    assert set(seen.entries) == expected
+    assert len(seen.entries) == 600
+
+
+async def test_what_is_set_aside_outlives_its_host_and_is_shared_by_all(tenants: Tenants) -> None:
+    gate, clocked = asyncio.Event(), Clocked()
+
+    async def act(ctx: Context, event: Any) -> None:
+        await gate.wait()
+        await clocked.act(ctx, event)
+
+    async def all_aside() -> bool:
+        found = await consumer(tenants.broker, tenants.stream, tenants.name)
+        return bool(found["num_pending"] == 0 and found["num_ack_pending"] < 200)
+
+    async with tenants.run(act, fair_by={"token": 2}) as first:
+        await tenants.give("loud", range(2000))
+        await eventually(all_aside, "the flood set aside")
+        await first.stop()
+        gate.set()
+        before = len(clocked.journal.entries)
+    async with tenants.run(clocked.act, fair_by={"token": 2}):
+        await clocked.journal.wait(2000, 60)
+        await tenants.settle()
+
+    durable = f"{tenants.name}~{name_of('loud')}"
+    assert before < 100
+    assert {number for _, number in clocked.runs} == set(range(2000))
+    assert (await consumer(tenants.broker, MAILBOX, durable))["num_pending"] == 0
+
+
+async def test_batches_are_made_of_all_tenants_in_turn(tenants: Tenants) -> None:
+    batches, gate = Journal(), asyncio.Event()
+
+    async def act(ctx: Context, batch: Any) -> None:
+        batches.add(Counter(event.subject.rsplit(".", 1)[1] for event in batch))
+        await gate.wait()
+
+    spec: dict[str, Any] = {"batch": {"size": 40, "wait": "50ms"}, "concurrency": 1}
+    async with tenants.run(act, handler="on_batch", fair_by={"token": 2}, **spec):
+        await tenants.give("loud", range(40))
+        await batches.wait(1)
+        await tenants.give("loud", range(40, 140))
+        await tenants.give("quiet", range(20))
+        await eventually(lambda: _delivered(tenants, 160), "everything delivered")
+        gate.set()
+        await tenants.settle()
+
+    assert batches.entries[1] == {"loud": 20, "quiet": 20}
+
+
+async def _delivered(tenants: Tenants, count: int) -> bool:
+    found = await consumer(tenants.broker, tenants.stream, tenants.name)
+    return bool(found["delivered"]["stream_seq"] >= count)

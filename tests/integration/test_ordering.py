@@ -1,0 +1,264 @@
+"""Ordered functions: one message of a key at a time, in order, on whichever host."""
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from runtime import Context, Retry
+from runtime.broker.connection import Broker
+from runtime.context import Publication
+from runtime.host import Host
+from tests.host import (
+    Journal,
+    eventually,
+    fresh,
+    letters_of,
+    running_host,
+    wait_for_letters,
+    wait_until_settled,
+)
+from tests.servers import NatsServer
+
+RETRY = {"attempts": 4, "delay": "50ms", "factor": 1, "jitter": 0}
+KEYS = [f"key{n}" for n in range(8)]
+
+
+class Belt:
+    """A stream with keys in its subjects, and an ordered function over it."""
+
+    def __init__(self, broker: Broker, url: str) -> None:
+        self.broker = broker
+        self.url = url
+        self.stream = fresh("BELT")
+        self.name = fresh("ordered")
+        self.given: dict[str, list[int]] = defaultdict(list)
+        self._number = 0
+
+    def run(self, act: Any, *, handler: str = "on_event", **spec: Any) -> Any:
+        stated = {
+            "handler": handler,
+            "consumer": {"stream": self.stream, "ack_wait": "5s"},
+            "retry": RETRY,
+            "ordered_by": {"token": 2},
+            **spec,
+        }
+        streams = {self.stream: {"subjects": [f"{self.stream}.>"]}}
+        return running_host(self.url, {self.name: stated}, {self.name: act}, streams=streams)
+
+    async def give(self, *keys: str, data: bytes | None = None) -> None:
+        """One message for each key named, numbered through."""
+        publications = []
+        for key in keys:
+            self._number += 1
+            self.given[key].append(self._number)
+            payload = b"%d" % self._number if data is None else data
+            publications.append(
+                Publication(f"{self.stream}.{key}", payload, f"{self.name}-{self._number}")
+            )
+        await self.broker.publish_many(publications)
+
+    async def settle(self) -> None:
+        await wait_until_settled(self.broker, self.stream, self.name)
+
+
+@pytest.fixture
+def belt(broker: Broker, nats_server: NatsServer) -> Belt:
+    return Belt(broker, nats_server.url)
+
+
+class Watched:
+    """Calls, by key: in which order they came, and whether two of one key ever overlapped."""
+
+    def __init__(self) -> None:
+        self.journal = Journal()
+        self.done: dict[str, list[int]] = defaultdict(list)
+        self.overlaps = 0
+        self.most = 0
+        self._out: set[str] = set()
+
+    async def work(self, event: Any, seconds: float = 0.002) -> None:
+        key = event.subject.rsplit(".", 1)[1]
+        self.overlaps += key in self._out
+        self._out.add(key)
+        self.most = max(self.most, len(self._out))
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._out.discard(key)
+        self.done[key].append(int(event.raw))
+        self.journal.add((key, int(event.raw)))
+
+
+async def test_of_each_key_one_message_runs_at_a_time_in_order_and_keys_run_beside_each_other(
+    belt: Belt,
+) -> None:
+    watched = Watched()
+
+    async def act(ctx: Context, event: Any) -> None:
+        await watched.work(event)
+
+    async with belt.run(act), belt.run(act):
+        for _ in range(40):
+            await belt.give(*KEYS)
+        await watched.journal.wait(40 * len(KEYS))
+        await belt.settle()
+
+    assert watched.done == belt.given
+    assert watched.overlaps == 0
+    assert watched.most > 1
+
+
+async def test_those_of_a_key_wait_for_one_that_fails_and_other_keys_do_not(belt: Belt) -> None:
+    watched = Watched()
+    failures = Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        if event.subject.endswith("key0") and int(event.raw) == 1 and ctx.attempt < 3:
+            failures.add(ctx.attempt)
+            raise Retry("not yet", delay_s=0.3)
+        await watched.work(event, 0)
+
+    async with belt.run(act):
+        await belt.give("key0", "key0", "key1", "key0", "key1")
+        await watched.journal.wait(5)
+        await belt.settle()
+
+    assert failures.entries == [1, 2]
+    assert watched.done == belt.given
+    assert [key for key, _ in watched.journal.entries] == ["key1"] * 2 + ["key0"] * 3
+
+
+async def test_a_long_wait_keeps_the_order_too(belt: Belt) -> None:
+    """It is not parked, where those behind it would overtake it."""
+    watched = Watched()
+    waiting = asyncio.Event()
+
+    async def act(ctx: Context, event: Any) -> None:
+        if event.raw == b"1" and ctx.attempt == 1:
+            waiting.set()
+            raise Retry("in an hour", delay_s=3600)
+        await watched.work(event, 0)
+
+    async with belt.run(act):
+        await belt.give("key0", "key0", "key1")
+        await waiting.wait()
+        assert await watched.journal.wait(1) == [("key1", 3)]
+    async with belt.run(act):
+        await belt.give("key0", "key1")
+        await watched.journal.wait(2)
+        assert watched.journal.entries == [("key1", 3), ("key1", 5)]
+
+
+async def test_what_is_given_up_lets_the_next_go_on(belt: Belt) -> None:
+    watched = Watched()
+
+    async def act(ctx: Context, event: Any) -> None:
+        if event.raw == b"1":
+            raise ValueError("never")
+        await watched.work(event, 0)
+
+    async with belt.run(act):
+        await belt.give("key0", "key0", "key0")
+        await watched.journal.wait(2)
+        [letter] = await wait_for_letters(belt.broker, belt.name)
+        await belt.settle()
+
+    assert (letter.message.data, letter.attempts) == (b"1", 4)
+    assert watched.done["key0"] == [2, 3]
+
+
+async def test_a_key_may_be_a_field_of_the_payload(belt: Belt) -> None:
+    seen = Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        seen.add(event.raw)
+        await asyncio.sleep(0.001)
+
+    payloads = [
+        b'{"device": {"id": "%s"}, "n": %d}' % (key, n) for n in range(20) for key in (b"a", b"b")
+    ]
+    async with belt.run(act, ordered_by={"field": "device.id"}):
+        for payload in payloads:
+            await belt.give("any", data=payload)
+        await seen.wait(len(payloads))
+        await belt.settle()
+
+    for device in (b'"a"', b'"b"'):
+        wanted = [payload for payload in payloads if device in payload]
+        assert [each for each in seen.entries if device in each] == wanted
+
+
+async def test_batches_hold_one_message_of_each_key(belt: Belt) -> None:
+    batches = Journal()
+
+    async def act(ctx: Context, batch: Any) -> None:
+        batches.add([(event.subject.rsplit(".", 1)[1], int(event.raw)) for event in batch])
+        await asyncio.sleep(0.002)
+
+    async with belt.run(act, handler="on_batch", batch={"size": 100, "wait": "20ms"}):
+        for _ in range(10):
+            await belt.give(*KEYS)
+        await eventually(lambda: _count(batches, 10 * len(KEYS)), "all messages")
+        await belt.settle()
+
+    order = defaultdict(list)
+    for batch in batches.entries:
+        assert len({key for key, _ in batch}) == len(batch)
+        for key, number in batch:
+            order[key].append(number)
+    assert order == belt.given
+    assert any(len(batch) > 1 for batch in batches.entries)
+
+
+async def _count(batches: Journal, wanted: int) -> bool:
+    return sum(map(len, batches.entries)) >= wanted
+
+
+async def test_the_next_host_goes_on_where_the_one_before_stopped(belt: Belt) -> None:
+    watched = Watched()
+
+    async def act(ctx: Context, event: Any) -> None:
+        assert ctx.attempt == 1
+        await watched.work(event)
+
+    async with belt.run(act):
+        for round_ in range(6):
+            async with belt.run(act) if round_ % 2 else _nobody():
+                await belt.give(*KEYS * 10)
+                await watched.journal.wait(len(KEYS) * 10 * round_)
+        await watched.journal.wait(len(KEYS) * 60)
+        await belt.settle()
+
+    assert watched.done == belt.given
+    assert watched.overlaps == 0
+    assert await letters_of(belt.broker, belt.name) == []
+
+
+class _nobody:  # noqa: N801 - stands where a host may stand
+    async def __aenter__(self) -> None:
+        """Start nothing."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """End nothing."""
+
+
+async def test_a_host_that_stops_while_it_works_hands_over_in_order(belt: Belt) -> None:
+    watched = Watched()
+    first: Host
+
+    async def act(ctx: Context, event: Any) -> None:
+        await watched.work(event, 0.005)
+
+    async with belt.run(act) as first:
+        await belt.give(*KEYS * 30)
+        await watched.journal.wait(20)
+        async with belt.run(act):
+            await first.stop()
+            await watched.journal.wait(len(KEYS) * 30)
+            await belt.settle()
+
+    once = {key: list(dict.fromkeys(numbers)) for key, numbers in watched.done.items()}
+    assert once == belt.given
+    assert watched.overlaps == 0
