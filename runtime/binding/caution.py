@@ -71,6 +71,10 @@ class Caution:
             return None
         return {"called": self._called, "deaths": self._deaths}
 
+    def suspects(self, message: Message) -> bool:
+        """Whether the message may have ended the process that died."""
+        return message.sequence in self._suspects
+
     async def run_event(self, message: Message) -> Outcome:
         """Run the function on one message, or give it up."""
         if message.sequence not in self._suspects:

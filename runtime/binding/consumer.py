@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from runtime.binding.caution import Runner
 from runtime.binding.in_progress import Held, InProgressTicker
@@ -57,6 +58,39 @@ class Doubts:
     count: int = 0
 
 
+class Worker:
+    """Who calls the function on single messages, in one or several tasks.
+
+    Args:
+        run_event: see `Runner`.
+
+    Attributes:
+        is_retired: whether it takes no more messages.
+    """
+
+    def __init__(self, run_event: Callable[[Message], Awaitable[Outcome]]) -> None:
+        self.run_event = run_event
+        self.is_retired = False
+        self._idle: set[asyncio.Task[Any]] = set()
+
+    async def wait(self, intake: Intake) -> None:
+        """Return when a message waits. Ends the task when the worker retires meanwhile."""
+        task = asyncio.current_task()
+        if task is None:
+            return
+        self._idle.add(task)
+        try:
+            await intake.wait()
+        finally:
+            self._idle.discard(task)
+
+    def retire(self) -> None:
+        """Take no more messages; what it is at, it brings to its end."""
+        self.is_retired = True
+        for task in self._idle:
+            task.cancel()
+
+
 class ConsumerBinding:
     """Runs one function over its consumer and its mailbox until drained.
 
@@ -67,6 +101,9 @@ class ConsumerBinding:
         metrics: the function's.
         runner: calls the function; the dispatcher unless given.
         before_return: see `Settlement`.
+
+    Attributes:
+        before_giving_back: awaited before what is not finished goes elsewhere.
     """
 
     def __init__(
@@ -105,6 +142,7 @@ class ConsumerBinding:
         if self._careful_until_s:
             deliver = self._carefully(deliver)
         self.supply = Supply(workplace.broker, self.intake, sources, deliver)
+        self.before_giving_back: Callable[[], Awaitable[None]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -118,11 +156,16 @@ class ConsumerBinding:
         if self._is_batch:
             self._spawn(self._run_batches())
         else:
+            worker = Worker(self._runner.run_event)
             for _ in range(self._concurrency):
-                self._spawn(self._run_events())
+                self.employ(worker)
         if self.overflow is not None:
             await self.overflow.start(self.supply)
         await self.supply.start()
+
+    def employ(self, worker: Worker) -> None:
+        """Have one message more worked on at a time, by this worker, until it retires."""
+        self._spawn(self._run_events(worker))
 
     async def drain(self, grace_s: float) -> None:
         """Pull no more, finish what is here, give back what is not finished in time."""
@@ -160,6 +203,8 @@ class ConsumerBinding:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self.overflow is not None:
             await self.overflow.stop()
+        if self.before_giving_back is not None:
+            await self.before_giving_back()
 
     def _overflow(self, ack_wait_s: float) -> Overflow | None:
         line, function, desk = self.intake.line, self._dispatcher.function, self._workplace.desk
@@ -203,15 +248,15 @@ class ConsumerBinding:
         if not task.cancelled() and (failure := task.exception()):
             log.error("A worker ended, which is a defect", function=self.name, exc_info=failure)
 
-    async def _run_events(self) -> None:
-        intake, run_event, settle = self.intake, self._runner.run_event, self._settle
+    async def _run_events(self, worker: Worker) -> None:
+        intake, run_event, settle = self.intake, worker.run_event, self._settle
         ack, release = self._workplace.desk.settler.ack, intake.release
         time, metrics = self._time, self.metrics
         turn_ends_s = 0.0
-        while True:
+        while not worker.is_retired:
             if not intake.ready:
                 self._poke()
-                await intake.wait()
+                await worker.wait(intake)
                 turn_ends_s = time() + TURN_S
             message = intake.take()
             metrics.in_flight = len(intake.held)

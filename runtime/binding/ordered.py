@@ -10,6 +10,8 @@ from typing import Any
 
 from runtime.binding.caution import Caution
 from runtime.binding.consumer import ConsumerBinding, Workplace
+from runtime.binding.crew import Crew
+from runtime.binding.deputy import Deputy
 from runtime.binding.lease import Lease
 from runtime.binding.line import Awaited, KeyedLine
 from runtime.binding.supply import Source
@@ -24,6 +26,8 @@ from runtime.observe.metrics import FunctionMetrics
 log = get_logger("runtime.ordered")
 
 LEAST_TTL_S = 5.0
+DEPUTY_SHARE = 0.5
+"""The share of a lease's time after which a silent leader's calls elsewhere are ended."""
 GATHER_POLL_S = 0.1
 PAUSE_S = 1.0
 LATE_S = 5.0
@@ -50,10 +54,12 @@ class OrderedBinding:
         self._ack_wait_s = max(source.ack_wait_s for source in sources)
         # A successor waits for the ack wait in any case, so a shorter lease would gain nothing.
         book = LeaseBook(workplace.broker, self.name)
-        self._lease = Lease(book, max(LEAST_TTL_S, self._ack_wait_s), self._state)
+        self._ttl_s = max(LEAST_TTL_S, self._ack_wait_s)
+        self._lease = Lease(book, self._ttl_s, self._state)
         self._caution = Caution(dispatcher, 0, self._lease.renew)
         self._due_at_s: dict[int, float] = {}
         self._work: ConsumerBinding | None = None
+        self._deputy: Deputy | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_paused = False
         self._left: dict[str, Any] = {}
@@ -78,6 +84,8 @@ class OrderedBinding:
         """Finish what is here, then let another host go on at once."""
         if self._work is not None:
             await self._work.drain(grace_s)
+        if self._deputy is not None:
+            await self._deputy.stop(grace_s)
         await self._end()
         await self._lease.give_back()
 
@@ -93,7 +101,7 @@ class OrderedBinding:
 
     async def _run(self) -> None:
         while True:
-            record = await self._lease.take()
+            record = await self._stand_by()
             keeping = asyncio.create_task(self._lease.keep(), name=f"lease {self.name}")
             leading = asyncio.create_task(self._lead(record), name=f"lead {self.name}")
             try:
@@ -105,6 +113,20 @@ class OrderedBinding:
                 await self._stop_work()
             await self._lease.give_back()
             log.warning("Another host may go on with an ordered function", function=self.name)
+
+    async def _stand_by(self) -> LeaseRecord:
+        """Return when it is this host's turn to lead; until then make calls for whoever does."""
+        if self._dispatcher.function.shape == "event":
+            ttl_s = self._ttl_s * DEPUTY_SHARE
+            self._deputy = Deputy(self._dispatcher, self._workplace.broker, ttl_s)
+        try:
+            if self._deputy is not None:
+                await self._deputy.start()
+            return await self._lease.take()
+        finally:
+            if self._deputy is not None:
+                await self._deputy.stop(0)
+                self._deputy = None
 
     async def _stop_work(self) -> None:
         self._left = self._state()
@@ -146,6 +168,17 @@ class OrderedBinding:
         if work.overflow is not None:
             work.overflow.open()
         log.info("Works on an ordered function", function=self.name)
+        if self._dispatcher.function.shape == "event":
+            desk, broker = self._workplace.desk, self._workplace.broker
+            crew = Crew(
+                work,
+                self._dispatcher,
+                self._caution,
+                broker,
+                desk.mailbox,
+                lost_after_s=self._ttl_s,
+            )
+            await crew.start()
         await asyncio.get_running_loop().create_future()
 
     def _expect(self, work: ConsumerBinding, state: dict[str, Any]) -> None:

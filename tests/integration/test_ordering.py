@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime import Context, Retry
+from runtime import Context, Reject, Retry
 from runtime.broker.connection import Broker
 from runtime.context import Publication
 from runtime.host import Host
@@ -261,4 +261,76 @@ async def test_a_host_that_stops_while_it_works_hands_over_in_order(belt: Belt) 
 
     once = {key: list(dict.fromkeys(numbers)) for key, numbers in watched.done.items()}
     assert once == belt.given
+    assert watched.overlaps == 0
+
+
+async def test_hosts_that_stand_by_make_calls_for_the_one_that_leads(belt: Belt) -> None:
+    """With one call at a time on each host, three run at a time on three hosts."""
+    watched, everybody = Watched(), asyncio.Barrier(3)
+
+    async def act(ctx: Context, event: Any) -> None:
+        async with asyncio.timeout(10):
+            await everybody.wait()
+        await watched.work(event)
+
+    async with (
+        belt.run(act, concurrency=1),
+        belt.run(act, concurrency=1),
+        belt.run(act, concurrency=1),
+    ):
+        await belt.give("key0", "key1", "key2")
+        await watched.journal.wait(3)
+        await belt.settle()
+
+    assert watched.most == 3
+    assert await letters_of(belt.broker, belt.name) == []
+
+
+async def test_a_call_elsewhere_settles_as_one_here_does(belt: Belt) -> None:
+    seen = Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        seen.add((event.raw, ctx.attempt, event.sequence, event.stream, event.subject))
+        if event.raw == b"1" and ctx.attempt == 1:
+            raise Retry("again", delay_s=0.1)
+        if event.raw == b"2":
+            raise Reject("BAD", "never")
+        if event.raw == b"3":
+            raise ValueError("broken")
+
+    async with belt.run(act, concurrency=1), belt.run(act, concurrency=1):
+        await belt.give("key1", "key2", "key3", "key4")
+        letters = await wait_for_letters(belt.broker, belt.name, 2)
+        await belt.settle()
+
+    found = {letter.message.data: (letter.code, letter.attempts) for letter in letters}
+    assert found == {b"2": ("BAD", 1), b"3": ("ATTEMPTS_EXHAUSTED", RETRY["attempts"])}
+    assert [entry[:2] for entry in seen.entries if entry[0] == b"1"] == [(b"1", 1), (b"1", 2)]
+    assert {entry[2:] for entry in seen.entries} == {
+        (number, belt.stream, f"{belt.stream}.key{number}") for number in (1, 2, 3, 4)
+    }
+
+
+async def test_calls_elsewhere_end_with_the_leader_that_asked_for_them(belt: Belt) -> None:
+    gate, watched = asyncio.Event(), Watched()
+    began, ended = Journal(), Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        began.add(event.raw)
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            ended.add(event.raw)
+            raise
+        await watched.work(event)
+
+    async with belt.run(act, concurrency=1) as first, belt.run(act, concurrency=1):
+        await belt.give("key1", "key2")
+        await began.wait(2)
+        await first.stop()
+        assert sorted(ended.entries) == [b"1", b"2"]
+        gate.set()
+        await watched.journal.wait(2)
+        await belt.settle()
+
     assert watched.overlaps == 0

@@ -1,0 +1,193 @@
+"""Whom the leader of an ordered function can ask to make calls: the hosts that stand by."""
+
+import asyncio
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.binding.caution import Caution
+from runtime.binding.consumer import ConsumerBinding, Worker
+from runtime.binding.deputy import BEAT_S, subject_of
+from runtime.binding.remote_call import call_headers, decode_outcome
+from runtime.broker.connection import Broker, Subscription
+from runtime.broker.parking import Mailbox
+from runtime.dispatch import Dispatcher, Outcome
+from runtime.errors import NoAnswer, RuntimeFault, Unavailable
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.crew")
+
+SILENT_S = 3.5
+"""After so long without a word a deputy is asked no more."""
+ANSWER_LATE_S = 5.0
+"""How much later than the function's time limit an answer may come."""
+CANCEL_LIMIT_S = 2.0
+
+
+class CallFailed(Exception):  # noqa: N818 - names what happened
+    """A call on another host came to no known end."""
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """A deputy, and the worker here whose every task makes one call there at a time.
+
+    Attributes:
+        calling: the tasks that wait for an answer.
+        is_lost: whether no answer of it is waited for any more.
+    """
+
+    id: str
+    heard_at_s: float
+    worker: Worker
+    calling: set["asyncio.Task[Any]"] = field(default_factory=set)
+    is_lost: bool = False
+
+
+class Crew:
+    """Gives a leader's binding more workers: as many as there are places on the hosts standing by.
+
+    Args:
+        work: the leader's binding.
+        dispatcher: makes a call here when it cannot be made there.
+        caution: makes those calls that may end their process; they are made here.
+        broker: the connection.
+        mailbox: tells what the server takes.
+        lost_after_s: when a deputy was silent for so long its calls have failed: as a message whose
+            host is silent comes to another.
+    """
+
+    def __init__(
+        self,
+        work: ConsumerBinding,
+        dispatcher: Dispatcher,
+        caution: Caution,
+        broker: Broker,
+        mailbox: Mailbox,
+        *,
+        lost_after_s: float,
+    ) -> None:
+        self._work = work
+        self._dispatcher = dispatcher
+        self._caution = caution
+        self._broker = broker
+        self._mailbox = mailbox
+        self._lost_after_s = lost_after_s
+        self._function = dispatcher.function.name
+        self._limit_s = dispatcher.function.spec.timeout + ANSWER_LATE_S
+        self._id = secrets.token_hex(8)
+        self._members: dict[str, _Member] = {}
+        self._subscription: Subscription | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._time = asyncio.get_running_loop().time
+
+    async def start(self) -> None:
+        """Listen for deputies, and let them hear that somebody leads.
+
+        Raises:
+            Unavailable: the connection is closed.
+        """
+        subject = subject_of(self._function, "deputies")
+        self._work.before_giving_back = self.stop
+        self._subscription = await self._broker.subscribe(subject, self._on_deputy)
+        self._beating = asyncio.create_task(self._beat(), name=f"crew {self._function}")
+
+    async def stop(self) -> None:
+        """Ask nobody any more, and have the calls ended that are still made elsewhere."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+            self._subscription = None
+        busy = [member for member in self._members.values() if not member.is_lost]
+        await asyncio.gather(*(self._cancel(member) for member in busy))
+        self._members.clear()
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                subject = subject_of(self._function, "leader")
+                await self._broker.publish_core(subject, self._id.encode())
+            except Unavailable:
+                log.debug("A leader is not heard now", function=self._function)
+            for member in list(self._members.values()):
+                self._look_at(member)
+            await asyncio.sleep(BEAT_S)
+
+    def _look_at(self, member: _Member) -> None:
+        silent_s = self._time() - member.heard_at_s
+        if silent_s > SILENT_S:
+            member.worker.retire()
+        if silent_s > self._lost_after_s:
+            log.warning("A host that helped is silent, its calls failed", function=self._function)
+            member.is_lost = True
+            for task in member.calling:
+                task.cancel()
+        if member.worker.is_retired and not member.calling:
+            del self._members[member.id]
+
+    def _on_deputy(self, message: Message) -> None:
+        said = json.loads(message.data)
+        member = self._members.get(said["id"])
+        if member is not None:
+            member.heard_at_s = self._time()
+            if not said["slots"]:
+                member.worker.retire()
+        elif said["slots"]:
+            self._take_on(said["id"], said["slots"])
+
+    def _take_on(self, deputy: str, slots: int) -> None:
+        async def run_event(message: Message) -> Outcome:
+            return await self._call(member, message)
+
+        member = _Member(deputy, self._time(), Worker(run_event))
+        self._members[deputy] = member
+        for _ in range(slots):
+            self._work.employ(member.worker)
+        log.debug("Another host helps with an ordered function", function=self._function)
+
+    async def _call(self, member: _Member, message: Message) -> Outcome:
+        there = not member.worker.is_retired and not self._caution.suspects(message)
+        if there and self._mailbox.fits(message, self._function):
+            outcome = await self._ask(member, message)
+            if outcome is not None:
+                return outcome
+        return await self._caution.run_event(message)
+
+    async def _ask(self, member: _Member, message: Message) -> Outcome | None:
+        """The outcome of a call elsewhere; None when it was not made, or not to its end."""
+        task = asyncio.current_task()
+        if task is None:
+            return None
+        member.calling.add(task)
+        try:
+            answer = await self._broker.request(
+                subject_of(self._function, f"call.{member.id}"),
+                message.data,
+                timeout_s=self._limit_s,
+                headers=call_headers(message, self._function, self._id),
+            )
+            return decode_outcome(answer.data)
+        except NoAnswer as silence:
+            if silence.reason == "no responders":
+                return None
+            # It may have run, and may even run on: that was an attempt.
+            return self._dispatcher.judge(message, silence)
+        except (RuntimeFault, ValueError, KeyError) as failure:
+            return self._dispatcher.judge(message, CallFailed(str(failure)))
+        except asyncio.CancelledError:
+            if not member.is_lost or task.uncancel():
+                raise
+            return self._dispatcher.judge(message, CallFailed("the host that ran it is silent"))
+        finally:
+            member.calling.discard(task)
+
+    async def _cancel(self, member: _Member) -> None:
+        subject = subject_of(self._function, f"cancel.{member.id}")
+        try:
+            await self._broker.request(subject, self._id.encode(), timeout_s=CANCEL_LIMIT_S)
+        except Unavailable:
+            log.debug("A deputy does not answer, it ends its calls by itself")

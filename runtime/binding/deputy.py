@@ -1,0 +1,140 @@
+"""A host that stands by for an ordered function, and makes the calls that its leader asks for."""
+
+import asyncio
+import json
+import secrets
+from contextlib import AsyncExitStack
+
+from runtime.binding.remote_call import LEADER, UNFINISHED, called_message, encode_outcome
+from runtime.broker.connection import Broker, Subscription
+from runtime.dispatch import Dispatcher
+from runtime.errors import Unavailable
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.deputy")
+
+BEAT_S = 1.0
+"""How often a deputy says that it is there, and a leader that it still leads."""
+
+DRAIN_S = 2.0
+
+
+def subject_of(function: str, what: str) -> str:
+    """Where the hosts of one function talk to each other; core NATS, nothing of it is stored."""
+    return f"_RUNTIME.{function}.{what}"
+
+
+class Deputy:
+    """Makes calls for whoever leads, as many at a time as the function's concurrency.
+
+    A call ends with its leader: who takes over must not find a message at work that will come to it
+    again. When a leader was not heard for `leader_ttl_s`, its calls are cancelled.
+
+    Args:
+        dispatcher: the function's.
+        broker: the connection.
+        leader_ttl_s: shorter than the time after which another may lead.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, broker: Broker, leader_ttl_s: float) -> None:
+        self._dispatcher = dispatcher
+        self._broker = broker
+        self._leader_ttl_s = leader_ttl_s
+        self._function = dispatcher.function.name
+        self._id = secrets.token_hex(8)
+        self._slots = dispatcher.function.spec.concurrency
+        self._calls: dict[asyncio.Task[None], str] = {}
+        self._heard_at_s: dict[str, float] = {}
+        self._stack = AsyncExitStack()
+        self._asked: Subscription | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._time = asyncio.get_running_loop().time
+
+    async def start(self) -> None:
+        """Be there for whoever leads.
+
+        Raises:
+            Unavailable: the connection is closed.
+        """
+        for what, callback in (
+            (f"cancel.{self._id}", self._on_cancel),
+            ("leader", self._on_leader),
+        ):
+            subject = subject_of(self._function, what)
+            subscription = await self._broker.subscribe(subject, callback)
+            self._stack.push_async_callback(subscription.unsubscribe)
+        subject = subject_of(self._function, f"call.{self._id}")
+        self._asked = await self._broker.subscribe(subject, self._on_call)
+        self._beating = asyncio.create_task(self._beat(), name=f"deputy {self._function}")
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, end those that are here within `grace_s`, or else give them back."""
+        if self._beating is None:
+            return
+        self._beating.cancel()
+        await asyncio.gather(self._beating, return_exceptions=True)
+        self._beating = None
+        await self._announce(0)
+        # Whoever asks from now on learns at once that nobody is here.
+        if self._asked is not None:
+            await self._asked.drain(DRAIN_S)
+        if self._calls and grace_s > 0:
+            await asyncio.wait(self._calls, timeout=grace_s)
+        await self._cancel(list(self._calls))
+        await self._stack.aclose()
+
+    async def _beat(self) -> None:
+        while True:
+            await self._announce(self._slots)
+            await asyncio.sleep(BEAT_S)
+            silent_s = self._time() - self._leader_ttl_s
+            lost = [
+                call for call, leader in self._calls.items() if self._heard_at_s[leader] < silent_s
+            ]
+            if lost:
+                log.warning("A leader is silent, its calls are ended", function=self._function)
+                await self._cancel(lost)
+
+    async def _announce(self, slots: int) -> None:
+        payload = json.dumps({"id": self._id, "slots": slots}).encode()
+        try:
+            await self._broker.publish_core(subject_of(self._function, "deputies"), payload)
+        except Unavailable:
+            log.debug("A deputy is not heard now", function=self._function)
+
+    def _on_leader(self, message: Message) -> None:
+        self._heard_at_s = {leader: self._heard_at_s[leader] for leader in self._calls.values()}
+        self._heard_at_s[message.data.decode()] = self._time()
+
+    def _on_call(self, call: Message) -> None:
+        leader = call.headers.get(LEADER, "")
+        self._heard_at_s[leader] = self._time()
+        task = asyncio.create_task(self._make(call), name=f"call {self._function}")
+        self._calls[task] = leader
+        task.add_done_callback(lambda ended: self._calls.pop(ended, None))
+
+    async def _make(self, call: Message) -> None:
+        answer = UNFINISHED
+        try:
+            message = called_message(call)
+            if message is not None:
+                answer = encode_outcome(await self._dispatcher.run_event(message))
+        finally:
+            await self._answer(call, answer)
+
+    async def _on_cancel(self, message: Message) -> None:
+        leader = message.data.decode()
+        await self._cancel([call for call, of in self._calls.items() if of == leader])
+        await self._answer(message, b"")
+
+    async def _cancel(self, calls: list["asyncio.Task[None]"]) -> None:
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _answer(self, message: Message, data: bytes) -> None:
+        try:
+            await self._broker.respond(message, data)
+        except Unavailable:
+            log.debug("An answer is not heard", function=self._function)

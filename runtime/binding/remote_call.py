@@ -1,0 +1,73 @@
+"""One call of a function on another host: the message there, its outcome back. No I/O."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.broker import headers as names
+from runtime.broker.parking import mailbox_headers
+from runtime.dispatch import DONE, Dead, Later, Outcome
+from runtime.errors import Unavailable
+from runtime.message import Message
+
+LEADER = "Runtime-Leader"
+"""Header of a call: the host that asks for it."""
+UNFINISHED = b'{"outcome":"unfinished"}'
+"""The answer of a host that cannot bring the call to its end."""
+
+
+def call_headers(message: Message, function: str, leader: str) -> dict[str, str]:
+    """What goes with the payload, so that the other host sees the same message."""
+    return {**mailbox_headers(message, function, message.attempt), LEADER: leader}
+
+
+def called_message(call: Message) -> Message | None:
+    """The message that a call is about; None when it is no call of ours."""
+    message = names.original(call)
+    if message is not None:
+        message.attempt = names.number(call.headers, names.ATTEMPT)
+        message.reply = ""  # The host that asked tells JetStream that work goes on.
+    return message
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """An outcome as the answer to a call."""
+    content: dict[str, Any] = {"outcome": "done"}
+    if isinstance(outcome, Later):
+        content = {
+            "outcome": "later",
+            "delay_s": outcome.delay_s,
+            "reason": outcome.reason,
+            "error_type": outcome.error_type,
+            "outage": outcome.outage is not None,
+        }
+    elif isinstance(outcome, Dead):
+        content = {
+            "outcome": "dead",
+            "code": outcome.code,
+            "reason": outcome.reason,
+            "error_type": outcome.error_type,
+            "traceback": outcome.traceback,
+        }
+    return json.dumps(content).encode()
+
+
+def decode_outcome(answer: bytes) -> Outcome | None:
+    """What `encode_outcome` was given; None for `UNFINISHED`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    content: Mapping[str, Any] = json.loads(answer)
+    kind = content.get("outcome")
+    if kind == "done":
+        return DONE
+    if kind == "later":
+        reason = str(content["reason"])
+        outage = Unavailable("a server", reason) if content["outage"] else None
+        return Later(float(content["delay_s"]), reason, str(content["error_type"]), outage)
+    if kind == "dead":
+        return Dead(*(str(content[key]) for key in ("code", "reason", "error_type", "traceback")))
+    if kind == "unfinished":
+        return None
+    raise ValueError("not an outcome")
