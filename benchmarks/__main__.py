@@ -8,17 +8,19 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import doing_nothing, ingesting, starting
+from benchmarks import doing_nothing, fair_turns, ingesting, starting
 from benchmarks.consumption import UNCOUNTED
 from benchmarks.place import Place, serving, temporary_directory
-from benchmarks.table import Comparison, print_results
+from benchmarks.table import Comparison, Waits, print_results
 from runtime.observe.logs import configure_logs
 
 MESSAGES, ROUNDS = 100_000, 5
 QUICK_MESSAGES, QUICK_ROUNDS = 30_000, 1
 
 
-async def _compare(directory: Path, messages: int, rounds: int) -> list[Comparison]:
+async def _compare(
+    directory: Path, messages: int, rounds: int
+) -> tuple[list[Comparison], list[Waits]]:
     filled = messages + 2 * UNCOUNTED
     async with serving(directory) as place:
         print(_versions(place), flush=True)
@@ -26,7 +28,9 @@ async def _compare(directory: Path, messages: int, rounds: int) -> list[Comparis
         comparisons = await doing_nothing.measure(place, filled, rounds)
         print(f"ingest: {messages:,} messages counted each round", flush=True)
         comparisons.append(await ingesting.measure(place, filled, rounds))
-    return comparisons
+        print(f"a quiet tenant beside {fair_turns.FLOOD:,} messages of another", flush=True)
+        waits = await fair_turns.measure(place)
+    return comparisons, waits
 
 
 def _versions(place: Place) -> str:
@@ -45,10 +49,10 @@ def main() -> None:
     messages, rounds = (QUICK_MESSAGES, QUICK_ROUNDS) if quick else (MESSAGES, ROUNDS)
     configure_logs("ERROR", "auto")
     with temporary_directory() as directory:
-        comparisons = uvloop.run(_compare(directory, messages, rounds))
+        comparisons, waits = uvloop.run(_compare(directory, messages, rounds))
         print("start", flush=True)
         start = starting.measure(directory, rounds)
-    print_results(comparisons, start)
+    print_results(comparisons, waits, start)
 
 
 if __name__ == "__main__":

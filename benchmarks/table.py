@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +29,19 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Waits:
+    """How long each message of a quiet tenant waited, in seconds, and under what circumstances."""
+
+    way: str
+    seconds: Sequence[float]
+
+    @property
+    def p99_s(self) -> float:
+        """The 99th percentile."""
+        return quantiles(self.seconds, n=100)[-1]
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Seconds from the start of the process to ready, and the bar."""
 
@@ -37,7 +50,7 @@ class Start:
     bar_s: float
 
 
-def print_results(comparisons: Sequence[Comparison], start: Start) -> None:
+def print_results(comparisons: Sequence[Comparison], waits: Sequence[Waits], start: Start) -> None:
     """Print everything, with the bar beside the ratio."""
     console = Console(width=120)
     table = Table(
@@ -57,12 +70,24 @@ def print_results(comparisons: Sequence[Comparison], start: Start) -> None:
             "met" if one.ratio >= one.bar else "MISSED",
         )
     console.print(table)
+    _print_waits(console, waits)
     seconds = median(start.seconds)
     verdict = "met" if seconds < start.bar_s else "MISSED"
     console.print(
         f"{start.what}: {seconds:.2f} s, {seconds / start.bar_s:.0%} of the bar of"
         f" {start.bar_s:g} s: {verdict}"
     )
+
+
+def _print_waits(console: Console, waits: Sequence[Waits]) -> None:
+    table = Table(title="A quiet tenant beside a flooding one, ms from published to served")
+    table.add_column("the function's messages", no_wrap=True)
+    for name in ("median", "99th percentile", "worst"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in waits:
+        figures = (median(one.seconds), one.p99_s, max(one.seconds))
+        table.add_row(one.way, *(f"{figure * 1000:,.0f}" for figure in figures))
+    console.print(table)
 
 
 def _of(paces: Sequence[Pace]) -> tuple[str, str]:

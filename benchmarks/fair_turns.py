@@ -1,0 +1,96 @@
+"""How long a quiet tenant waits beside a flooding one: with turns, without, and alone."""
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.place import Place, running
+from benchmarks.table import Waits
+from runtime.broker.streams import ensure
+from runtime.context import Publication
+from runtime.manifest import Manifest, read
+from runtime.message import Message
+
+FLOOD, QUIET = 30_000, 200
+EVERY_S = 0.02
+PUBLISHED_TOGETHER = 1000
+ANSWER_LIMIT_S = 120.0
+_MANIFEST = """
+streams:
+  TENANTS: {{subjects: [tenants.*]}}
+  SERVED: {{subjects: [served.*], retention: interest}}
+functions:
+  serve_tenant:
+    handler: benchmarks.nothing:serve_tenant
+    consumer: {{stream: TENANTS, ack_wait: 60s}}
+    {keys}
+"""
+_WAYS: Mapping[str, tuple[str, int]] = {
+    "alone": ("", 0),
+    "first come, first served": ("", FLOOD),
+    "fair_by": ("fair_by: {token: 2}", FLOOD),
+    "ordered_by, fair_by": ("ordered_by: {field: device}\n    fair_by: {token: 2}", FLOOD),
+}
+_runs = itertools.count(1)
+
+
+async def measure(place: Place) -> list[Waits]:
+    """The quiet tenant's waits, each way in turn on the same servers."""
+    return [Waits(way, await _round(place, keys, flood)) for way, (keys, flood) in _WAYS.items()]
+
+
+async def _round(place: Place, keys: str, flood: int) -> list[float]:
+    path = place.directory / "tenants.yaml"
+    await _begin_anew(place, _manifest(path, keys, place))
+    served: dict[int, asyncio.Future[float]] = {}
+    time = asyncio.get_running_loop().time
+
+    def on_served(message: Message) -> None:
+        served[int(message.data)].set_result(time())
+
+    subscription = await place.broker.subscribe("served.quiet", on_served)
+    waits_s = []
+    async with running(place, ["-m", "runtime", "serve", str(path)]):
+        run = next(_runs)
+        # The first is not counted: it waits until the process has started.
+        await _publish(place, "warm", run, 1)
+        await _publish(place, "loud", run, flood)
+        given_at_s = []
+        for number in range(QUIET):
+            served[number] = asyncio.get_running_loop().create_future()
+            given_at_s.append(time())
+            payload = b'{"n":%d,"device":"q%d"}' % (number, number)
+            await place.broker.publish("tenants.quiet", payload)
+            await asyncio.sleep(EVERY_S)
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            for number, began_s in enumerate(given_at_s):
+                waits_s.append(await served[number] - began_s)
+    await subscription.unsubscribe()
+    return waits_s
+
+
+async def _publish(place: Place, tenant: str, run: int, count: int) -> None:
+    for first in range(0, count, PUBLISHED_TOGETHER):
+        await place.broker.publish_many(
+            [
+                Publication(
+                    f"tenants.{tenant}",
+                    b'{"n":%d,"device":"d%d"}' % (n, n % 500),
+                    f"{run}-{tenant}-{n}",
+                )
+                for n in range(first, min(count, first + PUBLISHED_TOGETHER))
+            ]
+        )
+
+
+async def _begin_anew(place: Place, manifest: Manifest) -> None:
+    found = (await place.broker.api("STREAM.NAMES"))["streams"] or []
+    for stream in {"TENANTS", "MAILBOX"}.intersection(found):
+        await place.broker.api(f"STREAM.DELETE.{stream}")
+    await ensure(place.broker, manifest)
+
+
+def _manifest(path: Path, keys: str, place: Place) -> Manifest:
+    path.write_text(_MANIFEST.format(keys=keys), encoding="utf-8")
+    return read([path], place.environment)
