@@ -8,6 +8,7 @@ from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.intake import Intake
 from runtime.binding.outages import Outages
 from runtime.binding.settlement import Desk, Settlement
+from runtime.binding.turns import Turns
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
@@ -22,7 +23,6 @@ DOUBT_PAUSES_S = (0.2, 0.5, 1.0)
 """Before a call is made again that spoke of an outage which no probe saw."""
 TURN_S = 0.005
 """How long a function that never waits may keep the event loop to itself."""
-MAILBOX_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Workplace:
     Attributes:
         careful_ack_waits: for how many ack waits functions get single messages at first, as this
             process takes over from one that died and any message may have been why; 0 for none.
+        peers: how many processes of this host, this one included, run the same functions.
     """
 
     broker: Broker
@@ -57,6 +58,7 @@ class Workplace:
     ticker: InProgressTicker
     outages: Outages
     careful_ack_waits: int = 0
+    peers: int = 1
 
 
 @dataclass(slots=True)
@@ -89,6 +91,13 @@ class ConsumerBinding:
         at_least = self._batch.size * (spec.concurrency + 1) if self._is_batch else spec.concurrency
         self._bounds = {"at_least": min(at_least, at_most), "at_most": at_most}
         self.intake = Intake(**self._bounds)
+        self._turns: Turns | None = None
+        if spec.rate:
+            loop = asyncio.get_running_loop()
+            self._turns = Turns(
+                self.intake, spec.rate, share=workplace.peers, poke=self._poke, loop=loop
+            )
+        self._door = self._turns or self.intake
         self._held = Held(self.intake.held, min(source.ack_wait_s for source in sources))
         self._time = asyncio.get_running_loop().time
         self._careful_until_s = 0.0
@@ -118,6 +127,8 @@ class ConsumerBinding:
         """Pull no more, finish what is here, give back what is not finished in time."""
         await asyncio.gather(*(puller.stop(grace_s) for puller in self._pullers))
         self.intake.finish()
+        if self._turns:
+            await self._hand_over(self._turns.stop())
         try:
             async with asyncio.timeout(grace_s):
                 await self.intake.wait_until_empty()
@@ -126,18 +137,23 @@ class ConsumerBinding:
                 "Not finished in time, given back", function=self.name, messages=self.intake.count()
             )
             await self._end_work()
-            await asyncio.gather(*map(self._settlement.hand_over, self.intake.held))
-            self.intake.held.clear()
+            await self._hand_over(list(self.intake.held))
         await self.stop()
 
     async def stop(self) -> None:
         """End at once; whatever is here goes back to the stream."""
         await asyncio.gather(*(puller.stop(0) for puller in self._pullers))
+        if self._turns:
+            self._turns.stop()
         await self._end_work()
         for message in self.intake.held:
             self._settlement.give_back(message)
         self.intake.held.clear()
         self._workplace.ticker.remove(self._held)
+
+    async def _hand_over(self, messages: list[Message]) -> None:
+        await asyncio.gather(*map(self._settlement.hand_over, messages))
+        self.intake.release_all(messages)
 
     async def _end_work(self) -> None:
         tasks = list(self._tasks)
@@ -146,10 +162,10 @@ class ConsumerBinding:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _puller(self, source: Source) -> Puller:
-        intake = self.intake
-        add, restore = intake.add, source.restore
+        intake, door = self.intake, self._door
+        add, restore = door.add, source.restore
         if restore is None:
-            slots = Slots(intake.capacity, intake.count)
+            slots = Slots(door.capacity, intake.count)
             deliver = self._add_carefully if self._careful_until_s else add
         else:
 
@@ -158,9 +174,7 @@ class ConsumerBinding:
                 intake.guests.add(guest)
                 add(guest)
 
-            # Parked and redriven messages get a share of the slots, so that however many there are
-            # they never starve the stream.
-            slots = Slots(lambda: max(1, intake.capacity() // MAILBOX_SHARE), intake.guests.__len__)
+            slots = Slots(door.guest_capacity, intake.guests.__len__)
         return Puller(
             self._workplace.broker,
             source.stream,
@@ -180,7 +194,7 @@ class ConsumerBinding:
             self._careful_until_s = 0.0
             self.intake.resize(**self._bounds)
             log.info("Nothing is left of the process that died, at full width", function=self.name)
-        self.intake.add(message)
+        self._door.add(message)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

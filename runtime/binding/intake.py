@@ -9,6 +9,7 @@ from runtime.message import Message
 PREFETCH_S = 0.2
 """Messages are fetched ahead for this much work, as measured."""
 RATE_WINDOW_S = 0.1
+MAILBOX_SHARE = 4
 
 
 class Intake:
@@ -53,6 +54,13 @@ class Intake:
         """How many messages may be here at once, now."""
         return self._capacity
 
+    def guest_capacity(self) -> int:
+        """How many of the mailbox may be among them.
+
+        A share, so that however many are parked or redriven they never starve the stream.
+        """
+        return max(1, self._capacity // MAILBOX_SHARE)
+
     def count(self) -> int:
         """How many are here."""
         return len(self.held)
@@ -72,6 +80,11 @@ class Intake:
         if self._enough is not None and self._is_enough():
             _resolve(self._enough)
             self._enough = None
+
+    def hold(self, message: Message) -> None:
+        """Count a message as here that will be added later."""
+        self._empty.clear()
+        self.held.add(message)
 
     def take_all(self, messages: int, size_bytes: int) -> list[Message]:
         """The oldest that wait: at least one, at most so many and so large together.

@@ -23,9 +23,9 @@ _OWN_STREAMS = {
 """Streams the host makes for itself, and the subjects it keeps for them."""
 _SHORTEST_AGE_S = 0.1
 _IDLE_KEYS = {
-    "endpoint": ("batch", "max_in_flight", "retry"),
-    "schedule": ("batch", "max_in_flight"),
-    "service": ("batch", "concurrency", "max_in_flight", "retry", "timeout"),
+    "endpoint": ("batch", "max_in_flight", "rate", "retry"),
+    "schedule": ("batch", "max_in_flight", "rate"),
+    "service": ("batch", "concurrency", "max_in_flight", "rate", "retry", "timeout"),
 }
 """What would have no effect on a function bound in this way."""
 
