@@ -359,6 +359,8 @@ async def test_a_purge_asks_and_removes_exactly_what_is_meant(
         (["ls", "--function", "a.>"], "'a.>' is no function's name"),
         (["ls", "--subject", "a.>.b"], "> may only be the last part"),
         (["show", "0"], "0 is not in the range x>=1"),
+        (["show", "first"], "'first' is not a valid sequence."),
+        (["redrive", "1-5"], "'1-5' is not a valid sequence."),
         (["show", "1", "--raw", "--json"], "exclude each other"),
         (["show", "12345"], "There is no dead letter 12345; `runtime dlq ls` lists them."),
         (["purge", "--function", "none", "--yes"], "No dead letters match; nothing was removed."),
