@@ -115,8 +115,11 @@ def _kind(
         if "workqueue" in (ours, theirs):
             return "immutable"
         return "destructive" if ours == "interest" else "update"
-    if field == "subjects":
-        return "destructive" if list(_uncovered(theirs, ours)) else "update"
+    # What a filter no longer holds is removed at once where retention is `interest`, also when
+    # another consumer's filter is made wider in its place.
+    if field == "subjects" or (field == "filter_subjects" and wanted.holds):
+        narrower = any(_uncovered(theirs or [">"], ours or [">"]))
+        return "destructive" if narrower else "update"
     if field in _LIMITS and _drops(field, ours, wanted, state, now_ns):
         return "destructive"
     return "update"
