@@ -180,6 +180,23 @@ async def test_a_change_that_would_drop_messages_is_refused_and_nothing_is_touch
     assert "NEW" not in (await broker.api("STREAM.NAMES"))["streams"]
 
 
+async def test_letting_old_messages_go_is_refused_while_there_are_more_than_the_limit(
+    broker: Broker,
+) -> None:
+    def limited(**fields: Any) -> Manifest:
+        return _manifest(streams={"LOGS": {"subjects": ["a.>"], **fields}})
+
+    await ensure(broker, limited(discard="new"))
+    for number in range(10):
+        await broker.publish("a.x", b"x", msg_id=str(number))
+    await ensure(broker, limited(discard="new", max_msgs=5))
+
+    with pytest.raises(ConfigError, match="discard"):
+        await ensure(broker, limited(discard="old", max_msgs=5))
+
+    assert (await broker.api("STREAM.INFO.LOGS"))["state"]["messages"] == 10
+
+
 async def test_a_narrower_filter_on_an_interest_stream_is_refused_as_it_would_drop_messages(
     broker: Broker,
 ) -> None:
