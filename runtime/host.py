@@ -94,6 +94,7 @@ class Host:
         clock: what schedules go by; JetStream's unless another is given.
         sweeps: whether it makes dead letters of messages whose processes died.
         careful_ack_waits: see `Workplace`.
+        peers: see `Workplace`.
 
     Attributes:
         has_begun: whether functions may be at work already.
@@ -111,6 +112,7 @@ class Host:
         clock: Clock | None = None,
         sweeps: bool = True,
         careful_ack_waits: int = 0,
+        peers: int = 1,
     ) -> None:
         self._manifest = with_leases(with_ticks(manifest))
         self._functions = functions
@@ -121,6 +123,7 @@ class Host:
         self._clock = clock
         self._sweeps = sweeps
         self._careful_ack_waits = careful_ack_waits
+        self._peers = peers
         self._resources: dict[str, Any] = {}
         self._stack = AsyncExitStack()
         self._scopes: dict[str, Scope] = {}
@@ -289,7 +292,7 @@ class Host:
             for source in self._sources(function)
         }
         desk = Desk(settler, letters, mailbox)
-        workplace = Workplace(broker, desk, ticker, outages, self._careful_ack_waits)
+        workplace = Workplace(broker, desk, ticker, outages, self._careful_ack_waits, self._peers)
         return workplace, Sweeper(broker, letters, owners)
 
     async def _start_function(self, function: Function, broker: Broker) -> None:

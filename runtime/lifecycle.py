@@ -143,6 +143,7 @@ async def _run_host(
         bind_only=job.bind_only,
         sweeps=place is None or place.worker.function is None,
         careful_ack_waits=place.worker.peers if place and place.succeeds_crash else 0,
+        peers=place.worker.peers if place else 1,
     )
 
     def block_limit_s() -> float | None:

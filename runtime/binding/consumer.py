@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.binding.bucket import Bucket, bucket_of
 from runtime.binding.caution import Runner
 from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.intake import Intake
@@ -14,6 +15,7 @@ from runtime.binding.outages import Outages
 from runtime.binding.overflow import Overflow
 from runtime.binding.settlement import BeforeReturn, Desk, Settlement
 from runtime.binding.supply import Source, Supply
+from runtime.binding.turns import Turns
 from runtime.broker.connection import Broker
 from runtime.broker.overflow import OverflowQueues
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
@@ -42,6 +44,7 @@ class Workplace:
     Attributes:
         careful_ack_waits: for how many ack waits functions get single messages at first, as this
             process takes over from one that died and any message may have been why; 0 for none.
+        peers: how many processes of this host, this one included, run the same functions.
     """
 
     broker: Broker
@@ -49,6 +52,7 @@ class Workplace:
     ticker: InProgressTicker
     outages: Outages
     careful_ack_waits: int = 0
+    peers: int = 1
 
 
 @dataclass(slots=True)
@@ -127,7 +131,13 @@ class ConsumerBinding:
         self._batch = spec.batch
         self._concurrency = spec.concurrency
         self._bounds = _bounds(dispatcher.function)
-        self.intake = Intake(**self._bounds, line=_line(dispatcher.function))
+        self._turns: Turns | None = None
+        bucket = self._bucket()
+        self.intake = Intake(**self._bounds, line=_line(dispatcher.function, bucket))
+        if bucket is not None and self.intake.line is None:
+            loop = asyncio.get_running_loop()
+            self._turns = Turns(self.intake, bucket, poke=self._poke, loop=loop)
+        door = self._turns or self.intake
         ack_waits_s = [source.ack_wait_s for source in sources]
         self._held = Held(self.intake.held, min(ack_waits_s))
         self._time = asyncio.get_running_loop().time
@@ -136,12 +146,12 @@ class ConsumerBinding:
             self._careful_until_s = self._time() + workplace.careful_ack_waits * max(ack_waits_s)
             self.intake.resize(at_least=1, at_most=1)
         self.overflow = self._overflow(min(ack_waits_s))
-        deliver: Callable[[Message], None] = self.intake.add
+        deliver: Callable[[Message], None] = door.add
         if self.overflow is not None:
             deliver = self.overflow.deliver
         if self._careful_until_s:
             deliver = self._carefully(deliver)
-        self.supply = Supply(workplace.broker, self.intake, sources, deliver)
+        self.supply = Supply(workplace.broker, self.intake, sources, door=door, deliver=deliver)
         self.before_giving_back: Callable[[], Awaitable[None]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -173,6 +183,8 @@ class ConsumerBinding:
             await self.overflow.finish()
         await self.supply.stop(grace_s)
         self.intake.finish()
+        if self._turns:
+            await self._hand_over(self._turns.stop())
         try:
             async with asyncio.timeout(grace_s):
                 await self.intake.wait_until_empty()
@@ -181,8 +193,7 @@ class ConsumerBinding:
                 "Not finished in time, given back", function=self.name, messages=self.intake.count()
             )
         await self._end_work()
-        await asyncio.gather(*map(self._settlement.hand_over, self.intake.held))
-        self.intake.clear()
+        await self._hand_over(list(self.intake.held))
         await self.stop()
 
     async def stop(self) -> None:
@@ -190,11 +201,17 @@ class ConsumerBinding:
         if self.overflow is not None:
             await self.overflow.finish()
         await self.supply.stop(0)
+        if self._turns:
+            self._turns.stop()
         await self._end_work()
         for message in self.intake.held:
             self._settlement.give_back(message)
         self.intake.clear()
         self._workplace.ticker.remove(self._held)
+
+    async def _hand_over(self, messages: list[Message]) -> None:
+        await asyncio.gather(*map(self._settlement.hand_over, messages))
+        self.intake.release_all(messages)
 
     async def _end_work(self) -> None:
         tasks = list(self._tasks)
@@ -205,6 +222,15 @@ class ConsumerBinding:
             await self.overflow.stop()
         if self.before_giving_back is not None:
             await self.before_giving_back()
+
+    def _bucket(self) -> Bucket | None:
+        """The turns of this process, where a rate limits them."""
+        spec = self._dispatcher.function.spec
+        if spec.rate is None:
+            return None
+        # Of an ordered function one process leads, on one host.
+        share = 1 if spec.ordered_by else self._workplace.peers
+        return bucket_of(spec.rate, share, asyncio.get_running_loop().time)
 
     def _overflow(self, ack_wait_s: float) -> Overflow | None:
         line, function, desk = self.intake.line, self._dispatcher.function, self._workplace.desk
@@ -393,7 +419,7 @@ def _bounds(function: Function) -> dict[str, int]:
     return dict.fromkeys(("at_least", "at_most"), max(1, window // 2))
 
 
-def _line(function: Function) -> KeyedLine | None:
+def _line(function: Function, bucket: Bucket | None) -> KeyedLine | None:
     """The line in which a function's messages wait, where they have keys."""
     spec = function.spec
     if spec.fairness is None:
@@ -401,8 +427,8 @@ def _line(function: Function) -> KeyedLine | None:
     fair_key = key_of(spec.fairness)
     if spec.ordered_by is not None:
         order_key = fair_key if spec.fair_by is None else key_of(spec.ordered_by)
-        return KeyedLine(fair_key, order_key=order_key)
+        return KeyedLine(fair_key, order_key=order_key, bucket=bucket)
     # One key's slow calls leave some room for the others.
     room = max(1, spec.concurrency // ROOM_SHARE) if spec.concurrency > 1 else 0
     most_running = spec.concurrency - room if function.shape == "event" else None
-    return KeyedLine(fair_key, most_running=most_running)
+    return KeyedLine(fair_key, most_running=most_running, bucket=bucket)

@@ -15,6 +15,7 @@ PREFETCH_S = 0.2
 RATE_WINDOW_S = 0.1
 OVERDUE_S = 15.0
 """How much later than it should a failed message may come back before those of its key go on."""
+MAILBOX_SHARE = 4
 
 
 class Intake:
@@ -44,6 +45,7 @@ class Intake:
         self._capacity = at_least
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._enough: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self._enough_messages = 0
         self._enough_bytes = 0
         self._finishing = False
@@ -62,6 +64,13 @@ class Intake:
         """How many messages may be here at once, now."""
         return self._capacity
 
+    def guest_capacity(self) -> int:
+        """How many of the mailbox may be among them.
+
+        A share, so that however many are parked or redriven they never starve the stream.
+        """
+        return max(1, self._capacity // MAILBOX_SHARE)
+
     def count(self) -> int:
         """How many are here."""
         return len(self.held)
@@ -77,14 +86,13 @@ class Intake:
         self.ready_bytes += len(message.data)
         self._wake()
 
-    def add_guest(self, message: Message, fellows: set[Message]) -> None:
-        """Take a message in that came from the mailbox, like its fellows."""
-        self.guests[message] = fellows
-        fellows.add(message)
-        self.add(message)
+    def welcome(self, guest: Message, fellows: set[Message]) -> None:
+        """Know that a message about to be added came from the mailbox, as its fellows did."""
+        self.guests[guest] = fellows
+        fellows.add(guest)
 
     def hold(self, message: Message) -> None:
-        """Have a message here that does not wait for a call."""
+        """Have a message here that does not wait for a call, or not yet."""
         if not self.held:
             self._empty.clear()
         self.held.add(message)
@@ -180,6 +188,7 @@ class Intake:
     async def wait(self) -> None:
         """Return when a message waits."""
         while not self.ready:
+            self._set_alarm()
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
@@ -230,6 +239,16 @@ class Intake:
         if self._enough is not None and self._is_enough():
             _resolve(self._enough)
             self._enough = None
+
+    def _set_alarm(self) -> None:
+        """Wake when the pace lets the next one go, where nothing else holds it back."""
+        in_s = self.line.next_in_s() if self.line is not None else None
+        if in_s is not None and self._alarm is None:
+            self._alarm = self._loop.call_later(in_s, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        self._wake_all()
 
     def _wake_all(self) -> None:
         for _ in range(min(len(self._waiters), len(self.ready))):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from runtime.binding.bucket import Bucket
 from runtime.message import Message
 
 Key = Callable[[Message], str]
@@ -86,6 +87,7 @@ class KeyedLine:
         order_key: if given, the messages of one such key are taken one after the other, by their
             sequence: the next one when the one before was released.
         most_running: how many of one group may be out at a time.
+        bucket: if given, each message that is taken uses up a turn of it.
 
     Attributes:
         is_open: while False nothing can be taken.
@@ -93,13 +95,19 @@ class KeyedLine:
     """
 
     def __init__(
-        self, fair_key: Key, *, order_key: Key | None = None, most_running: int | None = None
+        self,
+        fair_key: Key,
+        *,
+        order_key: Key | None = None,
+        most_running: int | None = None,
+        bucket: Bucket | None = None,
     ) -> None:
         self.fair_key = fair_key
         self.is_open = True
         self.most_out: int | None = None
         self._order_key = order_key
         self._most_running = most_running
+        self._bucket = bucket
         self._groups: dict[str, _Group] = {}
         self._turns: deque[_Group] = deque()
         self._out: dict[Message, _Queue] = {}
@@ -107,15 +115,21 @@ class KeyedLine:
         self._listed = 0
 
     def __bool__(self) -> bool:
-        if not self._turns or not self.is_open:
-            return False
-        return self.most_out is None or len(self._out) < self.most_out
+        return self._may_take() and (self._bucket is None or self._bucket.count() > 0)
 
     def __len__(self) -> int:
-        if not self:
+        if not self._may_take():
             return 0
         count = self._waiting if self._order_key is None else self._listed
-        return count if self.most_out is None else min(count, self.most_out - len(self._out))
+        if self.most_out is not None:
+            count = min(count, self.most_out - len(self._out))
+        return count if self._bucket is None else min(count, self._bucket.count())
+
+    def next_in_s(self) -> float | None:
+        """When a message can be taken that only the bucket holds back; None when there is none."""
+        if self._bucket is None or not self._may_take():
+            return None
+        return self._bucket.next_in_s()
 
     def __getitem__(self, place: int, /) -> Message:
         return self._turns[place].listed[0].messages[0]
@@ -142,6 +156,8 @@ class KeyedLine:
         queue.is_listed = False
         self._listed -= 1
         message = queue.messages.popleft()
+        if self._bucket is not None:
+            self._bucket.take()
         self._out[message] = queue
         group.waiting -= 1
         group.running += 1
@@ -229,6 +245,11 @@ class KeyedLine:
     def groups(self) -> int:
         """How many keys of the fairness have messages here."""
         return len(self._groups)
+
+    def _may_take(self) -> bool:
+        if not self._turns or not self.is_open:
+            return False
+        return self.most_out is None or len(self._out) < self.most_out
 
     def _queue_of(self, message: Message) -> _Queue:
         return self._queue(*self.keys_of(message))

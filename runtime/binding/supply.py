@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from runtime.binding.intake import Intake
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
 
-MAILBOX_SHARE = 4
 DRAIN_S = 5.0
 
 
@@ -31,6 +31,19 @@ class Source:
     restore: Callable[[Message], Message] | None = None
 
 
+class Door(Protocol):
+    """Lets messages in, and says how many there is room for."""
+
+    def add(self, message: Message) -> None:
+        """Let one in."""
+
+    def capacity(self) -> int:
+        """How many may be here at once, now."""
+
+    def guest_capacity(self) -> int:
+        """How many of the mailbox may be among them."""
+
+
 class Supply:
     """Pulls for an intake until stopped.
 
@@ -38,7 +51,8 @@ class Supply:
         broker: the connection.
         intake: where messages go.
         sources: the function's own.
-        deliver: takes a message of the stream; the intake itself unless given.
+        door: lets messages in: the intake, or whoever stands before it.
+        deliver: takes a message of the stream, and lets it in by the door sooner or later.
     """
 
     def __init__(
@@ -46,11 +60,14 @@ class Supply:
         broker: Broker,
         intake: Intake,
         sources: Sequence[Source],
-        deliver: Callable[[Message], None] | None = None,
+        *,
+        door: Door,
+        deliver: Callable[[Message], None],
     ) -> None:
         self._broker = broker
         self._intake = intake
-        self._deliver = deliver or intake.add
+        self._door = door
+        self._deliver = deliver
         self._is_stopped = False
         self._mail: set[Message] = set()
         self._own = [self._puller(source) for source in sources]
@@ -68,7 +85,7 @@ class Supply:
     @property
     def has_room_for_guests(self) -> bool:
         """Whether more may come from the mailbox."""
-        return len(self._mail) < self._mail_share()
+        return len(self._mail) < self._door.guest_capacity()
 
     async def start(self) -> None:
         """Begin to pull."""
@@ -102,22 +119,17 @@ class Supply:
             self._others.remove(guests.puller)
         await guests.puller.stop(DRAIN_S)
 
-    def _mail_share(self) -> int:
-        return max(1, self._intake.capacity() // MAILBOX_SHARE)
-
     def _puller(self, source: Source) -> Puller:
-        intake = self._intake
+        intake, door = self._intake, self._door
         if source.restore is not None:
-            # Parked and redriven messages get a share of the slots, so that however many there are
-            # they never starve the stream.
-            return self._guest_puller(source, self._mail, self._mail_share)
+            return self._guest_puller(source, self._mail, door.guest_capacity)
         # Where keys take turns, what waits in the mailbox must not hide what comes in the stream.
         held = intake.count if intake.line is None else intake.count_own
         return Puller(
             self._broker,
             source.stream,
             source.durable,
-            slots=Slots(intake.capacity, held),
+            slots=Slots(door.capacity, held),
             deliver=self._deliver,
             recreate=source.recreate,
         )
@@ -125,10 +137,12 @@ class Supply:
     def _guest_puller(
         self, source: Source, fellows: set[Message], share: Callable[[], int]
     ) -> Puller:
-        intake = self._intake
+        welcome, add = self._intake.welcome, self._door.add
 
         def deliver(message: Message) -> None:
-            intake.add_guest(source.restore(message) if source.restore else message, fellows)
+            guest = source.restore(message) if source.restore else message
+            welcome(guest, fellows)
+            add(guest)
 
         return Puller(
             self._broker,

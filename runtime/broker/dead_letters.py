@@ -20,10 +20,21 @@ from runtime.subjects import covers
 _TRACEBACK_CHARACTERS = 6_000
 """From the end, where the frames that failed stand."""
 _REASON_CHARACTERS = 2_000
+_FIRST_REASON_CHARACTERS = 256
 _ROOM_FOR_IDS_BYTES = 500
 """Left for the message id and the tail's sequence, which are added last."""
 _CHUNK = 100
 _NOT_FOUND = 404
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFailure:
+    """The first of several failures of a message: the sequence of its dead letter, when and why."""
+
+    sequence: int
+    failed_at: datetime
+    code: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,21 @@ class DeadLetter:
     def first_dead_letter(self) -> int:
         """The sequence of the dead letter of its first failure; its own when this is the first."""
         return names.number(self.message.headers, names.FIRST_DEAD_LETTER) or self.sequence
+
+    @property
+    def first_failure(self) -> FirstFailure:
+        """When and why it was given up first; that dead letter itself is gone with its redrive."""
+        kept = self.message.headers
+        if not self.redrives:
+            return FirstFailure(self.sequence, self.failed_at, self.code, self.reason)
+        try:
+            failed_at = datetime.fromisoformat(kept.get(names.FIRST_TIME, ""))
+        except ValueError:
+            failed_at = self.failed_at
+        reason = names.unescape(kept.get(names.FIRST_REASON, ""))
+        return FirstFailure(
+            self.first_dead_letter, failed_at, kept.get(names.FIRST_CODE, ""), reason
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +419,7 @@ def _again(letter: DeadLetter) -> Message:
     if not letter.redrives:
         headers[names.FIRST_DEAD_LETTER] = str(letter.sequence)
         headers[names.FIRST_CODE] = letter.code
+        headers[names.FIRST_REASON] = names.escape(letter.reason, _FIRST_REASON_CHARACTERS)
         headers[names.FIRST_TIME] = letter.failed_at.isoformat()
     headers[names.REDRIVES] = str(letter.redrives + 1)
     return replace(letter.message, headers=headers)

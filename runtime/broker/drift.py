@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from runtime.broker.stored import parse_time_ns
@@ -60,11 +60,12 @@ def drift(
     if found is None:
         return [Change(wanted.name, "", None, dict(wanted.config), "create")]
     changes = []
+    will_be = replace(wanted, config=merged(wanted, found))
     for field in sorted(wanted.compared):
         ours = _normal(field, wanted.config)
         theirs = _normal(field, found)
         if ours != theirs:
-            kind = _kind(field, (theirs, ours), wanted, state or {}, now_ns or time.time_ns())
+            kind = _kind(field, (theirs, ours), will_be, state or {}, now_ns or time.time_ns())
             changes.append(Change(wanted.name, field, theirs, ours, kind))
     return changes
 
@@ -115,11 +116,15 @@ def _kind(
         if "workqueue" in (ours, theirs):
             return "immutable"
         return "destructive" if ours == "interest" else "update"
-    if field == "subjects":
-        return "destructive" if list(_uncovered(theirs, ours)) else "update"
-    if field in _LIMITS and _drops(field, ours, wanted, state, now_ns):
-        return "destructive"
-    return "update"
+    # What a filter no longer holds is removed at once where retention is `interest`, also when
+    # another consumer's filter is made wider in its place.
+    if field == "subjects" or (field == "filter_subjects" and wanted.holds):
+        narrower = any(_uncovered(theirs or [">"], ours or [">"]))
+        return "destructive" if narrower else "update"
+    # A stream that refuses what is new may hold more than a limit that was lowered.
+    limits = {"max_bytes", "max_msgs"} if field == "discard" else _LIMITS & {field}
+    drops = any(_drops(limit, wanted, state, now_ns) for limit in limits)
+    return "destructive" if drops else "update"
 
 
 def _uncovered(theirs: Iterable[str], ours: Iterable[str]) -> Iterator[str]:
@@ -129,15 +134,16 @@ def _uncovered(theirs: Iterable[str], ours: Iterable[str]) -> Iterator[str]:
             yield subject
 
 
-def _drops(field: str, limit: int, wanted: Wanted, state: Mapping[str, Any], now_ns: int) -> bool:
-    """Whether the server would remove stored messages to keep the limit; 0 is no limit."""
+def _drops(field: str, wanted: Wanted, state: Mapping[str, Any], now_ns: int) -> bool:
+    """Whether the server would remove stored messages to keep this limit."""
+    limit = _normal(field, wanted.config)
     if not limit or not state.get("messages"):
         return False
     if field == "max_age":
-        return now_ns - parse_time_ns(state["first_ts"]) > limit
+        return bool(now_ns - parse_time_ns(state["first_ts"]) > limit)
     if field == "max_msgs_per_subject":
         # Without the count only a stream with less messages than the limit is surely safe.
         return bool(state.get("most_per_subject", state["messages"]) > limit)
     # With `discard: new` a full stream refuses what comes, and keeps what it has.
     stored = state["bytes"] if field == "max_bytes" else state["messages"]
-    return bool(stored > limit) and wanted.config["discard"] == "old"
+    return bool(stored > limit) and wanted.config.get("discard") == "old"

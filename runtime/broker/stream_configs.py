@@ -1,7 +1,7 @@
 """What JetStream shall have: streams and consumers of a manifest, and the runtime's own."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.errors import ConfigError, Problem
@@ -43,12 +43,15 @@ class Wanted:
         consumer: its durable name; empty for the stream itself.
         config: the configuration to create it with, in JetStream's own terms.
         compared: the fields of `config` that an existing object must agree with.
+        holds: whether it is a consumer of a stream with retention `interest`, which drops what no
+            consumer asks for.
     """
 
     stream: str
     consumer: str
     config: Mapping[str, Any]
     compared: frozenset[str]
+    holds: bool = False
 
     @property
     def name(self) -> str:
@@ -269,7 +272,8 @@ def wanted_by_manifest(manifest: Manifest) -> list[Wanted]:
     ]
     if problems:
         raise ConfigError(problems)
-    return streams + consumers
+    by_interest = {name for name, spec in manifest.streams.items() if spec.retention == "interest"}
+    return streams + [replace(each, holds=each.stream in by_interest) for each in consumers]
 
 
 def durable_name(function: str, binding: ConsumerBinding) -> str:

@@ -249,7 +249,7 @@ def _refusal(change: Change) -> Problem:
 def way_out(change: Change) -> str:
     """What a person can do about a change that is not made in place."""
     name = change.object.split()[1]
-    if change.object.startswith("consumer"):
+    if change.object.startswith("consumer") and change.kind == "immutable":
         return (
             "write what the server has, give the function another durable, or remove the consumer "
             f"with its position: nats consumer rm {name.replace('/', ' ')}"

@@ -9,7 +9,7 @@ from runtime.broker.drift import Change
 from runtime.broker.streams import ensure
 from runtime.broker.streams import plan as find_changes
 from runtime.cli.changes import NO_CHANGES, draw, read_manifest
-from runtime.cli.connection import nats_url_option, run
+from runtime.cli.connection import nats_url_option, run, show_server
 from runtime.cli.printing import count
 from runtime.manifest import Manifest
 
@@ -32,7 +32,7 @@ def apply(manifests: tuple[Path, ...], allow_loss: bool, nats_url: str | None) -
         return
     click.echo(draw(changes))
     made = run(nats_url, lambda broker: _apply(broker, manifest, allow_loss=allow_loss))
-    click.echo(f"{count(len(made), 'change')} made")
+    click.echo(f"{count(len(made), 'change')} made on {show_server(nats_url)}")
 
 
 async def _apply(broker: Broker, manifest: Manifest, *, allow_loss: bool) -> list[Change]:

@@ -30,7 +30,7 @@ def check(manifests: tuple[Path, ...]) -> None:
         manifest, functions = _check(manifests)
     except ConfigError as error:
         exit_with_problems(error)
-    console = Console()
+    console = Console(markup=False)
     if manifest.streams:
         console.print(_draw_streams(manifest))
     if functions:
@@ -95,5 +95,6 @@ def _show_binding(name: str, spec: FunctionSpec) -> str:
             else (spec.endpoint.subject)
         )
     if spec.schedule:
-        return f"every {spec.schedule.every:g}s"
+        every, cron = spec.schedule.every, spec.schedule.cron
+        return f"every {every:g}s" if every is not None else f"{cron} {spec.schedule.timezone}"
     return "its own lifetime"

@@ -33,14 +33,22 @@ def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
     """
     configure_logs("ERROR")
     try:
-        url = nats_url or f"nats://127.0.0.1:{HostSettings.from_environment(os.environ).nats_port}"
-        return uvloop.run(_run(url, work))
+        return uvloop.run(_run(_url(nats_url), work))
     except ConfigError as error:
         exit_with_problems(error)
     except Unavailable as error:
         exit_unavailable(str(error))
     except ApiError as error:
         exit_unavailable(f"JetStream refused: {error.description} ({error.err_code})")
+
+
+def show_server(nats_url: str | None) -> str:
+    """Which server `run` asks, without its password."""
+    return scrub(_url(nats_url))
+
+
+def _url(nats_url: str | None) -> str:
+    return nats_url or f"nats://127.0.0.1:{HostSettings.from_environment(os.environ).nats_port}"
 
 
 async def _run(url: str, work: Callable[[Broker], Awaitable[T]]) -> T:

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from runtime.broker import headers as names
 from runtime.broker.dead_letters import DeadLetter
-from runtime.cli.printing import align, print_table, printable, show_span, show_time
+from runtime.cli.printing import align, count, print_table, printable, show_span, show_time
 
 HEX_LIMIT_BYTES = 4096
 """Bytes that are no text are shown so far; `--raw` gives them all."""
@@ -56,6 +55,9 @@ def describe(letter: DeadLetter) -> dict[str, Any]:
         "size_bytes": len(message.data),
         "redrives": letter.redrives,
         "first_dead_letter": letter.first_dead_letter,
+        "first_failed_at": letter.first_failure.failed_at,
+        "first_code": letter.first_failure.code,
+        "first_reason": letter.first_failure.reason,
     }
 
 
@@ -90,9 +92,11 @@ def draw(letter: DeadLetter) -> str:
         ("stored at", show_time(_stored_at(letter))),
     ]
     if letter.redrives:
-        first = f"first failure: dead letter {letter.first_dead_letter}"
-        code = message.headers.get(names.FIRST_CODE, "")
-        facts.append(("redriven", f"{letter.redrives}, {first}, {code}"))
+        first = letter.first_failure
+        facts.append(("redriven", count(letter.redrives, "time")))
+        failure = f"{first.code}: {first.reason}" if first.reason else first.code
+        at = show_time(first.failed_at)
+        facts.append(("at first", f"dead letter {first.sequence}, {at}, {failure}"))
     sections = [f"Dead letter {letter.sequence}", _indented(align(_clean(facts)))]
     headers = [
         item for item in sorted(message.headers.items()) if not item[0].lower().startswith(_LINK)

@@ -7,7 +7,14 @@ import click
 
 from runtime.manifest.model import NAME_PATTERN, SUBJECT_PATTERN, check_subject, parse_duration
 
-SEQUENCE = click.IntRange(min=1)
+
+class _Sequence(click.IntRange):
+    """The number in the first column of a list."""
+
+    name = "sequence"
+
+
+SEQUENCE = _Sequence(min=1)
 
 
 def function_name(text: str) -> str:

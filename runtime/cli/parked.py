@@ -1,5 +1,6 @@
 """`runtime parked`: the messages that wait for their next attempt, outside their consumers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -22,6 +23,7 @@ from runtime.cli.printing import (
 )
 
 TABLE_LIMIT = 100
+AT_A_TIME = 100
 
 function_option = click.option(
     "--function", metavar="NAME", type=parameters.function_name, help="Those of this function."
@@ -132,9 +134,10 @@ async def _each(
     made = 0
     with progress_bar() as bar:
         task = bar.add_task(work, total=len(sequences))
-        for sequence in sequences:
-            made += await act(sequence)
-            bar.advance(task)
+        for start in range(0, len(sequences), AT_A_TIME):
+            chunk = sequences[start : start + AT_A_TIME]
+            made += sum(await asyncio.gather(*map(act, chunk)))
+            bar.advance(task, len(chunk))
     return made
 
 

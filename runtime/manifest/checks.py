@@ -30,10 +30,11 @@ _OWN_STREAMS = {
 """Streams the host makes for itself, and the subjects it keeps for them."""
 _SHORTEST_AGE_S = 0.1
 _IDLE_KEYS = {
-    "endpoint": ("batch", "fair_by", "max_in_flight", "ordered_by", "retry"),
-    "schedule": ("batch", "fair_by", "max_in_flight", "ordered_by"),
+    "endpoint": ("batch", "fair_by", "max_in_flight", "ordered_by", "rate", "retry"),
+    "schedule": ("batch", "fair_by", "max_in_flight", "ordered_by", "rate"),
     "service": (
-        *("batch", "concurrency", "fair_by", "max_in_flight", "ordered_by", "retry", "timeout"),
+        *("batch", "concurrency", "fair_by", "max_in_flight", "ordered_by", "rate", "retry"),
+        "timeout",
     ),
 }
 """What would have no effect on a function bound in this way."""

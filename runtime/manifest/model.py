@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from runtime.manifest.positions import Positions
+from runtime.manifest.rate import Rate
 from runtime.manifest.trigger import Cron, Interval, Trigger, check_cron, check_zone
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -183,6 +184,17 @@ class KeySpec(Model):
         return self
 
 
+class RateSpec(Model):
+    """How many messages have their turn on one host: `burst` at once, then `limit` a second.
+
+    Without `burst` it is what a tenth of a second brings, so that a host that is late for a moment
+    is not slower for it.
+    """
+
+    limit: Rate
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
 class HttpSpec(Model):
     """How the gateway exposes an endpoint. `{name}` in the path becomes a field of the payload."""
 
@@ -269,6 +281,7 @@ class FunctionSpec(Model):
     fair_by: KeySpec | None = None
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
     max_in_flight: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    rate: RateSpec | None = None
     timeout: Annotated[Duration, Field(gt=0, le=86400)] = 30.0
     isolate: bool = False
     uses: tuple[Literal["postgres", "http"], ...] = ()

@@ -53,6 +53,34 @@ def test_check_prints_what_would_run(tmp_path: Path) -> None:
     assert done.stdout.endswith("1 stream, 1 function: OK\n")
 
 
+def test_check_prints_how_each_kind_of_function_is_called(tmp_path: Path) -> None:
+    (tmp_path / "kinds.py").write_text(
+        "from runtime import Context, Event\n"
+        "async def ask(event: Event[bytes], ctx: Context) -> bytes: ...\n"
+        "def tick(ctx: Context) -> None: ...\n"
+        "async def serve(ctx: Context) -> None: ...\n"
+    )
+    (tmp_path / "kinds.yaml").write_text(
+        "streams:\n"
+        "  S: {subjects: ['a.[b]']}\n"
+        "functions:\n"
+        "  asked: {handler: 'kinds:ask', endpoint: {subject: kinds.ask}}\n"
+        "  beats: {handler: 'kinds:tick', schedule: {every: 90s}}\n"
+        "  noons: {handler: 'kinds:tick', schedule: {cron: '0 12 * * *', timezone: Asia/Tokyo}}\n"
+        "  lives: {handler: 'kinds:serve', service: true}\n"
+    )
+
+    done = run("check", "kinds.yaml", folder=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
+    assert lines["S"][0] == "a.[b]"
+    assert lines["asked"][:2] == ["event", "kinds.ask"]
+    assert lines["beats"][:4] == ["schedule,", "thread", "every", "90s"]
+    assert lines["noons"][:8] == ["schedule,", "thread", "0", "12", "*", "*", "*", "Asia/Tokyo"]
+    assert lines["lives"][:4] == ["service", "its", "own", "lifetime"]
+
+
 def test_check_prints_all_problems_of_files_and_functions_and_exits_with_2(tmp_path: Path) -> None:
     write_shop(tmp_path)
     (tmp_path / "more.yaml").write_text(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runtime import Context, Event
+from runtime import Context, Event, Reject
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.streams import ensure
@@ -246,6 +246,64 @@ async def test_thousands_are_redriven_under_a_progress_bar_and_none_is_doubled(
     assert await letters.counts() == {"rest": 1}
 
 
+async def test_what_fails_again_after_a_redrive_shows_its_first_failure(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    stream, failing = fresh("JOBS"), fresh("failing")
+    reasons = iter(["the first reason", "the second reason"])
+
+    async def fail(ctx: Context, event: Event[bytes]) -> None:
+        raise Reject("BAD", next(reasons))
+
+    spec = {"handler": "on_event", "consumer": {"stream": stream}}
+    async with running_host(
+        nats_server.url,
+        {failing: spec},
+        {failing: fail},
+        streams={stream: {"subjects": [f"{stream}.>"]}},
+    ):
+        await broker.publish(f"{stream}.a", b"job")
+        [first] = await wait_for_letters(broker, failing)
+        await runtime(nats_server.url, "dlq", "redrive", "--function", failing)
+        [second] = await wait_for_letters(broker, failing)
+        shown = await runtime(nats_server.url, "dlq", "show", second.sequence)
+        [document] = (
+            await runtime(nats_server.url, "dlq", "show", second.sequence, "--json")
+        ).documents
+
+    at = first.failed_at.strftime("%Y-%m-%d %H:%M:%SZ")
+    lines = shown.out.splitlines()
+    assert "  reason     the second reason" in lines
+    assert "  redriven   1 time" in lines
+    assert f"  at first   dead letter {first.sequence}, {at}, BAD: the first reason" in lines
+    assert document["first_dead_letter"] == first.sequence
+    assert document["first_reason"] == "the first reason"
+
+
+async def test_a_redrive_takes_the_same_filters_as_the_list(
+    nats_server: NatsServer, letters: DeadLetters
+) -> None:
+    now = datetime.now(UTC)
+    await letters.store(_letter(1))
+    await letters.store(_letter(2, function="rest"))
+    await letters.store(_letter(3, code="WORSE"))
+    await letters.store(_letter(4, failed_at=now - timedelta(minutes=30)))
+    await letters.store(_letter(5, message=replace(_letter(5).message, subject="jobs.b.c")))
+    url, left = nats_server.url, []
+
+    for filters in (
+        ["--code", "WORSE"],
+        ["--since", "1h"],
+        ["--subject", "jobs.b.>"],
+        ["--function", "work", "--until", "2026-05-04T12:30:15Z"],
+        ["--function", "work", "--until", "2026-05-04T12:30:16Z"],
+    ):
+        done = await runtime(url, "dlq", "redrive", *filters)
+        left.append((done.code, await _sequences(url)))
+
+    assert left == [(0, [1, 2, 4, 5]), (0, [1, 2, 5]), (0, [1, 2]), (2, [1, 2]), (0, [2])]
+
+
 async def test_what_is_gone_already_is_said(nats_server: NatsServer, letters: DeadLetters) -> None:
     await letters.store(_letter())
 
@@ -301,6 +359,8 @@ async def test_a_purge_asks_and_removes_exactly_what_is_meant(
         (["ls", "--function", "a.>"], "'a.>' is no function's name"),
         (["ls", "--subject", "a.>.b"], "> may only be the last part"),
         (["show", "0"], "0 is not in the range x>=1"),
+        (["show", "first"], "'first' is not a valid sequence."),
+        (["redrive", "1-5"], "'1-5' is not a valid sequence."),
         (["show", "1", "--raw", "--json"], "exclude each other"),
         (["show", "12345"], "There is no dead letter 12345; `runtime dlq ls` lists them."),
         (["purge", "--function", "none", "--yes"], "No dead letters match; nothing was removed."),

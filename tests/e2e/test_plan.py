@@ -81,7 +81,8 @@ async def test_what_is_missing_is_planned_applied_and_then_no_change_any_more(
     assert again.out == planned.out
     assert before is None
     assert (applied.code, applied.err) == (0, "")
-    assert applied.out == planned.out.removesuffix("7 to create\n") + "7 changes made\n"
+    made = f"7 changes made on {shop.url}\n"
+    assert applied.out == planned.out.removesuffix("7 to create\n") + made
     assert (after.code, after.out) == (0, "No changes: the server is as the manifests say.\n")
 
 
@@ -104,7 +105,7 @@ async def test_what_can_change_in_place_is_shown_from_and_to(shop: Shop, broker:
         "update  consumer MAILBOX/work  max_deliver: 5 -> 9",
         "5 to update in place",
     ]
-    assert applied.out.endswith("\n5 changes made\n")
+    assert applied.out.endswith(f"\n5 changes made on {shop.url}\n")
     assert (await broker.api("STREAM.INFO.JOBS"))["config"]["max_bytes"] == 2**30
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -33,6 +34,10 @@ HANG = """
 def work(event: Event[bytes], ctx: Context) -> None:
     print("HUNG", flush=True)
     time.sleep(1000)
+"""
+CRASH = """
+async def start(ctx: Context) -> None:
+    os._exit(3)
 """
 START = """
 async def start(ctx: Context) -> None:
@@ -329,6 +334,48 @@ async def test_a_killed_worker_is_started_again(
 
     assert code == 0
     assert victim not in {pid for pid, _ in seen}
+
+
+async def test_workers_share_the_rate_of_their_host(
+    project: Project, addresses: dict[str, str]
+) -> None:
+    project.write("    rate: {limit: 1/h, burst: 4}\n")
+    async with serving(project.folder, "app.yaml", "--workers", "2", **addresses) as served:
+        await served.wait_for_line("Ready", count=3)
+        for _ in range(20):
+            await project.give(b"x")
+        seen = [await project.take() for _ in range(4)]
+        await wait_until_acknowledged(project, 4)
+        found = await consumer(project.broker, project.stream, project.function)
+
+    assert sorted(Counter(pid for pid, _ in seen).values()) == [2, 2]
+    assert (found["num_pending"], found["num_waiting"]) == (16, 0)
+    assert project.seen.empty()
+
+
+async def wait_until_acknowledged(project: Project, count: int) -> None:
+    async def look() -> bool:
+        found = await consumer(project.broker, project.stream, project.function)
+        return bool(found["ack_floor"]["stream_seq"] == count)
+
+    await eventually(look, f"{count} acknowledgements")
+
+
+async def test_a_worker_that_ends_each_time_is_started_again_after_ever_longer_pauses(
+    project: Project, addresses: dict[str, str]
+) -> None:
+    project.write(module=CRASH)
+    sentence = "A worker ended, it is started again"
+    async with serving(project.folder, "app.yaml", "--workers", "2", **addresses) as served:
+        ends = [
+            await served.wait_for_line(sentence, count=count, worker="2") for count in (1, 2, 3)
+        ]
+        served.send(signal.SIGTERM)
+        code = await served.wait_until_ended(15)
+
+    assert [end["pause_s"] for end in ends] == [0.5, 1.0, 2.0]
+    assert {end["ended_by"] for end in ends} == {"exit code 3"}
+    assert code == 0
 
 
 async def test_workers_drain_by_themselves_when_their_supervisor_is_killed(

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(180)
 MESSAGES = 30
 POISON = 11
 MODULE = """
-import asyncio, json, os, time
+import asyncio, ctypes, json, os, signal, time
 from pathlib import Path
 from typing import Any
 from runtime import Batch, Context, Event
@@ -35,9 +35,17 @@ def note(ctx: Context, what: Any) -> None:
     with JOURNAL.open("a") as journal:
         journal.write(json.dumps(entry) + chr(10))
 
+CRASHES = {
+    "exit": lambda: os._exit(2),
+    "segmentation fault": lambda: ctypes.string_at(0),
+    "abort": lambda: os.abort(),
+    # What the kernel does when memory runs out.
+    "out of memory": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
 async def work(event: Event[dict[str, Any]], ctx: Context) -> None:
-    if "exit" in event.data:
-        os._exit(event.data["exit"])
+    if "crash" in event.data:
+        CRASHES[event.data["crash"]]()
     await asyncio.sleep(event.data.get("sleep", 0))
     time.sleep(event.data.get("block", 0))
     note(ctx, event.data["number"])
@@ -47,8 +55,6 @@ async def work_batch(batch: Batch[dict[str, Any]], ctx: Context) -> None:
         await work(event, ctx)
 
 async def answer(event: Event[dict[str, Any]], ctx: Context) -> dict[str, int]:
-    if "exit" in event.data:
-        os._exit(event.data["exit"])
     return {"pid": os.getpid()}
 
 async def tick(ctx: Context) -> None:
@@ -158,7 +164,7 @@ async def test_a_message_that_kills_its_process_each_time_ends_as_a_dead_letter_
 async def publish_with_poison(broker: Broker, stream: str) -> None:
     for number in range(MESSAGES):
         # 2 is what a command ends with that is configured wrongly: here it is a crash like others.
-        poison = {"exit": 2} if number == POISON else {}
+        poison = {"crash": "exit"} if number == POISON else {}
         await publish(broker, stream, number=number, **poison)
 
 
@@ -174,6 +180,42 @@ async def keep_publishing(broker: Broker, stream: str, first: int, until: list[s
 
     await eventually(look, f"dead letters of {until}", 90)
     return number
+
+
+async def test_however_a_process_ends_its_message_is_a_dead_letter_and_other_functions_go_on(
+    nats_server: NatsServer, broker: Broker, tmp_path: Path
+) -> None:
+    crashes = {
+        "segfault": ("segmentation fault", "SIGSEGV"),
+        "abort": ("abort", "SIGABRT"),
+        "memory": ("out of memory", "SIGKILL"),
+    }
+    fragile = {
+        f"crash_{name}": worker_of(f"CRASH_{name}", isolate=True, retry={"attempts": 2})
+        for name in crashes
+    }
+    steady = {"unmoved": worker_of("UNMOVED", retry={"attempts": 2})}
+    write_project(tmp_path, {**fragile, **steady})
+    async with serving(tmp_path, **addresses(nats_server)) as served:
+        await wait_until_ready(served)
+        for name, (crash, _) in crashes.items():
+            await publish(broker, f"CRASH_{name}", number=1, crash=crash)
+            await publish(broker, f"CRASH_{name}", number=2)
+        published = await keep_publishing(broker, "UNMOVED", 0, list(fragile))
+        for name in crashes:
+            await wait_until_settled(broker, f"CRASH_{name}", f"crash_{name}")
+        await wait_until_settled(broker, "UNMOVED", "unmoved")
+        for name, (_, ending) in crashes.items():
+            sentence = "A worker ended, it is started again"
+            await served.wait_for_line(sentence, worker=f"isolated-crash_{name}", ended_by=ending)
+
+    for name in fragile:
+        [letter] = await letters_of(broker, name)
+        assert (letter.code, json.loads(letter.message.data)["number"]) == ("MAX_DELIVERIES", 1)
+        assert [entry["what"] for entry in journal(tmp_path, name)] == [2]
+    undisturbed = journal(tmp_path, "unmoved")
+    assert {entry["what"] for entry in undisturbed} == set(range(published))
+    assert {entry["attempt"] for entry in undisturbed} == {1}
 
 
 async def test_a_function_that_blocks_its_loop_is_named_and_delays_nobody_when_isolated(

@@ -109,6 +109,67 @@ async def test_a_batch_is_handed_over_when_it_is_large_enough_and_never_larger(l
     assert [5000] in shown
 
 
+async def test_size_bytes_and_window_each_end_a_batch_when_reached_first(line: Line) -> None:
+    journal = Journal()
+
+    async def act(ctx: Context, batch: Any) -> None:
+        journal.add([len(event.raw) for event in batch])
+
+    async with line.run(act, batch={"size": 4, "bytes": 1000, "wait": "500ms"}):
+        await line.give(*[b"x" * 10] * 4)
+        await journal.wait(1)
+        await line.give(*[b"x" * 500] * 2)
+        await journal.wait(2)
+        await line.give(*[b"x" * 10] * 3)
+        await journal.wait(3)
+        await line.settle()
+
+    assert journal.entries == [[10] * 4, [500] * 2, [10] * 3]
+
+
+async def test_messages_that_keep_coming_do_not_make_a_window_longer(line: Line) -> None:
+    journal, enough = Journal(), asyncio.Event()
+    time = asyncio.get_running_loop().time
+
+    async def act(ctx: Context, batch: Any) -> None:
+        journal.add((len(batch), time() - batch[0].message.received_at_s))
+
+    async def trickle() -> None:
+        while not enough.is_set():
+            await line.give(b"x")
+
+    async with line.run(act, batch={"size": 10_000, "wait": "300ms"}, max_in_flight=20_000):
+        trickling = asyncio.create_task(trickle())
+        batches = list(await journal.wait(3))
+        enough.set()
+        await trickling
+        await line.settle()
+
+    assert all(count < 10_000 for count, _ in batches)
+    assert all(waited_s >= 0.29 for _, waited_s in batches)
+
+
+async def test_a_batch_that_is_late_does_not_hold_the_next_ones_back(line: Line) -> None:
+    calls, late = Journal(), asyncio.Event()
+
+    async def act(ctx: Context, batch: Any) -> None:
+        raws = [event.raw for event in batch]
+        if b"late" in raws:
+            await late.wait()
+        calls.add(raws)
+
+    async with line.run(act, concurrency=2, batch={"size": 2, "wait": "10s"}):
+        await line.give(b"late", b"0")
+        await line.give(*_numbers(20))
+        meanwhile = list(await calls.wait(10))
+        late.set()
+        await calls.wait(11)
+        await line.settle()
+
+    assert meanwhile == [[b"%d" % n, b"%d" % (n + 1)] for n in range(0, 20, 2)]
+    assert calls.entries[-1] == [b"late", b"0"]
+
+
 @pytest.mark.parametrize("place", [0, 7, 15])
 async def test_a_poison_message_is_found_and_the_others_commit(line: Line, place: int) -> None:
     committed, payloads = Journal(), _numbers(16)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from runtime.broker.connection import Broker
-from runtime.broker.dead_letters import DeadLetter, DeadLetters, Selection
+from runtime.broker.dead_letters import DeadLetter, DeadLetters, FirstFailure, Selection
 from runtime.broker.parking import Mailbox
 from runtime.broker.streams import ensure
 from runtime.errors import ConfigError, PublishFailed
@@ -70,6 +70,7 @@ async def test_a_dead_letter_keeps_bytes_headers_and_everything_about_the_failur
     assert (found.function, found.code, found.error_type) == ("work", "BAD", "ValueError")
     assert (found.attempts, found.failed_at) == (5, FAILED_AT)
     assert found.first_dead_letter == found.sequence == ack.sequence
+    assert found.first_failure == FirstFailure(ack.sequence, FAILED_AT, "BAD", letter.reason)
 
 
 async def test_storing_a_failure_twice_makes_one_dead_letter(letters: DeadLetters) -> None:
@@ -172,7 +173,7 @@ async def test_a_redriven_message_that_fails_again_is_a_new_dead_letter_with_a_l
     broker: Broker, letters: DeadLetters
 ) -> None:
     mailbox = Mailbox(broker)
-    first = await letters.store(_letter())
+    first = await letters.store(_letter(reason="it is bad\nat first €"))
     seen = []
     for _ in range(3):
         assert (await letters.redrive()).posted == 1
@@ -184,7 +185,8 @@ async def test_a_redriven_message_that_fails_again_is_a_new_dead_letter_with_a_l
         seen.append((found.redrives, found.first_dead_letter, found.code))
 
     assert seen == [(n, first.sequence, "AGAIN") for n in (1, 2, 3)]
-    assert found.message.headers["Runtime-First-Code"] == "BAD"
+    failure = FirstFailure(first.sequence, FAILED_AT, "BAD", "it is bad\nat first €")
+    assert found.first_failure == failure
 
 
 async def test_redriving_twice_at_once_doubles_nothing(

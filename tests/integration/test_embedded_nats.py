@@ -167,3 +167,10 @@ async def test_data_survives_sigkill_of_the_server(nats_server: NatsServer) -> N
     nats_server.start()
     assert nats_server.ports == ports
     assert await _last(nats_server, "TELEMETRY", "telemetry.test.killed") == b"stored"
+
+
+async def test_a_host_that_is_blocked_for_long_is_not_cut_off(nats_server: NatsServer) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        settings = (await client.get(f"{nats_server.monitor_url}/varz")).json()
+
+    assert settings["ping_interval"] >= 3600e9

@@ -195,11 +195,13 @@ async def test_a_thread_that_is_too_long_is_given_up_and_tried_again(bench: Benc
             release.wait(30)
 
     try:
-        async with bench.run(act, threaded=True, timeout="200ms", concurrency=1):
+        async with bench.run(act, threaded=True, timeout="200ms", concurrency=1) as host:
             assert await journal.wait(2) == [1, 2]
             await bench.wait_until_settled()
+            shown = host._metrics.function(bench.name)
     finally:
         release.set()
+    assert shown.timeouts == 1
 
 
 async def test_a_rejected_message_is_a_dead_letter_at_once(bench: Bench) -> None:
@@ -481,15 +483,19 @@ async def test_a_message_that_a_dead_host_held_goes_to_another(
         await wait_until_settled(broker, stream, name)
 
 
+@pytest.mark.parametrize("threaded", [False, True], ids=["async", "thread"])
 @pytest.mark.parametrize("bench", ["event", "batch"], indirect=True)
 async def test_a_message_that_takes_longer_than_its_ack_wait_is_not_delivered_again(
-    bench: Bench,
+    bench: Bench, threaded: bool
 ) -> None:
-    journal, release = Journal(), asyncio.Event()
+    journal, release = Journal(), threading.Event()
+
+    def act_in_thread(ctx: Context) -> None:
+        journal.add(ctx.attempt)
+        release.wait(30)
 
     async def act(ctx: Context) -> None:
-        journal.add(ctx.attempt)
-        await release.wait()
+        await asyncio.to_thread(act_in_thread, ctx)
 
     async def extended() -> bool:
         # Twice the ack wait has passed at the server without a redelivery.
@@ -497,7 +503,9 @@ async def test_a_message_that_takes_longer_than_its_ack_wait_is_not_delivered_ag
         now = (await bench.broker.api(f"STREAM.INFO.{bench.stream}"))["ts"]
         return _seconds(now) - _seconds(stored) > 2.2
 
-    async with bench.run(act, consumer={"ack_wait": "1s"}):
+    does = act_in_thread if threaded else act
+    spec: dict[str, Any] = {"consumer": {"ack_wait": "1s"}, "timeout": "24h"}
+    async with bench.run(does, threaded=threaded, **spec):
         await journal.wait(1)
         await eventually(extended, "twice the ack wait")
         found = await consumer(bench.broker, *bench.place)

@@ -8,6 +8,7 @@ from runtime.broker.connection import Broker
 from runtime.broker.streams import ensure, ensure_runtime_streams, plan
 from runtime.errors import ConfigError
 from runtime.manifest.model import Manifest
+from tests.host import eventually
 from tests.servers import NatsServer
 from tests.versions import has_message_schedules
 
@@ -177,6 +178,58 @@ async def test_a_change_that_would_drop_messages_is_refused_and_nothing_is_touch
     assert "runtime apply MANIFESTS --allow-loss" in _problems(refused)
     assert (await broker.api("STREAM.INFO.LOGS"))["state"]["messages"] == 10
     assert "NEW" not in (await broker.api("STREAM.NAMES"))["streams"]
+
+
+async def test_letting_old_messages_go_is_refused_while_there_are_more_than_the_limit(
+    broker: Broker,
+) -> None:
+    def limited(**fields: Any) -> Manifest:
+        return _manifest(streams={"LOGS": {"subjects": ["a.>"], **fields}})
+
+    await ensure(broker, limited(discard="new"))
+    for number in range(10):
+        await broker.publish("a.x", b"x", msg_id=str(number))
+    await ensure(broker, limited(discard="new", max_msgs=5))
+
+    with pytest.raises(ConfigError, match="discard"):
+        await ensure(broker, limited(discard="old", max_msgs=5))
+
+    assert (await broker.api("STREAM.INFO.LOGS"))["state"]["messages"] == 10
+
+
+async def test_a_narrower_filter_on_an_interest_stream_is_refused_as_it_would_drop_messages(
+    broker: Broker,
+) -> None:
+    def filtered(*filters: str) -> Manifest:
+        consumer = {"stream": "NEWS", "filter_subjects": list(filters)}
+        function = {"handler": "some.module:handle", "consumer": consumer}
+        streams = {"NEWS": {"subjects": ["a.>"], "retention": "interest"}}
+        return _manifest(streams=streams, functions={"read": function})
+
+    async def count() -> int:
+        return int((await broker.api("STREAM.INFO.NEWS"))["state"]["messages"])
+
+    async def dropped() -> bool:
+        return await count() == 1
+
+    await ensure(broker, filtered("a.b"))
+    wider = await ensure(broker, filtered("a.b", "a.c"))
+    for subject in ("a.b", "a.c"):
+        await broker.publish(subject, b"x")
+
+    with pytest.raises(ConfigError) as refused:
+        await ensure(broker, filtered("a.b"))
+    kept = await count()
+    dropping = await ensure(broker, filtered("a.b"), allow_loss=True)
+
+    assert [(change.field, change.kind) for change in wider] == [("filter_subjects", "update")]
+    assert "consumer NEWS/read: filter_subjects" in _problems(refused)
+    assert "runtime apply MANIFESTS --allow-loss" in _problems(refused)
+    assert [(change.field, change.kind) for change in dropping] == [
+        ("filter_subjects", "destructive")
+    ]
+    assert kept == 2
+    await eventually(dropped, "the end of what nobody asks for")
 
 
 async def test_a_lower_limit_that_drops_nothing_is_set_in_place(broker: Broker) -> None:

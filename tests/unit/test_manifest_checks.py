@@ -152,6 +152,17 @@ S = streams("S: {subjects: [s.>]}")
             functions("endpoint: {subject: a}, retry: {attempts: 3}"),
             "m.yaml:2: functions.f1.retry: has no effect on a function with `endpoint:`; remove it",
         ),
+        *(
+            (
+                functions(f"{binding}, rate: {{limit: 5/s}}"),
+                f"m.yaml:2: functions.f1.rate: has no effect on a function with `{name}:`; remove it",
+            )
+            for name, binding in [
+                ("endpoint", "endpoint: {subject: a}"),
+                ("schedule", "schedule: {every: 5s}"),
+                ("service", "service: true"),
+            ]
+        ),
         (
             functions("service: true, timeout: 5s"),
             "m.yaml:2: functions.f1.timeout: has no effect on a function with `service:`; remove it",
@@ -171,6 +182,7 @@ def test_entries_that_contradict_each_other_are_refused(text: str, expected: str
     [
         S + functions("consumer: {stream: S}", "consumer: {stream: S}"),
         S + functions("consumer: {stream: S}, max_in_flight: 4"),
+        S + functions("consumer: {stream: S}, rate: {limit: 0.5/m, burst: 3}"),
         S + functions("consumer: {stream: S, ack_wait: 5s}, timeout: 1h"),
         S + functions("consumer: {stream: S, max_deliver: -1}, retry: {attempts: 50}"),
         QUEUE

@@ -15,6 +15,7 @@ from runtime.manifest.model import (
     FunctionSpec,
     HttpSpec,
     Manifest,
+    RateSpec,
     RetrySpec,
     ScheduleBinding,
     StreamSpec,
@@ -47,6 +48,7 @@ def test_the_reference_s_example_uses_every_key() -> None:
         FunctionSpec,
         HttpSpec,
         Manifest,
+        RateSpec,
         RetrySpec,
         ScheduleBinding,
         StreamSpec,
@@ -65,6 +67,7 @@ def test_the_reference_explains_every_key() -> None:
         FunctionSpec,
         HttpSpec,
         Manifest,
+        RateSpec,
         RetrySpec,
         StreamSpec,
     ]

@@ -70,6 +70,15 @@ def test_fields_that_the_manifest_does_not_set_are_left_to_the_server() -> None:
         ({"max_bytes": 9_999}, {"max_bytes": -1}, {"max_bytes": "destructive"}),
         ({"max_bytes": 10_000}, {"max_bytes": -1}, {"max_bytes": "update"}),
         ({"max_bytes": 9_999, "discard": "new"}, {"discard": "new"}, {"max_bytes": "update"}),
+        ({"max_bytes": 9_999}, {"discard": "new"}, {"max_bytes": "update"}),
+        ({"discard": "old"}, {"discard": "new", "max_msgs": 99}, {"discard": "destructive"}),
+        ({"discard": "old"}, {"discard": "new", "max_msgs": 100}, {"discard": "update"}),
+        ({"discard": "new"}, {"discard": "old", "max_msgs": 99}, {"discard": "update"}),
+        (
+            {"discard": "old"},
+            {"discard": "new", "max_msgs_per_subject": 50, "max_age": 1},
+            {"discard": "update"},
+        ),
         ({"max_msgs": 99}, {"max_msgs": 200}, {"max_msgs": "destructive"}),
         ({"max_msgs": 200}, {"max_msgs": 100}, {"max_msgs": "update"}),
         ({"max_msgs_per_subject": 39}, {}, {"max_msgs_per_subject": "destructive"}),
@@ -111,6 +120,28 @@ def test_each_consumer_field_is_judged_by_whether_jetstream_can_change_it(
     fields: dict[str, Any], found: dict[str, Any], kind: dict[str, str]
 ) -> None:
     assert _kinds(_consumer(**fields), {**_consumer(**fields).config, **found}) == kind
+
+
+@pytest.mark.parametrize(
+    ("retention", "filters", "found", "kind"),
+    [
+        ("interest", ["jobs.a"], ["jobs.a", "jobs.b"], "destructive"),
+        ("interest", ["jobs.a"], [], "destructive"),
+        ("interest", ["jobs.*"], ["jobs.a", "jobs.b"], "update"),
+        ("interest", [], ["jobs.a"], "update"),
+        ("workqueue", ["jobs.a"], ["jobs.a", "jobs.b"], "update"),
+        ("limits", ["jobs.a"], [], "update"),
+    ],
+)
+def test_a_narrower_filter_drops_messages_where_a_stream_keeps_what_is_asked_for(
+    retention: str, filters: list[str], found: list[str], kind: str
+) -> None:
+    consumers = {"c": {"filter_subjects": filters}}
+    stream = {"subjects": ["jobs.>"], "retention": retention, "consumers": consumers}
+    _, wanted = wanted_by_manifest(Manifest.model_validate({"streams": {"JOBS": stream}}))
+    config = {**wanted.config, "filter_subject": "", "filter_subjects": found}
+
+    assert _kinds(wanted, config) == {"filter_subjects": kind}
 
 
 def test_an_update_keeps_what_the_manifest_does_not_speak_of() -> None:

@@ -1,0 +1,191 @@
+"""A function whose manifest limits its rate, on a real server."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from runtime import Context, Reject
+from runtime.broker.connection import Broker
+from runtime.broker.dead_letters import DeadLetters, Selection
+from runtime.broker.parking import Mailbox
+from runtime.broker.stream_configs import MAILBOX
+from runtime.context import Publication
+from runtime.message import Message
+from tests.host import (
+    QUICK,
+    Journal,
+    consumer,
+    eventually,
+    fresh,
+    running_host,
+    wait_for_letters,
+    wait_until_settled,
+)
+from tests.servers import NatsServer
+
+MESSAGES = 60
+LIMIT_PER_S = 60
+BURST = 6
+
+
+class Metered:
+    """A function over a stream with messages in it, and when each of them had its turn."""
+
+    def __init__(self, broker: Broker, url: str) -> None:
+        self.broker = broker
+        self.url = url
+        self.stream = fresh("METERED")
+        self.name = fresh("metered")
+        self.journal = Journal()
+        self._time = asyncio.get_running_loop().time
+        self._began_s = 0.0
+
+    def run(self, act: Any, **spec: Any) -> Any:
+        self._began_s = self._time()
+        stated = {
+            "handler": "on_event",
+            "consumer": {"stream": self.stream},
+            "retry": QUICK,
+            "rate": {"limit": f"{LIMIT_PER_S}/s", "burst": BURST},
+            **spec,
+        }
+        streams = {self.stream: {"subjects": [f"{self.stream}.>"]}}
+        return running_host(self.url, {self.name: stated}, {self.name: act}, streams=streams)
+
+    async def give(self, count: int, data: bytes = b"x") -> None:
+        subject = f"{self.stream}.a"
+        await self.broker.publish_many(
+            [Publication(subject, data, fresh("id")) for _ in range(count)]
+        )
+
+    def note(self, messages: int = 1) -> None:
+        for _ in range(messages):
+            self.journal.add(self._time() - self._began_s)
+
+    def check_pace(self, hosts: int = 1) -> None:
+        """None came before burst and limit allow it, counted from before the host started."""
+        for number, at_s in enumerate(self.journal.entries, 1):
+            earliest_s = (number - BURST * hosts) / (LIMIT_PER_S * hosts)
+            assert at_s >= earliest_s, f"message {number} came at {at_s:.3f} s"
+
+
+@pytest.fixture
+async def metered(broker: Broker, nats_server: NatsServer) -> Metered:
+    return Metered(broker, nats_server.url)
+
+
+async def test_a_flood_is_worked_off_at_the_rate(metered: Metered) -> None:
+    async def act(ctx: Context, event: Any) -> None:
+        metered.note()
+
+    async with metered.run(act):
+        await metered.give(MESSAGES)
+        await metered.journal.wait(MESSAGES)
+        await wait_until_settled(metered.broker, metered.stream, metered.name)
+
+    metered.check_pace()
+    assert len(metered.journal.entries) == MESSAGES
+
+
+async def test_what_waits_for_its_turn_waits_at_the_server(metered: Metered) -> None:
+    release = asyncio.Event()
+
+    async def act(ctx: Context, event: Any) -> None:
+        metered.note()
+        await release.wait()
+
+    async with metered.run(act, concurrency=64, rate={"limit": "1/h", "burst": 6}):
+        await metered.give(MESSAGES)
+        await metered.journal.wait(6)
+        found = await consumer(metered.broker, metered.stream, metered.name)
+        release.set()
+
+    # Six are here, the others are not, and none is asked for, although 58 slots are free.
+    assert (found["num_ack_pending"], found["num_pending"], found["num_waiting"]) == (6, 54, 0)
+
+
+async def test_batches_keep_to_the_rate_of_messages(metered: Metered) -> None:
+    async def act(ctx: Context, batch: Any) -> None:
+        metered.note(len(batch))
+
+    async with metered.run(act, handler="on_batch", batch={"size": 50, "wait": "100ms"}):
+        await metered.give(MESSAGES)
+        await metered.journal.wait(MESSAGES)
+
+    metered.check_pace()
+
+
+async def test_a_batch_is_filled_through_its_window_at_the_rate(metered: Metered) -> None:
+    sizes = Journal()
+
+    async def act(ctx: Context, batch: Any) -> None:
+        sizes.add(len(batch))
+
+    # Of the burst alone a batch would be no larger than 6.
+    async with metered.run(act, handler="on_batch", batch={"size": 20, "wait": "20s"}):
+        await metered.give(40)
+        await sizes.wait(2)
+
+    assert sizes.entries == [20, 20]
+
+
+async def test_what_is_redriven_keeps_to_the_rate_too(metered: Metered) -> None:
+    may_pass = False
+
+    async def act(ctx: Context, event: Any) -> None:
+        if not may_pass:
+            raise Reject("BAD")
+        metered.note()
+
+    async with metered.run(act):
+        await metered.give(20)
+        await wait_for_letters(metered.broker, metered.name, 20)
+    may_pass = True
+    letters = DeadLetters(metered.broker)
+    await letters.redrive(Selection(function=metered.name))
+    async with metered.run(act):
+        await metered.journal.wait(20)
+
+    metered.check_pace()
+
+
+async def test_a_drain_does_not_wait_for_turns_and_uses_up_no_attempt(metered: Metered) -> None:
+    attempts = Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        attempts.add((event.message.stream, event.message.sequence, ctx.attempt))
+
+    async def is_here() -> bool:
+        found = await consumer(metered.broker, MAILBOX, metered.name)
+        return bool(found["num_ack_pending"])
+
+    async with metered.run(act, rate={"limit": "1/h", "burst": 1}) as host:
+        await metered.give(1)
+        await attempts.wait(1)
+        # The mailbox's request of one was at the server before the only turn was taken.
+        early = Message(f"{metered.stream}.a", b"x", stream=metered.stream, sequence=7)
+        await Mailbox(metered.broker).post(early, metered.name)
+        await eventually(is_here, "a message that is here before its turn")
+        before_s = asyncio.get_running_loop().time()
+        await host.drain(30)
+        took_s = asyncio.get_running_loop().time() - before_s
+    done_before = list(attempts.entries)
+    async with metered.run(act):
+        await attempts.wait(2)
+
+    assert took_s < 10
+    assert done_before == [(metered.stream, 1, 1)]
+    assert attempts.entries[1:] == [(metered.stream, 7, 1)]
+
+
+async def test_two_hosts_have_the_rate_each(metered: Metered) -> None:
+    async def act(ctx: Context, event: Any) -> None:
+        metered.note()
+
+    async with metered.run(act), metered.run(act):
+        await metered.give(MESSAGES)
+        await metered.journal.wait(MESSAGES)
+        await wait_until_settled(metered.broker, metered.stream, metered.name)
+
+    metered.check_pace(hosts=2)

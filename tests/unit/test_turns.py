@@ -1,0 +1,193 @@
+"""How many messages have their turn, on a clock that stands still until the test sets it."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from runtime.binding.bucket import Bucket, bucket_of
+from runtime.binding.intake import Intake
+from runtime.binding.turns import PACE_S, Turns
+from runtime.manifest.model import RateSpec
+from runtime.message import Message
+
+
+class ManualLoop:
+    """Time, and what is due by it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self._due: list[tuple[float, asyncio.TimerHandle]] = []
+
+    def time(self) -> float:
+        return self.now_s
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        loop = asyncio.get_running_loop()
+        handle = asyncio.TimerHandle(self.now_s + delay, callback, (), loop)
+        self._due.append((self.now_s + delay, handle))
+        return handle
+
+    def pass_time(self, seconds: float) -> None:
+        """Let so much time pass, and whatever is due meanwhile happen at its moment."""
+        until_s = self.now_s + seconds
+        while due := [entry for entry in self._due if entry[0] <= until_s]:
+            first = min(due, key=lambda entry: entry[0])
+            self._due.remove(first)
+            self.now_s = first[0]
+            if not first[1].cancelled():
+                first[1]._run()
+        self.now_s = until_s
+
+    @property
+    def is_idle(self) -> bool:
+        return all(handle.cancelled() for _, handle in self._due)
+
+
+class Gate:
+    """Turns into an intake, and how often the pull loops were told of new ones."""
+
+    def __init__(self, limit: str, burst: int | None = None, *, share: int = 1) -> None:
+        self.loop = ManualLoop()
+        self.intake = Intake(at_least=100, at_most=100)
+        self.pokes = 0
+        rate = RateSpec.model_validate({"limit": limit, "burst": burst})
+        bucket = bucket_of(rate, share, self.loop.time)
+        self.turns = Turns(self.intake, bucket, poke=self._poke, loop=self.loop)
+
+    def _poke(self) -> None:
+        self.pokes += 1
+
+    def give(self, count: int) -> None:
+        for number in range(count):
+            self.turns.add(Message("s", b"x", sequence=number))
+
+    @property
+    def let_in(self) -> int:
+        return len(self.intake.ready)
+
+    @property
+    def here(self) -> int:
+        return self.intake.count()
+
+
+async def test_a_burst_is_let_in_at_once_and_then_one_at_each_turn() -> None:
+    gate = Gate("10/s", 5)
+
+    gate.give(8)
+    at_once = gate.let_in
+    gate.loop.pass_time(0.11)
+    after_one = gate.let_in
+    gate.loop.pass_time(0.11)
+    after_two = gate.let_in
+    gate.loop.pass_time(10)
+
+    assert (at_once, after_one, after_two, gate.let_in, gate.here) == (5, 6, 7, 8, 8)
+    taken = gate.intake.take_all(100, 1_000_000)
+    assert [message.sequence for message in taken] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("limit", "burst", "expected"),
+    [("50/s", 10, 510), ("100/m", 1, 17), ("5000/s", 500, 50_500), ("3600/h", 100, 110)],
+)
+async def test_in_ten_seconds_as_many_have_their_turn_as_burst_and_limit_say(
+    limit: str, burst: int, expected: int
+) -> None:
+    gate = Gate(limit, burst)
+
+    gate.give(60_000)
+    gate.loop.pass_time(10)
+
+    # What is due at this very moment may be handed out at the next look.
+    assert 0 <= expected - gate.let_in <= max(1, RateSpec(limit=limit).limit * PACE_S)
+
+
+async def test_no_more_turns_are_kept_than_the_burst() -> None:
+    gate = Gate("10/s", 5)
+
+    gate.loop.pass_time(3600)
+    gate.give(20)
+
+    assert gate.let_in == 5
+
+
+async def test_as_many_may_be_fetched_as_there_are_turns_left() -> None:
+    gate = Gate("10/s", 5)
+
+    before = (gate.turns.capacity(), gate.turns.guest_capacity())
+    gate.give(3)
+    between = (gate.turns.capacity() - gate.here, gate.turns.guest_capacity())
+    gate.give(2)
+    used_up = (gate.turns.capacity() - gate.here, gate.turns.guest_capacity())
+    gate.give(4)
+    too_many = (gate.turns.capacity() - gate.here, gate.turns.guest_capacity())
+    gate.loop.pass_time(0.6)
+
+    assert (before, between, used_up, too_many) == ((5, 5), (2, 2), (0, 0), (0, 0))
+    # Of the six turns since, four went to those that were here too early.
+    assert (gate.here, gate.let_in, gate.turns.capacity() - gate.here) == (9, 9, 2)
+
+
+async def test_the_function_s_own_slots_stay_the_most_that_is_fetched() -> None:
+    gate = Gate("10000/s", 5000)
+
+    assert (gate.turns.capacity(), gate.turns.guest_capacity()) == (100, 25)
+
+
+async def test_pull_loops_are_told_of_each_turn_until_all_are_back_and_then_left_alone() -> None:
+    gate = Gate("10/s", 5)
+
+    idle_before = gate.loop.is_idle
+    gate.give(5)
+    gate.loop.pass_time(3600)
+
+    assert idle_before
+    assert gate.pokes == 5
+    assert gate.loop.is_idle
+
+
+async def test_processes_of_one_host_share_the_rate() -> None:
+    gate = Gate("10/s", 8, share=4)
+
+    gate.give(20)
+    at_once = gate.let_in
+    gate.loop.pass_time(2)
+
+    assert (at_once, gate.let_in) == (2, 7)
+
+
+@pytest.mark.parametrize(("limit", "burst"), [("1/h", 1), ("9/s", 1), ("50/s", 5), ("5000/s", 500)])
+async def test_without_a_burst_it_is_what_a_tenth_of_a_second_brings(
+    limit: str, burst: int
+) -> None:
+    gate = Gate(limit)
+
+    gate.give(1000)
+
+    assert gate.let_in == burst
+
+
+async def test_what_waits_for_its_turn_when_it_ends_is_given_out_and_nothing_is_due_any_more() -> (
+    None
+):
+    gate = Gate("10/s", 2)
+
+    gate.give(5)
+    early = gate.turns.stop()
+    gate.loop.pass_time(3600)
+
+    assert [message.sequence for message in early] == [2, 3, 4]
+    assert (gate.let_in, gate.pokes) == (2, 0)
+
+
+async def test_a_clock_that_is_looked_at_late_makes_no_turn_extra() -> None:
+    loop = ManualLoop()
+    bucket = Bucket(10, 1, loop.time)
+    taken = 0
+
+    for _ in range(1000):
+        loop.pass_time(0.013)
+        taken += bucket.take()
+
+    assert 0.5 * 130 <= taken <= 130
