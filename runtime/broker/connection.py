@@ -252,14 +252,17 @@ class Broker:
         """Store all of these in one stream, next to each other and in this order, or none.
 
         False, and none is stored, when one of them was stored before. The stream must allow it
-        (`allow_atomic`, nats-server 2.12 and up). Source: NATS ADR-50.
+        (`allow_atomic`, nats-server 2.12 and up), and subjects and headers must be the runtime's
+        own: they are not checked. Source: NATS ADR-50.
 
         Raises:
             PublishFailed: it was not confirmed; they may be stored all the same.
         """
         batch_id = secrets.token_hex(11)
-        last = len(publications)
+        last = publications[-1]
+        _check_subject(last.subject)
         with Awaited(self._confirmations) as awaited:
+            items = []
             for number, each in enumerate(publications, start=1):
                 headers = {
                     **each.headers,
@@ -267,11 +270,13 @@ class Broker:
                     "Nats-Batch-Sequence": str(number),
                     "Nats-Msg-Id": each.msg_id,
                 }
-                reply = ""
-                if number == last:
-                    headers["Nats-Batch-Commit"] = "1"
-                    reply = awaited.expect(each.subject)
-                await self._send_checked(each.subject, each.data, reply, headers)
+                items.append((each.subject, "", headers, each.data))
+            items[-1][2]["Nats-Batch-Commit"] = "1"
+            items[-1] = (last.subject, awaited.expect(last.subject), *items[-1][2:])
+            try:
+                await self._client.publish_all_headed(items)
+            except nats.errors.Error as failure:
+                raise PublishFailed(last.subject, type(failure).__name__) from failure
             await awaited.wait(ACK_TIMEOUT_S)
             try:
                 awaited.collect(ACK_TIMEOUT_S)

@@ -7,6 +7,7 @@ that is parked does. The name is a hash: keys are made of what devices send, and
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from runtime.broker import headers as names
 from runtime.broker import stored
@@ -20,6 +21,7 @@ from runtime.message import Message
 _NAME_BYTES = 8
 
 
+@lru_cache(maxsize=4096)
 def name_of(key: str) -> str:
     """The name of a key's overflow queue: 16 hexadecimal digits."""
     return hashlib.blake2b(
@@ -68,22 +70,22 @@ class OverflowQueues:
         small = not message.headers and len(message.data) < self._broker.max_payload_bytes // 2
         return small or self._mailbox.fits(message, self._function)
 
-    async def put(self, name: str, messages: Sequence[Message]) -> None:
-        """Store messages in a queue, in any order; one that is there already is not stored again.
+    async def put(self, name: str, messages: Sequence[Message], *, in_order: bool) -> None:
+        """Store messages at the end of a queue; one that is there already is not stored again.
+
+        Args:
+            name: the queue's.
+            messages: at least one, at most 1,000.
+            in_order: whether, whatever happens, each must be stored after those before it.
 
         Raises:
-            PublishFailed: at least one is not stored.
-        """
-        await self._broker.publish_many(self._publications(name, messages))
-
-    async def put_in_order(self, name: str, messages: Sequence[Message]) -> None:
-        """As `put`, and whatever happens, each after those before it.
-
-        Raises:
-            PublishFailed: the last ones, or all, are not stored.
+            PublishFailed: the last ones, or all, are not stored; without order any of them.
         """
         publications = self._publications(name, messages)
         if self._stores_together and await self._broker.publish_together(publications):
+            return
+        if not in_order:
+            await self._broker.publish_many(publications)
             return
         for publication in publications:
             await self._broker.publish_many([publication])

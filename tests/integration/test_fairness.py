@@ -175,3 +175,27 @@ async def test_batches_are_made_of_all_tenants_in_turn(tenants: Tenants) -> None
 async def _delivered(tenants: Tenants, count: int) -> bool:
     found = await consumer(tenants.broker, tenants.stream, tenants.name)
     return bool(found["delivered"]["stream_seq"] >= count)
+
+
+@pytest.mark.parametrize("order", [{}, {"ordered_by": {"field": "n"}}], ids=["fair", "ordered"])
+async def test_a_rate_is_kept_and_does_not_narrow_what_is_seen(
+    tenants: Tenants, order: dict[str, Any]
+) -> None:
+    clocked = Clocked()
+    rate = {"limit": "100/s", "burst": 5}
+    async with tenants.run(clocked.act, fair_by={"token": 2}, rate=rate, **order):
+        await tenants.give("loud", range(300))
+        await clocked.journal.wait(10)
+        await tenants.give("quiet", range(5))
+        await eventually(lambda: _all_quiet(clocked, 5), "the quiet ones")
+        seen = len(clocked.journal.entries)
+        await clocked.journal.wait(305)
+        await tenants.settle()
+
+    times_s = sorted(clocked.at_s.values())
+    assert times_s[-1] - times_s[0] >= (305 - 5 - 1) / 100 - 0.01
+    assert seen < 150
+
+
+async def _all_quiet(clocked: Clocked, count: int) -> bool:
+    return sum(tenant == "quiet" for tenant, _ in clocked.runs) == count
