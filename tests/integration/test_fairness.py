@@ -13,6 +13,7 @@ from runtime.broker.stream_configs import MAILBOX
 from runtime.context import Publication
 from tests.host import Journal, consumer, eventually, fresh, make_manifest, running_host
 from tests.servers import NatsServer
+from tests.versions import has_message_schedules
 
 FLOOD = 6000
 QUIET = 100
@@ -101,8 +102,10 @@ async def test_a_quiet_tenant_is_served_at_once_beside_a_flood(
 
     waits_s = sorted(clocked.at_s["quiet", n] - given_at_s[n] for n in given_at_s)
     flood_s = max(clocked.at_s.values()) - given_at_s[0]
-    # The 99th percentile of a hundred: hardly more than it takes to set the flood aside.
-    assert waits_s[-2] < flood_s / 4
+    # The 99th percentile of a hundred: hardly more than it takes to set the flood aside, which
+    # older servers must be asked for message by message where there is an order.
+    share = 2 if order and not has_message_schedules(tenants.broker) else 4
+    assert waits_s[-2] < flood_s / share
     assert len(clocked.runs) == FLOOD + QUIET
     assert set(clocked.runs.values()) == {1}
 
