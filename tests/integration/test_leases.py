@@ -1,0 +1,110 @@
+"""Leases: of several hosts one does the work, whatever happens to it."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from runtime.binding.lease import SAFE_SHARE, Lease
+from runtime.broker.connection import Broker
+from runtime.broker.leases import LeaseBook, with_leases
+from runtime.broker.streams import ensure
+from tests.host import fresh, make_manifest
+
+TTL_S = 1.0
+
+
+@pytest.fixture
+async def name(broker: Broker) -> str:
+    """A lease that nobody has had."""
+    function = {
+        "handler": "on_event",
+        "consumer": {"stream": "LEASED"},
+        "ordered_by": {"token": 1},
+    }
+    manifest = make_manifest({"leased": function}, {"LEASED": {"subjects": ["leased"]}})
+    await ensure(broker, with_leases(manifest))
+    return fresh("lease")
+
+
+def _lease(broker: Broker, name: str, ttl_s: float = TTL_S, **state: Any) -> Lease:
+    return Lease(LeaseBook(broker, name), ttl_s, lambda: state)
+
+
+async def test_one_of_many_takes_it_and_the_next_one_when_it_is_given_back(
+    broker: Broker, name: str
+) -> None:
+    leases = [_lease(broker, name, ttl_s=60) for _ in range(5)]
+    taking = {asyncio.create_task(lease.take()): lease for lease in leases}
+    held = []
+    while taking:
+        done, _ = await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+        [task] = done
+        held.append(taking.pop(task))
+        assert [lease for lease in leases if lease.is_held] == [held[-1]]
+        await held[-1].give_back()
+
+    assert sorted(map(id, held)) == sorted(map(id, leases))
+
+
+async def test_a_successor_waits_for_the_whole_time_of_one_that_is_silent(
+    broker: Broker, name: str
+) -> None:
+    silent, next_one = _lease(broker, name, notes=["a"]), _lease(broker, name)
+    await silent.take()
+    await silent.renew()
+    began_s = time.monotonic()
+    record = await next_one.take()
+
+    assert time.monotonic() - began_s >= TTL_S
+    assert record.holder
+    assert record.state == {"notes": ["a"]}
+    await silent.stop()
+
+
+async def test_one_that_is_kept_is_not_taken(broker: Broker, name: str) -> None:
+    kept, other = _lease(broker, name), _lease(broker, name)
+    await kept.take()
+    keeping = asyncio.create_task(kept.keep())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(other.take(), 2.5 * TTL_S)
+    keeping.cancel()
+    await kept.give_back()
+    assert not (await other.take()).holder
+
+
+async def test_one_that_was_taken_ends_at_its_next_renewal(broker: Broker, name: str) -> None:
+    first, second = _lease(broker, name), _lease(broker, name)
+    await first.take()
+    await second.take()
+    await asyncio.wait_for(first.keep(), 2 * TTL_S)
+
+    assert (first.is_held, second.is_held) == (False, True)
+
+
+async def test_one_that_cannot_be_renewed_ends_before_another_may_have_it(
+    broker: Broker, name: str, nats_server: Any
+) -> None:
+    cut = await Broker.connect(nats_server.url, name="cut off")
+    lease = _lease(cut, name)
+    await lease.take()
+    began_s = time.monotonic()
+    await cut.close()
+    await asyncio.wait_for(lease.keep(), 2 * TTL_S)
+
+    assert time.monotonic() - began_s <= TTL_S * (SAFE_SHARE + 0.2)
+    assert not lease.is_held
+
+
+async def test_many_renewals_at_once_are_one_write_after_the_other(
+    broker: Broker, name: str
+) -> None:
+    counted = {"count": 0}
+    lease = Lease(LeaseBook(broker, name), 60, lambda: dict(counted))
+    await lease.take()
+    for number in range(100):
+        counted["count"] = number
+        await asyncio.gather(*(lease.renew() for _ in range(3)))
+        record = await LeaseBook(broker, name).read()
+        assert record.state == {"count": number}
