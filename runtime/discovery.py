@@ -1,7 +1,7 @@
 """Every function as others find it: `nats micro ls`, `info` and `stats`."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from runtime.binding.supply import Source
@@ -45,8 +45,22 @@ class Discovery:
             function.spec.description if shared == 1 else f"{shared} endpoints"
         )
 
-    def add_consumer(self, function: Function, source: Source, metrics: FunctionMetrics) -> None:
-        """Show a function that consumes a stream."""
+    def add_consumer(
+        self,
+        function: Function,
+        source: Source,
+        metrics: FunctionMetrics,
+        *,
+        leads: Callable[[], bool] | None = None,
+    ) -> None:
+        """Show a function that consumes a stream.
+
+        Args:
+            function: it.
+            source: where its messages come from.
+            metrics: what was counted of it.
+            leads: for an ordered function, whether this process is the one that pulls.
+        """
         counters = EndpointStats()
         name = function.name
 
@@ -75,6 +89,7 @@ class Discovery:
                 "ack_pending": metrics.consumer_ack_pending,
                 "redelivered": metrics.consumer_redelivered,
                 "dead_letters": sum(metrics.dead_letters.values()),
+                **({} if leads is None else {"leads": str(leads()).lower()}),
             }
 
         self._endpoints[name] = [

@@ -323,11 +323,14 @@ class Host:
             return
         metrics = self._metrics.function(function.name)
         sources = self._sources(function)
-        kind = OrderedBinding if spec.ordered_by else ConsumerBinding
-        binding = kind(dispatcher, sources, workplace, metrics)
-        self._bindings.append(binding)
         lag.add(sources[0].stream, sources[0].durable, metrics)
-        discovery.add_consumer(function, sources[0], metrics)
+        if spec.ordered_by:
+            ordered = OrderedBinding(dispatcher, sources, workplace, metrics)
+            self._bindings.append(ordered)
+            discovery.add_consumer(function, sources[0], metrics, leads=lambda: ordered.leads)
+        else:
+            self._bindings.append(ConsumerBinding(dispatcher, sources, workplace, metrics))
+            discovery.add_consumer(function, sources[0], metrics)
         if spec.schedule:
             broker = workplace.broker
             clock = self._clock = self._clock or ServerClock(broker)
