@@ -1,22 +1,13 @@
 """Finding the message that ends its process, while the others wait."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from runtime.binding.line import KeyedLine
+from runtime.binding.worker import Runner
 from runtime.broker.advisories import CODE
 from runtime.dispatch import Dead, Outcome
 from runtime.message import Message
-
-
-class Runner(Protocol):
-    """What calls the function: the dispatcher, or somebody before it."""
-
-    async def run_event(self, message: Message) -> Outcome:
-        """Run it on one message."""
-
-    async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Run it on several; an outcome per message, in their order."""
 
 
 class Caution:

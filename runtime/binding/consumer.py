@@ -3,38 +3,30 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from runtime.binding.bucket import Bucket, bucket_of
-from runtime.binding.caution import Runner
+from runtime.binding.capacity import bounds_of, line_of
 from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.intake import Intake
-from runtime.binding.keys import key_of
-from runtime.binding.line import KeyedLine
 from runtime.binding.outages import Outages
 from runtime.binding.overflow import Overflow
 from runtime.binding.settlement import BeforeReturn, Desk, Settlement
 from runtime.binding.supply import Source, Supply
 from runtime.binding.turns import Turns
+from runtime.binding.worker import Runner, Worker
 from runtime.broker.connection import Broker
 from runtime.broker.overflow import OverflowQueues
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
-from runtime.loader import Function
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
 
 log = get_logger("runtime.consumer")
 
-MAX_IN_FLIGHT = 8192
 DOUBT_PAUSES_S = (0.2, 0.5, 1.0)
 """Before a call is made again that spoke of an outage which no probe saw."""
 TURN_S = 0.005
 """How long a function that never waits may keep the event loop to itself."""
-ROOM_SHARE = 4
-"""Where keys take turns, one of them leaves this part of the calls to the others."""
-KEYED_WINDOW = 2048
-"""How many messages are looked at together where keys take turns, unless the manifest says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,39 +52,6 @@ class Doubts:
     """How often in a row a call spoke of an outage that no probe could see."""
 
     count: int = 0
-
-
-class Worker:
-    """Who calls the function on single messages, in one or several tasks.
-
-    Args:
-        run_event: see `Runner`.
-
-    Attributes:
-        is_retired: whether it takes no more messages.
-    """
-
-    def __init__(self, run_event: Callable[[Message], Awaitable[Outcome]]) -> None:
-        self.run_event = run_event
-        self.is_retired = False
-        self._idle: set[asyncio.Task[Any]] = set()
-
-    async def wait(self, intake: Intake) -> None:
-        """Return when a message waits. Ends the task when the worker retires meanwhile."""
-        task = asyncio.current_task()
-        if task is None:
-            return
-        self._idle.add(task)
-        try:
-            await intake.wait()
-        finally:
-            self._idle.discard(task)
-
-    def retire(self) -> None:
-        """Take no more messages; what it is at, it brings to its end."""
-        self.is_retired = True
-        for task in self._idle:
-            task.cancel()
 
 
 class ConsumerBinding:
@@ -130,10 +89,10 @@ class ConsumerBinding:
         self._is_batch = dispatcher.function.shape == "batch"
         self._batch = spec.batch
         self._concurrency = spec.concurrency
-        self._bounds = _bounds(dispatcher.function)
+        self._bounds = bounds_of(dispatcher.function)
         self._turns: Turns | None = None
         bucket = self._bucket()
-        self.intake = Intake(**self._bounds, line=_line(dispatcher.function, bucket))
+        self.intake = Intake(**self._bounds, line=line_of(dispatcher.function, bucket))
         if bucket is not None and self.intake.line is None:
             loop = asyncio.get_running_loop()
             self._turns = Turns(self.intake, bucket, poke=self._poke, loop=loop)
@@ -403,32 +362,3 @@ class ConsumerBinding:
 
 def _is_outage(outcome: Outcome) -> bool:
     return isinstance(outcome, Later) and outcome.outage is not None
-
-
-def _bounds(function: Function) -> dict[str, int]:
-    """How many messages a function holds: its intake's bounds."""
-    spec, size = function.spec, function.spec.batch.size
-    pending = spec.consumer.max_ack_pending if spec.consumer else MAX_IN_FLIGHT
-    at_least = size * (spec.concurrency + 1) if function.shape == "batch" else spec.concurrency
-    if spec.fairness is None:
-        at_most = min(spec.max_in_flight or MAX_IN_FLIGHT, pending)
-        return {"at_least": min(at_least, at_most), "at_most": at_most}
-    # Half for what comes in the stream, half for what waited in the mailbox. All of it at once, as
-    # it is there to be chosen from.
-    window = min(spec.max_in_flight or max(KEYED_WINDOW, 2 * at_least), pending)
-    return dict.fromkeys(("at_least", "at_most"), max(1, window // 2))
-
-
-def _line(function: Function, bucket: Bucket | None) -> KeyedLine | None:
-    """The line in which a function's messages wait, where they have keys."""
-    spec = function.spec
-    if spec.fairness is None:
-        return None
-    fair_key = key_of(spec.fairness)
-    if spec.ordered_by is not None:
-        order_key = fair_key if spec.fair_by is None else key_of(spec.ordered_by)
-        return KeyedLine(fair_key, order_key=order_key, bucket=bucket)
-    # One key's slow calls leave some room for the others.
-    room = max(1, spec.concurrency // ROOM_SHARE) if spec.concurrency > 1 else 0
-    most_running = spec.concurrency - room if function.shape == "event" else None
-    return KeyedLine(fair_key, most_running=most_running, bucket=bucket)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.binding.caution import Caution
-from runtime.binding.consumer import ConsumerBinding, Worker
+from runtime.binding.consumer import ConsumerBinding
 from runtime.binding.deputy import BEAT_S, subject_of
 from runtime.binding.remote_call import call_headers, decode_outcome
+from runtime.binding.worker import Worker
 from runtime.broker.connection import Broker, Subscription
 from runtime.broker.parking import Mailbox
 from runtime.dispatch import Dispatcher, Outcome

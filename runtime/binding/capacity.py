@@ -1,0 +1,41 @@
+"""How much a function holds at a time, and in which line. Pure decisions on its specification."""
+
+from runtime.binding.bucket import Bucket
+from runtime.binding.keys import key_of
+from runtime.binding.line import KeyedLine
+from runtime.loader import Function
+
+MAX_IN_FLIGHT = 8192
+ROOM_SHARE = 4
+"""Where keys take turns, one of them leaves this part of the calls to the others."""
+KEYED_WINDOW = 2048
+"""How many messages are looked at together where keys take turns, unless the manifest says."""
+
+
+def bounds_of(function: Function) -> dict[str, int]:
+    """How many messages a function holds: its intake's bounds."""
+    spec, size = function.spec, function.spec.batch.size
+    pending = spec.consumer.max_ack_pending if spec.consumer else MAX_IN_FLIGHT
+    at_least = size * (spec.concurrency + 1) if function.shape == "batch" else spec.concurrency
+    if spec.fairness is None:
+        at_most = min(spec.max_in_flight or MAX_IN_FLIGHT, pending)
+        return {"at_least": min(at_least, at_most), "at_most": at_most}
+    # Half for what comes in the stream, half for what waited in the mailbox. All of it at once, as
+    # it is there to be chosen from.
+    window = min(spec.max_in_flight or max(KEYED_WINDOW, 2 * at_least), pending)
+    return dict.fromkeys(("at_least", "at_most"), max(1, window // 2))
+
+
+def line_of(function: Function, bucket: Bucket | None) -> KeyedLine | None:
+    """The line in which a function's messages wait, where they have keys."""
+    spec = function.spec
+    if spec.fairness is None:
+        return None
+    fair_key = key_of(spec.fairness)
+    if spec.ordered_by is not None:
+        order_key = fair_key if spec.fair_by is None else key_of(spec.ordered_by)
+        return KeyedLine(fair_key, order_key=order_key, bucket=bucket)
+    # One key's slow calls leave some room for the others.
+    room = max(1, spec.concurrency // ROOM_SHARE) if spec.concurrency > 1 else 0
+    most_running = spec.concurrency - room if function.shape == "event" else None
+    return KeyedLine(fair_key, most_running=most_running, bucket=bucket)
