@@ -131,7 +131,7 @@ async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
 
 
 async def _plan(
-    read: list[tuple[Message, Envelope | Refusal | None]], ctx: Context[IngestState]
+    read: list[tuple[Message, Envelope | Refusal]], ctx: Context[IngestState]
 ) -> Plan:
     state = ctx.state
     topics = {reading.topic for _, reading in read if isinstance(reading, Envelope)}

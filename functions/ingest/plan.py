@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from functions.domain.envelope import BAD_TOPIC_FORMAT, BadEnvelope, Envelope, read_envelope
+from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.quarantine import Refusal
 from functions.domain.registry import Device, DeviceKey, TenantRoutes
-from functions.domain.topics import ACK, DOWNLINKS, REPORTED, Topic
+from functions.domain.topics import Topic
 from functions.ingest.checks import Accepted, Verdict
 from functions.ingest.jobs import JobMaker
 from runtime import Message, Publication
 
 _NS_PER_US = 1000
 _US_PER_S = 1_000_000
-_ELSEWHERE = frozenset({REPORTED, ACK})
 
 Judge = Callable[[Envelope, Device | None, Message], Verdict]
 
@@ -111,26 +110,18 @@ def stored_at(message: Message) -> datetime:
     return datetime.fromtimestamp(message.stored_at_ns // _NS_PER_US / _US_PER_S, UTC)
 
 
-def read_telemetry(message: Message) -> Envelope | Refusal | None:
-    """The message, or why it cannot be read; None for what the platform itself sends to devices."""
+def read_telemetry(message: Message) -> Envelope | Refusal:
+    """The message, or why it cannot be read."""
     try:
-        envelope = read_envelope(message)
+        return read_envelope(message)
     except BadEnvelope as bad:
         return Refusal.of_message(message, bad)
     except Exception as failure:  # noqa: BLE001 - whatever it is, the neighbours must not suffer
         return _unforeseen(failure)
-    msg_type = envelope.topic.msg_type
-    if msg_type in DOWNLINKS:
-        return None
-    if msg_type in _ELSEWHERE:
-        return Refusal.of_envelope(
-            envelope, BAD_TOPIC_FORMAT, "the topic belongs to another stream"
-        )
-    return envelope
 
 
 def make_plan(
-    batch: Sequence[tuple[Message, Envelope | Refusal | None]],
+    batch: Sequence[tuple[Message, Envelope | Refusal]],
     known: Known,
     settled: Settled,
     judge: Judge,
@@ -144,8 +135,6 @@ def make_plan(
     for message, reading in batch:
         if isinstance(reading, Refusal):
             plan.refused.append((message, reading))
-            continue
-        if reading is None:
             continue
         time = stored_at(message)
         if some_are_settled and settled.is_quarantined(message, time):

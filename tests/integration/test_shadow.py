@@ -153,6 +153,18 @@ async def test_what_cannot_be_accepted_is_kept_byte_by_byte(
     assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
 
 
+@pytest.mark.parametrize("kind", ["telemetry", "commands/ack", "shadow/delta"])
+async def test_what_is_no_report_by_its_topic_changes_no_shadow(api: Caller, kind: str) -> None:
+    envelope = {
+        "topic": f"tenant/test/device/d.1/{kind}",
+        "payload": {"reported": {"fan": 1}, "provision_token": "tok"},
+    }
+    message = stored("shadow.test", json.dumps(envelope).encode(), 1, stream="SHADOW")
+    await api.deliver(apply_reported, message)
+    assert await reasons(api) == ["BAD_TOPIC_FORMAT"]
+    assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
+
+
 async def test_revoked_and_unknown_devices_and_lapsed_subscriptions_are_refused(
     api: Caller,
 ) -> None:
