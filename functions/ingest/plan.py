@@ -11,7 +11,7 @@ from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.quarantine import Refusal
 from functions.domain.registry import Device, DeviceKey, TenantRoutes
 from functions.domain.topics import Topic
-from functions.ingest.checks import Accepted, Verdict
+from functions.ingest.checks import Accepted, Refused, Verdict
 from functions.ingest.jobs import JobMaker
 from runtime import Message, Publication
 
@@ -141,28 +141,33 @@ def make_plan(
             continue
         topic = reading.topic
         tenant_id = topic.tenant_id
+        is_written = some_are_settled and settled.is_written(message, time)
         try:
-            if not (some_are_settled and settled.is_written(message, time)):
-                device = devices[(tenant_id, topic.device_id)]
-                verdict = judge(reading, device, message)
-                if not isinstance(verdict, Accepted):
-                    refusal = Refusal.of_envelope(reading, verdict.reason, verdict.detail)
-                    plan.refused.append((message, refusal))
-                    continue
-                if device is not None and device.misses(verdict.metrics):
-                    plan.discover(device, topic, time, verdict.metrics)
-                plan.accept(message, topic, time, verdict)
+            device = devices[(tenant_id, topic.device_id)]
+            verdict = None if is_written else judge(reading, device, message)
+            if isinstance(verdict, Refused):
+                refusal = Refusal.of_envelope(reading, verdict.reason, verdict.detail)
+                plan.refused.append((message, refusal))
+                continue
             of_tenant = routes[tenant_id]
             if of_tenant is not None and (matching := of_tenant.on(topic)):
                 jobs = job_maker.make(message, reading, time, matching)
                 plan.jobs += [(message, job) for job in jobs]
-        except Exception as failure:  # noqa: BLE001 - as in read_telemetry
-            plan.refused.append((message, _unforeseen(failure)))
+            # Last: from here on the message is accepted, and must not be refused any more.
+            if verdict is not None:
+                plan.accept(message, topic, time, verdict)
+                if device is not None and device.misses(verdict.metrics):
+                    plan.discover(device, topic, time, verdict.metrics)
+        except Exception as failure:
+            if is_written:
+                raise
+            plan.refused.append((message, _unforeseen(failure, reading)))
     return plan
 
 
-def _unforeseen(failure: Exception) -> Refusal:
-    return Refusal(f"INGEST_EXCEPTION:{type(failure).__name__}", "the checks failed unexpectedly")
+def _unforeseen(failure: Exception, envelope: Envelope | None = None) -> Refusal:
+    reason, detail = f"INGEST_EXCEPTION:{type(failure).__name__}", "the checks failed unexpectedly"
+    return Refusal.of_envelope(envelope, reason, detail) if envelope else Refusal(reason, detail)
 
 
 __all__ = ["Known", "Plan", "Row", "Settled", "make_plan", "read_telemetry", "stored_at"]
