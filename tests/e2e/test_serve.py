@@ -191,12 +191,13 @@ def _closed_port() -> int:
 async def test_an_unreachable_nats_is_one_clear_line_and_exit_code_1(
     project: Project, addresses: dict[str, str]
 ) -> None:
-    url = f"nats://someone:{SECRET}@127.0.0.1:{_closed_port()}"
+    port = _closed_port()
+    url = f"nats://someone:{SECRET}@127.0.0.1:{port}"
     code, served, took_s = await _ended(project.folder, **{**addresses, "NATS_URL": url})
 
     assert code == 1
     [line] = [line for line in served.lines if not line.startswith("{")]
-    assert line.startswith("NATS is unavailable: no connection within 10 s")
+    assert line.startswith(f"NATS at 127.0.0.1:{port} is unavailable: no connection within 10 s")
     assert took_s < 14
     assert SECRET not in served.text
 
