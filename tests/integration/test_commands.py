@@ -241,6 +241,20 @@ async def test_what_is_no_answer_by_its_topic_is_refused(api: Caller) -> None:
     assert await status(api, command) == "sent"
 
 
+async def test_a_verdict_on_an_answer_stands_on_redelivery(api: Caller) -> None:
+    first, second = await create(api), await create(api)
+    applied, refused = ack(1, first, "succeeded"), ack(2, second, "succeeded")
+    await api.deliver(apply_ack, applied)
+    await api.ask(devices.revoke_device, **DEVICE)
+    await api.deliver(apply_ack, refused)
+    applied.attempt = refused.attempt = 2
+    await api.deliver(apply_ack, applied)
+    await api.ask(devices.reactivate_device, **DEVICE)
+    await api.deliver(apply_ack, refused)
+    assert [reason for reason, _ in await quarantined(api)] == ["DEVICE_REVOKED"]
+    assert [await status(api, each) for each in (first, second)] == ["succeeded", "sent"]
+
+
 async def test_no_device_answers_for_another(api: Caller) -> None:
     command = await create(api)
     other = {"tenant_id": "test", "device_id": "d2", "site_id": "s1", "provision_token": "tok"}
