@@ -34,7 +34,6 @@ class DeviceDoor:
     """
 
     def __init__(self, ctx: Context, storage: Storage) -> None:
-        self._ctx = ctx
         self._storage = storage
         self._settings: Settings = ctx.settings
 
