@@ -144,11 +144,11 @@ def _show(console: Console, rows: list[dict[str, Any]], events: dict[str, Any]) 
     console.print("\nRows in PostgreSQL", table)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("sent by", min_width=8)
-    table.add_column("webhook-id", no_wrap=True)
     table.add_column("signature", min_width=9)
+    table.add_column("webhook-id", overflow="fold")
     for webhook_id, event in sorted(events.items()):
         door, _ = _told(event["data"]["payload"]["metrics"])
-        table.add_row(door, webhook_id, "[green]verified[/green]")
+        table.add_row(door, "[green]verified[/green]", webhook_id)
     console.print("Webhook deliveries", table)
     console.print(f"[green]{len(rows)} rows, {len(events)} verified deliveries.[/green]")
 

@@ -162,23 +162,27 @@ class Host:
         await asyncio.gather(*(binding.stop() for binding in self._bindings))
         await self._stack.aclose()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a service has found that it cannot run; `wait_for_failure` says why."""
+        return any(service.has_ended for service in self._service_bindings())
+
     async def wait_for_failure(self) -> None:
         """Return never, unless a service cannot run as it is configured.
 
         Raises:
             ConfigError: what that service said.
         """
-        services = [
-            asyncio.ensure_future(binding.wait())
-            for binding in self._bindings
-            if isinstance(binding, ServiceBinding)
-        ]
+        services = [asyncio.ensure_future(service.wait()) for service in self._service_bindings()]
         forever = asyncio.get_running_loop().create_future()
         try:
             await asyncio.gather(forever, *services)
         finally:
             for service in services:
                 service.cancel()
+
+    def _service_bindings(self) -> list[ServiceBinding]:
+        return [binding for binding in self._bindings if isinstance(binding, ServiceBinding)]
 
     def running(self) -> str:
         """The name of the function whose code is on the loop's stack now, for a warning."""
@@ -235,7 +239,7 @@ class Host:
             self._bind(function, workplace, lag, discovery)
         self._bindings.append(discovery)
         self.has_begun = True
-        services = [binding for binding in self._bindings if isinstance(binding, ServiceBinding)]
+        services = self._service_bindings()
         others = [binding for binding in self._bindings if binding not in services]
         await asyncio.gather(*(binding.start() for binding in others))
         # Services come last: a gateway looks for the endpoints of its own host first of all.

@@ -164,12 +164,13 @@ async def _run_host(
     watch.start()
     try:
         await signals.unless_stopped(host.start())
-        log.info(
-            "Ready",
-            functions=len(functions),
-            seconds=round(time.monotonic() - began_s, 2),
-            **({"worker": place.worker.name} if place else _doors(job.settings, admin.port)),
-        )
+        if not host.has_failed:
+            log.info(
+                "Ready",
+                functions=len(functions),
+                seconds=round(time.monotonic() - began_s, 2),
+                **({"worker": place.worker.name} if place else _doors(job.settings, admin.port)),
+            )
         _spare_the_collector()
         await _until_stopped(host, signals, job.settings.grace_s)
     finally:

@@ -4,9 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from runtime.errors import ConfigError, Problem
+
+_NATS_SCHEMES = ("nats", "tls", "ws", "wss")
+
+
+def _check_nats_url(url: SecretStr) -> SecretStr:
+    for place in url.get_secret_value().split(","):
+        scheme, separator, _ = place.strip().partition("://")
+        if separator and scheme not in _NATS_SCHEMES:
+            raise ValueError("write nats://host:4222, or several of that form parted by commas")
+    return url
+
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -32,7 +43,7 @@ class HostSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    nats_url: SecretStr | None = None
+    nats_url: Annotated[SecretStr, AfterValidator(_check_nats_url)] | None = None
     database_url: SecretStr | None = None
     mqtt_admin_password: SecretStr | None = None
     admin_key: SecretStr | None = None
@@ -66,7 +77,12 @@ class HostSettings(BaseModel):
             settings = cls.model_validate(values)
         except ValidationError as invalid:
             problems += [
-                Problem(names[str(error["loc"][0])], "", "cannot be used", error["msg"])
+                Problem(
+                    names[str(error["loc"][0])],
+                    "",
+                    "cannot be used",
+                    error["msg"].removeprefix("Value error, "),
+                )
                 for error in invalid.errors()
             ]
         if problems:

@@ -10,7 +10,7 @@ from functions.commands.lifecycle import AckStatus, leaves
 from functions.domain.admission import refuse_device
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.named_sql import read_queries
-from functions.domain.quarantine import Refusal, quarantine
+from functions.domain.quarantine import Refusal, is_quarantined, quarantine
 from runtime import Context, Event
 
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
@@ -33,12 +33,25 @@ async def apply_ack(event: Event[bytes], ctx: Context) -> None:
     except BadEnvelope as bad:
         await quarantine(ctx.postgres, event.message, Refusal.of_message(event.message, bad))
         return
+    if event.attempt > 1 and await _is_settled(event, ctx, envelope):
+        return
     refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns)
     if refusal is None:
         refusal = await _apply(event, ctx, envelope)
     if refusal is not None:
         ctx.log.debug("an answer was refused", reason=refusal.reason)
         await quarantine(ctx.postgres, event.message, refusal)
+
+
+async def _is_settled(event: Event[bytes], ctx: Context, envelope: Envelope) -> bool:
+    """Whether an earlier delivery ended unconfirmed. Its verdict stands, whatever holds today."""
+    if await is_quarantined(ctx.postgres, event.message):
+        return True
+    device = (envelope.tenant_id, envelope.device_id)
+    noted: bool = await ctx.postgres.fetchval(
+        _QUERIES["is_noted"], *device, event.stored_at_ns, event.sequence
+    )
+    return noted
 
 
 async def _apply(event: Event[bytes], ctx: Context, envelope: Envelope) -> Refusal | None:

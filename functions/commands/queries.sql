@@ -65,6 +65,12 @@ VALUES ($1, $2, $3, $4, $5::text::jsonb, $6, $7)
 ON CONFLICT DO NOTHING
 RETURNING command_id
 
+-- name: is_noted
+SELECT EXISTS (
+    SELECT FROM device_commands c JOIN device_command_acks a ON a.command_id = c.command_id
+    WHERE c.tenant_id = $1 AND c.device_id = $2 AND a.stored_at_ns = $3 AND a.sequence = $4
+)
+
 -- name: advance
 -- One statement that knows from where: $4 holds the states that this answer may leave.
 UPDATE device_commands

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from functions.domain import strict_json
-from functions.domain.topics import BadTopic, Topic, parse_topic, topic_from_subject
+from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic, topic_from_subject
 from runtime import Message
 
 BAD_TOPIC_FORMAT = "BAD_TOPIC_FORMAT"
@@ -83,6 +83,7 @@ def read_envelope(message: Message) -> Envelope:
         return _enveloped(message)
     if isinstance(topic, BadTopic):
         raise BadEnvelope(BAD_TOPIC_FORMAT, topic.reason)
+    _check_stream(topic, message.subject)
     data = message.data
     payload = _object(data, topic)
     return Envelope(topic, "", payload, len(data), None, topic.tenant_id, None)
@@ -97,6 +98,7 @@ def _enveloped(message: Message) -> Envelope:
         raise BadEnvelope(
             BAD_TOPIC_FORMAT, topic.reason, written if isinstance(written, str) else ""
         )
+    _check_stream(topic, message.subject)
     get = envelope.get
     if get("version") not in _VERSIONS:
         raise BadEnvelope(
@@ -123,6 +125,15 @@ def _enveloped(message: Message) -> Envelope:
         message.subject.partition(".")[2],
         get("tenant_id"),
     )
+
+
+def _check_stream(topic: Topic, subject: str) -> None:
+    if topic.msg_type in DOWNLINKS:
+        raise BadEnvelope(
+            BAD_TOPIC_FORMAT, "the topic is for messages to devices, not by them", topic
+        )
+    if not subject.startswith(topic.family):
+        raise BadEnvelope(BAD_TOPIC_FORMAT, "the topic belongs to another stream", topic)
 
 
 def _object(data: bytes, topic: Topic | str) -> dict[str, Any]:

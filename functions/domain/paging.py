@@ -9,6 +9,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, StringConstraints
 
+from functions.domain.values import check_time
 from runtime import Reject
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def as_time(value: object) -> datetime:
     time = datetime.fromisoformat(as_text(value))
     if time.tzinfo is None:
         raise ValueError("no aware time")
-    return time
+    return check_time(time)
 
 
 def as_uuid(value: object) -> UUID:

@@ -13,7 +13,7 @@ from functions.domain.named_sql import read_queries
 from functions.domain.topics import BadTopic, Topic, topic_from_subject
 from runtime import Message
 
-_INSERT = read_queries(Path(__file__).with_name("quarantine.sql"))["insert"]
+_QUERIES = read_queries(Path(__file__).with_name("quarantine.sql"))
 _TEXT_LENGTH = 256
 _NS_PER_US = 1000
 _US_PER_S = 1_000_000
@@ -55,12 +55,26 @@ class Refusal:
 
 async def quarantine(executor: Executor, message: Message, refusal: Refusal) -> None:
     """Keep a refused message; the same message twice is kept once."""
-    await executor.execute(_INSERT, *_row(message, refusal))
+    await executor.execute(_QUERIES["insert"], *_row(message, refusal))
 
 
 async def quarantine_many(executor: Executor, refused: list[tuple[Message, Refusal]]) -> None:
     """Keep several refused messages; each of them once."""
-    await executor.executemany(_INSERT, [_row(message, refusal) for message, refusal in refused])
+    await executor.executemany(
+        _QUERIES["insert"], [_row(message, refusal) for message, refusal in refused]
+    )
+
+
+async def is_quarantined(executor: Executor, message: Message) -> bool:
+    """Whether an earlier delivery of the message was refused."""
+    kept: bool = await executor.fetchval(
+        _QUERIES["is_kept"], message.stream, message.sequence, _stored_at(message)
+    )
+    return kept
+
+
+def _stored_at(message: Message) -> datetime:
+    return datetime.fromtimestamp(message.stored_at_ns // _NS_PER_US / _US_PER_S, tz=UTC)
 
 
 def _row(message: Message, refusal: Refusal) -> tuple[object, ...]:
@@ -69,7 +83,7 @@ def _row(message: Message, refusal: Refusal) -> tuple[object, ...]:
     return (
         message.stream,
         message.sequence,
-        datetime.fromtimestamp(message.stored_at_ns // _NS_PER_US / _US_PER_S, tz=UTC),
+        _stored_at(message),
         _storable(message.subject),
         _storable(topic.text if isinstance(topic, Topic) else topic),
         known.tenant_id,
@@ -89,4 +103,4 @@ def _storable(text: str) -> str:
     return cut.encode(errors="replace").decode()
 
 
-__all__ = ["Executor", "Refusal", "quarantine", "quarantine_many"]
+__all__ = ["Executor", "Refusal", "is_quarantined", "quarantine", "quarantine_many"]

@@ -5,3 +5,6 @@ INSERT INTO quarantine_events
      payload, headers)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb)
 ON CONFLICT DO NOTHING
+
+-- name: is_kept
+SELECT EXISTS (SELECT FROM quarantine_events WHERE stream = $1 AND sequence = $2 AND stored_at = $3)

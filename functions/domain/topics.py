@@ -11,7 +11,7 @@ MAX_TOPIC_LENGTH = 256
 REPORTED = "shadow/reported"
 ACK = "commands/ack"
 DOWNLINKS = frozenset({"commands", "shadow/desired", "shadow/delta"})
-"""What the platform sends to a device. Never telemetry, and no fault when a stream sees it."""
+"""What the platform sends to a device, never a device to the platform."""
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _DEVICE = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)

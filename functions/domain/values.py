@@ -1,12 +1,14 @@
 """Field types of request models: bounded, and nothing in them that PostgreSQL cannot store."""
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 MAX_OBJECT_BYTES = 8192
 NO_NUL = r"^[^\x00]*$"
+_FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
 def check_object(value: dict[str, Any]) -> dict[str, Any]:
@@ -28,9 +30,31 @@ def check_object(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def check_time(value: datetime) -> datetime:
+    """The time in UTC, far enough from the calendar's ends to be reckoned with.
+
+    Raises:
+        ValueError: it is in none of the years 2 to 9998, where UTC may be in none at all.
+    """
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise ValueError(f"a time lies in the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    return value.astimezone(UTC)
+
+
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_object)]
 ShortText = Annotated[str, StringConstraints(max_length=128, pattern=NO_NUL)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_NUL)]
+Time = Annotated[AwareDatetime, AfterValidator(check_time)]
 Limit = Annotated[int, Field(ge=1, le=500)]
 
-__all__ = ["MAX_OBJECT_BYTES", "NO_NUL", "JsonObject", "Limit", "Name", "ShortText", "check_object"]
+__all__ = [
+    "MAX_OBJECT_BYTES",
+    "NO_NUL",
+    "JsonObject",
+    "Limit",
+    "Name",
+    "ShortText",
+    "Time",
+    "check_object",
+    "check_time",
+]

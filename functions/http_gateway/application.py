@@ -16,14 +16,16 @@ from functions.http_gateway.forwarding import Forwarder
 from functions.http_gateway.pages import Pages
 from functions.http_gateway.problems import ProblemError, code_of, title
 from functions.http_gateway.routes import RouteTable
+from functions.http_gateway.storing import Storage
 from runtime import Context
 
 
 def build_application(ctx: Context, table: RouteTable, discovery: Discovery) -> Starlette:
     """The gateway as an ASGI application."""
     pages = Pages(table)
-    device_door = DeviceDoor(ctx)
-    emqx_door = EmqxDoor(ctx)
+    storage = Storage(ctx)
+    device_door = DeviceDoor(ctx, storage)
+    emqx_door = EmqxDoor(ctx, storage)
     forwarder = Forwarder(ctx, table, discovery)
 
     async def ingest(request: Request) -> Response:

@@ -16,7 +16,7 @@ from functions.http_gateway.bodies import read_body, require_json
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.settings import Settings
-from functions.http_gateway.storing import store, trace_headers
+from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
 PREFIX = ("ingest", "v1")
@@ -33,8 +33,8 @@ class DeviceDoor:
     quarantine.
     """
 
-    def __init__(self, ctx: Context) -> None:
-        self._ctx = ctx
+    def __init__(self, ctx: Context, storage: Storage) -> None:
+        self._storage = storage
         self._settings: Settings = ctx.settings
 
     async def __call__(self, request: Request) -> Response:
@@ -48,8 +48,7 @@ class DeviceDoor:
             timeout_s=self._settings.read_timeout_s,
         )
         payload = _with_token(body, _parse(body), request)
-        ack = await store(
-            self._ctx,
+        ack = await self._storage.store(
             topic.stream_subject,
             make_envelope(topic, payload),
             msg_id=_message_id(topic, key, body),

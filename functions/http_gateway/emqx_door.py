@@ -22,7 +22,7 @@ from functions.http_gateway.bodies import read_body
 from functions.http_gateway.keys import require_bridge
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.settings import Settings
-from functions.http_gateway.storing import store, trace_headers
+from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
 UNMAPPED_SUBJECT = "tenant.unmapped"
@@ -49,8 +49,9 @@ class Publish(NamedTuple):
 class EmqxDoor:
     """Stores every message that EMQX brings, whatever its topic and payload."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, storage: Storage) -> None:
         self._ctx = ctx
+        self._storage = storage
         self._settings: Settings = ctx.settings
 
     async def __call__(self, request: Request) -> Response:
@@ -59,8 +60,8 @@ class EmqxDoor:
         publish = read_publish(await self._read(request))
         try:
             subject, data = make_message(publish, limit_bytes=self._settings.max_publish_bytes)
-            await store(
-                self._ctx, subject, data, msg_id=publish.message_id, headers=trace_headers(request)
+            await self._storage.store(
+                subject, data, msg_id=publish.message_id, headers=trace_headers(request)
             )
         except ProblemError:
             raise

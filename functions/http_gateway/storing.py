@@ -1,5 +1,6 @@
 """Storing what came in through a door, and saying so only when it is stored."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 
@@ -8,24 +9,45 @@ from starlette.requests import Request
 from functions.http_gateway.problems import ProblemError
 from runtime import Context, PubAck, Unavailable
 
+_TELL_EVERY_S = 10.0
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-async def store(
-    ctx: Context, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str]
-) -> PubAck:
-    """JetStream's confirmation.
+class Storage:
+    """Stores for all doors. Of an outage it tells the operator now and then, not by the message."""
 
-    Raises:
-        ProblemError: 503, it did not come. The sender may repeat the message under the same id.
-    """
-    try:
-        return await ctx.publish(subject, data, msg_id=msg_id, headers=headers)
-    except Unavailable as away:
-        ctx.log.warning("A message was not stored; its sender was told 503.", reason=away.reason)
-        raise ProblemError(
-            503, "NOT_STORED", "The message could not be stored; send it again."
-        ) from away
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._refused = 0
+        self._told_at_s = float("-inf")
+
+    async def store(
+        self, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str]
+    ) -> PubAck:
+        """JetStream's confirmation.
+
+        Raises:
+            ProblemError: 503, it did not come. The sender may repeat the message under the same id.
+        """
+        try:
+            return await self._ctx.publish(subject, data, msg_id=msg_id, headers=headers)
+        except Unavailable as away:
+            self._tell(away.reason)
+            raise ProblemError(
+                503, "NOT_STORED", "The message could not be stored; send it again."
+            ) from away
+
+    def _tell(self, reason: str) -> None:
+        self._refused += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._told_at_s < _TELL_EVERY_S:
+            return
+        self._ctx.log.warning(
+            "Messages are not stored; their senders are told 503.",
+            messages=self._refused,
+            reason=reason,
+        )
+        self._refused, self._told_at_s = 0, now_s
 
 
 def trace_headers(request: Request) -> dict[str, str]:

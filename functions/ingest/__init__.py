@@ -130,9 +130,7 @@ async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
         state.unsure.difference_update(message_key(message) for message, _ in read)
 
 
-async def _plan(
-    read: list[tuple[Message, Envelope | Refusal | None]], ctx: Context[IngestState]
-) -> Plan:
+async def _plan(read: list[tuple[Message, Envelope | Refusal]], ctx: Context[IngestState]) -> Plan:
     state = ctx.state
     topics = {reading.topic for _, reading in read if isinstance(reading, Envelope)}
     known = Known(

@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from functions.domain.envelope import BAD_TOPIC_FORMAT, BadEnvelope, Envelope, read_envelope
+from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.quarantine import Refusal
 from functions.domain.registry import Device, DeviceKey, TenantRoutes
-from functions.domain.topics import ACK, DOWNLINKS, REPORTED, Topic
-from functions.ingest.checks import Accepted, Verdict
+from functions.domain.topics import Topic
+from functions.ingest.checks import Accepted, Refused, Verdict
 from functions.ingest.jobs import JobMaker
 from runtime import Message, Publication
 
 _NS_PER_US = 1000
 _US_PER_S = 1_000_000
-_ELSEWHERE = frozenset({REPORTED, ACK})
 
 Judge = Callable[[Envelope, Device | None, Message], Verdict]
 
@@ -111,26 +110,18 @@ def stored_at(message: Message) -> datetime:
     return datetime.fromtimestamp(message.stored_at_ns // _NS_PER_US / _US_PER_S, UTC)
 
 
-def read_telemetry(message: Message) -> Envelope | Refusal | None:
-    """The message, or why it cannot be read; None for what the platform itself sends to devices."""
+def read_telemetry(message: Message) -> Envelope | Refusal:
+    """The message, or why it cannot be read."""
     try:
-        envelope = read_envelope(message)
+        return read_envelope(message)
     except BadEnvelope as bad:
         return Refusal.of_message(message, bad)
     except Exception as failure:  # noqa: BLE001 - whatever it is, the neighbours must not suffer
         return _unforeseen(failure)
-    msg_type = envelope.topic.msg_type
-    if msg_type in DOWNLINKS:
-        return None
-    if msg_type in _ELSEWHERE:
-        return Refusal.of_envelope(
-            envelope, BAD_TOPIC_FORMAT, "the topic belongs to another stream"
-        )
-    return envelope
 
 
 def make_plan(
-    batch: Sequence[tuple[Message, Envelope | Refusal | None]],
+    batch: Sequence[tuple[Message, Envelope | Refusal]],
     known: Known,
     settled: Settled,
     judge: Judge,
@@ -145,35 +136,38 @@ def make_plan(
         if isinstance(reading, Refusal):
             plan.refused.append((message, reading))
             continue
-        if reading is None:
-            continue
         time = stored_at(message)
         if some_are_settled and settled.is_quarantined(message, time):
             continue
         topic = reading.topic
         tenant_id = topic.tenant_id
+        is_written = some_are_settled and settled.is_written(message, time)
         try:
-            if not (some_are_settled and settled.is_written(message, time)):
-                device = devices[(tenant_id, topic.device_id)]
-                verdict = judge(reading, device, message)
-                if not isinstance(verdict, Accepted):
-                    refusal = Refusal.of_envelope(reading, verdict.reason, verdict.detail)
-                    plan.refused.append((message, refusal))
-                    continue
-                if device is not None and device.misses(verdict.metrics):
-                    plan.discover(device, topic, time, verdict.metrics)
-                plan.accept(message, topic, time, verdict)
+            device = devices[(tenant_id, topic.device_id)]
+            verdict = None if is_written else judge(reading, device, message)
+            if isinstance(verdict, Refused):
+                refusal = Refusal.of_envelope(reading, verdict.reason, verdict.detail)
+                plan.refused.append((message, refusal))
+                continue
             of_tenant = routes[tenant_id]
             if of_tenant is not None and (matching := of_tenant.on(topic)):
                 jobs = job_maker.make(message, reading, time, matching)
                 plan.jobs += [(message, job) for job in jobs]
-        except Exception as failure:  # noqa: BLE001 - as in read_telemetry
-            plan.refused.append((message, _unforeseen(failure)))
+            # Last: from here on the message is accepted, and must not be refused any more.
+            if verdict is not None:
+                plan.accept(message, topic, time, verdict)
+                if device is not None and device.misses(verdict.metrics):
+                    plan.discover(device, topic, time, verdict.metrics)
+        except Exception as failure:
+            if is_written:
+                raise
+            plan.refused.append((message, _unforeseen(failure, reading)))
     return plan
 
 
-def _unforeseen(failure: Exception) -> Refusal:
-    return Refusal(f"INGEST_EXCEPTION:{type(failure).__name__}", "the checks failed unexpectedly")
+def _unforeseen(failure: Exception, envelope: Envelope | None = None) -> Refusal:
+    reason, detail = f"INGEST_EXCEPTION:{type(failure).__name__}", "the checks failed unexpectedly"
+    return Refusal.of_envelope(envelope, reason, detail) if envelope else Refusal(reason, detail)
 
 
 __all__ = ["Known", "Plan", "Row", "Settled", "make_plan", "read_telemetry", "stored_at"]

@@ -4,12 +4,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from functions.domain.identifiers import TenantId
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_integer, as_text, as_time, cut, read_cursor
-from functions.domain.values import NO_NUL, ShortText
+from functions.domain.values import NO_NUL, ShortText, Time
 from functions.management.requests import ListRequest
 from runtime import Context, Event
 
@@ -25,7 +25,7 @@ class ListAttempts(ListRequest):
     route_id: ShortText | None = None
     job_id: Annotated[str, StringConstraints(max_length=255, pattern=NO_NUL)] | None = None
     outcome: AttemptOutcome | None = None
-    since: AwareDatetime | None = None
+    since: Time | None = None
     # An answer's excerpt has up to 64 KB, and a reply of ours is one message of 1 MB.
     limit: Annotated[int, Field(ge=1, le=100)] = 50
 

@@ -6,11 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_integer, as_time, cut, read_cursor
-from functions.domain.values import NO_NUL, ShortText
+from functions.domain.values import NO_NUL, ShortText, Time
 from functions.management.requests import ListRequest, Request
 from runtime import Context, Event, Reject
 
@@ -23,7 +23,7 @@ class ListQuarantine(ListRequest):
     tenant_id: ShortText | None = None
     device_id: ShortText | None = None
     reason: Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)] | None = None
-    since: AwareDatetime | None = None
+    since: Time | None = None
 
 
 class GetQuarantined(Request):

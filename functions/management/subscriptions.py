@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import asyncpg
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_time, as_uuid, cut, read_cursor
+from functions.domain.values import Time
 from functions.management.requests import ListRequest, Request, TenantRequest
 from runtime import Context, Event, Reject
 
@@ -26,8 +27,8 @@ class NewSubscription(Request):
     type: SubscriptionType = "MAIN"
     status: SubscriptionStatus = "ACTIVE"
     device_limit: DeviceLimit = 100
-    starts_at: AwareDatetime | None = None
-    expires_at: AwareDatetime | None = None
+    starts_at: Time | None = None
+    expires_at: Time | None = None
 
 
 class CreateSubscription(NewSubscription, TenantRequest):
@@ -44,7 +45,7 @@ class UpdateSubscription(TenantRequest):
     subscription_id: UUID
     status: SubscriptionStatus | None = None
     device_limit: DeviceLimit | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Time | None = None
 
 
 class Subscription(BaseModel):

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_integer, as_time, cut, read_cursor, write_cursor
+from functions.domain.values import Time
 from functions.management.devices import device_not_found
 from functions.management.requests import DeviceRequest, ListRequest
 from runtime import Context, Event, Reject
@@ -24,8 +25,8 @@ _ROW_OVERHEAD_BYTES = 256
 class TelemetryQuery(ListRequest, DeviceRequest):
     """From `from` on and before `to`; the last day when neither is given."""
 
-    from_: AwareDatetime | None = Field(default=None, alias="from")
-    to: AwareDatetime | None = None
+    from_: Time | None = Field(default=None, alias="from")
+    to: Time | None = None
 
 
 class TelemetryRow(BaseModel):

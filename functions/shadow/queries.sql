@@ -36,6 +36,12 @@ VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 RETURNING version;
 
+-- name: is_noted
+SELECT EXISTS (
+    SELECT FROM device_shadow_updates
+    WHERE tenant_id = $1 AND device_id = $2 AND stored_at_ns = $3 AND sequence = $4
+);
+
 -- name: forget_updates
 -- Only what JetStream may still deliver again has to be remembered; each device clears its own.
 DELETE FROM device_shadow_updates

@@ -6,7 +6,7 @@ import orjson
 
 from functions.domain.admission import refuse_device
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
-from functions.domain.quarantine import Refusal, quarantine
+from functions.domain.quarantine import Refusal, is_quarantined, quarantine
 from functions.shadow import store
 from functions.shadow.changes import (
     ChangeRefused,
@@ -27,6 +27,8 @@ async def apply_reported(event: Event[bytes], ctx: Context) -> None:
     """
     try:
         envelope = read_envelope(event.message)
+        if event.attempt > 1 and await _is_settled(event, ctx, envelope):
+            return
         refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns)
         update = None if refusal else read_update(envelope)
     except BadEnvelope as bad:
@@ -37,6 +39,14 @@ async def apply_reported(event: Event[bytes], ctx: Context) -> None:
         await _refuse(event, ctx, refusal)
     elif update:
         await _apply(event, ctx, envelope, update)
+
+
+async def _is_settled(event: Event[bytes], ctx: Context, envelope: Envelope) -> bool:
+    """Whether an earlier delivery ended unconfirmed. Its verdict stands, whatever holds today."""
+    device = (envelope.tenant_id, envelope.device_id)
+    return await is_quarantined(ctx.postgres, event.message) or await store.is_noted(
+        ctx.postgres, *device, event.sequence, event.stored_at_ns
+    )
 
 
 def read_update(envelope: Envelope) -> Update:

@@ -10,6 +10,7 @@ import asyncpg
 import orjson
 
 from functions.domain.named_sql import read_queries
+from functions.domain.quarantine import Executor
 from functions.shadow import document
 from functions.shadow.document import Json, Section, delta, flatten, pick
 
@@ -128,6 +129,16 @@ async def note_message(
         return False
     await connection.execute(_QUERIES["forget_updates"], *device, stored_at_ns - REMEMBERED_NS)
     return True
+
+
+async def is_noted(
+    executor: Executor, tenant_id: str, device_id: str, sequence: int, stored_at_ns: int
+) -> bool:
+    """Whether an earlier delivery of a message was judged."""
+    noted: bool = await executor.fetchval(
+        _QUERIES["is_noted"], tenant_id, device_id, stored_at_ns, sequence
+    )
+    return noted
 
 
 def _from_row(tenant_id: str, device_id: str, row: asyncpg.Record) -> Shadow:

@@ -31,9 +31,16 @@ class ServiceBinding:
         """Whether it runs."""
         return self._task is not None and not self._task.done() and self._began.is_set()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended for good; `wait` says why."""
+        return self._task is not None and self._task.done()
+
     async def start(self) -> None:
         """Run it in the background."""
         self._task = asyncio.create_task(self._run(), name=f"service {self.name}")
+        # As far as it comes without waiting: then a port that is taken is known already.
+        await asyncio.sleep(0)
 
     async def drain(self, grace_s: float) -> None:
         """Ask it to stop, then end it when it has not within the grace."""

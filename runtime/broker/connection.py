@@ -123,8 +123,10 @@ class Broker:
         except (TimeoutError, OSError, nats.errors.Error) as failure:
             await client.close()
             reason = refusals[-1] if refusals else type(failure).__name__
+            # What stands before an @ is a secret, of whatever form.
+            place = url.rpartition("@")[2]
             raise Unavailable(
-                "NATS", f"no connection within {timeout_s:g} s ({reason})"
+                f"NATS at {place}", f"no connection within {timeout_s:g} s ({reason})"
             ) from failure
         confirmations = broker._confirmations
         await client.subscribe(f"{confirmations.inbox}.*", cb=confirmations.receive)

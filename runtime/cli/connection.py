@@ -10,7 +10,7 @@ import uvloop
 from runtime.broker.connection import ApiError, Broker
 from runtime.cli.failure import exit_unavailable, exit_with_problems
 from runtime.errors import ConfigError, Unavailable
-from runtime.observe.logs import configure_logs, scrub
+from runtime.observe.logs import configure_logs
 from runtime.settings import HostSettings
 
 T = TypeVar("T")
@@ -52,10 +52,7 @@ def _url(nats_url: str | None) -> str:
 
 
 async def _run(url: str, work: Callable[[Broker], Awaitable[T]]) -> T:
-    try:
-        broker = await Broker.connect(url, name="runtime command", timeout_s=CONNECT_LIMIT_S)
-    except Unavailable as failure:
-        raise Unavailable(f"NATS at {scrub(url)}", failure.reason) from failure
+    broker = await Broker.connect(url, name="runtime command", timeout_s=CONNECT_LIMIT_S)
     try:
         return await work(broker)
     finally:

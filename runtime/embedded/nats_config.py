@@ -32,7 +32,9 @@ ping_interval: "1h"
 
 # A message is in the page cache before it is acknowledged: killing this process loses nothing.
 # A power cut may lose what came since the last sync; nats-server's own default is two minutes.
-jetstream {{ store_dir: {store_dir}, sync_interval: "10s" }}
+# JetStream holds the sum of its streams' limits below max_file, by default three quarters of the
+# disk: on a small one there would be no start at all.
+jetstream {{ store_dir: {store_dir}, max_file: 1PB, sync_interval: "10s" }}
 
 mqtt {{ host: "127.0.0.1", port: {mqtt_port} }}
 

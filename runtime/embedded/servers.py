@@ -12,7 +12,7 @@ from runtime.embedded.nats_server import EmbeddedNats
 from runtime.embedded.ports import check_free
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.embedded.secrets import keep_secret
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, Problem
 from runtime.settings import HostSettings
 
 
@@ -61,8 +61,11 @@ class EmbeddedServers:
         self._lock.release()
 
     async def _start_missing(self, given: dict[str, str]) -> dict[str, str]:
-        _make(self._directory)
-        self._lock.acquire()
+        try:
+            _make(self._directory)
+            self._lock.acquire()
+        except OSError as failure:
+            raise ConfigError([_unusable(self._directory, failure)]) from failure
         made = {"ADMIN_KEY": given["ADMIN_KEY"] or keep_secret(self._directory / "admin.key")}
         starting = []
         if not given["NATS_URL"]:
@@ -85,6 +88,16 @@ class EmbeddedServers:
         if self.postgres:
             made["DATABASE_URL"] = self.postgres.dsn
         return made
+
+
+def _unusable(directory: Path, failure: OSError) -> Problem:
+    why = os.strerror(failure.errno) if failure.errno else type(failure).__name__
+    return Problem(
+        str(directory),
+        "",
+        f"the data directory cannot be used ({why})",
+        "give this user the right to write there, or set another RUNTIME_DATA_DIR",
+    )
 
 
 def _reveal(secret: SecretStr | None) -> str:

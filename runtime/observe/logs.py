@@ -39,8 +39,16 @@ _BEARER = re.compile(r"(?i)\b(bearer\s+)[a-z0-9._~+/=-]{8,}")
 _NUMBERS = (int, float, type(None))
 _PRINTED = (date, time, timedelta, UUID, PurePath)
 
-# Loggers of libraries that speak once per request or message at INFO.
-_CHATTY = ("uvicorn.access", "uvicorn.error", "httpx", "httpcore", "alembic", "asyncio")
+# Loggers of libraries, and from where on they are heard: these speak once per request or message
+# at INFO, and the pool warns with a traceback of every attempt to reach a server that is away,
+# which the host tells in a line of its own.
+_QUIET = {
+    **dict.fromkeys(
+        ("uvicorn.access", "uvicorn.error", "httpx", "httpcore", "alembic", "asyncio"),
+        logging.WARNING,
+    ),
+    "asyncpg.pool": logging.ERROR,
+}
 
 
 def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
@@ -180,8 +188,8 @@ def _configure_standard_library(number: int, shared: list[Processor], renderer: 
         root.removeHandler(former)
     root.addHandler(handler)
     root.setLevel(number)
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    for name, heard_from in _QUIET.items():
+        logging.getLogger(name).setLevel(max(number, heard_from))
     logging.captureWarnings(capture=True)
 
 

@@ -229,6 +229,32 @@ async def test_what_is_no_answer_is_kept_byte_by_byte(
     assert await status(api, command) == "sent"
 
 
+async def test_what_is_no_answer_by_its_topic_is_refused(api: Caller) -> None:
+    command = await create(api)
+    envelope = {
+        "topic": "tenant/test/device/d.1/telemetry",
+        "payload": {"command_id": command.command_id, "provision_token": "tok"},
+    }
+    data = json.dumps(envelope).encode()
+    await api.deliver(apply_ack, stored("commands.test", data, 1, stream="COMMANDS"))
+    assert await quarantined(api) == [("BAD_TOPIC_FORMAT", data)]
+    assert await status(api, command) == "sent"
+
+
+async def test_a_verdict_on_an_answer_stands_on_redelivery(api: Caller) -> None:
+    first, second = await create(api), await create(api)
+    applied, refused = ack(1, first, "succeeded"), ack(2, second, "succeeded")
+    await api.deliver(apply_ack, applied)
+    await api.ask(devices.revoke_device, **DEVICE)
+    await api.deliver(apply_ack, refused)
+    applied.attempt = refused.attempt = 2
+    await api.deliver(apply_ack, applied)
+    await api.ask(devices.reactivate_device, **DEVICE)
+    await api.deliver(apply_ack, refused)
+    assert [reason for reason, _ in await quarantined(api)] == ["DEVICE_REVOKED"]
+    assert [await status(api, each) for each in (first, second)] == ["succeeded", "sent"]
+
+
 async def test_no_device_answers_for_another(api: Caller) -> None:
     command = await create(api)
     other = {"tenant_id": "test", "device_id": "d2", "site_id": "s1", "provision_token": "tok"}

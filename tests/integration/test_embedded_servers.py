@@ -159,6 +159,12 @@ async def test_a_second_host_on_the_same_data_is_refused_by_name(server_director
         await _store(environment, "untouched")
 
 
+async def test_a_data_directory_that_cannot_be_used_is_named(server_directory: Path) -> None:
+    (server_directory / "data").write_bytes(b"a file")
+    with pytest.raises(ConfigError, match=r"data: .*cannot be used \(Not a directory\)"):
+        await EmbeddedServers(_settings(server_directory)).start()
+
+
 async def test_every_taken_port_is_named_with_its_variable(server_directory: Path) -> None:
     with socket.socket() as first, socket.socket() as second:
         for listener in (first, second):

@@ -160,6 +160,51 @@ async def test_bad_messages_are_kept_to_the_byte_and_harm_no_neighbour(function:
     assert (kept[500]["tenant_id"], kept[500]["device_id"]) == ("test", "dev9")
 
 
+SUBJECTS = [
+    "telemetry.test.dev1",
+    "telemetry.test.dev1.event",
+    "telemetry.test.dev1.commands",
+    "telemetry.test.dev1.shadow/delta",
+    "telemetry.test.dev1.a.b",
+    "telemetry.test.dev9",
+    "telemetry.other.dev1",
+    "telemetry.>",
+]
+TOPICS: list[Any] = [
+    "tenant/test/device/dev1/telemetry",
+    "tenant/test/device/dev1/commands",
+    "tenant/test/device/dev1/shadow/reported",
+    "tenant/other/device/dev1/telemetry",
+    "tenant/test/device/+/telemetry",
+    None,
+]
+
+
+async def test_whatever_is_received_is_one_row_or_one_refusal_however_often_it_comes(
+    function: Ingest,
+) -> None:
+    bodies = [GOOD, *(body for body, _ in BAD if len(str(body)) < 10_000)]
+    sent = [(subject, body) for subject in SUBJECTS for body in bodies]
+    sent += [
+        ("telemetry.test", {"topic": topic, "payload": body})
+        for topic in TOPICS
+        for body in bodies
+        if not isinstance(body, bytes)
+    ]
+    sent += [("telemetry.test", body) for body in bodies]
+    received = [raw(n, body, subject) for n, (subject, body) in enumerate(sent, start=1)]
+    repeated = [again(message) for message in received]
+    for deliveries in (received, repeated[::-1], repeated):
+        # Batches overlap, as when a host dies and another gets what it held.
+        for begin in range(0, len(deliveries), 40):
+            await function.run(*deliveries[begin : begin + 60])
+    rows = [row["seq"] for row in await function.rows()]
+    refused = await function.quarantined()
+    assert len(rows) == len(set(rows)) == 3
+    assert set(rows) | set(refused) == {message.sequence for message in received}
+    assert not set(rows) & set(refused)
+
+
 async def test_hostile_headers_and_topics_do_not_stop_the_quarantine(function: Ingest) -> None:
     message = raw(1, {"topic": "tenant/\x00/\ud800" + "x" * 5000}, subject="telemetry.test")
     message.headers = {"X": "a\x00b\ud800"}

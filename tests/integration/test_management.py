@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
+from functions.domain.paging import write_cursor
 from functions.domain.quarantine import Refusal, quarantine
 from functions.domain.topics import Topic
 from functions.management import certificates, deliveries, devices, routes, subscriptions
@@ -102,6 +103,23 @@ async def test_tenants_are_listed_in_pages_and_changed(api: Caller) -> None:
 @pytest.mark.parametrize("cursor", ["x", "bm8", "WzFd", "WyJhXHUwMDAwIl0", "W10", "[]", "é"])
 async def test_a_cursor_that_no_list_gave_is_refused(api: Caller, cursor: str) -> None:
     refusal = await api.refuse(owners.list_tenants, cursor=cursor)
+    assert refusal == ("CURSOR_INVALID", 400)
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+async def test_a_time_at_the_calendars_ends_is_refused(api: Caller, time: str) -> None:
+    for asked, fields in (
+        (measured.TelemetryQuery, {**DEVICE, "from": time}),
+        (measured.TelemetryQuery, {**DEVICE, "to": time}),
+        (refused.ListQuarantine, {"since": time}),
+        (deliveries.ListAttempts, {"since": time}),
+        (subscriptions.CreateSubscription, {"tenant_id": "test", "expires_at": time}),
+        (subscriptions.CreateSubscription, {"tenant_id": "test", "starts_at": time}),
+    ):
+        with pytest.raises(ValidationError, match="years 2 to 9998"):
+            asked.model_validate(fields)
+    cursor = write_cursor(time, 1)
+    refusal = await api.refuse(measured.query_telemetry, **DEVICE, cursor=cursor)
     assert refusal == ("CURSOR_INVALID", 400)
 
 

@@ -67,6 +67,20 @@ async def test_a_redelivered_report_raises_no_version(api: Caller) -> None:
     assert await shown(api) == (2, {"n": 2})
 
 
+async def test_a_verdict_on_a_report_stands_on_redelivery(api: Caller) -> None:
+    applied = report(1, {"reported": {"n": 1}})
+    await api.deliver(apply_reported, applied)
+    await api.ask(devices.revoke_device, **DEVICE)
+    refused = report(2, {"reported": {"n": 2}})
+    await api.deliver(apply_reported, refused)
+    applied.attempt = refused.attempt = 2
+    await api.deliver(apply_reported, applied)
+    await api.ask(devices.reactivate_device, **DEVICE)
+    await api.deliver(apply_reported, refused)
+    assert await shown(api) == (1, {"n": 1})
+    assert await reasons(api) == ["DEVICE_REVOKED"]
+
+
 async def test_a_late_report_does_not_overwrite_a_newer_one(api: Caller) -> None:
     await api.deliver(apply_reported, report(5, {"reported": {"temp": 22, "mode": None}}))
     late = report(3, {"reported": {"temp": 21, "mode": "eco", "fan": 1}})
@@ -150,6 +164,18 @@ async def test_what_cannot_be_accepted_is_kept_byte_by_byte(
         await api.deliver(apply_reported, message)
     rows = await api.pool.fetch("SELECT reason, payload, device_id FROM quarantine_events")
     assert [tuple(row) for row in rows] == [(reason, data, "d.1")]
+    assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
+
+
+@pytest.mark.parametrize("kind", ["telemetry", "commands/ack", "shadow/delta"])
+async def test_what_is_no_report_by_its_topic_changes_no_shadow(api: Caller, kind: str) -> None:
+    envelope = {
+        "topic": f"tenant/test/device/d.1/{kind}",
+        "payload": {"reported": {"fan": 1}, "provision_token": "tok"},
+    }
+    message = stored("shadow.test", json.dumps(envelope).encode(), 1, stream="SHADOW")
+    await api.deliver(apply_reported, message)
+    assert await reasons(api) == ["BAD_TOPIC_FORMAT"]
     assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
 
 

@@ -57,6 +57,7 @@ def test_what_is_no_topic_filter_is_refused_when_it_is_saved(text: str) -> None:
         ("payload.site_id in ['s1', 's2']", True),
         ("topic.startsWith('tenant/t/') && device_id.matches('^d')", True),
         ("['a', 'd'].exists(x, x == device_id)", True),
+        ("metrics.filter(name, name.startsWith('t')).size() == 1", True),
     ],
 )
 def test_a_payload_filter_says_yes_or_no(expression: str, accepts: bool) -> None:
@@ -77,8 +78,14 @@ def test_a_payload_filter_says_yes_or_no(expression: str, accepts: bool) -> None
         "1",
         "f(1)",
         "metrics.temp > 1" + " " * 1024,
-        "(" * 400 + "true" + ")" * 400,
-        "[1].all(a, [1].all(b, [1].all(c, true)))",
+        "(" * 200 + "true" + ")" * 200,
+        "[1].all(a, [1].all(b, true))",
+        "[1].all(a, true) || [1].exists(b, true)",
+        "[1].all(a, [1]. // hidden\n all(b, true))",
+        "[1].exists_one(a, [1].existsOne(b, true))",
+        "[1].map(a, a) == [1]",
+        "['a'].exists(a, a.matches('a'))",
+        "[1].all(a, true) && 1 + 1 == 2" + " " * 256,
     ],
 )
 def test_an_unusable_payload_filter_is_refused_when_it_is_saved(expression: str) -> None:
@@ -95,3 +102,22 @@ def test_a_missing_field_is_told_apart_from_a_filter_that_fails() -> None:
         PayloadFilter("metrics.count / 0 > 1").accepts(VARIABLES)
     with pytest.raises(ValueError, match="neither"):
         PayloadFilter("metrics.temp").accepts(VARIABLES)
+
+
+def test_a_loop_over_a_large_message_is_not_begun() -> None:
+    looping = PayloadFilter("payload.all(key, payload[key] >= 0)")
+    assert looping.accepts({"payload": dict.fromkeys(map(str, range(255)), 1)})
+    for large in ({str(n): n for n in range(256)}, {"deep": {"list": [1] * 256}}):
+        with pytest.raises(ValueError, match="over 256 values"):
+            looping.accepts({"payload": large})
+
+
+def test_a_filter_that_takes_long_rests() -> None:
+    # As it might stand in a database: it would not be saved today.
+    slow = PayloadFilter(
+        "payload.l.all(a, [1].all(b, a in payload.l" + " && a in payload.l" * 200 + "))"
+    )
+    message = {"payload": {"l": list(range(250))}}
+    assert slow.accepts(message)
+    with pytest.raises(ValueError, match="rests"):
+        slow.accepts(message)

@@ -23,7 +23,7 @@ ENVELOPE: dict[str, Any] = {
 }
 
 
-def read(subject: str, body: Any) -> Envelope | Refusal | None:
+def read(subject: str, body: Any) -> Envelope | Refusal:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return read_telemetry(Message(subject, data))
 
@@ -73,6 +73,10 @@ def test_the_payloads_own_size_counts_and_not_its_envelopes() -> None:
         ("telemetry.t", {**ENVELOPE, "topic": 5}, "BAD_TOPIC_FORMAT"),
         ("telemetry.t", {**ENVELOPE, "topic": "tenant/t/device/*/x"}, "BAD_TOPIC_FORMAT"),
         ("telemetry.t", {**ENVELOPE, "topic": REPORTED_TOPIC}, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t", {**ENVELOPE, "topic": "tenant/t/device/d/commands"}, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t.d.commands", PAYLOAD, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t.d.shadow/delta", PAYLOAD, "BAD_TOPIC_FORMAT"),
+        ("telemetry.t.d.shadow/reported", PAYLOAD, "BAD_TOPIC_FORMAT"),
         ("telemetry.t", {**ENVELOPE, "device_id": "e"}, "BAD_TOPIC_FORMAT"),
         ("telemetry.t", {**ENVELOPE, "payload": "not json"}, "INVALID_JSON"),
         ("telemetry.t", {**ENVELOPE, "payload": '{"a":1,"a":2}'}, "INVALID_JSON"),
@@ -90,10 +94,6 @@ def test_what_cannot_be_read_is_refused_with_its_reason(
     assert isinstance(refusal, Refusal)
     assert refusal.reason == reason
     assert refusal.detail
-
-
-def test_what_the_platform_sends_to_a_device_is_no_telemetry_and_no_fault() -> None:
-    assert read("telemetry.t.d.commands", {"x": 1}) is None
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ def test_an_unknown_runtime_variable_is_a_mistake_and_others_are_not_ours() -> N
         ("RUNTIME_LOG_FORMAT", "hunter2"),
         ("RUNTIME_GRACE_S", "0"),
         ("RUNTIME_GRACE_S", "hunter2"),
+        ("NATS_URL", "http://hunter2@host:4222"),
+        ("NATS_URL", "nats://host:4222, postgresql://hunter2@host"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_and_not_shown(name: str, value: str) -> None:
@@ -89,7 +91,7 @@ def test_all_mistakes_are_told_together() -> None:
 
 def test_secrets_do_not_show_in_a_settings_text() -> None:
     names = ("NATS_URL", "DATABASE_URL", "MQTT_ADMIN_PASSWORD", "ADMIN_KEY")
-    settings = HostSettings.from_environment(dict.fromkeys(names, f"x://u:{SECRET}@h"))
+    settings = HostSettings.from_environment(dict.fromkeys(names, f"nats://u:{SECRET}@h"))
 
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings.model_dump())
