@@ -16,11 +16,15 @@ log = logging.getLogger("runtime.broker")
 
 ROUNDS = 5
 """How often the server is looked at again when other hosts change it at the same time."""
+PAUSE_S = 0.1
 
 _STREAM_NOT_FOUND = 10059
 _NOT_FOUND = {_STREAM_NOT_FOUND, 10014}
 _RACES = {10013, 10014, 10058, 10059, 10105, 10148, 10149}
 """Errors of a create or an update that came too late: somebody else was faster."""
+_NO_STORE = 10049
+"""A stream of that name was deleted a moment ago, and its files are still being removed; or they
+cannot be written at all."""
 
 _REMEDIES = {
     10047: "lower max_bytes or give the server more room (jetstream max_file_store)",
@@ -126,13 +130,14 @@ async def _apply_all(
     broker: Broker, wanted: Sequence[Wanted], *, allow_loss: bool = False
 ) -> list[Change]:
     made: list[Change] = []
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        await asyncio.sleep(PAUSE_S * number)
         survey = await _survey(broker, wanted)
         changes = [change for _, _, found in survey for change in found]
         if not changes:
             return made
         _refuse(changes, allow_loss=allow_loss)
-        made += await _apply(broker, survey)
+        made += await _apply(broker, survey, is_last=number == ROUNDS - 1)
     raise Unavailable(
         "JetStream", "other hosts keep changing the same streams; do they run other manifests?"
     )
@@ -176,7 +181,7 @@ async def _most_per_subject(broker: Broker, stream: str) -> int:
             return most
 
 
-async def _apply(broker: Broker, survey: _Survey) -> list[Change]:
+async def _apply(broker: Broker, survey: _Survey, *, is_last: bool) -> list[Change]:
     made: list[Change] = []
     problems: list[Problem] = []
     for wanted, found, changes in survey:
@@ -185,6 +190,9 @@ async def _apply(broker: Broker, survey: _Survey) -> list[Change]:
         try:
             await _write(broker, wanted, found)
         except ApiError as error:
+            if error.err_code == _NO_STORE and not is_last:
+                log.debug("%s cannot be stored yet", wanted.name)
+                continue
             if _lost_a_race(error, wanted, survey):
                 log.debug("%s was changed by another host meanwhile", wanted.name)
                 continue
