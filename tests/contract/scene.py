@@ -16,7 +16,6 @@ from tests.contract.wire import Frame, Place, Wire
 from tests.host import QUICK, consumer, eventually, fresh, letters_of, wait_until_settled
 
 PAYLOAD = b"\x00\xffthe original bytes"
-HEADERS = {"Trace": "t1"}
 
 
 class Scene:
@@ -57,6 +56,7 @@ class Scene:
         self.counted: Counter[str] = Counter()
         self.letters = 0
         self._payload = PAYLOAD if payload is None else payload
+        self._headers = {"Trace": "t1", "Nats-Msg-Id": self.name}
         handler = kind.handler if payload is None else kind.typed_handler
         served = Served(url, self.name, self.stream, self._spec(handler, spec), grace_s)
         if kind.is_isolated or in_own_process:
@@ -70,7 +70,7 @@ class Scene:
         await self.wire.open()
         await self.host.start()
         if not self.kind.is_scheduled:
-            await self.send(self._payload)
+            await self.send(self._payload, self._headers)
 
     async def close(self) -> None:
         """End whatever runs."""
@@ -78,8 +78,8 @@ class Scene:
         await self.host.stop()
         await self.wire.close()
 
-    async def send(self, data: bytes) -> None:
-        await self.broker.publish(f"{self.stream}.a", data, headers=HEADERS)
+    async def send(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        await self.broker.publish(f"{self.stream}.a", data, headers=headers)
 
     async def restart(self) -> None:
         """Have a new host serve the function; the one before has ended."""
@@ -93,7 +93,7 @@ class Scene:
             if not self.kind.is_scheduled:
                 found = call.message
                 assert (found.subject, found.sequence) == (f"{self.stream}.a", 1)
-                assert (found.data, found.headers) == (self._payload, HEADERS)
+                assert (found.data, found.headers) == (self._payload, self._headers)
             self.message = call.message
         assert call.message == self.message
 
@@ -101,7 +101,11 @@ class Scene:
         """Whether a dead letter keeps the message to the byte."""
         kept, known = letter.message, self.message
         if known is None:  # The function has never seen it.
-            return (kept.stream, kept.data, kept.headers) == (self.stream, self._payload, HEADERS)
+            return (kept.stream, kept.data, kept.headers) == (
+                self.stream,
+                self._payload,
+                self._headers,
+            )
         return known == Origin(
             kept.stream,
             kept.sequence,
