@@ -30,6 +30,10 @@ class Kind:
         return "schedule" in self.spec
 
     @property
+    def is_ordered(self) -> bool:
+        return "ordered_by" in self.spec
+
+    @property
     def is_isolated(self) -> bool:
         return bool(self.spec.get("isolate"))
 
@@ -43,6 +47,14 @@ KINDS = (
     Kind("batch", "on_batch", "on_orders"),
     Kind("batch_in_thread", "on_batch_in_thread", "on_orders_in_thread"),
     Kind("isolated", "on_event", "on_order", {"isolate": True}),
+    Kind("ordered", "on_event", "on_order", {"ordered_by": {"token": 2}}),
+    Kind("ordered_batch", "on_batch", "on_orders", {"ordered_by": {"token": 2}}),
+    Kind("fair", "on_event", "on_order", {"fair_by": {"token": 2}}),
     Kind("scheduled", "on_tick", spec=_AT_START),
     Kind("scheduled_in_thread", "on_tick_in_thread", spec=_AT_START),
 )
+
+
+def named(*names: str) -> tuple[Kind, ...]:
+    """The kinds with these names."""
+    return tuple(kind for kind in KINDS if kind.name in names)

@@ -99,13 +99,16 @@ class OutlastGrace(Play):
 
 @dataclass(frozen=True, slots=True)
 class NotCalled(Play):
-    """The function never sees it."""
+    """The function does not see it, be it delivered or not."""
+
+    is_delivered: bool
 
 
 RETURN = Act("return")
 HANG = Hang()
 CRASH = Crash()
-NOT_CALLED = NotCalled()
+NOT_CALLED = NotCalled(is_delivered=True)
+NOT_DELIVERED = NotCalled(is_delivered=False)
 
 
 def raises(error: str) -> Act:

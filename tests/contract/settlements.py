@@ -62,13 +62,16 @@ class Again(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class Parked(Settlement):
-    """Stored in the mailbox until it is due, then `+ACK`. Before nats-server 2.12: `-NAK`."""
+    """Stored in the mailbox until it is due, then `+ACK`.
+
+    Before nats-server 2.12, and in an ordered function: `-NAK`.
+    """
 
     delay_s: float
     reason: str
 
     async def verify(self, scene: Scene, attempt: int) -> None:
-        if not has_message_schedules(scene.broker):
+        if scene.kind.is_ordered or not has_message_schedules(scene.broker):
             await Again(self.delay_s).verify(scene, attempt)
             return
         frame = await scene.next_settlement()

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.contract.kinds import KINDS, Kind
+from tests.contract.kinds import KINDS, Kind, named
 from tests.contract.plays import (
     CRASH,
     HANG,
     NOT_CALLED,
+    NOT_DELIVERED,
     RETURN,
     Outlast,
     OutlastGrace,
@@ -43,8 +44,9 @@ PATIENT = {"retry": {**QUICK, "attempts": 50}}
 
 WITH_CONSUMER = tuple(kind for kind in KINDS if not kind.is_scheduled)
 """A schedule's ticks have no payload, and an ack wait that nobody sets."""
-WITH_PROCESS = tuple(kind for kind in WITH_CONSUMER if not kind.is_threaded)
-"""Where the whole process dies it is all one whether a thread was in it."""
+ORDERED = tuple(kind for kind in KINDS if kind.is_ordered)
+LIMITED = tuple(kind for kind in KINDS if not kind.is_ordered)
+"""Those whose consumers JetStream itself limits to so many deliveries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,24 +175,50 @@ ROWS = (
         [
             (raises("ValueError"), Again(0.1)),
             (raises("ValueError"), Unburied()),
-            (NOT_CALLED, Swept()),
+            (NOT_DELIVERED, Swept()),
         ],
         spec={"retry": {**QUICK, "attempts": 2}},
         refusal=("DEAD_LETTERS", "full"),
+        kinds=LIMITED,
+    ),
+    Row(
+        "an_ordered_message_whose_dead_letter_is_refused_comes_back_until_it_is_stored",
+        [
+            (raises("ValueError"), Unburied()),
+            (raises("ValueError"), Unburied(last=True)),
+            (
+                raises("ValueError"),
+                Buried("ATTEMPTS_EXHAUSTED", "broken", "ValueError", ["ValueError: broken"]),
+            ),
+        ],
+        spec={"retry": {**QUICK, "attempts": 1}},
+        refusal=("DEAD_LETTERS", "full"),
+        kinds=ORDERED,
     ),
     Row(
         "a_message_whose_process_dies_is_delivered_again",
         [(CRASH, Unanswered()), (RETURN, ACK)],
         spec=ACK_WAIT,
         in_own_process=True,
-        kinds=WITH_PROCESS,
+        kinds=named("single", "batch", "isolated", "ordered"),
     ),
     Row(
         "a_message_that_kills_its_process_each_time_is_a_dead_letter",
         [(CRASH, Unanswered()), (CRASH, Swept())],
         spec={**ACK_WAIT, "retry": {**QUICK, "attempts": 2}},
         in_own_process=True,
-        kinds=WITH_PROCESS,
+        kinds=named("single", "batch", "isolated"),
+    ),
+    Row(
+        "an_ordered_message_that_kills_its_process_each_time_is_a_dead_letter",
+        [
+            (CRASH, Unanswered()),
+            (CRASH, Unanswered()),
+            (NOT_CALLED, Buried("MAX_DELIVERIES", "the process died or hung", "")),
+        ],
+        spec={**ACK_WAIT, "retry": {**QUICK, "attempts": 1}},
+        in_own_process=True,
+        kinds=named("ordered"),
     ),
     Row(
         "a_message_that_takes_longer_than_its_ack_wait_is_not_delivered_again",
