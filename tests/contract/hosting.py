@@ -90,7 +90,9 @@ class OwnProcess:
         )
         if self._isolated:
             doors = await self._process.wait_for_line("Started")
-            await self._process.wait_for_line("Ready", worker=f"isolated-{self._served.function}")
+            # The other one too: a process that starts makes streams, which tests delete.
+            for worker in ("1", f"isolated-{self._served.function}"):
+                await self._process.wait_for_line("Ready", worker=worker)
         else:
             doors = await self._process.wait_for_line("Ready")
         self._admin = doors["admin"]

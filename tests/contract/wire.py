@@ -41,8 +41,10 @@ class Frame:
 
     @property
     def delay_s(self) -> float | None:
-        """What a `-NAK` asks for; None when it asks for no delay."""
-        return float(json.loads(self.text)["delay"] / _NS) if self.text else None
+        """What a `-NAK` asks for; None when it asks for no delay, or is none."""
+        if self.verb != "-NAK" or not self.text:
+            return None
+        return float(json.loads(self.text)["delay"] / _NS)
 
 
 class Wire:
