@@ -14,10 +14,10 @@ PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile
 # Older nats-servers, pinned in tools/nats-server, and the tests that prove the delivery contract on them.
 VERSIONS ?= $(patsubst tools/nats-server/%.lock,%,$(sort $(wildcard tools/nats-server/*.lock)))
 SERVERS = $(VERSIONS:%=.tools/nats-server/%/bin/nats-server)
-CONTRACT ?= $(QUICK_CONTRACT) $(addprefix tests/integration/test_,host.py manifest_against_jetstream.py micro.py publishing.py \
-	schedules.py settling.py)
-QUICK_CONTRACT := $(addprefix tests/integration/test_,advisories.py batches.py dead_letters.py parking.py puller.py \
-	streams.py)
+CONTRACT ?= $(QUICK_CONTRACT) tests/contract/test_in_processes.py $(addprefix tests/integration/test_,host.py \
+	manifest_against_jetstream.py fairness.py leases.py micro.py ordering.py publishing.py rate.py schedules.py)
+QUICK_CONTRACT := tests/contract/test_on_the_loop.py $(addprefix tests/integration/test_,advisories.py batches.py \
+	dead_letters.py parking.py puller.py streams.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test check fmt fault versions bench demo lock

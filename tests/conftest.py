@@ -16,6 +16,9 @@ from runtime.resource.postgres import migrate
 from tests.cluster import NatsCluster
 from tests.servers import NatsServer, PostgresServer, remove, run_apart
 
+# Failures in the suite's own modules say what was compared, as those in its tests do.
+pytest.register_assert_rewrite("tests.contract")
+
 _ROOT = Path(__file__).parent.parent
 _MIGRATIONS = ["functions.domain.migrations"]
 _databases = itertools.count(1)

@@ -75,12 +75,15 @@ class Journal:
 def make_manifest(
     functions: Mapping[str, Any], streams: Mapping[str, Any] | None = None
 ) -> Manifest:
-    """A manifest from what its file would hold; handlers are names in `tests.workload`."""
+    """A manifest from what its file would hold; `tests.workload` has handlers without a module."""
     stated = {
-        name: {**spec, "handler": f"tests.workload:{spec['handler']}"}
-        for name, spec in functions.items()
+        name: {**spec, "handler": _with_module(spec["handler"])} for name, spec in functions.items()
     }
     return Manifest.model_validate({"streams": streams or {}, "functions": stated})
+
+
+def _with_module(handler: str) -> str:
+    return handler if ":" in handler else f"tests.workload:{handler}"
 
 
 async def start_host(
@@ -112,6 +115,8 @@ async def running_host(
     nats_url: str,
     functions: Mapping[str, Any],
     does: Mapping[str, Callable[..., Any]] | None = None,
+    *,
+    grace_s: float = GRACE_S,
     **options: Any,
 ) -> AsyncIterator[Host]:
     """A host that is drained at the end, and then has left nothing running on the loop."""
@@ -123,7 +128,7 @@ async def running_host(
         yield host
     finally:
         _running.discard(host)
-        await host.drain(GRACE_S)
+        await host.drain(grace_s)
     if _running:
         return  # The tasks may be those of another host, whose end is looked at later.
     left = {task for task in asyncio.all_tasks() - before if _is_ours(task)}

@@ -30,16 +30,8 @@ def on_event_in_thread(event: Event[bytes], ctx: Context) -> None:
     behaviours[ctx.function](ctx, event)
 
 
-async def on_order(event: Event[Order], ctx: Context) -> None:
-    await behaviours[ctx.function](ctx, event)
-
-
 async def on_batch(batch: Batch[bytes], ctx: Context) -> None:
     await behaviours[ctx.function](ctx, batch)
-
-
-def on_batch_in_thread(batch: Batch[bytes], ctx: Context) -> None:
-    behaviours[ctx.function](ctx, batch)
 
 
 async def on_orders(batch: Batch[Order], ctx: Context) -> None:
@@ -48,10 +40,6 @@ async def on_orders(batch: Batch[Order], ctx: Context) -> None:
 
 async def on_tick(ctx: Context) -> None:
     await behaviours[ctx.function](ctx)
-
-
-def on_tick_in_thread(ctx: Context) -> None:
-    behaviours[ctx.function](ctx)
 
 
 async def on_request(event: Event[Question], ctx: Context) -> Any:

@@ -436,7 +436,7 @@ class Broker:
         sent = dict(headers) if headers else {}
         if msg_id is not None:
             sent["Nats-Msg-Id"] = msg_id
-        await self._send_checked(subject, data, reply, sent or None)
+        await self._send_checked(subject, data, reply, _acting_first(sent) or None)
 
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
@@ -447,6 +447,18 @@ class Broker:
     async def _on_disconnect(self) -> None:
         if not self._client.is_closed:
             log.warning("NATS connection lost, reconnecting")
+
+
+def _acting_first(headers: dict[str, str]) -> dict[str, str]:
+    """The headers with those in front that the server obeys.
+
+    Up to 2.12 a nats-server that looks for a header gives up at the first place where its name
+    stands, be it only the end of another name: behind a `Runtime-Original-Nats-Msg-Id`, a copy's
+    own `Nats-Msg-Id` would not count.
+    """
+    if len(headers) <= 1:
+        return headers
+    return dict(sorted(headers.items(), key=lambda item: not item[0].startswith("Nats-")))
 
 
 def _check_subject(subject: str) -> None:

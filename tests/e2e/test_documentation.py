@@ -9,6 +9,7 @@ import pytest
 from runtime.broker.stream_configs import SCHEDULES, runtime_streams
 from runtime.observe.metrics import Metrics
 from runtime.settings import _VARIABLES, HostSettings
+from tests.contract.table import ROWS
 from tests.documentation import ROOT, in_code, read_table
 
 PAGES = sorted(
@@ -20,6 +21,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_TEST = re.compile(r"(tests/\w+/\w+\.py)(?:::(\w+))?")
 OPERATIONS = ROOT / "docs" / "operations.md"
 WHAT_HAPPENS = ROOT / "docs" / "what-happens-when.md"
+TABLE = "tests/contract/table.py"
 
 
 def prose(page: Path) -> str:
@@ -68,13 +70,17 @@ def test_decisions_are_numbered_without_gaps_and_titled_so() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_test_that_is_named_exists(page: Path) -> None:
     for file, name in NAMED_TEST.findall(page.read_text("utf-8")):
-        tree = ast.parse((ROOT / file).read_text("utf-8"))
-        names = {
-            node.name
-            for node in tree.body
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
-        assert not name or name in names, f"{file} has no {name}"
+        assert not name or name in names_of_tests(file), f"{file} has no {name}"
+
+
+def names_of_tests(file: str) -> set[str]:
+    """The tests that a module has, or the rows of the settling table."""
+    if file == TABLE:
+        return {row.name for row in ROWS}
+    tree = ast.parse((ROOT / file).read_text("utf-8"))
+    return {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
 
 
 def test_every_paragraph_on_what_happens_names_its_test() -> None:
@@ -82,6 +88,13 @@ def test_every_paragraph_on_what_happens_names_its_test() -> None:
 
     unproved = [text.splitlines()[0] for text in sections if not NAMED_TEST.search(text)]
     assert unproved == ["What is not there"]
+
+
+def test_every_row_of_the_settling_table_has_its_paragraph() -> None:
+    text = WHAT_HAPPENS.read_text("utf-8")
+    named = [name for file, name in NAMED_TEST.findall(text) if file == TABLE and name]
+
+    assert sorted(named) == sorted(names_of_tests(TABLE))
 
 
 def test_the_table_of_variables_is_what_the_host_reads() -> None:

@@ -32,7 +32,7 @@ async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them
         assert done.code == 0, done.err
         return {str(document["function"]): document for document in done.documents}
 
-    options = {"streams": {stream: {"subjects": [f"{stream}.>"]}}}
+    options: dict[str, Any] = {"streams": {stream: {"subjects": [f"{stream}.>"]}}}
     does: dict[str, Callable[..., Any]] = {work: judge, serve: live}
     async with (
         running_host(url, functions, does, **options),

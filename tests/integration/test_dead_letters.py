@@ -84,6 +84,16 @@ async def test_storing_a_failure_twice_makes_one_dead_letter(letters: DeadLetter
     assert await letters.counts() == {"work": 1, "rest": 1}
 
 
+async def test_a_failure_is_stored_once_although_its_message_had_an_id_of_its_own(
+    letters: DeadLetters,
+) -> None:
+    letter = _letter(message=replace(_letter().message, headers={"Nats-Msg-Id": "theirs"}))
+
+    await letters.store(letter)
+
+    assert (await letters.store(letter)).duplicate
+
+
 async def test_a_stream_made_anew_reuses_sequences_but_not_dead_letters(
     letters: DeadLetters,
 ) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -142,6 +143,31 @@ async def test_a_hurried_message_comes_at_once_and_only_once(
     [restored] = [mailbox.restore(delivery) for delivery in deliveries]
     assert (restored.sequence, restored.attempt) == (message.sequence, 2)
     assert not await mailbox.hurry(parked.sequence)
+
+
+@parks
+async def test_a_hurried_message_comes_whatever_its_publisher_asked_of_the_server(
+    broker: Broker, mailbox: Mailbox
+) -> None:
+    headers = {"Nats-Expected-Last-Subject-Sequence": "0", "Nats-Schedule-Next": "purge"}
+    message = replace(await _delivered(broker), headers=headers)
+    await mailbox.park(message, "work", HOUR_S)
+    [parked] = await _parked(mailbox)
+
+    assert await mailbox.hurry(parked.sequence)
+    [delivery] = await pull(broker, "MAILBOX", "work")
+
+    assert mailbox.restore(delivery).headers == headers
+
+
+async def test_a_message_with_an_id_of_its_own_is_posted_once(
+    broker: Broker, mailbox: Mailbox
+) -> None:
+    message = replace(await _delivered(broker), headers={"Nats-Msg-Id": "theirs"})
+
+    await mailbox.post(message, "work")
+
+    assert (await mailbox.post(message, "work")).duplicate
 
 
 @parks

@@ -52,3 +52,15 @@ async def test_a_publish_that_no_stream_takes_is_given_up_soon_and_leaves_nothin
     assert failure.value.subject == "nobody.listens"
     assert sum(connection.OFFER_AGAIN_S) <= took_s < connection.ACK_TIMEOUT_S
     assert not broker._confirmations._expected
+
+
+async def test_a_message_id_counts_although_other_headers_end_with_its_name(broker: Broker) -> None:
+    name = fresh("IDS")
+    await broker.api(f"STREAM.CREATE.{name}", _stream(name))
+    headers = {"X-Nats-Msg-Id": "theirs", "Trace": "t1"}
+
+    first = await broker.publish(f"{name}.a", b"1", msg_id="one", headers=headers)
+    again = await broker.publish(f"{name}.a", b"1", msg_id="one", headers=headers)
+    other = await broker.publish(f"{name}.a", b"2", msg_id="two", headers=headers)
+
+    assert (first.duplicate, again.duplicate, other.duplicate) == (False, True, False)

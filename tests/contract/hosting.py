@@ -1,0 +1,124 @@
+"""Hosts for one function: in the process of the test, or in processes of their own."""
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.documentation import ROOT
+from tests.host import running_host
+from tests.serving import serving
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One function, to be served with a stream of its own.
+
+    Attributes:
+        url: of the NATS server.
+        function: its name.
+        stream: its stream's.
+        spec: what the manifest says of it.
+        grace_s: how long a drain waits for it.
+    """
+
+    url: str
+    function: str
+    stream: str
+    spec: Mapping[str, Any]
+    grace_s: float
+
+    @property
+    def streams(self) -> dict[str, Any]:
+        return {self.stream: {"subjects": [f"{self.stream}.>"]}}
+
+
+class InProcess:
+    """A host on the event loop of the test."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._open = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Return when it is ready."""
+        served = self._served
+        functions = {served.function: served.spec}
+        host = running_host(served.url, functions, streams=served.streams, grace_s=served.grace_s)
+        self._host = await self._open.enter_async_context(host)
+
+    async def drain(self) -> None:
+        await self._open.aclose()
+
+    async def stop(self) -> None:
+        await self._open.aclose()
+
+    async def counted(self) -> Counter[str]:
+        """How many messages were settled in which way since it started, and `timeouts`."""
+        metrics = self._host._metrics.function(self._served.function)
+        return +Counter({**metrics.messages, "timeouts": metrics.timeouts})
+
+
+class OwnProcess:
+    """`runtime serve` as a person starts it."""
+
+    def __init__(self, served: Served, folder: Path) -> None:
+        self._served = served
+        self._isolated = bool(served.spec.get("isolate"))
+        self._folder = folder
+        self._open = AsyncExitStack()
+        manifest = {"streams": served.streams, "functions": {served.function: served.spec}}
+        (folder / "app.yaml").write_text(json.dumps(manifest))  # JSON is YAML.
+        self._environment = {
+            "NATS_URL": served.url,
+            "DATABASE_URL": "unused",
+            "RUNTIME_GRACE_S": str(served.grace_s),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    async def start(self) -> None:
+        """Return when the function is ready."""
+        self._process = await self._open.enter_async_context(
+            serving(self._folder, **self._environment)
+        )
+        if self._isolated:
+            doors = await self._process.wait_for_line("Started")
+            # The other one too: a process that starts makes streams, which tests delete.
+            for worker in ("1", f"isolated-{self._served.function}"):
+                await self._process.wait_for_line("Ready", worker=worker)
+        else:
+            doors = await self._process.wait_for_line("Ready")
+        self._admin = doors["admin"]
+
+    async def drain(self) -> None:
+        self._process.send(signal.SIGTERM)
+        await self.wait_until_ended()
+
+    async def wait_until_ended(self) -> None:
+        await self._process.wait_until_ended()
+        await self.stop()
+
+    async def stop(self) -> None:
+        await self._open.aclose()
+
+    async def counted(self) -> Counter[str]:
+        """How many messages were settled in which way since it started, and `timeouts`."""
+        async with httpx.AsyncClient() as client:
+            shown = (await client.get(f"{self._admin}/metrics")).text
+        counted: Counter[str] = Counter()
+        for family in text_string_to_metric_families(shown):
+            for sample in family.samples:
+                if sample.labels.get("function") != self._served.function:
+                    continue
+                if sample.name == "runtime_messages_total":
+                    counted[sample.labels["outcome"]] += int(sample.value)
+                if sample.name == "runtime_timeouts_total":
+                    counted["timeouts"] += int(sample.value)
+        return +counted
