@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import asyncpg
 import structlog
 
-from runtime.binding.clock import Clock, ServerClock
 from runtime.binding.consumer import ConsumerBinding, Source, Workplace
 from runtime.binding.endpoint import endpoint
 from runtime.binding.in_progress import InProgressTicker
@@ -21,6 +20,7 @@ from runtime.binding.schedule import ScheduleTicker, tick_subject, with_ticks
 from runtime.binding.service import ServiceBinding
 from runtime.binding.settlement import Desk
 from runtime.broker.advisories import Sweeper
+from runtime.broker.clock import Clock, ServerClock
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
 from runtime.broker.parking import Mailbox

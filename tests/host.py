@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import runtime
-from runtime.binding.clock import Clock
+from runtime.broker.clock import Clock
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters, Selection
 from runtime.host import Addresses, Host
