@@ -11,7 +11,11 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """Forwards to a port on loopback, or to a Unix socket, until it is `cut` or `silence`d."""
+    """Forwards to a port on loopback, or to a Unix socket, until it is `cut` or `silence`d.
+
+    Attributes:
+        connections: how many were accepted in all.
+    """
 
     def __init__(self, target: int | Path) -> None:
         self._target = target
@@ -34,16 +38,21 @@ class Proxy:
         traceback: TracebackType | None,
     ) -> None:
         self._server.close()
-        self._abort()
+        self.reset()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def open(self) -> int:
+        """How many connections there are at this moment."""
+        return len(self._tasks)
 
     def cut(self) -> None:
         """Reset every connection, and each new one at once."""
         # The port stays ours: closed, somebody else could have it before it is opened again.
         self._is_cut = True
-        self._abort()
+        self.reset()
 
     def silence(self) -> None:
         """Forward nothing. Connections stay open and new ones are accepted, as by a dead route."""
@@ -54,7 +63,8 @@ class Proxy:
         self._is_cut = False
         self._flowing.set()
 
-    def _abort(self) -> None:
+    def reset(self) -> None:
+        """Reset every connection; new ones are served."""
         for writer in self._writers:
             writer.transport.abort()
 

@@ -5,7 +5,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from runtime.broker.connection import Broker
 from tests.fault.scene import Servers, flow, seeds
+from tests.host import eventually
 from tests.proxy import Proxy
 from tests.servers import NatsServer, PostgresServer
 
@@ -73,6 +75,26 @@ async def test_a_silent_connection_to_postgresql_loses_and_doubles_nothing(
             # As when whatever stood between the two has forgotten them meanwhile.
             postgres_link.cut()
         postgres_link.heal()
+
+
+async def test_a_server_that_says_nothing_is_tried_with_one_connection_at_a_time(
+    nats_link: Proxy,
+) -> None:
+    broker = await Broker.connect(f"nats://127.0.0.1:{nats_link.port}", name="test")
+    tries = nats_link.connections + 3
+
+    async def is_tried_again() -> bool:
+        return nats_link.connections >= tries
+
+    nats_link.silence()
+    nats_link.reset()
+    await eventually(is_tried_again, "another try", 30)
+    opened = nats_link.open
+    nats_link.heal()
+    await broker.ping(timeout_s=10)
+    await broker.close()
+
+    assert opened <= 2  # The one before may be on its way out.
 
 
 def by_nats(link: Proxy) -> dict[str, str]:
