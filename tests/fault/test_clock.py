@@ -45,7 +45,7 @@ async def test_a_clock_that_jumps_loses_and_doubles_nothing_and_nobody_waits_an_
             waiting = [parked async for parked in mailbox.list_parked()]
             return waiting if len(waiting) >= asks else None
 
-        waiting = await eventually(all_wait, f"{asks} parked jobs", 60) or []
+        waiting = await eventually(all_wait, f"{asks} parked jobs", 60)
         clock.write_text(str(HOUR_S))
         hurry = ("parked", "hurry", "--function", "deliver_webhook")
         done = await runtime(servers.nats_url, *hurry, program=PROGRAM, CLOCK_FILE=str(clock))
