@@ -63,8 +63,9 @@ fmt: $(INSTALLED) ## format, and mend what can be mended by itself
 	$(BIN)/ruff format .
 
 fault: export FAULT_ROUNDS ?= 20
-fault: $(INSTALLED) ## kill servers and hosts at random, many rounds; counts what was lost or doubled
-	$(BIN)/pytest --timeout=3600 tests/fault
+fault: export FAULT_READINGS ?= 20000
+fault: $(INSTALLED) ## harm hosts, servers and connections, many rounds; counts what was lost or doubled
+	$(BIN)/pytest --numprocesses 2 --dist load tests/fault
 
 versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
 	@for version in $(VERSIONS); do echo "nats-server $$version"; \

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import asyncpg
 import structlog
 
-from runtime.binding.clock import Clock, ServerClock
 from runtime.binding.consumer import ConsumerBinding, Workplace
 from runtime.binding.endpoint import endpoint
 from runtime.binding.in_progress import InProgressTicker
@@ -23,6 +22,7 @@ from runtime.binding.service import ServiceBinding
 from runtime.binding.settlement import Desk
 from runtime.binding.supply import Source
 from runtime.broker.advisories import Sweeper
+from runtime.broker.clock import Clock, ServerClock
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
 from runtime.broker.leases import with_leases

@@ -50,6 +50,16 @@ class NatsNode:
         """Shut down in order, its leaderships handed over; nothing when it does not run."""
         self._end(signal.SIGTERM)
 
+    def pause(self) -> None:
+        """SIGSTOP, and wait for it: connections stay open and nothing answers."""
+        assert self._child is not None, "the node is not running"
+        os.kill(self._child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self._child.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        assert self._child is not None, "the node is not running"
+        os.kill(self._child.pid, signal.SIGCONT)
+
     def _end(self, number: signal.Signals) -> None:
         child, self._child = self._child, None
         if child is not None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,16 @@ class Done:
 
 
 async def runtime(
-    url: str, *arguments: object, stdin: str = "", folder: Path = ROOT, **environment: str
+    url: str,
+    *arguments: object,
+    stdin: str = "",
+    folder: Path = ROOT,
+    program: Sequence[str | Path] = (RUNTIME,),
+    **environment: str,
 ) -> Done:
     """What `runtime ARGUMENTS` did, with this server in its environment."""
     process = await asyncio.create_subprocess_exec(
-        RUNTIME,
+        *program,
         *map(str, arguments),
         cwd=folder,
         env={"PATH": os.defpath, "HOME": "/nonexistent", "NATS_URL": url, **environment},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import runtime
-from runtime.binding.clock import Clock
+from runtime.broker.clock import Clock
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters, Selection
 from runtime.host import Addresses, Host
@@ -34,7 +34,7 @@ def fresh(word: str) -> str:
 
 
 async def eventually(
-    condition: Callable[[], Awaitable[T]], what: str, timeout_s: float = DEADLINE_S
+    condition: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = DEADLINE_S
 ) -> T:
     """The first true value of `condition`, for what a server alone knows and tells nobody."""
     value: T | None = None

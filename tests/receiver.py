@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Receiver:
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://localhost:{self.port}/hook?a=b"
 
-    async def __aenter__(self) -> "Receiver":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
@@ -72,6 +73,10 @@ class Receiver:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def answer_to(self, request: Received) -> Answer:
+        """What to send back."""
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     async def received(self, count: int) -> list[Received]:
         """The requests, once there are `count` of them."""
@@ -88,8 +93,9 @@ class Receiver:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                self.requests.append(await _read(reader))
-                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                request = await _read(reader)
+                self.requests.append(request)
+                answer = self.answer_to(request)
                 async with self._came:
                     self._came.notify_all()
                 if answer.held is not None:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from runtime.embedded.nats_config import (
     NatsPorts,
     find_nats_server,
@@ -167,6 +169,12 @@ class PostgresServer:
         assert self._child is not None, "the server is not running"
         return self._child.pid
 
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        [path] = self._cluster.socket_directory.glob(".s.PGSQL.*[0-9]")
+        return path
+
     def dsn(self, database: str = "postgres") -> str:
         return self._cluster.dsn(database)
 
@@ -182,7 +190,10 @@ class PostgresServer:
         wait_until(self._is_ready, "a ready PostgreSQL")
 
     def kill(self) -> None:
-        """SIGKILL to the postmaster; its children end by themselves."""
+        """SIGKILL to all its processes, and wait until the postmaster is gone."""
+        self.pause()  # So that the postmaster starts none meanwhile.
+        for backend in self._backends():
+            backend.kill()
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -194,12 +205,28 @@ class PostgresServer:
         self.stop()
         self.start()
 
+    def revive(self) -> None:
+        """Have it serve, whatever a test has done to it."""
+        if self._child is None:
+            self.start()
+        else:
+            self.resume()
+
     def pause(self) -> None:
-        """SIGSTOP to the whole group: connections stay open and nothing answers."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        """SIGSTOP to all its processes: connections stay open and nothing answers."""
+        # Not to the process group: each backend makes one of its own.
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        for backend in self._backends():
+            backend.suspend()
 
     def resume(self) -> None:
-        os.killpg(self.pid, signal.SIGCONT)
+        for backend in self._backends():
+            backend.resume()
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _backends(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children(recursive=True)
 
     def _is_ready(self) -> bool:
         assert self._child is not None

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from runtime.binding.clock import Clock
 from runtime.broker import stored
+from runtime.broker.clock import Clock
 from runtime.broker.connection import ApiError, Broker
 from runtime.broker.stream_configs import SCHEDULES, tick_consumer
 from runtime.errors import PublishFailed, Unavailable

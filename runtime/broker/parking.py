@@ -12,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 
 from runtime.broker import headers as names
 from runtime.broker import stored
-from runtime.broker.connection import Broker
+from runtime.broker.clock import ServerClock
+from runtime.broker.connection import ApiError, Broker
 from runtime.broker.stream_configs import MAILBOX
 from runtime.broker.streams import ensure_runtime_streams
 from runtime.context import PubAck, Publication
-from runtime.errors import PublishFailed
+from runtime.errors import PublishFailed, Unavailable
 from runtime.message import Message
 
 _SCHEDULE = "Nats-Schedule"
@@ -49,6 +50,7 @@ class Mailbox:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._clock = ServerClock(broker, MAILBOX)
         self._supports_parking = False
 
     @property
@@ -84,16 +86,22 @@ class Mailbox:
         Args:
             message: as the function got it; `attempt` counts the attempts made.
             function: who gets it again.
-            delay_s: counted by this host's clock, obeyed by the server's.
+            delay_s: counted by the server's clock, which also ends it: this host's may be wrong.
             reason: one sentence for a person.
 
         Raises:
-            PublishFailed: it is not stored, or the server is older than message schedules.
+            PublishFailed: it is not stored, the server does not tell the time, or is older than
+                message schedules.
         """
         subject = f"mailbox.parked.{function}.{_origin(message)}"
         if not self._supports_parking:
             raise PublishFailed(subject, "the mailbox stream takes no message schedules")
-        due_at = datetime.now(UTC) + timedelta(seconds=max(0.0, delay_s))
+        try:
+            due_at = await self._clock.now() + timedelta(seconds=max(0.0, delay_s))
+        except (ApiError, Unavailable) as failure:
+            raise PublishFailed(
+                subject, f"JetStream does not tell the time: {failure}"
+            ) from failure
         headers = {
             **mailbox_headers(message, function, message.attempt),
             names.REASON: names.escape(reason, _REASON_CHARACTERS),
@@ -180,6 +188,7 @@ class Mailbox:
 
         Raises:
             PublishFailed: it stays as it is.
+            Unavailable: JetStream does not answer.
         """
         message = await self._waiting(sequence)
         if message is None:
@@ -187,7 +196,7 @@ class Mailbox:
         headers = {
             name: value for name, value in message.headers.items() if not name.startswith("Nats-")
         } | {
-            _SCHEDULE: f"@at {_timestamp(datetime.now(UTC))}",
+            _SCHEDULE: f"@at {_timestamp(await self._clock.now())}",
             _TARGET: message.headers[_TARGET],
             # Fired between our look and now, it must not be posted a second time.
             "Nats-Expected-Last-Subject-Sequence": str(sequence),

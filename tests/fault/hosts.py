@@ -1,25 +1,39 @@
-"""Hosts as processes of their own, to be killed."""
+"""Hosts as processes of their own, to be killed and stopped."""
 
 import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import httpx
+import psutil
 
-READY_S = 60.0
+from tests.host import eventually
 
 
 class HostProcess:
-    """`runtime serve` on given servers, started again under the same name after each kill."""
+    """`runtime serve` on given servers, started again under the same name after each kill.
+
+    Args:
+        name: of its log and its data directory.
+        arguments: of `runtime serve`.
+        environment: where the servers are.
+        directory: for the log and the data directory.
+        module: what is run in place of `runtime`.
+    """
 
     def __init__(
-        self, name: str, manifests: list[Path], environment: Mapping[str, str], directory: Path
+        self,
+        name: str,
+        arguments: Sequence[str | Path],
+        environment: Mapping[str, str],
+        directory: Path,
+        *,
+        module: str = "runtime",
     ) -> None:
         self.name = name
-        self._command = [sys.executable, "-m", "runtime", "serve", *map(str, manifests)]
+        self._command = [sys.executable, "-m", module, "serve", *map(str, arguments)]
         self._environment = {
             **{key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ},
             "RUNTIME_ADMIN_PORT": "0",
@@ -28,51 +42,66 @@ class HostProcess:
             "RUNTIME_LOG_FORMAT": "json",
             **environment,
         }
-        self.log = directory / f"{name}.log"
+        self._log = directory / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
         self.kills = 0
 
+    @property
+    def log(self) -> str:
+        """What it has said since its first start."""
+        return self._log.read_text(encoding="utf-8")
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """The processes that a supervisor has started, the oldest first."""
+        assert self._process is not None, "the host was not started"
+        children = psutil.Process(self._process.pid).children()
+        return [child for child in children if "--worker-place" in child.cmdline()]
+
     async def start(self) -> None:
         """Start; returns when the process runs, not when it is ready."""
-        with self.log.open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command, env=self._environment, stdout=log, stderr=log
             )
 
+    async def wait_until_ready(self) -> None:
+        """Return when it has said, since its first start, that it is ready."""
+
+        async def look() -> bool:
+            # A worker's line says which one it is of.
+            ready = [line for line in self.log.splitlines() if '"event":"Ready"' in line]
+            return any('"worker"' not in line for line in ready)
+
+        await eventually(look, f"a ready host {self.name}", 60)
+
     async def kill(self) -> None:
         """SIGKILL, in the middle of whatever it does."""
-        assert self._process is not None, "the host was not started"
-        assert self._process.returncode is None, self.log.read_text()[-4000:]
-        self._process.send_signal(signal.SIGKILL)
-        await self._process.wait()
+        process = self._send(signal.SIGKILL)
+        await process.wait()
         self.kills += 1
 
-    async def stop(self) -> int:
-        """SIGTERM, then wait for the drain; the exit code."""
-        if self._process is None:
-            return 0
-        if self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
-        return await self._process.wait()
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.waitid(os.P_PID, self._send(signal.SIGSTOP).pid, os.WSTOPPED | os.WNOWAIT)
 
+    def resume(self) -> None:
+        self._send(signal.SIGCONT)
 
-async def is_ready(port: int) -> bool:
-    """Whether the admin door says so."""
-    async with httpx.AsyncClient() as client:
-        try:
-            answer = await client.get(f"http://127.0.0.1:{port}/readyz")
-        except httpx.TransportError:
-            return False
-    return answer.status_code == httpx.codes.OK
+    async def stop(self) -> None:
+        """End it in order, whatever was done to it; nothing when it does not run."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            for worker in self.workers:
+                worker.resume()
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
+        await process.wait()
 
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float) -> None:
-    """Return when `condition` holds."""
-    async with asyncio.timeout(timeout_s) as limit:
-        try:
-            while not await condition():  # noqa: ASYNC110 - what it asks sends no events
-                await asyncio.sleep(0.1)
-        except TimeoutError:
-            if limit.expired():
-                raise TimeoutError(f"{what} did not come within {timeout_s:g} s") from None
-            raise
+    def _send(self, number: signal.Signals) -> asyncio.subprocess.Process:
+        assert self._process is not None, "the host was not started"
+        assert self._process.returncode is None, self.log[-4000:]
+        self._process.send_signal(number)
+        return self._process

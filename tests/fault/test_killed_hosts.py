@@ -1,4 +1,4 @@
-"""Two hosts share the work, each is killed several times: nothing lost, nothing doubled."""
+"""Two hosts share 100,000 messages, each is killed several times: nothing lost, nothing doubled."""
 
 import asyncio
 import os
@@ -6,23 +6,19 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from runtime.broker.connection import Broker
-from tests.fault.backbone import (
-    MANIFESTS,
-    ROUTED_EVERY,
-    Telemetry,
+from tests.fault.endpoint import SECRET, Endpoint
+from tests.fault.hosts import HostProcess
+from tests.fault.reckoning import (
     assert_nothing_lost_nothing_doubled,
-    count_rows,
-    delivered_ids,
-    is_all_acknowledged,
-    register_devices,
-    stream_exists,
+    is_settled,
+    settled_telemetry,
 )
-from tests.fault.hosts import HostProcess, until
-from tests.receiver import Receiver
+from tests.fault.scene import MANIFESTS
+from tests.fault.traffic import Traffic, register_devices
+from tests.host import eventually
 from tests.servers import NatsServer
 
 pytestmark = pytest.mark.timeout(600)
@@ -50,28 +46,22 @@ async def hosts(
 async def test_every_message_becomes_one_row_and_every_job_is_delivered_though_hosts_are_killed(
     hosts: list[HostProcess], broker: Broker, postgres_dsn: str
 ) -> None:
-    telemetry = Telemetry(MESSAGES)
-    async with Receiver() as receiver:
-        database = await asyncpg.connect(postgres_dsn)
-        await register_devices(database, receiver.url)
-        await database.close()
+    traffic = Traffic(MESSAGES)
+    async with Endpoint() as endpoint:
+        await register_devices(postgres_dsn, endpoint.url, SECRET)
         for host in hosts:
             await host.start()
-        await until(lambda: stream_exists(broker, "TELEMETRY"), "the stream TELEMETRY", 60)
-        publishing = asyncio.create_task(telemetry.publish(broker))
-        await kill_now_and_then(hosts, postgres_dsn)
-        await publishing
-        await until(lambda: is_all_acknowledged(broker), "the last acknowledgement", 240)
-
-        async def have_arrived() -> bool:
-            return len(delivered_ids(receiver)) >= MESSAGES // ROUTED_EVERY
-
-        await until(have_arrived, "the last delivery", 120)
-        await assert_nothing_lost_nothing_doubled(telemetry, receiver, broker, postgres_dsn)
+        for host in hosts:
+            await host.wait_until_ready()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(traffic.publish(broker))
+            await kill_now_and_then(hosts, broker)
+        await eventually(lambda: is_settled(broker), "the end of everything", 300)
+        await assert_nothing_lost_nothing_doubled(traffic, endpoint, broker, postgres_dsn)
         assert [host.kills for host in hosts] == [KILLS_EACH, KILLS_EACH]
 
 
-async def kill_now_and_then(hosts: list[HostProcess], dsn: str) -> None:
+async def kill_now_and_then(hosts: list[HostProcess], broker: Broker) -> None:
     """Kill each host when so many more rows are there, so that it is at work when it dies."""
     chance = random.Random(7)  # noqa: S311 - the same kills in every run
     step = MESSAGES // (KILLS_EACH * len(hosts) + 1)
@@ -80,8 +70,8 @@ async def kill_now_and_then(hosts: list[HostProcess], dsn: str) -> None:
         at += chance.randint(step // 2, step)
 
         async def enough(wanted: int = at) -> bool:
-            return await count_rows(dsn) >= wanted
+            return await settled_telemetry(broker) >= wanted
 
-        await until(enough, f"{at} rows", 120)
+        await eventually(enough, f"{at} rows", 120)
         await host.kill()
         await host.start()

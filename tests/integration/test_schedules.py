@@ -11,8 +11,8 @@ import pytest
 
 from runtime import Context, Retry
 from runtime.binding import schedule, settlement
-from runtime.binding.clock import ServerClock
 from runtime.broker import function_consumers, stored
+from runtime.broker.clock import ServerClock
 from runtime.broker.connection import Broker
 from runtime.host import Host
 from tests.clock import ManualClock

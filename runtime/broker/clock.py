@@ -1,4 +1,4 @@
-"""The clock that schedules go by: the one of JetStream, which all hosts share."""
+"""The clock that schedules and parked messages go by: JetStream's, which all hosts share."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -27,10 +27,16 @@ class ServerClock:
 
     A host's own clock has no part in it, whether it is wrong or is being set. What it tells is late
     by the way of an answer at most, and never early.
+
+    Args:
+        broker: whom to ask.
+        stream: whose answers are looked at; one that exists.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, stream: str = SCHEDULES) -> None:
         self._broker = broker
+        self._stream = stream
+        self._reading = asyncio.Lock()
         self._read_at_s = 0.0
         self._read: datetime | None = None
         self._time = asyncio.get_running_loop().time
@@ -39,15 +45,16 @@ class ServerClock:
         """JetStream's time.
 
         Raises:
-            ApiError: the stream of ticks is gone.
+            ApiError: the stream is gone.
             Unavailable: JetStream does not answer.
         """
-        passed_s = self._time() - self._read_at_s
-        if self._read is None or passed_s > _READ_AGAIN_S:
-            answer = await self._broker.api(f"STREAM.INFO.{SCHEDULES}")
-            self._read = _EPOCH + timedelta(microseconds=parse_time_ns(answer["ts"]) // 1000)
-            self._read_at_s, passed_s = self._time(), 0.0
-        return self._read + timedelta(seconds=passed_s)
+        async with self._reading:  # However many ask at once, one answer does for all.
+            passed_s = self._time() - self._read_at_s
+            if self._read is None or passed_s > _READ_AGAIN_S:
+                answer = await self._broker.api(f"STREAM.INFO.{self._stream}")
+                self._read = _EPOCH + timedelta(microseconds=parse_time_ns(answer["ts"]) // 1000)
+                self._read_at_s, passed_s = self._time(), 0.0
+            return self._read + timedelta(seconds=passed_s)
 
     async def wait_until(self, moment: datetime) -> None:
         """Sleep until then, at most until the clock is to be read again."""

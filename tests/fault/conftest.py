@@ -1,0 +1,30 @@
+"""Servers that a test may kill, as nobody else's test needs them meanwhile."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fault.scene import Servers
+from tests.servers import NatsServer, PostgresServer
+
+
+@pytest.fixture
+def nats(server_directory: Path) -> Iterator[NatsServer]:
+    """A nats-server for one test."""
+    server = NatsServer(server_directory / "nats")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer, postgres_dsn: str) -> Iterator[PostgresServer]:
+    """The run's PostgreSQL, with the test's own database in it; serves again in the end."""
+    yield postgres_server
+    postgres_server.revive()
+
+
+@pytest.fixture
+def servers(nats: NatsServer, postgres_dsn: str, tmp_path: Path) -> Servers:
+    """A nats-server and a database of the test's own."""
+    return Servers(nats.url, postgres_dsn, tmp_path)

@@ -1,0 +1,115 @@
+"""What has come out: every message is looked for by its number, in every place it may be in."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import asyncpg
+
+from runtime.broker.connection import ApiError, Broker
+from runtime.broker.dead_letters import DeadLetters
+from runtime.errors import Unavailable
+from tests.fault.endpoint import Endpoint
+from tests.fault.traffic import Traffic
+from tests.host import eventually
+
+_CONSUMERS = (("TELEMETRY", "ingest-workers"), ("ROUTES", "route-delivery"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is wrong in one place: numbers that should be there once.
+
+    Attributes:
+        lost: are not there.
+        doubled: are there several times.
+        strange: should not be there.
+    """
+
+    name: str
+    lost: list[int]
+    doubled: list[int]
+    strange: list[int]
+
+    @classmethod
+    def compare(cls, name: str, found: Counter[int], expected: Iterable[int]) -> "Place":
+        """What is found beside what should be."""
+        wanted = set(expected)
+        return cls(
+            name,
+            lost=sorted(wanted - found.keys()),
+            doubled=sorted(number for number, times in found.items() if times > 1),
+            strange=sorted(found.keys() - wanted),
+        )
+
+
+async def assert_nothing_lost_nothing_doubled(
+    traffic: Traffic, endpoint: Endpoint, broker: Broker, dsn: str
+) -> None:
+    """Every number once in the place where it belongs, and the sum of all is what was received."""
+    rows, quarantined, delivered = await _read_database(dsn)
+    dead, stored = await eventually(lambda: _read_streams(broker), "JetStream's answers", 60)
+    places = [
+        Place.compare("rows", rows, range(traffic.count)),
+        Place.compare("quarantine", quarantined, traffic.refused),
+        Place.compare("dead letters", dead, traffic.strays),
+        Place.compare("webhook jobs", endpoint.readings(), traffic.routed),
+    ]
+    wrong = [place for place in places if place.lost or place.doubled or place.strange]
+    assert not wrong, wrong
+    assert delivered == Counter(endpoint.accepted.keys()), "the delivery log tells otherwise"
+    settled = rows.total() + quarantined.total() + dead.total() + traffic.duplicates
+    assert settled == traffic.received, (settled, traffic)
+    assert stored == rows.total() + quarantined.total(), "the stream has more, or less"
+
+
+async def _read_streams(broker: Broker) -> tuple[Counter[int], int] | None:
+    """The dead letters, and how much telemetry there is; None while a cluster does not tell."""
+    try:
+        letters = [letter async for letter in DeadLetters(broker).list()]
+        stored = await messages_in(broker, "TELEMETRY")
+    except (ApiError, Unavailable):
+        return None
+    return Counter(int(letter.message.data.split()[0]) for letter in letters), stored
+
+
+async def _read_database(dsn: str) -> tuple[Counter[int], Counter[int], Counter[str]]:
+    database = await asyncpg.connect(dsn)
+    rows = await database.fetch("SELECT (metrics->>'n')::int AS n FROM telemetry")
+    quarantine = await database.fetch("SELECT payload FROM quarantine_events")
+    jobs = await database.fetch("SELECT job_id FROM delivery_jobs WHERE status = 'delivered'")
+    await database.close()
+    return (
+        Counter(row["n"] for row in rows),
+        Counter(json.loads(row["payload"])["payload"]["metrics"]["n"] for row in quarantine),
+        Counter(row["job_id"] for row in jobs),
+    )
+
+
+async def is_settled(broker: Broker) -> bool:
+    """Whether no message waits anywhere; asked in the order in which messages flow."""
+    try:
+        for stream, durable in _CONSUMERS:
+            found = await broker.api(f"CONSUMER.INFO.{stream}.{durable}")
+            if found["num_pending"] or found["num_ack_pending"]:
+                return False
+        return not await messages_in(broker, "ROUTES") and not await messages_in(broker, "MAILBOX")
+    except (ApiError, Unavailable):
+        return False
+
+
+async def settled_telemetry(broker: Broker) -> int:
+    """How many messages ingest has settled, in whichever host; -1 while JetStream is away."""
+    try:
+        stream = await broker.api("STREAM.INFO.TELEMETRY")
+        found = await broker.api("CONSUMER.INFO.TELEMETRY.ingest-workers")
+    except (ApiError, Unavailable):
+        return -1
+    waiting = int(found["num_pending"]) + int(found["num_ack_pending"])
+    return int(stream["state"]["messages"]) - waiting
+
+
+async def messages_in(broker: Broker, stream: str) -> int:
+    """How many a stream holds."""
+    return int((await broker.api(f"STREAM.INFO.{stream}"))["state"]["messages"])

@@ -1,0 +1,108 @@
+"""A connection that a test can break: a TCP port on loopback in front of a real server."""
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_CHUNK_BYTES = 65_536
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Proxy:
+    """Forwards to a port on loopback, or to a Unix socket, until it is `cut` or `silence`d.
+
+    Attributes:
+        connections: how many were accepted in all.
+    """
+
+    def __init__(self, target: int | Path) -> None:
+        self._target = target
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._is_cut = False
+        self.connections = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.close()
+        self.reset()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def open(self) -> int:
+        """How many connections there are at this moment."""
+        return len(self._tasks)
+
+    def cut(self) -> None:
+        """Reset every connection, and each new one at once."""
+        # The port stays ours: closed, somebody else could have it before it is opened again.
+        self._is_cut = True
+        self.reset()
+
+    def silence(self) -> None:
+        """Forward nothing. Connections stay open and new ones are accepted, as by a dead route."""
+        self._flowing.clear()
+
+    def heal(self) -> None:
+        """Forward again, also what was held back meanwhile."""
+        self._is_cut = False
+        self._flowing.set()
+
+    def reset(self) -> None:
+        """Reset every connection; new ones are served."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A plain callback: of a coroutine here, asyncio would report the cancellation as an error.
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._serve((reader, writer)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, near: Streams) -> None:
+        self._writers.add(near[1])
+        writers = {near[1]}
+        try:
+            far = await self._connect()
+            writers.add(far[1])
+            self._writers.add(far[1])
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(near[0], far[1]))
+                pumps.create_task(self._pump(far[0], near[1]))
+        except* OSError:
+            pass  # One side has gone, or the server does not run: so has the other side, then.
+        finally:
+            self._writers -= writers
+            for writer in writers:
+                writer.transport.abort()
+
+    async def _connect(self) -> Streams:
+        if isinstance(self._target, Path):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(_CHUNK_BYTES):
+            await self._flowing.wait()
+            sink.write(data)
+            await sink.drain()
+        raise ConnectionResetError  # The other direction ends with this one.
