@@ -14,13 +14,13 @@ import structlog
 
 from runtime.binding.consumer import ConsumerBinding, Workplace
 from runtime.binding.endpoint import endpoint
+from runtime.binding.flow.supply import Source
 from runtime.binding.in_progress import InProgressTicker
 from runtime.binding.ordered import OrderedBinding
 from runtime.binding.outages import Outages
 from runtime.binding.schedule import ScheduleTicker, tick_subject, with_ticks
 from runtime.binding.service import ServiceBinding
 from runtime.binding.settlement import Desk
-from runtime.binding.supply import Source
 from runtime.broker.advisories import Sweeper
 from runtime.broker.clock import Clock, ServerClock
 from runtime.broker.connection import Broker

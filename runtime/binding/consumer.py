@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from runtime.binding.bucket import Bucket, bucket_of
-from runtime.binding.capacity import bounds_of, line_of
+from runtime.binding.flow.bucket import Bucket, bucket_of
+from runtime.binding.flow.capacity import bounds_of, line_of
+from runtime.binding.flow.intake import Intake
+from runtime.binding.flow.overflow import Overflow
+from runtime.binding.flow.supply import Source, Supply
+from runtime.binding.flow.turns import Turns
+from runtime.binding.flow.worker import Runner, Worker
 from runtime.binding.in_progress import Held, InProgressTicker
-from runtime.binding.intake import Intake
 from runtime.binding.outages import Outages
-from runtime.binding.overflow import Overflow
 from runtime.binding.settlement import BeforeReturn, Desk, Settlement
-from runtime.binding.supply import Source, Supply
-from runtime.binding.turns import Turns
-from runtime.binding.worker import Runner, Worker
 from runtime.broker.connection import Broker
 from runtime.broker.overflow import OverflowQueues
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome

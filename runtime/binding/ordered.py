@@ -5,18 +5,18 @@ What the host before it held and did not settle comes back first, and only then 
 """
 
 import asyncio
-import time
 from typing import Any
 
-from runtime.binding.caution import Caution
 from runtime.binding.consumer import ConsumerBinding, Workplace
-from runtime.binding.crew import Crew
-from runtime.binding.deputy import Deputy
-from runtime.binding.lease import Lease
-from runtime.binding.line import Awaited, KeyedLine
-from runtime.binding.supply import Source
+from runtime.binding.flow.line import Awaited, KeyedLine
+from runtime.binding.flow.supply import Source
+from runtime.binding.order.caution import Caution
+from runtime.binding.order.crew import Crew
+from runtime.binding.order.deputy import Deputy
+from runtime.binding.order.lease import Lease
+from runtime.broker.clock import ServerClock
 from runtime.broker.connection import ApiError
-from runtime.broker.leases import LeaseBook, LeaseRecord
+from runtime.broker.leases import LEASES, LeaseBook, LeaseRecord
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
 from runtime.message import Message
@@ -55,6 +55,7 @@ class OrderedBinding:
         # A successor waits for the ack wait in any case, so a shorter lease would gain nothing.
         book = LeaseBook(workplace.broker, self.name)
         self._ttl_s = max(LEAST_TTL_S, self._ack_wait_s)
+        self._clock = ServerClock(workplace.broker, LEASES)
         self._lease = Lease(book, self._ttl_s, self._state)
         self._caution = Caution(dispatcher, 0, self._lease.renew)
         self._due_at_s: dict[int, float] = {}
@@ -153,8 +154,8 @@ class OrderedBinding:
         )
         line = _line_of(work)
         line.is_open = False
-        self._expect(work, state)
         try:
+            await self._expect(work, state)
             await work.start()
             await self._gather(work)
         except (ApiError, Unavailable) as failure:
@@ -181,8 +182,8 @@ class OrderedBinding:
             await crew.start()
         await asyncio.get_running_loop().create_future()
 
-    def _expect(self, work: ConsumerBinding, state: dict[str, Any]) -> None:
-        now_s = time.time()
+    async def _expect(self, work: ConsumerBinding, state: dict[str, Any]) -> None:
+        now_s = await self._now_s()
         for fair_key, order_key, sequence, due_at_s in state.get("awaited", []):
             self._due_at_s[sequence] = due_at_s
             awaited = Awaited(fair_key, order_key, sequence)
@@ -202,7 +203,7 @@ class OrderedBinding:
 
     async def _is_all_here(self, work: ConsumerBinding) -> bool:
         # Counted first: what arrives while the server is asked must not stand for what is missing.
-        here = work.intake.count() + self._count_elsewhere(work)
+        here = work.intake.count() + self._count_elsewhere(work, await self._now_s())
         pending = await work.overflow.ack_pending() if work.overflow is not None else 0
         for source in self._sources:
             subject = f"CONSUMER.INFO.{source.stream}.{source.durable}"
@@ -214,9 +215,16 @@ class OrderedBinding:
                 return False
         return pending <= here
 
-    def _count_elsewhere(self, work: ConsumerBinding) -> int:
+    async def _now_s(self) -> float:
+        """JetStream's time, since 1970: that of this host may be wrong.
+
+        Raises:
+            ApiError, Unavailable: it does not tell.
+        """
+        return (await self._clock.now()).timestamp()
+
+    def _count_elsewhere(self, work: ConsumerBinding, now_s: float) -> int:
         """Messages that were sent back, and whose time has not come."""
-        now_s = time.time()
         awaited = _line_of(work).awaited()
         return sum(self._due_at_s.get(each.sequence, 0.0) > now_s for each in awaited)
 
@@ -225,7 +233,10 @@ class OrderedBinding:
         work = self._work
         if work is not None:
             work.intake.expect(message, delay_s)
-            self._due_at_s[message.sequence] = time.time() + delay_s
+            try:
+                self._due_at_s[message.sequence] = await self._now_s() + delay_s
+            except (ApiError, Unavailable):
+                log.debug("A successor will not know when a message is due", function=self.name)
             await self._lease.renew()
 
     def _state(self) -> dict[str, Any]:

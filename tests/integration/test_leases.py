@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime.binding.lease import SAFE_SHARE, Lease
+from runtime.binding.order.lease import SAFE_SHARE, Lease
 from runtime.broker.connection import Broker
 from runtime.broker.leases import LeaseBook, with_leases
 from runtime.broker.streams import ensure

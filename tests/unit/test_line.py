@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.binding.bucket import Bucket
-from runtime.binding.keys import LONGEST, NO_KEY, key_of
-from runtime.binding.line import Awaited, KeyedLine
+from runtime.binding.flow.bucket import Bucket
+from runtime.binding.flow.keys import LONGEST, NO_KEY, key_of
+from runtime.binding.flow.line import Awaited, KeyedLine
 from runtime.manifest.model import KeySpec
 from runtime.message import Message
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from runtime.binding.bucket import Bucket, bucket_of
-from runtime.binding.intake import Intake
-from runtime.binding.turns import PACE_S, Turns
+from runtime.binding.flow.bucket import Bucket, bucket_of
+from runtime.binding.flow.intake import Intake
+from runtime.binding.flow.turns import PACE_S, Turns
 from runtime.manifest.model import RateSpec
 from runtime.message import Message
 

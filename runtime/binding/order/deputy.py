@@ -5,7 +5,7 @@ import json
 import secrets
 from contextlib import AsyncExitStack
 
-from runtime.binding.remote_call import LEADER, UNFINISHED, called_message, encode_outcome
+from runtime.binding.order.remote_call import LEADER, UNFINISHED, called_message, encode_outcome
 from runtime.broker.connection import Broker, Subscription
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable

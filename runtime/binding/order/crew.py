@@ -6,11 +6,11 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.binding.caution import Caution
 from runtime.binding.consumer import ConsumerBinding
-from runtime.binding.deputy import BEAT_S, subject_of
-from runtime.binding.remote_call import call_headers, decode_outcome
-from runtime.binding.worker import Worker
+from runtime.binding.flow.worker import Worker
+from runtime.binding.order.caution import Caution
+from runtime.binding.order.deputy import BEAT_S, subject_of
+from runtime.binding.order.remote_call import call_headers, decode_outcome
 from runtime.broker.connection import Broker, Subscription
 from runtime.broker.parking import Mailbox
 from runtime.dispatch import Dispatcher, Outcome

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from runtime.binding.line import KeyedLine
-from runtime.binding.worker import Runner
+from runtime.binding.flow.line import KeyedLine
+from runtime.binding.flow.worker import Runner
 from runtime.broker.advisories import CODE
 from runtime.dispatch import Dead, Outcome
 from runtime.message import Message

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from runtime.binding.line import Awaited, KeyedLine, Line
+from runtime.binding.flow.line import Awaited, KeyedLine, Line
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 

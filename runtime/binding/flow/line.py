@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from runtime.binding.bucket import Bucket
+from runtime.binding.flow.bucket import Bucket
 from runtime.message import Message
 
 Key = Callable[[Message], str]

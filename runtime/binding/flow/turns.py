@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from runtime.binding.bucket import Bucket
-from runtime.binding.intake import Intake
+from runtime.binding.flow.bucket import Bucket
+from runtime.binding.flow.intake import Intake
 from runtime.message import Message
 
 PACE_S = 0.01

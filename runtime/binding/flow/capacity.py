@@ -1,8 +1,8 @@
 """How much a function holds at a time, and in which line. Pure decisions on its specification."""
 
-from runtime.binding.bucket import Bucket
-from runtime.binding.keys import key_of
-from runtime.binding.line import KeyedLine
+from runtime.binding.flow.bucket import Bucket
+from runtime.binding.flow.keys import key_of
+from runtime.binding.flow.line import KeyedLine
 from runtime.loader import Function
 
 MAX_IN_FLIGHT = 8192

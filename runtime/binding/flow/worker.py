@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from runtime.binding.intake import Intake
+from runtime.binding.flow.intake import Intake
 from runtime.dispatch import Outcome
 from runtime.message import Message
 

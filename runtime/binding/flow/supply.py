@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from runtime.binding.intake import Intake
+from runtime.binding.flow.intake import Intake
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message

@@ -10,9 +10,9 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from runtime.binding.intake import Intake
-from runtime.binding.line import KeyedLine
-from runtime.binding.supply import Guests, Source, Supply
+from runtime.binding.flow.intake import Intake
+from runtime.binding.flow.line import KeyedLine
+from runtime.binding.flow.supply import Guests, Source, Supply
 from runtime.broker.connection import ApiError
 from runtime.broker.overflow import OverflowQueues, name_of
 from runtime.broker.parking import Mailbox

@@ -1,0 +1,1 @@
+"""What a function holds: what it pulls, in which line it waits, whose turn it is, who calls."""

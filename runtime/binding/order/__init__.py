@@ -1,0 +1,1 @@
+"""Who leads an ordered function, and what the other hosts do for it."""
