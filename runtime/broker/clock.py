@@ -1,6 +1,7 @@
 """The clock that schedules and parked messages go by: JetStream's, which all hosts share."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -39,7 +40,7 @@ class ServerClock:
         self._reading = asyncio.Lock()
         self._read_at_s = 0.0
         self._read: datetime | None = None
-        self._time = asyncio.get_running_loop().time
+        self._time = time.monotonic
 
     async def now(self) -> datetime:
         """JetStream's time.

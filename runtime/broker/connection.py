@@ -266,15 +266,17 @@ class Broker:
         with Awaited(self._confirmations) as awaited:
             items = []
             for number, each in enumerate(publications, start=1):
-                headers = {
-                    **each.headers,
+                # In front of the copy's own: see `_acting_first`.
+                acting = {
                     "Nats-Batch-Id": batch_id,
                     "Nats-Batch-Sequence": str(number),
                     "Nats-Msg-Id": each.msg_id,
                 }
-                items.append((each.subject, "", headers, each.data))
-            items[-1][2]["Nats-Batch-Commit"] = "1"
-            items[-1] = (last.subject, awaited.expect(last.subject), *items[-1][2:])
+                reply = ""
+                if each is last:
+                    acting["Nats-Batch-Commit"] = "1"
+                    reply = awaited.expect(each.subject)
+                items.append((each.subject, reply, {**acting, **each.headers}, each.data))
             try:
                 await self._client.publish_all_headed(items)
             except nats.errors.Error as failure:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.broker.leases import LEASES
 from runtime.broker.stream_configs import SCHEDULES, runtime_streams
 from runtime.observe.metrics import Metrics
 from runtime.settings import _VARIABLES, HostSettings
@@ -146,4 +147,5 @@ def test_the_table_of_metrics_is_what_the_host_shows() -> None:
 def test_the_streams_of_the_host_are_named() -> None:
     rows = read_table(ROOT / "docs" / "concepts.md", "Streams")
 
-    assert {in_code(row[0])[0] for row in rows} == {*runtime_streams((2, 12, 0)), SCHEDULES}
+    own = {*runtime_streams((2, 12, 0)), SCHEDULES, LEASES}
+    assert {in_code(row[0])[0] for row in rows} == own
