@@ -52,3 +52,25 @@ async def test_a_publish_that_no_stream_takes_is_given_up_soon_and_leaves_nothin
     assert failure.value.subject == "nobody.listens"
     assert sum(connection.OFFER_AGAIN_S) <= took_s < connection.ACK_TIMEOUT_S
     assert not broker._confirmations._expected
+
+
+async def test_a_request_that_is_cancelled_ends_though_its_answer_comes_at_that_moment(
+    broker: Broker,
+) -> None:
+    async def ask() -> None:
+        while True:
+            await broker.api("INFO")
+
+    tasks = [asyncio.create_task(ask()) for _ in range(50)]
+    answered = asyncio.Event()
+    await broker.subscribe("answered", lambda _: answered.set())
+    for task in tasks:
+        # The answers to all of them arrive together, and then this: some are about to be read.
+        await broker.publish_core("answered", b"")
+        await answered.wait()
+        answered.clear()
+        task.cancel()
+    ended, running = await asyncio.wait(tasks, timeout=5)
+
+    assert not running
+    assert all(task.cancelled() for task in ended)
