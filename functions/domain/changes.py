@@ -79,7 +79,10 @@ class ChangeListener:
             tried.set()
             while not self._lost.is_set():
                 try:
-                    await asyncio.wait_for(self._lost.wait(), _PING_EVERY_S)
+                    # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes
+                    # together with what it waits for.
+                    async with asyncio.timeout(_PING_EVERY_S):
+                        await self._lost.wait()
                 except TimeoutError:
                     await connection.execute("SELECT 1", timeout=_ANSWER_WITHIN_S)
         finally:

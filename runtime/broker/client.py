@@ -1,10 +1,13 @@
-"""The client library's connection, mended where it would lose messages or connections."""
+"""The client library's connection, mended where it loses things."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import nats.errors
 from nats.aio.client import PING_PROTO, Client, Srv
+from nats.aio.msg import Msg
 
 PENDING_BYTES = 32 * 1024 * 1024
 """Outgoing bytes kept while the connection is down."""
@@ -22,6 +25,16 @@ class OrderedClient(Client):
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         await self._send_command(PING_PROTO)
         await self._flush_pending()
+
+    async def request(self, *arguments: Any, **named: Any) -> Msg:  # noqa: ANN401 - the library's
+        """As the library's, but one that is cancelled ends."""
+        with _heeding_cancellation():
+            return await super().request(*arguments, **named)
+
+    async def flush(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the library's
+        """As the library's, but one that is cancelled ends."""
+        with _heeding_cancellation():
+            await super().flush(*arguments, **named)
 
     async def _connect_to_server(self, s: Srv) -> None:
         """Close what the try before has left open, then connect.
@@ -76,3 +89,20 @@ def _headed(subject: str, reply: str, headers: Mapping[str, str], payload: bytes
         block,
         payload,
     )
+
+
+@contextmanager
+def _heeding_cancellation() -> Iterator[None]:
+    """Have a cancellation heard that came together with what was waited for.
+
+    Before Python 3.12 `asyncio.wait_for`, which the library waits with, swallows it: a loop that
+    asks JetStream again and again would never end. A host that was stopped a moment after its start
+    hung in its drain, about once in twenty times.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError

@@ -169,7 +169,7 @@ class Broker:
             Unavailable: it did not answer in time.
         """
         try:
-            await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]
+            await self._client.flush(timeout=timeout_s)
         except (TimeoutError, nats.errors.Error) as failure:
             raise Unavailable("NATS", type(failure).__name__) from failure
 

@@ -17,6 +17,8 @@ log = logging.getLogger("runtime.broker")
 ROUNDS = 5
 """How often the server is looked at again when other hosts change it at the same time."""
 PAUSE_S = 0.1
+PATIENCE = 3
+"""How often JetStream may leave a question of ours unanswered before it counts as away."""
 
 _STREAM_NOT_FOUND = 10059
 _NOT_FOUND = {_STREAM_NOT_FOUND, 10014}
@@ -130,14 +132,22 @@ async def _apply_all(
     broker: Broker, wanted: Sequence[Wanted], *, allow_loss: bool = False
 ) -> list[Change]:
     made: list[Change] = []
+    unanswered = 0
     for number in range(ROUNDS):
         await asyncio.sleep(PAUSE_S * number)
-        survey = await _survey(broker, wanted)
-        changes = [change for _, _, found in survey for change in found]
-        if not changes:
-            return made
-        _refuse(changes, allow_loss=allow_loss)
-        made += await _apply(broker, survey, is_last=number == ROUNDS - 1)
+        try:
+            survey = await _survey(broker, wanted)
+            changes = [change for _, _, found in survey for change in found]
+            if not changes:
+                return made
+            _refuse(changes, allow_loss=allow_loss)
+            await _apply(broker, survey, made, is_last=number == ROUNDS - 1)
+        except Unavailable:
+            # In a cluster nobody answers for what another host has just created until the nodes
+            # have elected its leader.
+            unanswered += 1
+            if unanswered == PATIENCE:
+                raise
     raise Unavailable(
         "JetStream", "other hosts keep changing the same streams; do they run other manifests?"
     )
@@ -181,8 +191,8 @@ async def _most_per_subject(broker: Broker, stream: str) -> int:
             return most
 
 
-async def _apply(broker: Broker, survey: _Survey, *, is_last: bool) -> list[Change]:
-    made: list[Change] = []
+async def _apply(broker: Broker, survey: _Survey, made: list[Change], *, is_last: bool) -> None:
+    """Make what the survey found to be missing or different, and add it to `made`."""
     problems: list[Problem] = []
     for wanted, found, changes in survey:
         if not changes:
@@ -202,7 +212,6 @@ async def _apply(broker: Broker, survey: _Survey, *, is_last: bool) -> list[Chan
             made += changes
     if problems:
         raise ConfigError(problems)
-    return made
 
 
 async def _write(broker: Broker, wanted: Wanted, found: Mapping[str, Any] | None) -> None:

@@ -69,6 +69,8 @@ class HostProcess:
         """Return when it has said, since its first start, that it is ready."""
 
         async def look() -> bool:
+            process = self._process
+            assert process is None or process.returncode is None, self.log[-4000:]
             # A worker's line says which one it is of.
             ready = [line for line in self.log.splitlines() if '"event":"Ready"' in line]
             return any('"worker"' not in line for line in ready)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from runtime.broker.connection import ApiError, Broker
+from runtime.broker.streams import ensure, plan
 from runtime.errors import PublishFailed, Unavailable
+from runtime.manifest.model import Manifest
 from tests.cluster import NODES, NatsCluster, NatsNode
 from tests.fault.reckoning import settled_telemetry
 from tests.fault.scene import Scene, Servers, flow, seeds
@@ -90,3 +92,29 @@ async def test_a_leader_that_hands_over_costs_the_publish_at_most_that_it_was_at
     # None was refused for want of a leader.
     assert set(refusals) <= {"no confirmation within 5 s"}
     assert len(refusals) <= 2
+
+
+async def test_many_hosts_that_start_at_once_on_a_cluster_agree(nats_cluster: NatsCluster) -> None:
+    brokers = [await Broker.connect(nats_cluster.url, name=f"host {n}") for n in range(5)]
+    left = []
+    for attempt in range(4):  # Every second time or so somebody asks for what has no leader yet.
+        manifest = _manifest(f"FIRST{attempt}", f"SECOND{attempt}")
+        await asyncio.gather(*(ensure(broker, manifest) for broker in brokers))
+        left += await plan(brokers[0], manifest)
+    for broker in brokers:
+        await broker.close()
+
+    assert left == []
+
+
+def _manifest(*streams: str) -> Manifest:
+    consumers = {name.lower(): {"stream": name} for name in streams}
+    return Manifest.model_validate(
+        {
+            "streams": {name: {"subjects": [name], "replicas": NODES} for name in streams},
+            "functions": {
+                name: {"handler": "a.module:a_function", "consumer": consumer}
+                for name, consumer in consumers.items()
+            },
+        }
+    )

@@ -64,3 +64,25 @@ async def test_a_message_id_counts_although_other_headers_end_with_its_name(brok
     other = await broker.publish(f"{name}.a", b"2", msg_id="two", headers=headers)
 
     assert (first.duplicate, again.duplicate, other.duplicate) == (False, True, False)
+
+
+async def test_a_request_that_is_cancelled_ends_though_its_answer_comes_at_that_moment(
+    broker: Broker,
+) -> None:
+    async def ask() -> None:
+        while True:
+            await broker.api("INFO")
+
+    tasks = [asyncio.create_task(ask()) for _ in range(50)]
+    answered = asyncio.Event()
+    await broker.subscribe("answered", lambda _: answered.set())
+    for task in tasks:
+        # The answers to all of them arrive together, and then this: some are about to be read.
+        await broker.publish_core("answered", b"")
+        await answered.wait()
+        answered.clear()
+        task.cancel()
+    ended, running = await asyncio.wait(tasks, timeout=5)
+
+    assert not running
+    assert all(task.cancelled() for task in ended)
