@@ -67,8 +67,11 @@ class Intake:
     def guest_capacity(self) -> int:
         """How many of the mailbox may be among them.
 
-        A share, so that however many are parked or redriven they never starve the stream.
+        A share, so that however many are parked or redriven they never starve the stream. But all
+        of them before the line is opened: what was handed over comes before what the stream has.
         """
+        if self.line is not None and not self.line.is_open:
+            return self._capacity + len(self.guests)
         return max(1, self._capacity // MAILBOX_SHARE)
 
     def count(self) -> int:
@@ -76,8 +79,21 @@ class Intake:
         return len(self.held)
 
     def count_own(self) -> int:
-        """How many are here that came from the stream itself."""
-        return len(self.held) - len(self.guests)
+        """How many places are taken by what came from the stream itself.
+
+        What is blocked takes none. Were all places taken by those that wait for a message, there
+        would be none for it to come back to.
+        """
+        own = len(self.held) - len(self.guests)
+        if self.line is not None and self.line.blocked:
+            own -= len(self.line.blocked.difference(self.guests))
+        return own
+
+    def count_guests(self, fellows: set[Message]) -> int:
+        """How many places are taken by those who came from the mailbox in one way."""
+        if self.line is not None and self.line.blocked:
+            return len(fellows) - len(fellows & self.line.blocked)
+        return len(fellows)
 
     def add(self, message: Message) -> None:
         """Take a message in."""

@@ -148,7 +148,7 @@ class Supply:
             self._broker,
             source.stream,
             source.durable,
-            slots=Slots(share, fellows.__len__),
+            slots=Slots(share, lambda: self._intake.count_guests(fellows)),
             deliver=deliver,
             recreate=source.recreate,
         )
