@@ -191,29 +191,52 @@ class OrderedBinding:
 
     async def _gather(self, work: ConsumerBinding) -> None:
         """Return when all is here that the host before this one held."""
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + self._ack_wait_s + LATE_S
-        while not await self._is_all_here(work):
+        time = asyncio.get_running_loop().time
+        due_at_s = time() + self._ack_wait_s
+        while True:
+            now_s, is_due = await self._now_s(), time() > due_at_s
+            if not await self._count_missing(work, now_s, make_room=is_due):
+                break
             if self._is_paused:
-                until_s = loop.time() + self._ack_wait_s + LATE_S
-            elif loop.time() > until_s:
+                due_at_s = time() + self._ack_wait_s
+            elif time() > due_at_s + LATE_S:
                 log.warning("Not all came back that another host held", function=self.name)
                 return
             await asyncio.sleep(GATHER_POLL_S)
+        # Nothing is missing, so what should have come back by now was settled after all.
+        line = _line_of(work)
+        for each in line.awaited():
+            if self._due_at_s.get(each.sequence, 0.0) <= now_s:
+                line.stop_awaiting(each)
 
-    async def _is_all_here(self, work: ConsumerBinding) -> bool:
+    async def _count_missing(self, work: ConsumerBinding, now_s: float, *, make_room: bool) -> int:
+        """How many messages are not here that the host before this one may have held.
+
+        Args:
+            now_s: JetStream's time.
+            make_room: whether to have places for them although others have taken all. The server
+                delivers them before any other once their ack wait is over; earlier it would
+                fill the places with others.
+        """
         # Counted first: what arrives while the server is asked must not stand for what is missing.
-        here = work.intake.count() + self._count_elsewhere(work, await self._now_s())
-        pending = await work.overflow.ack_pending() if work.overflow is not None else 0
+        here = work.intake.count() + self._count_elsewhere(work, now_s)
+        pending = unseen = 0
+        self._is_paused = False
+        if work.overflow is not None:
+            pending = await work.overflow.ack_pending(make_room=make_room)
         for source in self._sources:
             subject = f"CONSUMER.INFO.{source.stream}.{source.durable}"
             found = await self._workplace.broker.api(subject)
             pending += found["num_ack_pending"]
-            self._is_paused = bool(found.get("paused"))
-            # What was handed over or redriven is older than what the stream has.
-            if source.restore and found["num_pending"] and work.supply.has_room_for_guests:
-                return False
-        return pending <= here
+            self._is_paused |= bool(found.get("paused"))
+            if source.restore:
+                # What was handed over or redriven is older than what the stream has.
+                unseen = found["num_pending"]
+        missing = max(0, pending - here)
+        if make_room and missing:
+            work.intake.make_room(missing)
+            work.supply.poke()
+        return missing + unseen
 
     async def _now_s(self) -> float:
         """JetStream's time, since 1970: that of this host may be wrong.

@@ -9,6 +9,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from nats.aio.msg import Msg
@@ -80,6 +81,7 @@ class Puller:
         self._trouble = ""
         self._failures = 0
         self._heard_at_s = 0.0
+        self._stack = ExitStack()
         self._time = asyncio.get_running_loop().time
 
     @property
@@ -95,7 +97,7 @@ class Puller:
 
     async def start(self) -> None:
         """Begin to pull."""
-        self._broker.on_reconnect(self._forget_requests)
+        self._stack.callback(self._broker.on_reconnect(self._forget_requests))
         self._task = asyncio.create_task(self._run(), name=f"pull {self.stream}/{self.durable}")
         await self._ready.wait()
 
@@ -109,9 +111,11 @@ class Puller:
 
         With a timeout of 0 what has not been delivered yet is dropped, and comes again.
         """
+        self._stack.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._ready.set()  # Whoever is still starting it need not wait any more.
         if self._subscription is not None:
             if timeout_s > 0:
                 await self._subscription.drain(timeout_s)

@@ -43,6 +43,7 @@ class Intake:
         self._at_least = at_least
         self._at_most = max(at_least, at_most)
         self._capacity = at_least
+        self._extra = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._enough: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -62,7 +63,11 @@ class Intake:
 
     def capacity(self) -> int:
         """How many messages may be here at once, now."""
-        return self._capacity
+        return self._capacity + self._extra
+
+    def make_room(self, missing: int) -> None:
+        """Let so many more of the stream in, until the line is opened, than are here."""
+        self._extra = max(0, self.count_own() - self._capacity) + missing
 
     def guest_capacity(self) -> int:
         """How many of the mailbox may be among them.
@@ -117,6 +122,7 @@ class Intake:
         """Let the line be taken from."""
         if self.line is not None:
             self.line.is_open = True
+            self._extra = 0
             self._wake_all()
 
     def take_all(self, messages: int, size_bytes: int) -> list[Message]:

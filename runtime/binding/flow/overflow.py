@@ -36,6 +36,7 @@ class _Aside:
 
     Attributes:
         first: the sequence of its first message when this host saw it first.
+        extra: how many more than its share may be here.
         moving: messages on their way into it, in order.
         changed_at_s: the loop's clock when something was last moved into it.
     """
@@ -45,6 +46,7 @@ class _Aside:
     moving: deque[Message] = field(default_factory=deque)
     changed_at_s: float = 0.0
     guests: Guests | None = None
+    extra: int = 0
     task: "asyncio.Task[None] | None" = None
 
     def is_idle(self, *, since_s: float) -> bool:
@@ -109,6 +111,7 @@ class Overflow:
     def open(self) -> None:
         """Go on: the line has been opened, and whatever another host held is here."""
         for aside in self._asides.values():
+            aside.extra = 0
             if aside.moving:
                 aside.moving = deque(sorted(aside.moving, key=lambda message: message.sequence))
                 self._begin(aside)
@@ -140,13 +143,24 @@ class Overflow:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def ack_pending(self) -> int:
+    async def ack_pending(self, *, make_room: bool) -> int:
         """How many messages of all its queues are delivered and not settled, on any host.
+
+        Args:
+            make_room: whether to have places for those of them that are not here, however many
+                others are, until `open`.
 
         Raises:
             Unavailable: JetStream does not answer.
         """
-        return sum([await self._queues.ack_pending(name) for name in self._asides])
+        total = 0
+        for aside in list(self._asides.values()):
+            here = len(aside.guests.here) if aside.guests else 0
+            pending = await self._queues.ack_pending(aside.name)
+            if make_room and pending > here:
+                aside.extra = max(0, pending - self._share())
+            total += pending
+        return total
 
     def _share(self) -> int:
         """How many messages of one key may wait here: with more keys, fewer of each."""
@@ -226,7 +240,11 @@ class Overflow:
             recreate,
             self._mailbox.restore,
         )
-        aside.guests = await supply.add_guests(source, self._share)
+
+        def share() -> int:
+            return self._share() + aside.extra
+
+        aside.guests = await supply.add_guests(source, share)
 
     async def _run(self) -> None:
         while True:
