@@ -63,6 +63,7 @@ class OrderedBinding:
         self._deputy: Deputy | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_paused = False
+        self._grace_s = 0.0
         self._left: dict[str, Any] = {}
 
     @property
@@ -83,10 +84,10 @@ class OrderedBinding:
 
     async def drain(self, grace_s: float) -> None:
         """Finish what is here, then let another host go on at once."""
+        self._grace_s = grace_s
         if self._work is not None:
             await self._work.drain(grace_s)
-        if self._deputy is not None:
-            await self._deputy.stop(grace_s)
+        # Before a deputy has finished: it must not take the lease meanwhile.
         await self._end()
         await self._lease.give_back()
 
@@ -112,6 +113,9 @@ class OrderedBinding:
                     task.cancel()
                 await asyncio.gather(keeping, leading, return_exceptions=True)
                 await self._stop_work()
+            if not leading.cancelled() and (failure := leading.exception()):
+                log.error("Leading ended, which is a defect", function=self.name, exc_info=failure)
+                await asyncio.sleep(PAUSE_S)
             await self._lease.give_back()
             log.warning("Another host may go on with an ordered function", function=self.name)
 
@@ -126,7 +130,7 @@ class OrderedBinding:
             return await self._lease.take()
         finally:
             if self._deputy is not None:
-                await self._deputy.stop(0)
+                await self._deputy.stop(self._grace_s)
                 self._deputy = None
 
     async def _stop_work(self) -> None:
@@ -163,8 +167,7 @@ class OrderedBinding:
             await asyncio.sleep(PAUSE_S)
             return
         if record.holder:
-            held = [message for message in work.intake.held if message.attempt > 1]
-            self._caution.begin(line, held)
+            self._caution.begin(line, _suspects(work))
         work.intake.open()
         if work.overflow is not None:
             work.overflow.open()
@@ -212,11 +215,9 @@ class OrderedBinding:
     async def _count_missing(self, work: ConsumerBinding, now_s: float, *, make_room: bool) -> int:
         """How many messages are not here that the host before this one may have held.
 
-        Args:
-            now_s: JetStream's time.
-            make_room: whether to have places for them although others have taken all. The server
-                delivers them before any other once their ack wait is over; earlier it would
-                fill the places with others.
+        With `make_room` there are places for them although others have taken all. The server
+        delivers them before any other once their ack wait is over; earlier it would fill the
+        places with others.
         """
         # Counted first: what arrives while the server is asked must not stand for what is missing.
         here = work.intake.count() + self._count_elsewhere(work, now_s)
@@ -261,6 +262,9 @@ class OrderedBinding:
             except (ApiError, Unavailable):
                 log.debug("A successor will not know when a message is due", function=self.name)
             await self._lease.renew()
+            if not self._lease.is_held:
+                # No successor would know how long to wait for it: it goes back with all the others.
+                await asyncio.get_running_loop().create_future()
 
     def _state(self) -> dict[str, Any]:
         """What a successor must know."""
@@ -275,6 +279,14 @@ class OrderedBinding:
             ],
             "caution": self._caution.state(),
         }
+
+
+def _suspects(work: ConsumerBinding) -> list[Message]:
+    """What a host that died may have been calling: nothing that is behind a failed message."""
+    unlike = _line_of(work).blocked
+    if work.overflow is not None:
+        unlike = unlike | work.overflow.moving()
+    return [each for each in work.intake.held - unlike if each.attempt > 1]
 
 
 def _line_of(work: ConsumerBinding) -> KeyedLine:

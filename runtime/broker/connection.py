@@ -156,7 +156,7 @@ class Broker:
         return self._client.max_payload
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called after each rebuilt connection, until what this returns is called."""
+        """Have `callback` called after each rebuilt connection, until the answer is called."""
         self._reconnect_callbacks.append(callback)
         return lambda: self._reconnect_callbacks.remove(callback)
 

@@ -66,6 +66,7 @@ class Works:
         }
         streams = {self.stream: {"subjects": [self.stream.lower()]}}
         (folder / "working.py").write_text(MODULE)
+        stated = {key: value for key, value in stated.items() if value is not None}
         manifest = {"streams": streams, "functions": {self.name: stated}}
         (folder / "app.yaml").write_text(json.dumps(manifest))
 
@@ -205,3 +206,28 @@ async def test_what_the_dead_host_held_comes_first_although_more_waits_than_ther
 
     assert orders(journal) == {f"key{key}": list(numbers) for key in range(4)}
     assert overlaps(journal) == []
+
+
+async def test_turns_lose_nothing_when_hosts_die_and_double_only_what_they_held(
+    nats_server: NatsServer, broker: Broker, tmp_path: Path
+) -> None:
+    room = 60
+    by_key = {"ordered_by": None, "fair_by": {"field": "key"}}
+    works = Works(tmp_path, broker, max_in_flight=room, concurrency=4, **by_key)
+    flood, kills = range(1500), 3
+    addresses = {"NATS_URL": nats_server.url, "DATABASE_URL": "unused"}
+    async with serving(tmp_path, "app.yaml", "--workers", "2", **addresses) as served:
+        await served.wait_for_line("Ready", worker="2")
+        await works.publish("loud", *flood)
+        for number in range(kills):
+            found = await works.wait_for(len(flood) // 5 * (number + 1))
+            psutil.Process(found[-1]["pid"]).kill()
+            await works.publish(f"quiet{number}", *range(10))
+        journal = await works.wait_for(len(flood) + kills * 10)
+        await wait_until_settled(broker, works.stream, works.name)
+
+    ends = [(entry["key"], entry["number"]) for entry in journal if entry["what"] == "end"]
+    assert len(set(ends)) == len(flood) + kills * 10
+    # Of the stream and of the mailbox a host holds no more than that, calls included.
+    assert len(ends) - len(set(ends)) <= kills * room
+    assert await letters_of(broker, works.name) == []

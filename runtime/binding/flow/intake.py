@@ -213,7 +213,13 @@ class Intake:
             self._set_alarm()
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                # Woken and cancelled at once: somebody else must take what it was woken for.
+                if waiter.done() and not waiter.cancelled():
+                    self._wake()
+                raise
 
     async def wait_for(self, messages: int, size_bytes: int, limit_s: float) -> None:
         """Return when so many messages or bytes wait, or `limit_s` have passed.

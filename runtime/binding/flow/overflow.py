@@ -27,6 +27,7 @@ log = get_logger("runtime.overflow")
 LOOK_S = 2.0
 """How often the server is asked which overflow queues hold messages, other hosts' included."""
 CHUNK = 500
+CHUNK_BYTES = 4_000_000
 _PAUSE_S = 0.25
 
 
@@ -37,6 +38,7 @@ class _Aside:
     Attributes:
         first: the sequence of its first message when this host saw it first.
         extra: how many more than its share may be here.
+        opening: held while its pull loop begins, of which it has one.
         moving: messages on their way into it, in order.
         changed_at_s: the loop's clock when something was last moved into it.
     """
@@ -47,6 +49,7 @@ class _Aside:
     changed_at_s: float = 0.0
     guests: Guests | None = None
     extra: int = 0
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     task: "asyncio.Task[None] | None" = None
 
     def is_idle(self, *, since_s: float) -> bool:
@@ -162,6 +165,15 @@ class Overflow:
             total += pending
         return total
 
+    def moving(self) -> set[Message]:
+        """What is on its way into a queue, where order lets it come back no other way.
+
+        Handed over through the mailbox it would overtake those that were set aside before it.
+        """
+        if not self._ordered:
+            return set()
+        return {message for aside in self._asides.values() for message in aside.moving}
+
     def _share(self) -> int:
         """How many messages of one key may wait here: with more keys, fewer of each."""
         return max(self._least, self._intake.capacity() // (2 + self._line.groups))
@@ -207,11 +219,13 @@ class Overflow:
     def _chunk(self, moving: deque[Message]) -> list[Message]:
         """The next ones to store together: one that is too large for that stands alone."""
         chunk: list[Message] = []
+        size_bytes = 0
         for message in moving:
             fits = self._queues.fits(message)
             if fits or not chunk:
                 chunk.append(message)
-            if not fits or len(chunk) == CHUNK:
+            size_bytes += len(message.data)
+            if not fits or len(chunk) == CHUNK or size_bytes >= CHUNK_BYTES:
                 break
         return chunk
 
@@ -224,9 +238,12 @@ class Overflow:
             await asyncio.sleep(_PAUSE_S)
 
     async def _pull_from(self, aside: _Aside) -> None:
-        supply, name = self._supply, aside.name
-        if aside.guests is not None or supply is None:
-            return
+        async with aside.opening:
+            if aside.guests is None and self._supply is not None:
+                aside.guests = await self._guests(aside, self._supply)
+
+    async def _guests(self, aside: _Aside, supply: Supply) -> Guests:
+        name = aside.name
         await self._queues.ensure(name)
 
         async def recreate() -> None:
@@ -244,7 +261,7 @@ class Overflow:
         def share() -> int:
             return self._share() + aside.extra
 
-        aside.guests = await supply.add_guests(source, share)
+        return await supply.add_guests(source, share)
 
     async def _run(self) -> None:
         while True:
@@ -259,8 +276,10 @@ class Overflow:
         counts = await self._queues.counts()
         for name in counts.keys() - self._asides.keys():
             first = await self._queues.first_sequence(name)
-            aside = self._asides[name] = _Aside(name, first, changed_at_s=began_s)
-            await self._pull_from(aside)
+            # A message of that key may have come meanwhile, and have begun one.
+            self._asides.setdefault(name, _Aside(name, first, changed_at_s=began_s))
+        for name in counts.keys() & self._asides.keys():
+            await self._pull_from(self._asides[name])
         for aside in list(self._asides.values()):
             if aside.name not in counts and aside.is_idle(since_s=began_s):
                 await self._close(aside)
