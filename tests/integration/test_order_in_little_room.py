@@ -1,10 +1,12 @@
 """Ordered functions that may hold few messages at a time: their order is the same."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from runtime import Context, Retry
+from tests.host import consumer, eventually
 from tests.integration.test_ordering import Belt, Watched, belt
 
 __all__ = ["belt"]
@@ -35,3 +37,32 @@ async def test_a_failed_message_comes_back_although_those_behind_it_fill_every_p
         await watched.journal.wait(120)
 
     assert watched.done == belt.given
+
+
+async def test_what_was_on_its_way_aside_when_its_host_drained_overtakes_nothing(
+    belt: Belt,
+) -> None:
+    """A message too large to be set aside holds those behind it back on their way."""
+    watched, gate = Watched(), asyncio.Event()
+    spec: dict[str, Any] = {"max_in_flight": 40, "concurrency": 4}
+
+    async def act(ctx: Context, event: Any) -> None:
+        await gate.wait()
+        watched.journal.add(int(event.raw[:4]))
+
+    async def is_on_its_way() -> bool:
+        found = await consumer(belt.broker, belt.stream, belt.name)
+        return bool(found["delivered"]["stream_seq"] > 25 and found["num_ack_pending"] <= 20)
+
+    async with belt.run(act, **spec) as first:
+        for number in range(1, 41):
+            large = b" " * (belt.broker.max_payload_bytes - 200) if number == 21 else b""
+            await belt.give("key0", data=b"%4d" % number + large)
+        await eventually(is_on_its_way, "some behind the large one")
+        await first.drain(0.3)
+    gate.set()
+    async with belt.run(act, **spec):
+        await watched.journal.wait(40)
+        await belt.settle()
+
+    assert list(dict.fromkeys(watched.journal.entries)) == list(range(1, 41))
