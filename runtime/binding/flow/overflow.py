@@ -190,6 +190,7 @@ class Overflow:
             aside.task = asyncio.create_task(self._move(aside), name="overflow")
 
     async def _move(self, aside: _Aside) -> None:
+        is_failing = False
         while aside.moving:
             chunk = self._chunk(aside.moving)
             try:
@@ -200,7 +201,9 @@ class Overflow:
                     continue
                 await self._queues.put(aside.name, chunk, in_order=self._ordered)
             except (ApiError, PublishFailed, Unavailable) as failure:
-                log.warning("A message cannot be set aside", reason=str(failure))
+                if not is_failing:
+                    log.warning("A message cannot be set aside", reason=str(failure))
+                is_failing = True
                 if self._ordered:
                     # What follows must not overtake it, here or in the queue.
                     await asyncio.sleep(_PAUSE_S)
@@ -208,6 +211,7 @@ class Overflow:
                 for message in chunk:
                     self._intake.add(message)
             else:
+                is_failing = False
                 self._settler.ack_all(chunk)
                 self._intake.release_all(chunk)
             aside.changed_at_s = self._time()
