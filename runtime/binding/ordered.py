@@ -29,6 +29,8 @@ LEAST_TTL_S = 5.0
 DEPUTY_SHARE = 0.5
 """The share of a lease's time after which a silent leader's calls elsewhere are ended."""
 GATHER_POLL_S = 0.1
+LOOK_S = 3.0
+"""How often a leader sees whether the function is paused: before a message can be overdue."""
 PAUSE_S = 1.0
 LATE_S = 5.0
 """How long after its ack wait what another host held may still come back."""
@@ -183,7 +185,22 @@ class OrderedBinding:
                 lost_after_s=self._ttl_s,
             )
             await crew.start()
-        await asyncio.get_running_loop().create_future()
+        await self._watch(work)
+
+    async def _watch(self, work: ConsumerBinding) -> None:
+        """For ever: see whether what failed can come back."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                found = [await self._look_at(source) for source in self._sources]
+            except (ApiError, Unavailable):
+                found = [{"paused": True}]
+            if any(each.get("paused") for each in found):
+                work.intake.excuse()
+
+    async def _look_at(self, source: Source) -> dict[str, Any]:
+        subject = f"CONSUMER.INFO.{source.stream}.{source.durable}"
+        return await self._workplace.broker.api(subject)
 
     async def _expect(self, work: ConsumerBinding, state: dict[str, Any]) -> None:
         now_s = await self._now_s()
@@ -226,8 +243,7 @@ class OrderedBinding:
         if work.overflow is not None:
             pending = await work.overflow.ack_pending(make_room=make_room)
         for source in self._sources:
-            subject = f"CONSUMER.INFO.{source.stream}.{source.durable}"
-            found = await self._workplace.broker.api(subject)
+            found = await self._look_at(source)
             pending += found["num_ack_pending"]
             self._is_paused |= bool(found.get("paused"))
             if source.restore:

@@ -6,6 +6,12 @@ from typing import Any
 import pytest
 
 from runtime import Context, Retry
+from runtime.binding import ordered
+from runtime.binding.flow import intake
+from runtime.broker import function_consumers
+from runtime.broker.function_consumers import FunctionConsumer
+from runtime.broker.stream_configs import MAILBOX
+from runtime.errors import ConfigError
 from tests.host import consumer, eventually
 from tests.integration.test_ordering import Belt, Watched, belt
 
@@ -66,3 +72,38 @@ async def test_what_was_on_its_way_aside_when_its_host_drained_overtakes_nothing
         await belt.settle()
 
     assert list(dict.fromkeys(watched.journal.entries)) == list(range(1, 41))
+
+
+async def test_those_behind_a_failed_message_wait_for_it_while_the_function_is_paused(
+    belt: Belt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if belt.broker.server_version < function_consumers.PAUSE_SINCE:
+        with pytest.raises(ConfigError, match="cannot pause a consumer"):
+            function_consumers.check_pausing(belt.broker.server_version)
+        return
+    monkeypatch.setattr(intake, "OVERDUE_S", 1.5)
+    monkeypatch.setattr(ordered, "LOOK_S", 0.05)
+    watched, failed, looked = Watched(), asyncio.Event(), asyncio.Event()
+    consumers = [
+        FunctionConsumer(belt.name, stream, belt.name, 0, 0, 0) for stream in (belt.stream, MAILBOX)
+    ]
+
+    async def act(ctx: Context, event: Any) -> None:
+        if event.raw == b"1" and ctx.attempt == 1:
+            await looked.wait()
+            failed.set()
+            raise Retry("not yet", delay_s=0.1)
+        await watched.work(event, 0)
+
+    async with belt.run(act):
+        await belt.give("key0", "key0", "key1")
+        await watched.journal.wait(1)
+        await function_consumers.pause(belt.broker, consumers, function_consumers.FOR_EVER)
+        looked.set()
+        await failed.wait()
+        with pytest.raises(AssertionError):
+            await watched.journal.wait(2, timeout_s=4)
+        await function_consumers.resume(belt.broker, consumers)
+        await watched.journal.wait(3)
+
+    assert watched.done == belt.given

@@ -50,6 +50,7 @@ class Intake:
         self._enough_messages = 0
         self._enough_bytes = 0
         self._finishing = False
+        self._excused_until_s = 0.0
         self._empty = asyncio.Event()
         self._empty.set()
         self._settled = 0
@@ -201,6 +202,10 @@ class Intake:
             self.line.await_return(awaited)
             self._loop.call_later(delay_s + OVERDUE_S, self._give_up, awaited)
 
+    def excuse(self) -> None:
+        """Say that the server delivers nothing now: no failed message is overdue soon."""
+        self._excused_until_s = self._loop.time() + OVERDUE_S
+
     def clear(self) -> None:
         """Let go of everything."""
         self.held.clear()
@@ -288,7 +293,9 @@ class Intake:
             fellows.discard(guest)
 
     def _give_up(self, awaited: Message | Awaited) -> None:
-        if self.line is not None and self.line.stop_awaiting(awaited):
+        if self._loop.time() < self._excused_until_s:
+            self._loop.call_later(OVERDUE_S, self._give_up, awaited)
+        elif self.line is not None and self.line.stop_awaiting(awaited):
             log.warning(
                 "A message did not come back in time, those of its key go on",
                 sequence=awaited.sequence,
