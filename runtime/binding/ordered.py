@@ -17,6 +17,7 @@ from runtime.binding.order.lease import Lease
 from runtime.broker.clock import ServerClock
 from runtime.broker.connection import ApiError
 from runtime.broker.leases import LEASES, LeaseBook, LeaseRecord
+from runtime.broker.puller import origin_of
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
 from runtime.message import Message
@@ -237,7 +238,9 @@ class OrderedBinding:
         places with others.
         """
         # Counted first: what arrives while the server is asked must not stand for what is missing.
-        here = work.intake.count() + self._count_elsewhere(work, now_s)
+        # And once each: one that was paused may send back what was delivered here since.
+        here = len({origin_of(message.reply) for message in work.intake.held})
+        here += self._count_elsewhere(work, now_s)
         pending = unseen = 0
         self._is_paused = False
         if work.overflow is not None:

@@ -31,6 +31,16 @@ _NS = 1_000_000_000
 _TOKENS_V1 = 9
 
 
+def origin_of(reply: str) -> tuple[str, str, str]:
+    """The stream, the consumer and the sequence of a delivery: the same for each of a message.
+
+    Source: NATS ADR-15, what follows `$JS.ACK.`; version 2 has the domain and the account first.
+    """
+    tokens = reply.split(".")
+    first = 2 if len(tokens) == _TOKENS_V1 else 4
+    return tokens[first], tokens[first + 1], tokens[first + 3]
+
+
 @dataclass(frozen=True, slots=True)
 class Slots:
     """How the loop learns what it may ask for.

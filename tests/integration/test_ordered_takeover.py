@@ -123,3 +123,30 @@ async def _ack(belt: Belt, messages: list[Message]) -> None:
     settler = Settler(belt.broker)
     settler.ack_all(messages)
     await settler.stop(5)
+
+
+async def test_what_a_paused_host_sends_back_late_does_not_stand_for_what_is_missing(
+    belt: Belt,
+) -> None:
+    """Its NAK has a message delivered again that the next host has already."""
+    watched, dead = Watched(), DeadHost(belt)
+    act = await _act(watched)
+    spec = {**SPEC, "max_in_flight": 400, "consumer": {"stream": belt.stream, "ack_wait": "2s"}}
+    async with belt.run(act, **spec):
+        pass  # So that its consumers exist.
+    await belt.give(*KEYS * EACH)
+    await dead.lead()
+    held = await dead.pull(belt.stream, belt.name, 20)
+    async with belt.run(act, **spec):
+        await dead.hold(held)
+        for _ in range(3):
+            for message in held[:10]:
+                await belt.broker.in_progress(message)
+            for message in held[10:]:
+                await belt.broker.send(message.reply, b"-NAK")
+            await asyncio.sleep(0.3)
+        await watched.journal.wait(EACH * len(KEYS))
+        await belt.settle()
+
+    once = {key: list(dict.fromkeys(numbers)) for key, numbers in watched.done.items()}
+    assert once == belt.given
