@@ -107,3 +107,22 @@ async def test_those_behind_a_failed_message_wait_for_it_while_the_function_is_p
         await watched.journal.wait(3)
 
     assert watched.done == belt.given
+
+
+async def test_a_message_that_fails_again_is_waited_for_anew(
+    belt: Belt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not overdue when it would have been for the time before."""
+    monkeypatch.setattr(intake, "OVERDUE_S", 1)
+    watched = Watched()
+
+    async def act(ctx: Context, event: Any) -> None:
+        if event.raw == b"1" and ctx.attempt < 3:
+            raise Retry("not yet", delay_s=0.1 if ctx.attempt == 1 else 2)
+        await watched.work(event, 0)
+
+    async with belt.run(act):
+        await belt.give("key0", "key0")
+        await watched.journal.wait(2)
+
+    assert watched.done == belt.given

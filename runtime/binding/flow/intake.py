@@ -51,6 +51,7 @@ class Intake:
         self._enough_bytes = 0
         self._finishing = False
         self._excused_until_s = 0.0
+        self._overdue: dict[int, asyncio.TimerHandle] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._settled = 0
@@ -194,13 +195,13 @@ class Intake:
         """
         if self.line is not None and self.line.is_ordered:
             self.line.release(message, comes_back=True)
-            self._loop.call_later(delay_s + OVERDUE_S, self._give_up, message)
+            self._watch_for(message, delay_s + OVERDUE_S)
 
     def expect_from_another(self, awaited: Awaited, delay_s: float) -> None:
         """As `expect`, for a message that the host before this one sent back."""
         if self.line is not None:
             self.line.await_return(awaited)
-            self._loop.call_later(delay_s + OVERDUE_S, self._give_up, awaited)
+            self._watch_for(awaited, delay_s + OVERDUE_S)
 
     def excuse(self) -> None:
         """Say that the server delivers nothing now: no failed message is overdue soon."""
@@ -210,6 +211,9 @@ class Intake:
         """Let go of everything."""
         self.held.clear()
         self.guests.clear()
+        for timer in self._overdue.values():
+            timer.cancel()
+        self._overdue.clear()
         self._empty.set()
 
     async def wait(self) -> None:
@@ -292,9 +296,16 @@ class Intake:
         if fellows is not None:
             fellows.discard(guest)
 
+    def _watch_for(self, awaited: Message | Awaited, limit_s: float) -> None:
+        """Give it up after this time, and no sooner: it may have failed, and come back, before."""
+        if (earlier := self._overdue.get(awaited.sequence)) is not None:
+            earlier.cancel()
+        self._overdue[awaited.sequence] = self._loop.call_later(limit_s, self._give_up, awaited)
+
     def _give_up(self, awaited: Message | Awaited) -> None:
+        del self._overdue[awaited.sequence]
         if self._loop.time() < self._excused_until_s:
-            self._loop.call_later(OVERDUE_S, self._give_up, awaited)
+            self._watch_for(awaited, OVERDUE_S)
         elif self.line is not None and self.line.stop_awaiting(awaited):
             log.warning(
                 "A message did not come back in time, those of its key go on",
