@@ -30,6 +30,7 @@ LEAST_TTL_S = 5.0
 DEPUTY_SHARE = 0.5
 """The share of a lease's time after which a silent leader's calls elsewhere are ended."""
 GATHER_POLL_S = 0.1
+CANCEL_AGAIN_S = 1.0
 LOOK_S = 3.0
 """How often a leader sees whether the function is paused: before a message can be overdue."""
 PAUSE_S = 1.0
@@ -101,8 +102,7 @@ class OrderedBinding:
 
     async def _end(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await _cancel({self._task}, self._grace_s + CANCEL_AGAIN_S)
 
     async def _run(self) -> None:
         while True:
@@ -112,9 +112,7 @@ class OrderedBinding:
             try:
                 await asyncio.wait({keeping, leading}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in (keeping, leading):
-                    task.cancel()
-                await asyncio.gather(keeping, leading, return_exceptions=True)
+                await _cancel({keeping, leading}, CANCEL_AGAIN_S)
                 await self._stop_work()
             if not leading.cancelled() and (failure := leading.exception()):
                 log.error("Leading ended, which is a defect", function=self.name, exc_info=failure)
@@ -190,7 +188,7 @@ class OrderedBinding:
 
     async def _watch(self, work: ConsumerBinding) -> None:
         """For ever: see whether what failed can come back."""
-        while True:
+        while self._lease.is_held:
             await asyncio.sleep(LOOK_S)
             try:
                 found = [await self._look_at(source) for source in self._sources]
@@ -298,6 +296,14 @@ class OrderedBinding:
             ],
             "caution": self._caution.state(),
         }
+
+
+async def _cancel(tasks: set["asyncio.Task[None]"], again_after_s: float) -> None:
+    """End tasks. The client library may swallow a cancellation that comes with an answer."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=again_after_s)
 
 
 def _suspects(work: ConsumerBinding) -> list[Message]:
