@@ -31,6 +31,8 @@ DEPUTY_SHARE = 0.5
 """The share of a lease's time after which a silent leader's calls elsewhere are ended."""
 GATHER_POLL_S = 0.1
 CANCEL_AGAIN_S = 1.0
+GIVE_UP_S = 2.0
+"""How long a host that drains before it has begun waits for what is on its way to it."""
 LOOK_S = 3.0
 """How often a leader sees whether the function is paused: before a message can be overdue."""
 PAUSE_S = 1.0
@@ -68,6 +70,7 @@ class OrderedBinding:
         self._task: asyncio.Task[None] | None = None
         self._is_paused = False
         self._grace_s = 0.0
+        self._may_begin = True
         self._left: dict[str, Any] = {}
 
     @property
@@ -90,6 +93,10 @@ class OrderedBinding:
         """Finish what is here, then let another host go on at once."""
         self._grace_s = grace_s
         if self._work is not None:
+            if not _line_of(self._work).is_open:
+                # It was still gathering: nothing of what is here may be called.
+                self._may_begin = False
+                grace_s = min(grace_s, GIVE_UP_S)
             await self._work.drain(grace_s)
         # Before a deputy has finished: it must not take the lease meanwhile.
         await self._end()
@@ -163,6 +170,8 @@ class OrderedBinding:
             await self._expect(work, state)
             await work.start()
             await self._gather(work)
+            if not self._may_begin:
+                await asyncio.get_running_loop().create_future()  # The drain ends this task.
         except (ApiError, Unavailable) as failure:
             log.warning("An ordered function cannot begin", function=self.name, reason=str(failure))
             await asyncio.sleep(PAUSE_S)

@@ -150,3 +150,27 @@ async def test_what_a_paused_host_sends_back_late_does_not_stand_for_what_is_mis
 
     once = {key: list(dict.fromkeys(numbers)) for key, numbers in watched.done.items()}
     assert once == belt.given
+
+
+async def test_a_host_that_drains_before_all_came_back_calls_nothing(belt: Belt) -> None:
+    watched, dead = Watched(), DeadHost(belt)
+    act = await _act(watched)
+    spec = {**SPEC, "consumer": {"stream": belt.stream, "ack_wait": "2s"}}
+    async with belt.run(act, **spec):
+        pass  # So that its consumers exist.
+    await belt.give(*KEYS * EACH)
+    await dead.lead()
+    held = await dead.pull(belt.stream, belt.name, 10)
+    async with belt.run(act, **spec) as host:
+        await dead.hold(held)
+        draining = asyncio.create_task(host.drain(30))
+        while not draining.done():
+            for message in held:
+                await belt.broker.in_progress(message)
+            await asyncio.wait({draining}, timeout=0.5)
+    assert watched.done == {}
+    async with belt.run(act, **spec):
+        await watched.journal.wait(EACH * len(KEYS))
+        await belt.settle()
+
+    assert watched.done == belt.given
