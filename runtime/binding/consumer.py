@@ -152,7 +152,8 @@ class ConsumerBinding:
                 "Not finished in time, given back", function=self.name, messages=self.intake.count()
             )
         await self._end_work()
-        await self._hand_over(list(self.intake.held))
+        aside = self.overflow.moving() if self.overflow is not None else set()
+        await self._hand_over(list(self.intake.held - aside))
         await self.stop()
 
     async def stop(self) -> None:

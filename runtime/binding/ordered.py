@@ -17,6 +17,7 @@ from runtime.binding.order.lease import Lease
 from runtime.broker.clock import ServerClock
 from runtime.broker.connection import ApiError
 from runtime.broker.leases import LEASES, LeaseBook, LeaseRecord
+from runtime.broker.puller import origin_of
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
 from runtime.message import Message
@@ -29,6 +30,11 @@ LEAST_TTL_S = 5.0
 DEPUTY_SHARE = 0.5
 """The share of a lease's time after which a silent leader's calls elsewhere are ended."""
 GATHER_POLL_S = 0.1
+CANCEL_AGAIN_S = 1.0
+GIVE_UP_S = 2.0
+"""How long a host that drains before it has begun waits for what is on its way to it."""
+LOOK_S = 3.0
+"""How often a leader sees whether the function is paused: before a message can be overdue."""
 PAUSE_S = 1.0
 LATE_S = 5.0
 """How long after its ack wait what another host held may still come back."""
@@ -63,6 +69,8 @@ class OrderedBinding:
         self._deputy: Deputy | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_paused = False
+        self._grace_s = 0.0
+        self._may_begin = True
         self._left: dict[str, Any] = {}
 
     @property
@@ -83,10 +91,14 @@ class OrderedBinding:
 
     async def drain(self, grace_s: float) -> None:
         """Finish what is here, then let another host go on at once."""
+        self._grace_s = grace_s
         if self._work is not None:
+            if not _line_of(self._work).is_open:
+                # It was still gathering: nothing of what is here may be called.
+                self._may_begin = False
+                grace_s = min(grace_s, GIVE_UP_S)
             await self._work.drain(grace_s)
-        if self._deputy is not None:
-            await self._deputy.stop(grace_s)
+        # Before a deputy has finished: it must not take the lease meanwhile.
         await self._end()
         await self._lease.give_back()
 
@@ -97,8 +109,7 @@ class OrderedBinding:
 
     async def _end(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await _cancel({self._task}, self._grace_s + CANCEL_AGAIN_S)
 
     async def _run(self) -> None:
         while True:
@@ -108,10 +119,11 @@ class OrderedBinding:
             try:
                 await asyncio.wait({keeping, leading}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in (keeping, leading):
-                    task.cancel()
-                await asyncio.gather(keeping, leading, return_exceptions=True)
+                await _cancel({keeping, leading}, CANCEL_AGAIN_S)
                 await self._stop_work()
+            if not leading.cancelled() and (failure := leading.exception()):
+                log.error("Leading ended, which is a defect", function=self.name, exc_info=failure)
+                await asyncio.sleep(PAUSE_S)
             await self._lease.give_back()
             log.warning("Another host may go on with an ordered function", function=self.name)
 
@@ -126,7 +138,7 @@ class OrderedBinding:
             return await self._lease.take()
         finally:
             if self._deputy is not None:
-                await self._deputy.stop(0)
+                await self._deputy.stop(self._grace_s)
                 self._deputy = None
 
     async def _stop_work(self) -> None:
@@ -158,13 +170,14 @@ class OrderedBinding:
             await self._expect(work, state)
             await work.start()
             await self._gather(work)
+            if not self._may_begin:
+                await asyncio.get_running_loop().create_future()  # The drain ends this task.
         except (ApiError, Unavailable) as failure:
             log.warning("An ordered function cannot begin", function=self.name, reason=str(failure))
             await asyncio.sleep(PAUSE_S)
             return
         if record.holder:
-            held = [message for message in work.intake.held if message.attempt > 1]
-            self._caution.begin(line, held)
+            self._caution.begin(line, _suspects(work))
         work.intake.open()
         if work.overflow is not None:
             work.overflow.open()
@@ -180,7 +193,22 @@ class OrderedBinding:
                 lost_after_s=self._ttl_s,
             )
             await crew.start()
-        await asyncio.get_running_loop().create_future()
+        await self._watch(work)
+
+    async def _watch(self, work: ConsumerBinding) -> None:
+        """For ever: see whether what failed can come back."""
+        while self._lease.is_held:
+            await asyncio.sleep(LOOK_S)
+            try:
+                found = [await self._look_at(source) for source in self._sources]
+            except (ApiError, Unavailable):
+                found = [{"paused": True}]
+            if any(each.get("paused") for each in found):
+                work.intake.excuse()
+
+    async def _look_at(self, source: Source) -> dict[str, Any]:
+        subject = f"CONSUMER.INFO.{source.stream}.{source.durable}"
+        return await self._workplace.broker.api(subject)
 
     async def _expect(self, work: ConsumerBinding, state: dict[str, Any]) -> None:
         now_s = await self._now_s()
@@ -191,29 +219,51 @@ class OrderedBinding:
 
     async def _gather(self, work: ConsumerBinding) -> None:
         """Return when all is here that the host before this one held."""
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + self._ack_wait_s + LATE_S
-        while not await self._is_all_here(work):
+        time = asyncio.get_running_loop().time
+        due_at_s = time() + self._ack_wait_s
+        while True:
+            now_s, is_due = await self._now_s(), time() > due_at_s
+            if not await self._count_missing(work, now_s, make_room=is_due):
+                break
             if self._is_paused:
-                until_s = loop.time() + self._ack_wait_s + LATE_S
-            elif loop.time() > until_s:
+                due_at_s = time() + self._ack_wait_s
+            elif time() > due_at_s + LATE_S:
                 log.warning("Not all came back that another host held", function=self.name)
                 return
             await asyncio.sleep(GATHER_POLL_S)
+        # Nothing is missing, so what should have come back by now was settled after all.
+        line = _line_of(work)
+        for each in line.awaited():
+            if self._due_at_s.get(each.sequence, 0.0) <= now_s:
+                line.stop_awaiting(each)
 
-    async def _is_all_here(self, work: ConsumerBinding) -> bool:
+    async def _count_missing(self, work: ConsumerBinding, now_s: float, *, make_room: bool) -> int:
+        """How many messages are not here that the host before this one may have held.
+
+        With `make_room` there are places for them although others have taken all. The server
+        delivers them before any other once their ack wait is over; earlier it would fill the
+        places with others.
+        """
         # Counted first: what arrives while the server is asked must not stand for what is missing.
-        here = work.intake.count() + self._count_elsewhere(work, await self._now_s())
-        pending = await work.overflow.ack_pending() if work.overflow is not None else 0
+        # And once each: one that was paused may send back what was delivered here since.
+        here = len({origin_of(message.reply) for message in work.intake.held})
+        here += self._count_elsewhere(work, now_s)
+        pending = unseen = 0
+        self._is_paused = False
+        if work.overflow is not None:
+            pending = await work.overflow.ack_pending(make_room=make_room)
         for source in self._sources:
-            subject = f"CONSUMER.INFO.{source.stream}.{source.durable}"
-            found = await self._workplace.broker.api(subject)
+            found = await self._look_at(source)
             pending += found["num_ack_pending"]
-            self._is_paused = bool(found.get("paused"))
-            # What was handed over or redriven is older than what the stream has.
-            if source.restore and found["num_pending"] and work.supply.has_room_for_guests:
-                return False
-        return pending <= here
+            self._is_paused |= bool(found.get("paused"))
+            if source.restore:
+                # What was handed over or redriven is older than what the stream has.
+                unseen = found["num_pending"]
+        missing = max(0, pending - here)
+        if make_room and missing:
+            work.intake.make_room(missing)
+            work.supply.poke()
+        return missing + unseen
 
     async def _now_s(self) -> float:
         """JetStream's time, since 1970: that of this host may be wrong.
@@ -238,6 +288,9 @@ class OrderedBinding:
             except (ApiError, Unavailable):
                 log.debug("A successor will not know when a message is due", function=self.name)
             await self._lease.renew()
+            if not self._lease.is_held:
+                # No successor would know how long to wait for it: it goes back with all the others.
+                await asyncio.get_running_loop().create_future()
 
     def _state(self) -> dict[str, Any]:
         """What a successor must know."""
@@ -252,6 +305,22 @@ class OrderedBinding:
             ],
             "caution": self._caution.state(),
         }
+
+
+async def _cancel(tasks: set["asyncio.Task[None]"], again_after_s: float) -> None:
+    """End tasks. The client library may swallow a cancellation that comes with an answer."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=again_after_s)
+
+
+def _suspects(work: ConsumerBinding) -> list[Message]:
+    """What a host that died may have been calling: nothing that is behind a failed message."""
+    unlike = _line_of(work).blocked
+    if work.overflow is not None:
+        unlike = unlike | work.overflow.moving()
+    return [each for each in work.intake.held - unlike if each.attempt > 1]
 
 
 def _line_of(work: ConsumerBinding) -> KeyedLine:

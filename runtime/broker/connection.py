@@ -62,10 +62,16 @@ class Subscription:
 
     async def drain(self, timeout_s: float) -> None:
         """Stop, but only after everything the server had sent by now went through the callback."""
+        # In a task of its own: the library swallows the cancellation of whoever drains, and so does
+        # `wait_for` before Python 3.12. Source: nats-py 2.16 `subscription.py`, `_drain`.
+        draining = asyncio.ensure_future(self._inner.drain())  # type: ignore[no-untyped-call]
         try:
-            await asyncio.wait_for(self._inner.drain(), timeout_s)  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(draining)
         except (TimeoutError, nats.errors.Error):
             log.debug("Subscription ended without a full drain")
+        finally:
+            draining.cancel()
 
 
 class Broker:
@@ -149,9 +155,10 @@ class Broker:
         """The largest message that the server takes."""
         return self._client.max_payload
 
-    def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called after each rebuilt connection."""
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called after each rebuilt connection, until the answer is called."""
         self._reconnect_callbacks.append(callback)
+        return lambda: self._reconnect_callbacks.remove(callback)
 
     async def close(self) -> None:
         """Send what is waiting and end the connection."""
@@ -443,7 +450,7 @@ class Broker:
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
         log.info("NATS connection rebuilt")
-        for callback in self._reconnect_callbacks:
+        for callback in list(self._reconnect_callbacks):
             callback()
 
     async def _on_disconnect(self) -> None:

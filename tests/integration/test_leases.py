@@ -108,3 +108,31 @@ async def test_many_renewals_at_once_are_one_write_after_the_other(
         await asyncio.gather(*(lease.renew() for _ in range(3)))
         record = await LeaseBook(broker, name).read()
         assert record.state == {"count": number}
+
+
+async def test_one_that_is_given_back_in_the_middle_of_a_renewal_is_free_at_once(
+    broker: Broker, name: str
+) -> None:
+    lease = _lease(broker, name, ttl_s=60)
+    await lease.take()
+    renewing = [asyncio.create_task(lease.renew()) for _ in range(2)]
+    for _ in range(4):
+        await asyncio.sleep(0)  # The first is on its way now, the second waits for it.
+    await lease.give_back()
+    await asyncio.gather(*renewing, return_exceptions=True)
+
+    assert not (await asyncio.wait_for(_lease(broker, name, ttl_s=60).take(), 5)).holder
+
+
+async def test_whoever_is_stopped_while_it_takes_one_has_it_to_give_back(
+    broker: Broker, name: str
+) -> None:
+    for turns in range(1, 60):
+        lease = _lease(broker, name, ttl_s=60)
+        taking = asyncio.create_task(lease.take())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        await lease.give_back()
+        assert not (await LeaseBook(broker, name).read()).holder

@@ -289,3 +289,24 @@ async def test_a_server_that_stands_still_is_pulled_from_when_it_goes_on(
     await eventually(flowing, "a healed loop")
     await desk.puller.stop(1)
     await broker.close()
+
+
+async def test_one_that_has_stopped_is_told_of_no_reconnect_any_more(
+    open_desk: Callable[..., Any], broker: Broker
+) -> None:
+    before = list(broker._reconnect_callbacks)
+    desk = await open_desk(1)
+    assert len(broker._reconnect_callbacks) == len(before) + 1
+    await desk.puller.stop(0)
+    assert broker._reconnect_callbacks == before
+
+
+async def test_whoever_drains_a_subscription_can_be_cancelled_at_any_moment(broker: Broker) -> None:
+    for turns in range(40):
+        subscription = await broker.subscribe(fresh("drained"), lambda _: None)
+        draining = asyncio.create_task(subscription.drain(5))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_cancelled = draining.cancel()
+        await asyncio.wait({draining})
+        assert draining.cancelled() == was_cancelled

@@ -1,5 +1,6 @@
 """The line in which messages wait where they have keys: whose turn it is, without a clock."""
 
+import json
 import random
 from collections import Counter, defaultdict
 
@@ -190,6 +191,16 @@ def test_a_long_key_is_kept_short_and_apart_from_others() -> None:
 
     assert len(keys) == 2
     assert max(map(len, keys)) <= LONGEST
+
+
+@pytest.mark.parametrize("text", ["\U0001f600" * LONGEST, "\x00" * LONGEST, '"' * LONGEST])
+def test_a_key_never_takes_much_room_in_the_record_of_a_lease(text: str) -> None:
+    data = json.dumps({"id": text}).encode()
+    for spec, message in (
+        (KeySpec(field="id"), _message(1, data=data)),
+        (KeySpec(token=3), _message(1, f"s.t.{text}")),
+    ):
+        assert len(json.dumps(key_of(spec)(message))) <= 2 * LONGEST + 2
 
 
 def test_a_subject_without_that_part_has_no_key() -> None:

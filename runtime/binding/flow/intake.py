@@ -43,12 +43,15 @@ class Intake:
         self._at_least = at_least
         self._at_most = max(at_least, at_most)
         self._capacity = at_least
+        self._extra = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._enough: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._enough_messages = 0
         self._enough_bytes = 0
         self._finishing = False
+        self._excused_until_s = 0.0
+        self._overdue: dict[int, asyncio.TimerHandle] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._settled = 0
@@ -62,13 +65,20 @@ class Intake:
 
     def capacity(self) -> int:
         """How many messages may be here at once, now."""
-        return self._capacity
+        return self._capacity + self._extra
+
+    def make_room(self, missing: int) -> None:
+        """Let so many more of the stream in, until the line is opened, than are here."""
+        self._extra = max(0, self.count_own() - self._capacity) + missing
 
     def guest_capacity(self) -> int:
         """How many of the mailbox may be among them.
 
-        A share, so that however many are parked or redriven they never starve the stream.
+        A share, so that however many are parked or redriven they never starve the stream. But all
+        of them before the line is opened: what was handed over comes before what the stream has.
         """
+        if self.line is not None and not self.line.is_open:
+            return self._capacity + len(self.guests)
         return max(1, self._capacity // MAILBOX_SHARE)
 
     def count(self) -> int:
@@ -76,8 +86,21 @@ class Intake:
         return len(self.held)
 
     def count_own(self) -> int:
-        """How many are here that came from the stream itself."""
-        return len(self.held) - len(self.guests)
+        """How many places are taken by what came from the stream itself.
+
+        What is blocked takes none. Were all places taken by those that wait for a message, there
+        would be none for it to come back to.
+        """
+        own = len(self.held) - len(self.guests)
+        if self.line is not None and self.line.blocked:
+            own -= len(self.line.blocked.difference(self.guests))
+        return own
+
+    def count_guests(self, fellows: set[Message]) -> int:
+        """How many places are taken by those who came from the mailbox in one way."""
+        if self.line is not None and self.line.blocked:
+            return len(fellows) - len(fellows & self.line.blocked)
+        return len(fellows)
 
     def add(self, message: Message) -> None:
         """Take a message in."""
@@ -101,6 +124,7 @@ class Intake:
         """Let the line be taken from."""
         if self.line is not None:
             self.line.is_open = True
+            self._extra = 0
             self._wake_all()
 
     def take_all(self, messages: int, size_bytes: int) -> list[Message]:
@@ -171,18 +195,25 @@ class Intake:
         """
         if self.line is not None and self.line.is_ordered:
             self.line.release(message, comes_back=True)
-            self._loop.call_later(delay_s + OVERDUE_S, self._give_up, message)
+            self._watch_for(message, delay_s + OVERDUE_S)
 
     def expect_from_another(self, awaited: Awaited, delay_s: float) -> None:
         """As `expect`, for a message that the host before this one sent back."""
         if self.line is not None:
             self.line.await_return(awaited)
-            self._loop.call_later(delay_s + OVERDUE_S, self._give_up, awaited)
+            self._watch_for(awaited, delay_s + OVERDUE_S)
+
+    def excuse(self) -> None:
+        """Say that the server delivers nothing now: no failed message is overdue soon."""
+        self._excused_until_s = self._loop.time() + OVERDUE_S
 
     def clear(self) -> None:
         """Let go of everything."""
         self.held.clear()
         self.guests.clear()
+        for timer in self._overdue.values():
+            timer.cancel()
+        self._overdue.clear()
         self._empty.set()
 
     async def wait(self) -> None:
@@ -191,7 +222,13 @@ class Intake:
             self._set_alarm()
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                # Woken and cancelled at once: somebody else must take what it was woken for.
+                if waiter.done() and not waiter.cancelled():
+                    self._wake()
+                raise
 
     async def wait_for(self, messages: int, size_bytes: int, limit_s: float) -> None:
         """Return when so many messages or bytes wait, or `limit_s` have passed.
@@ -259,8 +296,17 @@ class Intake:
         if fellows is not None:
             fellows.discard(guest)
 
+    def _watch_for(self, awaited: Message | Awaited, limit_s: float) -> None:
+        """Give it up after this time, and no sooner: it may have failed, and come back, before."""
+        if (earlier := self._overdue.get(awaited.sequence)) is not None:
+            earlier.cancel()
+        self._overdue[awaited.sequence] = self._loop.call_later(limit_s, self._give_up, awaited)
+
     def _give_up(self, awaited: Message | Awaited) -> None:
-        if self.line is not None and self.line.stop_awaiting(awaited):
+        del self._overdue[awaited.sequence]
+        if self._loop.time() < self._excused_until_s:
+            self._watch_for(awaited, OVERDUE_S)
+        elif self.line is not None and self.line.stop_awaiting(awaited):
             log.warning(
                 "A message did not come back in time, those of its key go on",
                 sequence=awaited.sequence,

@@ -9,8 +9,9 @@ import orjson
 from runtime.manifest.model import KeySpec
 from runtime.message import Message
 
-LONGEST = 128
-"""Characters of a key that is kept as it is; of a longer one a hash is."""
+LONGEST = 64
+"""Characters of a key that is kept as it is. Of a longer or odd one a hash is: two thousand keys
+must fit into the record of a lease, whatever devices send."""
 NO_KEY = ""
 """The key of every message that has none: they share it, so none is without an order."""
 
@@ -25,7 +26,7 @@ def key_of(spec: KeySpec) -> Callable[[Message], str]:
 def _by_token(place: int) -> Callable[[Message], str]:
     def key(message: Message) -> str:
         tokens = message.subject.split(".")
-        return tokens[place] if place < len(tokens) else NO_KEY
+        return _short(tokens[place]) if place < len(tokens) else NO_KEY
 
     return key
 
@@ -42,6 +43,12 @@ def _by_field(names: list[str]) -> Callable[[Message], str]:
             value = value[name]
         # 7 and "7" name the same device; what is no plain value is told apart by its JSON.
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
-        return text if len(text) <= LONGEST else hashlib.sha256(text.encode()).hexdigest()
+        return _short(text)
 
     return key
+
+
+def _short(text: str) -> str:
+    if len(text) <= LONGEST and text.isascii() and text.isprintable():
+        return text
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

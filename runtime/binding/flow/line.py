@@ -92,6 +92,7 @@ class KeyedLine:
     Attributes:
         is_open: while False nothing can be taken.
         most_out: how many messages of all keys may be out at a time; None for any number.
+        blocked: those that wait for one of their key that failed and will be delivered again.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class KeyedLine:
         self.fair_key = fair_key
         self.is_open = True
         self.most_out: int | None = None
+        self.blocked: set[Message] = set()
         self._order_key = order_key
         self._most_running = most_running
         self._bucket = bucket
@@ -141,7 +143,9 @@ class KeyedLine:
         queue.group.waiting += 1
         self._waiting += 1
         if queue.awaited == message.sequence:
-            queue.awaited, queue.is_busy = 0, False
+            self._unblock(queue)
+        elif queue.awaited:
+            self.blocked.add(message)
         self._list(queue)
 
     def popleft(self) -> Message:
@@ -179,7 +183,7 @@ class KeyedLine:
             return
         queue.group.running -= 1
         if comes_back and self._order_key is not None:
-            queue.awaited = message.sequence
+            self._block(queue, message.sequence)
         else:
             queue.is_busy = False
         self._list(queue)
@@ -196,7 +200,7 @@ class KeyedLine:
         queue = self._find(awaited)
         if queue is None or queue.awaited != awaited.sequence:
             return False
-        queue.awaited, queue.is_busy = 0, False
+        self._unblock(queue)
         self._list(queue)
         self._forget(queue)
         return True
@@ -205,7 +209,7 @@ class KeyedLine:
         """Have those of a key wait for a message that another host has sent back."""
         queue = self._queue(awaited.fair_key, awaited.order_key)
         if not any(message.sequence == awaited.sequence for message in queue.messages):
-            queue.awaited, queue.is_busy = awaited.sequence, True
+            self._block(queue, awaited.sequence)
             self._unlist(queue)
 
     def awaited(self) -> list[Awaited]:
@@ -270,6 +274,14 @@ class KeyedLine:
             fair_key, order_key = self.keys_of(message)
         group = self._groups.get(fair_key)
         return group.queues.get(order_key) if group is not None else None
+
+    def _block(self, queue: _Queue, awaited: int) -> None:
+        queue.awaited, queue.is_busy = awaited, True
+        self.blocked.update(queue.messages)
+
+    def _unblock(self, queue: _Queue) -> None:
+        queue.awaited, queue.is_busy = 0, False
+        self.blocked.difference_update(queue.messages)
 
     def _list(self, queue: _Queue) -> None:
         if queue.messages and not queue.is_busy and not queue.is_listed:

@@ -27,6 +27,7 @@ log = get_logger("runtime.overflow")
 LOOK_S = 2.0
 """How often the server is asked which overflow queues hold messages, other hosts' included."""
 CHUNK = 500
+CHUNK_BYTES = 4_000_000
 _PAUSE_S = 0.25
 
 
@@ -36,6 +37,8 @@ class _Aside:
 
     Attributes:
         first: the sequence of its first message when this host saw it first.
+        extra: how many more than its share may be here.
+        opening: held while its pull loop begins, of which it has one.
         moving: messages on their way into it, in order.
         changed_at_s: the loop's clock when something was last moved into it.
     """
@@ -45,6 +48,8 @@ class _Aside:
     moving: deque[Message] = field(default_factory=deque)
     changed_at_s: float = 0.0
     guests: Guests | None = None
+    extra: int = 0
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     task: "asyncio.Task[None] | None" = None
 
     def is_idle(self, *, since_s: float) -> bool:
@@ -109,6 +114,7 @@ class Overflow:
     def open(self) -> None:
         """Go on: the line has been opened, and whatever another host held is here."""
         for aside in self._asides.values():
+            aside.extra = 0
             if aside.moving:
                 aside.moving = deque(sorted(aside.moving, key=lambda message: message.sequence))
                 self._begin(aside)
@@ -140,13 +146,33 @@ class Overflow:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def ack_pending(self) -> int:
+    async def ack_pending(self, *, make_room: bool) -> int:
         """How many messages of all its queues are delivered and not settled, on any host.
+
+        Args:
+            make_room: whether to have places for those of them that are not here, however many
+                others are, until `open`.
 
         Raises:
             Unavailable: JetStream does not answer.
         """
-        return sum([await self._queues.ack_pending(name) for name in self._asides])
+        total = 0
+        for aside in list(self._asides.values()):
+            here = len(aside.guests.here) if aside.guests else 0
+            pending = await self._queues.ack_pending(aside.name)
+            if make_room and pending > here:
+                aside.extra = max(0, pending - self._share())
+            total += pending
+        return total
+
+    def moving(self) -> set[Message]:
+        """What is on its way into a queue, where order lets it come back no other way.
+
+        Handed over through the mailbox it would overtake those that were set aside before it.
+        """
+        if not self._ordered:
+            return set()
+        return {message for aside in self._asides.values() for message in aside.moving}
 
     def _share(self) -> int:
         """How many messages of one key may wait here: with more keys, fewer of each."""
@@ -164,6 +190,7 @@ class Overflow:
             aside.task = asyncio.create_task(self._move(aside), name="overflow")
 
     async def _move(self, aside: _Aside) -> None:
+        is_failing = False
         while aside.moving:
             chunk = self._chunk(aside.moving)
             try:
@@ -174,7 +201,9 @@ class Overflow:
                     continue
                 await self._queues.put(aside.name, chunk, in_order=self._ordered)
             except (ApiError, PublishFailed, Unavailable) as failure:
-                log.warning("A message cannot be set aside", reason=str(failure))
+                if not is_failing:
+                    log.warning("A message cannot be set aside", reason=str(failure))
+                is_failing = True
                 if self._ordered:
                     # What follows must not overtake it, here or in the queue.
                     await asyncio.sleep(_PAUSE_S)
@@ -182,6 +211,7 @@ class Overflow:
                 for message in chunk:
                     self._intake.add(message)
             else:
+                is_failing = False
                 self._settler.ack_all(chunk)
                 self._intake.release_all(chunk)
             aside.changed_at_s = self._time()
@@ -193,11 +223,13 @@ class Overflow:
     def _chunk(self, moving: deque[Message]) -> list[Message]:
         """The next ones to store together: one that is too large for that stands alone."""
         chunk: list[Message] = []
+        size_bytes = 0
         for message in moving:
             fits = self._queues.fits(message)
             if fits or not chunk:
                 chunk.append(message)
-            if not fits or len(chunk) == CHUNK:
+            size_bytes += len(message.data)
+            if not fits or len(chunk) == CHUNK or size_bytes >= CHUNK_BYTES:
                 break
         return chunk
 
@@ -210,9 +242,12 @@ class Overflow:
             await asyncio.sleep(_PAUSE_S)
 
     async def _pull_from(self, aside: _Aside) -> None:
-        supply, name = self._supply, aside.name
-        if aside.guests is not None or supply is None:
-            return
+        async with aside.opening:
+            if aside.guests is None and self._supply is not None:
+                aside.guests = await self._guests(aside, self._supply)
+
+    async def _guests(self, aside: _Aside, supply: Supply) -> Guests:
+        name = aside.name
         await self._queues.ensure(name)
 
         async def recreate() -> None:
@@ -226,7 +261,11 @@ class Overflow:
             recreate,
             self._mailbox.restore,
         )
-        aside.guests = await supply.add_guests(source, self._share)
+
+        def share() -> int:
+            return self._share() + aside.extra
+
+        return await supply.add_guests(source, share)
 
     async def _run(self) -> None:
         while True:
@@ -241,8 +280,10 @@ class Overflow:
         counts = await self._queues.counts()
         for name in counts.keys() - self._asides.keys():
             first = await self._queues.first_sequence(name)
-            aside = self._asides[name] = _Aside(name, first, changed_at_s=began_s)
-            await self._pull_from(aside)
+            # A message of that key may have come meanwhile, and have begun one.
+            self._asides.setdefault(name, _Aside(name, first, changed_at_s=began_s))
+        for name in counts.keys() & self._asides.keys():
+            await self._pull_from(self._asides[name])
         for aside in list(self._asides.values()):
             if aside.name not in counts and aside.is_idle(since_s=began_s):
                 await self._close(aside)

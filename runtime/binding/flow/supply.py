@@ -82,11 +82,6 @@ class Supply:
     def _pullers(self) -> list[Puller]:
         return self._own + self._others
 
-    @property
-    def has_room_for_guests(self) -> bool:
-        """Whether more may come from the mailbox."""
-        return len(self._mail) < self._door.guest_capacity()
-
     async def start(self) -> None:
         """Begin to pull."""
         await asyncio.gather(*(puller.start() for puller in self._own))
@@ -148,7 +143,7 @@ class Supply:
             self._broker,
             source.stream,
             source.durable,
-            slots=Slots(share, fellows.__len__),
+            slots=Slots(share, lambda: self._intake.count_guests(fellows)),
             deliver=deliver,
             recreate=source.recreate,
         )

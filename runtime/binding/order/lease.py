@@ -71,7 +71,7 @@ class Lease:
                         seen, since_s = found, self._time()
                     free = found.holder in {"", self._holder}
                     if free or self._time() - since_s >= self._ttl_s:
-                        if await self._try(found):
+                        if await self._try_to_its_end(found):
                             return found
                         continue
                 except (ApiError, PublishFailed, Unavailable) as failure:
@@ -106,7 +106,12 @@ class Lease:
             return
         await self.stop()
         try:
-            await self._book.write("", self._state(), self._sequence)
+            while await self._book.write("", self._state(), self._sequence) is None:
+                # The renewal that was under way a moment ago may have been written.
+                found = await self._book.read()
+                if found.holder != self._holder:
+                    break
+                self._sequence = found.sequence
         except (ApiError, PublishFailed, Unavailable) as failure:
             log.debug("The lease is not given back, it ends by itself", reason=str(failure))
         self._sequence = 0
@@ -117,6 +122,16 @@ class Lease:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._writing = self._next = None
+
+    async def _try_to_its_end(self, found: LeaseRecord) -> bool:
+        """As `_try`; cancelled, it knows all the same whether there is something to give back."""
+        trying = asyncio.create_task(self._try(found), name="lease")
+        try:
+            return await asyncio.shield(trying)
+        except asyncio.CancelledError:
+            await asyncio.gather(trying, return_exceptions=True)
+            raise
 
     async def _try(self, found: LeaseRecord) -> bool:
         began_s = self._time()

@@ -1,0 +1,128 @@
+"""Ordered functions that may hold few messages at a time: their order is the same."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from runtime import Context, Retry
+from runtime.binding import ordered
+from runtime.binding.flow import intake
+from runtime.broker import function_consumers
+from runtime.broker.function_consumers import FunctionConsumer
+from runtime.broker.stream_configs import MAILBOX
+from runtime.errors import ConfigError
+from tests.host import consumer, eventually
+from tests.integration.test_ordering import Belt, Watched, belt
+
+__all__ = ["belt"]
+
+RETRY = {"attempts": 4, "delay": "100ms", "factor": 1, "jitter": 0}
+ROOM = [
+    pytest.param({"max_in_flight": 2}, id="of_one"),
+    pytest.param({"max_in_flight": 40, "concurrency": 4}, id="less_than_comes"),
+]
+
+
+@pytest.mark.parametrize("spec", ROOM)
+@pytest.mark.parametrize("keys", [1, 30])
+async def test_a_failed_message_comes_back_although_those_behind_it_fill_every_place(
+    belt: Belt, spec: dict[str, Any], keys: int
+) -> None:
+    watched = Watched()
+    names = [f"key{n}" for n in range(keys)]
+
+    async def act(ctx: Context, event: Any) -> None:
+        if int(event.raw) % 4 == 1 and ctx.attempt == 1:
+            raise Retry("not yet", delay_s=0.2)
+        await watched.work(event, 0)
+
+    async with belt.run(act, retry=RETRY, **spec):
+        for _ in range(120 // keys):
+            await belt.give(*names)
+        await watched.journal.wait(120)
+
+    assert watched.done == belt.given
+
+
+async def test_what_was_on_its_way_aside_when_its_host_drained_overtakes_nothing(
+    belt: Belt,
+) -> None:
+    """A message too large to be set aside holds those behind it back on their way."""
+    watched, gate = Watched(), asyncio.Event()
+    spec: dict[str, Any] = {"max_in_flight": 40, "concurrency": 4}
+
+    async def act(ctx: Context, event: Any) -> None:
+        await gate.wait()
+        watched.journal.add(int(event.raw[:4]))
+
+    async def is_on_its_way() -> bool:
+        found = await consumer(belt.broker, belt.stream, belt.name)
+        return bool(found["delivered"]["stream_seq"] > 25 and found["num_ack_pending"] <= 20)
+
+    async with belt.run(act, **spec) as first:
+        for number in range(1, 41):
+            large = b" " * (belt.broker.max_payload_bytes - 200) if number == 21 else b""
+            await belt.give("key0", data=b"%4d" % number + large)
+        await eventually(is_on_its_way, "some behind the large one")
+        await first.drain(0.3)
+    gate.set()
+    async with belt.run(act, **spec):
+        await watched.journal.wait(40)
+        await belt.settle()
+
+    assert list(dict.fromkeys(watched.journal.entries)) == list(range(1, 41))
+
+
+async def test_those_behind_a_failed_message_wait_for_it_while_the_function_is_paused(
+    belt: Belt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if belt.broker.server_version < function_consumers.PAUSE_SINCE:
+        with pytest.raises(ConfigError, match="cannot pause a consumer"):
+            function_consumers.check_pausing(belt.broker.server_version)
+        return
+    monkeypatch.setattr(intake, "OVERDUE_S", 1.5)
+    monkeypatch.setattr(ordered, "LOOK_S", 0.05)
+    watched, failed, looked = Watched(), asyncio.Event(), asyncio.Event()
+    consumers = [
+        FunctionConsumer(belt.name, stream, belt.name, 0, 0, 0) for stream in (belt.stream, MAILBOX)
+    ]
+
+    async def act(ctx: Context, event: Any) -> None:
+        if event.raw == b"1" and ctx.attempt == 1:
+            await looked.wait()
+            failed.set()
+            raise Retry("not yet", delay_s=0.1)
+        await watched.work(event, 0)
+
+    async with belt.run(act):
+        await belt.give("key0", "key0", "key1")
+        await watched.journal.wait(1)
+        await function_consumers.pause(belt.broker, consumers, function_consumers.FOR_EVER)
+        looked.set()
+        await failed.wait()
+        with pytest.raises(AssertionError):
+            await watched.journal.wait(2, timeout_s=4)
+        await function_consumers.resume(belt.broker, consumers)
+        await watched.journal.wait(3)
+
+    assert watched.done == belt.given
+
+
+async def test_a_message_that_fails_again_is_waited_for_anew(
+    belt: Belt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not overdue when it would have been for the time before."""
+    monkeypatch.setattr(intake, "OVERDUE_S", 1)
+    watched = Watched()
+
+    async def act(ctx: Context, event: Any) -> None:
+        if event.raw == b"1" and ctx.attempt < 3:
+            raise Retry("not yet", delay_s=0.1 if ctx.attempt == 1 else 2)
+        await watched.work(event, 0)
+
+    async with belt.run(act):
+        await belt.give("key0", "key0")
+        await watched.journal.wait(2)
+
+    assert watched.done == belt.given

@@ -1,0 +1,176 @@
+"""A host goes on after another that has died: what that one held comes first, wherever it is."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from runtime import Context
+from runtime.broker.connection import Broker
+from runtime.broker.leases import LeaseBook
+from runtime.broker.overflow import OverflowQueues, name_of
+from runtime.broker.parking import Mailbox
+from runtime.broker.settler import Settler
+from runtime.broker.stream_configs import MAILBOX
+from runtime.message import Message
+from tests.host import eventually, make_manifest
+from tests.integration.test_ordering import Belt, Watched, belt
+
+__all__ = ["belt"]
+
+SPEC: dict[str, Any] = {"max_in_flight": 40, "concurrency": 4}
+KEYS = ["key0", "key1"]
+EACH = 60
+
+
+class DeadHost:
+    """Stands for a host that leads, and dies as soon as another has its lease."""
+
+    def __init__(self, belt: Belt) -> None:
+        self._belt = belt
+        self._broker: Broker = belt.broker
+        self._book = LeaseBook(belt.broker, belt.name)
+
+    async def lead(self) -> None:
+        record = await self._book.read()
+        assert await self._book.write("dead host", {}, record.sequence)
+
+    async def pull(self, stream: str, durable: str, count: int) -> list[Message]:
+        """What it holds; to be kept up by `hold`."""
+        held: list[Message] = []
+        inbox = f"_INBOX.dead.{durable.replace('~', '')}"
+        await self._broker.subscribe(inbox, held.append)
+        request = json.dumps({"batch": count, "no_wait": True}).encode()
+        await self._broker.send(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}", request, inbox)
+
+        async def is_all() -> bool:
+            return len(held) >= count
+
+        await eventually(is_all, f"{count} messages")
+        for message in held:
+            # `$JS.ACK.`, stream, consumer, deliveries, sequence, and so on.
+            tokens = message.reply.split(".")
+            message.stream, message.sequence = stream, int(tokens[-4])
+        return held
+
+    async def hold(self, messages: list[Message]) -> None:
+        """Return when another host leads; until then these are at work."""
+        moved = asyncio.Event()
+        subscription = await self._book.watch(lambda _: moved.set())
+        while not moved.is_set():
+            for message in messages:
+                await self._broker.in_progress(message)
+            try:
+                await asyncio.wait_for(moved.wait(), 0.5)
+            except TimeoutError:
+                continue
+        await subscription.unsubscribe()
+
+
+async def _act(watched: Watched) -> Any:
+    async def act(ctx: Context, event: Any) -> None:
+        await watched.work(event, 0)
+
+    return act
+
+
+@pytest.mark.parametrize("where", ["stream", "queue", "mailbox"])
+async def test_what_the_dead_host_held_comes_first_although_other_messages_fill_the_room(
+    belt: Belt, where: str
+) -> None:
+    watched, dead = Watched(), DeadHost(belt)
+    act = await _act(watched)
+    spec = {**SPEC, "consumer": {"stream": belt.stream, "ack_wait": "2s"}}
+    async with belt.run(act, **spec):
+        pass  # So that its consumers exist.
+    given = KEYS * EACH
+    await belt.give(*(sorted(given) if where == "queue" else given))
+    await dead.lead()
+    held = await dead.pull(belt.stream, belt.name, EACH)
+    if where == "queue":
+        held = await _set_aside(belt, dead, held)
+    elif where == "mailbox":
+        held = await _hand_over(belt, held)
+    async with belt.run(act, **spec):
+        await dead.hold(held)
+        await watched.journal.wait(EACH * len(KEYS))
+        await belt.settle()
+
+    assert watched.done == belt.given
+
+
+async def _set_aside(belt: Belt, dead: DeadHost, messages: list[Message]) -> list[Message]:
+    """Move all of one key to its queue, and hold the first ones of them."""
+    functions = {belt.name: {"handler": "on_event", **SPEC, "consumer": {"stream": belt.stream}}}
+    queues = OverflowQueues(belt.broker, belt.name, make_manifest(functions).functions[belt.name])
+    name = name_of(KEYS[0])
+    await queues.put(name, messages, in_order=True)
+    await queues.ensure(name)
+    await _ack(belt, messages)
+    return await dead.pull(MAILBOX, queues.durable(name), 10)
+
+
+async def _hand_over(belt: Belt, messages: list[Message]) -> list[Message]:
+    """Drain: give all to the mailbox, and hold nothing."""
+    for message in messages:
+        await Mailbox(belt.broker).hand_over(message, belt.name)
+    await _ack(belt, messages)
+    return []
+
+
+async def _ack(belt: Belt, messages: list[Message]) -> None:
+    settler = Settler(belt.broker)
+    settler.ack_all(messages)
+    await settler.stop(5)
+
+
+async def test_what_a_paused_host_sends_back_late_does_not_stand_for_what_is_missing(
+    belt: Belt,
+) -> None:
+    """Its NAK has a message delivered again that the next host has already."""
+    watched, dead = Watched(), DeadHost(belt)
+    act = await _act(watched)
+    spec = {**SPEC, "max_in_flight": 400, "consumer": {"stream": belt.stream, "ack_wait": "2s"}}
+    async with belt.run(act, **spec):
+        pass  # So that its consumers exist.
+    await belt.give(*KEYS * EACH)
+    await dead.lead()
+    held = await dead.pull(belt.stream, belt.name, 20)
+    async with belt.run(act, **spec):
+        await dead.hold(held)
+        for _ in range(3):
+            for message in held[:10]:
+                await belt.broker.in_progress(message)
+            for message in held[10:]:
+                await belt.broker.send(message.reply, b"-NAK")
+            await asyncio.sleep(0.3)
+        await watched.journal.wait(EACH * len(KEYS))
+        await belt.settle()
+
+    once = {key: list(dict.fromkeys(numbers)) for key, numbers in watched.done.items()}
+    assert once == belt.given
+
+
+async def test_a_host_that_drains_before_all_came_back_calls_nothing(belt: Belt) -> None:
+    watched, dead = Watched(), DeadHost(belt)
+    act = await _act(watched)
+    spec = {**SPEC, "consumer": {"stream": belt.stream, "ack_wait": "2s"}}
+    async with belt.run(act, **spec):
+        pass  # So that its consumers exist.
+    await belt.give(*KEYS * EACH)
+    await dead.lead()
+    held = await dead.pull(belt.stream, belt.name, 10)
+    async with belt.run(act, **spec) as host:
+        await dead.hold(held)
+        draining = asyncio.create_task(host.drain(30))
+        while not draining.done():
+            for message in held:
+                await belt.broker.in_progress(message)
+            await asyncio.wait({draining}, timeout=0.5)
+    assert watched.done == {}
+    async with belt.run(act, **spec):
+        await watched.journal.wait(EACH * len(KEYS))
+        await belt.settle()
+
+    assert watched.done == belt.given

@@ -1,0 +1,17 @@
+"""What a function holds: who is woken for it."""
+
+import asyncio
+
+from runtime.binding.flow.intake import Intake
+from runtime.message import Message
+
+
+async def test_another_worker_is_woken_when_the_one_that_was_is_cancelled() -> None:
+    intake = Intake(at_least=4, at_most=4)
+    first, second = (asyncio.create_task(intake.wait()) for _ in range(2))
+    await asyncio.sleep(0)
+    intake.add(Message("subject", b""))
+    first.cancel()
+
+    await asyncio.wait_for(second, 5)
+    assert first.cancelled()
