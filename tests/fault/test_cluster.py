@@ -33,8 +33,15 @@ async def test_a_killed_leader_loses_and_doubles_nothing_and_the_flow_resumes_wi
         leader.kill()
         await _flow_goes_on(scene)
         leader.start()
-        own = await scene.broker.api("STREAM.INFO.MAILBOX")
-    assert own["config"]["num_replicas"] == NODES
+
+        async def replicas() -> int | None:
+            try:
+                own = await scene.broker.api("STREAM.INFO.MAILBOX")
+            except (ApiError, Unavailable):
+                return None  # Its leader may be elected just now.
+            return int(own["config"]["num_replicas"])
+
+        assert await eventually(replicas, "what MAILBOX is like", 60) == NODES
 
 
 @seeds
