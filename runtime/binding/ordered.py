@@ -178,6 +178,7 @@ class OrderedBinding:
             return
         if record.holder:
             self._caution.begin(line, _suspects(work))
+            await self._lease.renew()
         work.intake.open()
         if work.overflow is not None:
             work.overflow.open()

@@ -214,6 +214,7 @@ ROWS = (
         [
             (CRASH, Unanswered()),
             (CRASH, Unanswered()),
+            (CRASH, Unanswered()),
             (NOT_CALLED, Buried("MAX_DELIVERIES", "the process died or hung", "")),
         ],
         spec={**ACK_WAIT, "retry": {**QUICK, "attempts": 1}},

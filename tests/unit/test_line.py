@@ -205,3 +205,15 @@ def test_a_key_never_takes_much_room_in_the_record_of_a_lease(text: str) -> None
 
 def test_a_subject_without_that_part_has_no_key() -> None:
     assert key_of(KeySpec(token=3))(_message(1, "s.a")) == NO_KEY
+
+
+def test_the_newest_that_may_go_need_not_wait_any_more() -> None:
+    line = _ordered()
+    _fill(line, "s.loud.one", "s.loud.two", "s.calm.one", "s.loud.one", "s.loud.two", "s.loud.six")
+
+    gone = line.take_back("loud", 2, lambda message: message.sequence != 4)
+
+    assert [message.sequence for message in gone] == [5, 6]
+    assert (line.waiting, line.waiting_of("loud"), line.waiting_of("calm")) == (4, 3, 1)
+    assert _take_all(line) == [1, 3, 2]
+    assert line.take_back("nobody", 0, lambda _: True) == []

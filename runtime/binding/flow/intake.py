@@ -120,6 +120,19 @@ class Intake:
             self._empty.clear()
         self.held.add(message)
 
+    def take_back(self, fair_key: str, keep: int) -> list[Message]:
+        """Hold the newest messages of a key without having them wait, but for so many.
+
+        Those that came from the mailbox, or were here before, stay, and those stored before them.
+        """
+        if self.line is None:
+            return []
+        taken = self.line.take_back(
+            fair_key, keep, lambda each: each.attempt == 1 and each not in self.guests
+        )
+        self.ready_bytes -= sum(len(message.data) for message in taken)
+        return taken
+
     def open(self) -> None:
         """Let the line be taken from."""
         if self.line is not None:

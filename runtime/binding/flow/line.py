@@ -221,6 +221,33 @@ class KeyedLine:
             if queue.awaited
         ]
 
+    def fair_keys(self) -> list[str]:
+        """The keys of the fairness that have messages here."""
+        return list(self._groups)
+
+    def take_back(
+        self, fair_key: str, keep: int, may_go: Callable[[Message], bool]
+    ) -> list[Message]:
+        """Have the newest messages of a group wait no more, until so many are left.
+
+        Args:
+            fair_key: the group's.
+            keep: how many stay.
+            may_go: whether a message need not stay; with one that must, those before it stay, too.
+        """
+        group = self._groups.get(fair_key)
+        if group is None or group.waiting <= keep:
+            return []
+        waiting = [message for queue in group.queues.values() for message in queue.messages]
+        waiting.sort(key=_sequence)
+        gone: list[Message] = []
+        while len(waiting) > keep and may_go(waiting[-1]):
+            gone.append(waiting.pop())
+        for message in gone:
+            self._remove(message)
+        gone.reverse()
+        return gone
+
     def keys_of(self, message: Message) -> tuple[str, str]:
         """A message's key of the fairness and of the order."""
         return self.fair_key(message), self._order_key(message) if self._order_key else ""
@@ -249,6 +276,16 @@ class KeyedLine:
     def groups(self) -> int:
         """How many keys of the fairness have messages here."""
         return len(self._groups)
+
+    def _remove(self, message: Message) -> None:
+        queue = self._queue_of(message)
+        queue.messages.remove(message)
+        queue.group.waiting -= 1
+        self._waiting -= 1
+        self.blocked.discard(message)
+        if not queue.messages:
+            self._unlist(queue)
+            self._forget(queue)
 
     def _may_take(self) -> bool:
         if not self._turns or not self.is_open:

@@ -112,7 +112,16 @@ class Overflow:
                 self._begin(aside)
 
     def open(self) -> None:
-        """Go on: the line has been opened, and whatever another host held is here."""
+        """Go on: the line has been opened, and whatever another host held is here.
+
+        What came meanwhile of a key that has too much fills the places of the others.
+        """
+        for key in self._line.fair_keys():
+            if name_of(key) in self._asides:
+                continue
+            if surplus := self._intake.take_back(key, self._share()):
+                aside = _Aside(name_of(key), surplus[0].sequence, deque(surplus))
+                self._asides[aside.name] = aside
         for aside in self._asides.values():
             aside.extra = 0
             if aside.moving:

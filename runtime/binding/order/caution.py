@@ -11,11 +11,12 @@ from runtime.message import Message
 
 
 class Caution:
-    """After a process died: calls one message at a time, and writes down which before each call.
+    """After processes died: calls one message at a time, and writes down which before each call.
 
-    All that the dead process held is under suspicion until it was called once. A message that ends
-    every process is so called alone, and given up after as many deaths as it has attempts, while
-    its neighbours lose none of theirs to it.
+    All that a dead process may have been calling is under suspicion until it was called once. One
+    death may have any reason, and slows nobody down. When another process dies before it has called
+    all suspects, one of them is why: then each is called alone, and a message that ends its process
+    is given up after as many deaths as it has attempts.
 
     Args:
         runner: calls the function.
@@ -38,21 +39,24 @@ class Caution:
         self._suspects: set[int] = set()
         self._called = 0
         self._deaths: dict[int, int] = {}
+        self._in_a_row = 0
         if left:
+            self._in_a_row = left["in_a_row"]
             self._deaths = {int(key): count for key, count in left["deaths"].items()}
             if called := left["called"]:
                 self._deaths[called] = self._deaths.get(called, 0) + 1
 
     def begin(self, line: KeyedLine, suspects: Iterable[Message]) -> None:
-        """Be careful from now on, until every suspect was called.
+        """Watch the suspects, carefully unless this was the first death; then write that down.
 
         Args:
             line: where they wait.
-            suspects: what the dead process held.
+            suspects: what the dead process may have been calling.
         """
         self._suspects = {message.sequence for message in suspects}
         self._deaths = {key: self._deaths[key] for key in self._suspects & self._deaths.keys()}
-        if self._suspects:
+        self._in_a_row += 1
+        if self._suspects and self._in_a_row > 1:
             self._line = line
             line.most_out = 1
 
@@ -60,7 +64,7 @@ class Caution:
         """What a successor must know."""
         if not self._suspects and not self._deaths:
             return None
-        return {"called": self._called, "deaths": self._deaths}
+        return {"called": self._called, "deaths": self._deaths, "in_a_row": self._in_a_row}
 
     def suspects(self, message: Message) -> bool:
         """Whether the message may have ended the process that died."""
@@ -80,10 +84,13 @@ class Caution:
     async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Run the function on several; while being careful they come one by one."""
         [first, *_] = messages
-        if first.sequence not in self._suspects:
-            return await self._runner.run_batch(messages)
+        if self._line is None or first.sequence not in self._suspects:
+            outcomes = await self._runner.run_batch(messages)
+            for message in messages:
+                self._clear(message)
+            return outcomes
         if (dead := await self._prepare(first)) is not None:
-            outcomes: list[Outcome] = [dead]
+            outcomes = [dead]
         else:
             outcomes = await self._runner.run_batch(messages)
         self._clear(first)
@@ -92,13 +99,16 @@ class Caution:
     async def _prepare(self, message: Message) -> Dead | None:
         if self._deaths.get(message.sequence, 0) >= self._max_deaths:
             return Dead(CODE, "every attempt ended without an answer: the process died or hung")
-        self._called = message.sequence
-        await self._write_down()
+        if self._line is not None:
+            self._called = message.sequence
+            await self._write_down()
         return None
 
     def _clear(self, message: Message) -> None:
         self._suspects.discard(message.sequence)
         self._deaths.pop(message.sequence, None)
         self._called = 0
-        if not self._suspects and self._line is not None:
-            self._line.most_out = None
+        if not self._suspects:
+            self._in_a_row = 0
+            if self._line is not None:
+                self._line.most_out = None
