@@ -78,7 +78,7 @@ MODULE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 HANDLER_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 SUBJECT_PATTERN = r"^[^\s.]+(\.[^\s.]+)*$"
 HTTP_PATH_PATTERN = r"^/[A-Za-z0-9_\-./{}]*$"
-FIELD_PATTERN = r"^[^\s.]+(\.[^\s.]+)*$"
+FIELD_PATTERN = r"^([^\s.]+\.)*[^\s.]+$"
 QUEUE_GROUP_PATTERN = r"^[^\s]*$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]

@@ -22,6 +22,7 @@ _FORMS = {
     model.MODULE_PATTERN: "write a module's dotted name, such as functions.domain.migrations",
     model.HANDLER_PATTERN: "write module:attribute, such as functions.ingest:ingest",
     model.SUBJECT_PATTERN: "write parts joined by dots, without spaces, such as telemetry.>",
+    model.FIELD_PATTERN: "write names joined by dots, without spaces, such as customer.id",
     model.HTTP_PATH_PATTERN: "write a path such as /api/v1/devices/{device_id}",
     model.QUEUE_GROUP_PATTERN: "write it without spaces",
 }

@@ -57,6 +57,19 @@ S = streams("S: {subjects: [s.>]}")
             "m.yaml:2: streams.A.consumers.c.max_deliver: 0 would deliver nothing; use -1 for no limit, or at least 1",
         ),
         (
+            streams("S: {subjects: [s.*]}")
+            + functions("consumer: {stream: S}, ordered_by: {token: 3}"),
+            "m.yaml:4: functions.f1.ordered_by.token: s.* has no part 3; use 1 to 2, or a field of the payload",
+        ),
+        (
+            S + functions("endpoint: {subject: e}, fair_by: {token: 1}"),
+            "m.yaml:4: functions.f1.fair_by: has no effect on a function with `endpoint:`; remove it",
+        ),
+        (
+            streams("LEASES: {subjects: [l]}"),
+            "m.yaml:2: streams.LEASES: the host makes a stream LEASES itself; use another name",
+        ),
+        (
             S + functions("consumer: {stream: T}"),
             "m.yaml:4: functions.f1.consumer.stream: no manifest declares a stream T; known are S; or declare it under `streams:`",
         ),
