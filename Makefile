@@ -15,7 +15,8 @@ PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile
 VERSIONS ?= $(patsubst tools/nats-server/%.lock,%,$(sort $(wildcard tools/nats-server/*.lock)))
 SERVERS = $(VERSIONS:%=.tools/nats-server/%/bin/nats-server)
 CONTRACT ?= $(QUICK_CONTRACT) tests/contract/test_in_processes.py $(addprefix tests/integration/test_,host.py \
-	manifest_against_jetstream.py fairness.py leases.py micro.py ordering.py publishing.py rate.py schedules.py)
+	manifest_against_jetstream.py fairness.py leases.py micro.py order_in_little_room.py ordered_takeover.py \
+	ordering.py publishing.py rate.py schedules.py)
 QUICK_CONTRACT := tests/contract/test_on_the_loop.py $(addprefix tests/integration/test_,advisories.py batches.py \
 	dead_letters.py parking.py puller.py streams.py)
 
