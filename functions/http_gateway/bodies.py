@@ -1,9 +1,11 @@
 """Reading a request's body: never more than allowed, never for longer than allowed."""
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.requests import Request
 
+from functions.domain import strict_json
 from functions.http_gateway.problems import ProblemError
 
 _JSON_TYPES = ("application/json", "+json")
@@ -49,6 +51,27 @@ async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> 
             headers={"Connection": "close"},
         ) from None
     return b"".join(chunks)
+
+
+def read_object(body: bytes, *, code: str) -> Mapping[str, object]:
+    """The JSON object that a body holds.
+
+    Args:
+        body: as it came.
+        code: the reason code for JSON that is no object.
+
+    Raises:
+        ProblemError: 400 for what is not acceptable as JSON, 422 for what is no object.
+    """
+    try:
+        value = strict_json.loads(body)
+    except strict_json.BadJson as bad:
+        raise ProblemError(
+            400, "INVALID_JSON", f"The body is not acceptable JSON: {bad.reason}."
+        ) from None
+    if not isinstance(value, dict):
+        raise ProblemError(422, code, "The body must be a JSON object.")
+    return value
 
 
 def _too_large(limit_bytes: int) -> ProblemError:

@@ -10,9 +10,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from functions.domain import strict_json
 from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
-from functions.http_gateway.bodies import read_body, require_json
+from functions.http_gateway.bodies import read_body, read_object, require_json
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.settings import Settings
@@ -47,7 +46,7 @@ class DeviceDoor:
             limit_bytes=self._settings.max_body_bytes,
             timeout_s=self._settings.read_timeout_s,
         )
-        payload = _with_token(body, _parse(body), request)
+        payload = _with_token(body, read_object(body, code="INVALID_PAYLOAD"), request)
         ack = await self._storage.store(
             topic.stream_subject,
             make_envelope(topic, payload),
@@ -81,18 +80,6 @@ def _topic(request: Request) -> Topic:
     if isinstance(topic, BadTopic):
         raise ProblemError(400, "BAD_TOPIC_FORMAT", f"Not a device's path: {topic.reason}.")
     return topic
-
-
-def _parse(body: bytes) -> Mapping[str, object]:
-    try:
-        value = strict_json.loads(body)
-    except strict_json.BadJson as bad:
-        raise ProblemError(
-            400, "INVALID_JSON", f"The body is not acceptable JSON: {bad.reason}."
-        ) from None
-    if not isinstance(value, dict):
-        raise ProblemError(422, "INVALID_PAYLOAD", "The body must be a JSON object.")
-    return value
 
 
 def _with_token(body: bytes, payload: Mapping[str, object], request: Request) -> bytes:

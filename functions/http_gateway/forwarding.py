@@ -10,8 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from functions.domain import strict_json
-from functions.http_gateway.bodies import read_body, require_json
+from functions.http_gateway.bodies import read_body, read_object, require_json
 from functions.http_gateway.discovery import Discovery
 from functions.http_gateway.keys import require_admin
 from functions.http_gateway.paths import decode_segments
@@ -78,7 +77,7 @@ class Forwarder:
         fields: Mapping[str, object] = {}
         if body:
             require_json(request)
-            fields = _read_object(body)
+            fields = read_object(body, code="INVALID_BODY")
         return orjson.dumps({**fields, **query, **match.parameters})
 
     @contextlib.contextmanager
@@ -160,18 +159,6 @@ def _read_query(query: bytes) -> dict[str, str]:
     if len(fields) != len(pairs):
         raise ProblemError(400, "MALFORMED_QUERY", "The query names a parameter twice.")
     return fields
-
-
-def _read_object(body: bytes) -> Mapping[str, object]:
-    try:
-        value = strict_json.loads(body)
-    except strict_json.BadJson as bad:
-        raise ProblemError(
-            400, "INVALID_JSON", f"The body is not acceptable JSON: {bad.reason}."
-        ) from None
-    if not isinstance(value, dict):
-        raise ProblemError(422, "INVALID_BODY", "The body must be a JSON object.")
-    return value
 
 
 def _read_details(body: bytes) -> dict[str, str]:
