@@ -21,6 +21,7 @@ from runtime.binding.outages import Outages
 from runtime.binding.schedule import ScheduleTicker, tick_subject, with_ticks
 from runtime.binding.service import ServiceBinding
 from runtime.binding.settlement import Desk
+from runtime.binding.stand_in import StandIn
 from runtime.broker.advisories import Sweeper
 from runtime.broker.clock import Clock, ServerClock
 from runtime.broker.connection import Broker
@@ -129,6 +130,7 @@ class Host:
         self._scopes: dict[str, Scope] = {}
         self._bindings: list[Binding] = []
         self._broker: Broker | None = None
+        self._stand_in: StandIn | None = None
         self._started = False
         self.has_begun = False
         self._loop_thread = threading.get_ident()
@@ -192,6 +194,13 @@ class Host:
                 return name
             frame = frame.f_back
         return ""
+
+    def stand_in(self, blocked_s: float) -> None:
+        """Keep the connection, and what is here, while a function blocks; for another thread."""
+        if self._stand_in is not None:
+            function = self._functions.get(self.running())
+            is_at_work = function is not None and blocked_s < function.spec.timeout
+            self._stand_in.act(is_at_work=is_at_work)
 
     async def check_nats(self) -> str | None:
         """A probe: JetStream answers."""
@@ -282,6 +291,7 @@ class Host:
         self._stack.push_async_callback(settler.stop, 5.0)
         ticker = InProgressTicker(settler)
         self._stack.push_async_callback(ticker.stop)
+        self._stand_in = StandIn(broker, settler, ticker)
         probes = {"NATS": self.check_nats}
         if "postgres" in self._resources:
             probes["PostgreSQL"] = self.check_postgres

@@ -151,7 +151,7 @@ async def _run_host(
         # Before, only `start` hooks run, which may take their time.
         return manifest.functions[isolated].block_limit_s if isolated and host.has_begun else None
 
-    watch = LoopWatch(metrics, running=host.running, limit_s=block_limit_s)
+    watch = LoopWatch(metrics, running=host.running, stand_in=host.stand_in, limit_s=block_limit_s)
     admin = AdminServer(
         LOOPBACK,
         job.settings.admin_port,

@@ -111,7 +111,7 @@ def nats_cli() -> Callable[..., str]:
     built = _ROOT / ".tools" / "nats"
     program = str(built) if built.is_file() else shutil.which("nats")
     if program is None:
-        pytest.fail("the nats command line is missing: `make .tools/nats` builds it, with Go")
+        pytest.fail("the nats command line is missing: tools/nats-cli/build builds it, with Go")
 
     def run(url: str, *arguments: str, stdin: str = "") -> str:
         done = subprocess.run(

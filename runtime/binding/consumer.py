@@ -8,6 +8,7 @@ from runtime.binding.flow.bucket import Bucket, bucket_of
 from runtime.binding.flow.capacity import bounds_of, line_of
 from runtime.binding.flow.intake import Intake
 from runtime.binding.flow.overflow import Overflow
+from runtime.binding.flow.receipts import Receipts
 from runtime.binding.flow.supply import Source, Supply
 from runtime.binding.flow.turns import Turns
 from runtime.binding.flow.worker import Runner, Worker
@@ -16,6 +17,7 @@ from runtime.binding.outages import Outages
 from runtime.binding.settlement import BeforeReturn, Desk, Settlement
 from runtime.broker.connection import Broker
 from runtime.broker.overflow import OverflowQueues
+from runtime.broker.puller import Origin, origin_of
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger
@@ -91,6 +93,7 @@ class ConsumerBinding:
         self._concurrency = spec.concurrency
         self._bounds = bounds_of(dispatcher.function)
         self._turns: Turns | None = None
+        self._receipts = Receipts()
         bucket = self._bucket()
         self.intake = Intake(**self._bounds, line=line_of(dispatcher.function, bucket))
         if bucket is not None and self.intake.line is None:
@@ -237,7 +240,7 @@ class ConsumerBinding:
     async def _run_events(self, worker: Worker) -> None:
         intake, run_event, settle = self.intake, worker.run_event, self._settle
         ack, release = self._workplace.desk.settler.ack, intake.release
-        time, metrics = self._time, self.metrics
+        time, metrics, receipts = self._time, self.metrics, self._receipts
         turn_ends_s = 0.0
         while not worker.is_retired:
             if not intake.ready:
@@ -245,6 +248,9 @@ class ConsumerBinding:
                 await worker.wait(intake)
                 turn_ends_s = time() + TURN_S
             message = intake.take()
+            if message.attempt > 1 and receipts.has(message):
+                self._acknowledge_again([message])
+                continue
             metrics.in_flight = len(intake.held)
             began_s = time()
             outcome = await run_event(message)
@@ -252,6 +258,7 @@ class ConsumerBinding:
             metrics.observe(ended_s - began_s)
             if outcome is DONE:
                 ack(message)
+                receipts.add(message)
                 metrics.count("acked")
                 release(message)
             else:
@@ -279,7 +286,8 @@ class ConsumerBinding:
 
     async def _run_batch(self, batch: list[Message], slots: asyncio.Semaphore) -> None:
         try:
-            rest = await self._call_batch(batch, Doubts())
+            batch = self._without_repeats(batch)
+            rest = await self._call_batch(batch, Doubts()) if batch else []
         finally:
             # The next batch need not wait until what failed of this one is stored elsewhere.
             slots.release()
@@ -304,6 +312,7 @@ class ConsumerBinding:
             else:
                 rest.append((message, outcome))
         self._workplace.desk.settler.ack_all(done)
+        self._receipts.add_all(done)
         self.metrics.count("acked", len(done))
         self.intake.release_all(done)
         self._poke()
@@ -312,6 +321,29 @@ class ConsumerBinding:
             rest = [(message, outcome) for message, outcome in rest if not _is_outage(outcome)]
             rest += await self._call_batch(excused, doubts)
         return rest
+
+    def _without_repeats(self, batch: list[Message]) -> list[Message]:
+        """Those that are not done already, and of two deliveries of one message the later."""
+        if all(message.attempt == 1 for message in batch):
+            return batch
+        kept: dict[Origin, Message] = {}
+        done, replaced = [], []
+        for message in batch:
+            if message.attempt > 1 and self._receipts.has(message):
+                done.append(message)
+                continue
+            origin = origin_of(message.reply)
+            if origin in kept:
+                replaced.append(kept[origin])
+            kept[origin] = message
+        self._acknowledge_again(done)
+        self.intake.release_all(replaced)
+        return list(kept.values())
+
+    def _acknowledge_again(self, done: list[Message]) -> None:
+        self._workplace.desk.settler.ack_all(done)
+        self.metrics.count("repeated", len(done))
+        self.intake.release_all(done)
 
     async def _settle(self, message: Message, outcome: Outcome) -> None:
         doubts = Doubts()

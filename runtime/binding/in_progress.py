@@ -41,6 +41,20 @@ class InProgressTicker:
         if held in self._held:
             self._held.remove(held)
 
+    def due(self, now_s: float) -> list[Message]:
+        """Those that are to be extended at this moment of the loop's clock, each told once.
+
+        Another thread may ask, while the loop stands still.
+        """
+        due = []
+        for held in self._held:
+            due_s = now_s - held.ack_wait_s * SHARE_OF_ACK_WAIT
+            for message in tuple(held.messages):
+                if max(message.received_at_s, message.extended_at_s) < due_s:
+                    message.extended_at_s = now_s
+                    due.append(message)
+        return due
+
     async def stop(self) -> None:
         """End the ticker."""
         self._task.cancel()
@@ -50,10 +64,5 @@ class InProgressTicker:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK_S)
-            now_s = loop.time()
-            for held in self._held:
-                due_s = now_s - held.ack_wait_s * SHARE_OF_ACK_WAIT
-                for message in held.messages:
-                    if max(message.received_at_s, message.extended_at_s) < due_s:
-                        message.extended_at_s = now_s
-                        self._settler.in_progress(message)
+            for message in self.due(loop.time()):
+                self._settler.in_progress(message)

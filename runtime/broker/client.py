@@ -9,6 +9,8 @@ import nats.errors
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 
+from runtime.broker.transport import KeptTransport
+
 PENDING_BYTES = 32 * 1024 * 1024
 """Outgoing bytes kept while the connection is down."""
 
@@ -16,10 +18,14 @@ PENDING_BYTES = 32 * 1024 * 1024
 class OrderedClient(Client):
     """The client library's connection, with its PING in line and many messages in one write.
 
+    It goes over a `KeptTransport`.
+
     The library writes PING to the socket at once, ahead of commands it still holds back, so that
     its `flush` proves nothing and its `drain` ends before the server has read the UNSUB: messages
     that arrive in between are lost. Source: nats-py 2.16 `client.py`, `_send_ping`.
     """
+
+    _transport: KeptTransport | None
 
     async def _send_ping(self, future: "asyncio.Future[bool] | None" = None) -> None:
         self._pongs.append(future or asyncio.get_running_loop().create_future())
@@ -37,24 +43,20 @@ class OrderedClient(Client):
             await super().flush(*arguments, **named)
 
     async def _connect_to_server(self, s: Srv) -> None:
-        """Close what the try before has left open, then connect.
-
-        The library overwrites it: a server that accepts and says nothing would cost a descriptor
-        for each try, every two seconds. Source: nats-py 2.16 `transport.py`, `TcpTransport`.
-        """
+        """Close what the try before has left open, then connect with a transport of our own."""
         if self._transport is not None:
-            self._transport.close()  # type: ignore[no-untyped-call]
+            self._transport.close()
+        self._transport = KeptTransport()
         await super()._connect_to_server(s)
+
+    def stand_in(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """See `KeptTransport.stand_in`; while there is no connection, nothing happens."""
+        if self.is_connected and self._transport is not None:
+            self._transport.stand_in(_plain(messages))
 
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """As `publish` for each subject and payload, at a third of its cost."""
-        commands = b"".join(
-            [
-                b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)
-                for subject, payload in messages
-            ]
-        )
-        await self._write(commands)
+        await self._write(_plain(messages))
 
     async def publish_all_headed(
         self, messages: Sequence[tuple[str, str, Mapping[str, str], bytes]]
@@ -74,6 +76,16 @@ class OrderedClient(Client):
             raise nats.errors.OutboundBufferLimitError
         await self._send_command(commands)
         await self._flush_pending()
+
+
+def _plain(messages: Sequence[tuple[str, bytes]]) -> bytes:
+    """The commands that publish these subjects and payloads."""
+    return b"".join(
+        [
+            b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)
+            for subject, payload in messages
+        ]
+    )
 
 
 def _headed(subject: str, reply: str, headers: Mapping[str, str], payload: bytes) -> bytes:

@@ -220,6 +220,14 @@ class Broker:
         except nats.errors.Error as failure:
             raise Unavailable("NATS", type(failure).__name__) from failure
 
+    def stand_in(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Keep the connection while the event loop stands still; for another thread.
+
+        Reads what the server sends, answers its PINGs, and sends these subjects and payloads.
+        Nothing happens while there is no connection.
+        """
+        self._client.stand_in(messages)
+
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Hand many subjects and payloads to the connection together, unconfirmed: for acks.
 

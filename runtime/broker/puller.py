@@ -31,14 +31,20 @@ _NS = 1_000_000_000
 _TOKENS_V1 = 9
 
 
-def origin_of(reply: str) -> tuple[str, str, str]:
-    """The stream, the consumer and the sequence of a delivery: the same for each of a message.
+Origin = tuple[str, str, str, str]
+
+
+def origin_of(reply: str) -> Origin:
+    """What is the same for each delivery of a message, and for that of no other.
+
+    Its stream, the consumer, its sequence and the time it was stored: a stream that is made anew
+    begins with the first sequence again.
 
     Source: NATS ADR-15, what follows `$JS.ACK.`; version 2 has the domain and the account first.
     """
     tokens = reply.split(".")
     first = 2 if len(tokens) == _TOKENS_V1 else 4
-    return tokens[first], tokens[first + 1], tokens[first + 3]
+    return tokens[first], tokens[first + 1], tokens[first + 3], tokens[first + 5]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,8 @@ class LoopWatch:
         metrics: gets `loop_lag_s` and `loop_blocks`.
         running: names the function at work; called on the watchdog's thread during a block, so it
             may only read. The name of the asyncio task at work is logged beside it.
+        stand_in: called on the watchdog's thread again and again while the loop stands still, with
+            the seconds it has done so.
         threshold_s: how long the loop may stand still unreported.
         limit_s: how long it may stand still before the process is ended, at this moment; None for
             as long as it likes. Called on the watchdog's thread.
@@ -114,11 +116,13 @@ class LoopWatch:
         metrics: Metrics,
         *,
         running: Callable[[], str] = str,
+        stand_in: Callable[[float], None] = lambda _blocked_s: None,
         threshold_s: float = 1.0,
         limit_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._metrics = metrics
         self._running = running
+        self._stand_in = stand_in
         self._threshold_s = threshold_s
         self._poll_s = threshold_s / 4
         self._limit_s = limit_s
@@ -186,9 +190,18 @@ class LoopWatch:
             blocked_s = time.monotonic() - beat_s - TICK_S
             if blocked_s > report_after_s and self._report(blocked_s):
                 report_after_s = 2 * blocked_s
+            if blocked_s > self._threshold_s:
+                self._act_for_the_loop(blocked_s)
             limit_s = self._limit_s()
             if limit_s is not None and blocked_s > max(limit_s, self._threshold_s):
                 self._end(blocked_s)
+
+    def _act_for_the_loop(self, blocked_s: float) -> None:
+        try:
+            self._stand_in(blocked_s)
+        except Exception:
+            # This thread must go on: it is the one that names the culprit.
+            log.exception("Nothing was done for the loop while it stood still")
 
     def _end(self, blocked_s: float) -> None:
         if self._culprit() is not None:

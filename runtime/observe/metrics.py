@@ -26,7 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-CONSUMER_OUTCOMES: Final = ("acked", "retried", "parked", "dead")
+CONSUMER_OUTCOMES: Final = ("acked", "retried", "parked", "dead", "repeated")
 ENDPOINT_OUTCOMES: Final = ("answered", "failed", "refused")
 SECONDS_BUCKETS: Final = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),

@@ -1,0 +1,39 @@
+"""What was acknowledged here of late, so that no second delivery of it is called."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from runtime.broker.puller import Origin, origin_of
+from runtime.message import Message
+
+REMEMBERED = 8192
+"""Acknowledged messages of one function: some hundred kilobytes."""
+
+
+class Receipts:
+    """Remembers the last messages that were done and acknowledged.
+
+    An acknowledgement may come too late, as after a block of the event loop, or be lost with the
+    connection; the server then delivers a message again that is done. What is remembered costs
+    next to nothing until such a delivery comes: only then is it looked at.
+    """
+
+    def __init__(self) -> None:
+        self._unread: deque[str] = deque(maxlen=REMEMBERED)
+        self._read: dict[Origin, None] = {}
+
+    def add(self, message: Message) -> None:
+        """Remember one that was acknowledged."""
+        self._unread.append(message.reply)
+
+    def add_all(self, messages: Sequence[Message]) -> None:
+        """Remember these."""
+        self._unread.extend([message.reply for message in messages])
+
+    def has(self, message: Message) -> bool:
+        """Whether another delivery of this very message was acknowledged here."""
+        while self._unread:
+            self._read[origin_of(self._unread.popleft())] = None
+        while len(self._read) > REMEMBERED:
+            del self._read[next(iter(self._read))]
+        return origin_of(message.reply) in self._read
