@@ -15,6 +15,7 @@ class Proxy:
 
     Attributes:
         connections: how many were accepted in all.
+        withheld: what came from either side and was held back by `silence`.
     """
 
     def __init__(self, target: int | Path) -> None:
@@ -25,6 +26,7 @@ class Proxy:
         self._flowing.set()
         self._is_cut = False
         self.connections = 0
+        self.withheld = b""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -102,6 +104,8 @@ class Proxy:
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(_CHUNK_BYTES):
+            if not self._flowing.is_set():
+                self.withheld += data
             await self._flowing.wait()
             sink.write(data)
             await sink.drain()

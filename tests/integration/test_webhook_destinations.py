@@ -1,24 +1,20 @@
 """The guard on the address that is really connected to, and TLS by name, with real sockets."""
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpcore
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from functions.route_delivery.addresses import AddressPolicy, parse_networks
 from functions.route_delivery.http import DestinationRefused, WebhookClient
 from functions.route_delivery.webhook import describe
+from tests.certificates import contexts, self_signed
 from tests.receiver import Receiver
 
 LOOPBACK = "127.0.0.0/8, ::1/128"
@@ -115,7 +111,7 @@ async def test_an_address_that_does_not_answer_gives_way_to_the_next(
 async def test_the_certificate_is_checked_against_the_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    served, trusted = _certificate("hook.example", tmp_path)
+    served, trusted = contexts(self_signed("hook.example", tmp_path))
     async with Receiver(tls=served) as receiver:
         resolve_to(monkeypatch, ["127.0.0.1"], ["127.0.0.1"])
         right = f"https://hook.example:{receiver.port}/"
@@ -128,45 +124,9 @@ async def test_the_certificate_is_checked_against_the_name(
 async def test_an_unknown_authority_is_not_trusted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    served, _ = _certificate("hook.example", tmp_path)
+    served, _ = contexts(self_signed("hook.example", tmp_path))
     async with Receiver(tls=served) as receiver:
         resolve_to(monkeypatch, ["127.0.0.1"])
         with pytest.raises(httpcore.ConnectError) as refused:
             await post(client(LOOPBACK), f"https://hook.example:{receiver.port}/")
     assert describe(refused.value)[0] == "TLS_FAILED"
-
-
-def _certificate(name: str, folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """What a server of that name serves with, and what trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.77"))]
-            ),
-            critical=False,
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = folder / "certificate.pem"
-    pem.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    served.load_cert_chain(pem)
-    return served, ssl.create_default_context(cafile=pem)

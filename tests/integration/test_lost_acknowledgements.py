@@ -1,0 +1,67 @@
+"""What was done here and is delivered again, as its acknowledgement was lost on the way."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from runtime import Context
+from runtime.broker.connection import Broker
+from runtime.observe.metrics import Metrics
+from tests.host import Journal, eventually, fresh, running_host, wait_until_settled
+from tests.proxy import Proxy
+from tests.servers import NatsServer
+
+MESSAGES = 50
+KINDS: dict[str, dict[str, Any]] = {
+    "event": {"handler": "on_event"},
+    "batch": {"handler": "on_batch", "batch": {"size": 20, "wait": "50ms"}},
+    "fair": {"handler": "on_event", "fair_by": {"token": 2}},
+    "ordered": {"handler": "on_event", "ordered_by": {"token": 2}},
+}
+
+
+@pytest.fixture
+async def proxy(nats_server: NatsServer) -> AsyncIterator[Proxy]:
+    async with Proxy(nats_server.port) as between:
+        yield between
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_it_is_acknowledged_again_and_not_called(
+    broker: Broker, proxy: Proxy, kind: str
+) -> None:
+    stream, name, seen = fresh("REPEAT"), fresh("work"), Journal()
+    metrics = Metrics("0.0.0")
+
+    async def act(_ctx: Context, given: Any) -> None:
+        for event in given if kind == "batch" else [given]:
+            seen.add(event.raw)
+            if len(seen.entries) == MESSAGES:
+                proxy.silence()
+
+    spec = {"consumer": {"stream": stream, "ack_wait": "1s"}, "concurrency": 4, **KINDS[kind]}
+    url = f"nats://127.0.0.1:{proxy.port}"
+    async with running_host(
+        url,
+        {name: spec},
+        {name: act},
+        streams={stream: {"subjects": [f"{stream}.>"]}},
+        metrics=metrics,
+    ):
+        for number in range(MESSAGES):
+            await broker.publish(f"{stream}.{number % 5}", b"%d" % number)
+        await seen.wait(MESSAGES)
+
+        async def is_on_its_way() -> bool:
+            return b"+ACK" in proxy.withheld
+
+        await eventually(is_on_its_way, "an acknowledgement")
+        proxy.reset()
+        proxy.heal()
+        await wait_until_settled(broker, stream, name)
+
+    assert sorted(seen.entries) == sorted(b"%d" % number for number in range(MESSAGES))
+    counted = metrics.function(name).messages
+    assert counted["acked"] == MESSAGES
+    assert counted["repeated"] >= 1
