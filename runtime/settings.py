@@ -8,14 +8,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from runtime.errors import ConfigError, Problem
 
-_NATS_SCHEMES = ("nats", "tls", "ws", "wss")
+_NATS_SCHEMES = ("nats", "tls")
 
 
 def _check_nats_url(url: SecretStr) -> SecretStr:
     for place in url.get_secret_value().split(","):
         scheme, separator, _ = place.strip().partition("://")
         if separator and scheme not in _NATS_SCHEMES:
-            raise ValueError("write nats://host:4222, or several of that form parted by commas")
+            raise ValueError(
+                "write nats://host:4222 or tls://host:4222, or several of them, with commas"
+            )
     return url
 
 

@@ -26,8 +26,8 @@ ports_file_dir: {ports_dir}
 log_file: {log_file}
 logfile_size_limit: 10MB
 logfile_max_num: 3
-# A host whose event loop a function blocks answers no PING. On one machine a client that is gone is
-# noticed without, so nobody is cut off for it; the server's own two minutes would end after five.
+# A host in which code holds the whole interpreter answers no PING. On one machine a client that is
+# gone is noticed without, so nobody is cut off for it: by default that would be after five minutes.
 ping_interval: "1h"
 
 # A message is in the page cache before it is acknowledged: killing this process loses nothing.

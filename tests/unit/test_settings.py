@@ -67,6 +67,7 @@ def test_an_unknown_runtime_variable_is_a_mistake_and_others_are_not_ours() -> N
         ("RUNTIME_GRACE_S", "0"),
         ("RUNTIME_GRACE_S", "hunter2"),
         ("NATS_URL", "http://hunter2@host:4222"),
+        ("NATS_URL", "ws://hunter2@host:8080"),
         ("NATS_URL", "nats://host:4222, postgresql://hunter2@host"),
     ],
 )
