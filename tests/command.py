@@ -12,6 +12,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RUNTIME = Path(sys.executable).parent / "runtime"
 
+SKEWED = (sys.executable, "-m", "tests.fault.skewed")
+"""The program by a clock that is ahead by the seconds in the file that CLOCK_FILE names."""
+
 _DEADLINE_S = 60.0
 
 

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 
 import click
 
+from runtime.broker.clock import ServerClock
 from runtime.broker.connection import Broker
 from runtime.broker.parking import Mailbox, Parked
-from runtime.broker.stream_configs import SCHEDULES_SINCE
+from runtime.broker.stream_configs import MAILBOX, SCHEDULES_SINCE
 from runtime.cli import parameters
 from runtime.cli.connection import nats_url_option, run
 from runtime.cli.failure import exit_with_nothing_done
@@ -47,17 +49,18 @@ def parked() -> None:
 @nats_url_option
 def list_(function: str | None, limit: int | None, as_json: bool, nats_url: str | None) -> None:
     """List parked messages, the one that is due first at the top."""
-    waiting, hint = run(nats_url, lambda broker: _read(broker, function))
+    found = run(nats_url, lambda broker: _read(broker, function))
+    waiting = found.waiting
     waiting.sort(key=lambda each: (each.due_at, each.sequence))
     default = None if as_json else TABLE_LIMIT
     shown = waiting[: (default if limit is None else limit) or None]
     if as_json:
         for each in shown:
             print_json(_describe(each))
-    elif not waiting:
-        click.echo(f"No parked messages{hint}.")
+    elif found.now is None:
+        click.echo(f"No parked messages{found.hint}.")
     else:
-        _draw_table(shown)
+        _draw_table(shown, found.now)
         cut = f"the first {len(shown):,} of " if len(shown) < len(waiting) else ""
         more = "; --limit 0 shows all" if cut else ""
         click.echo(f"{cut}{count(len(waiting), 'parked message')}{more}")
@@ -109,12 +112,24 @@ def _report(made: int, chosen: int, done: str) -> None:
         click.echo(f"{chosen - made:,} of {chosen:,} were no longer waiting")
 
 
-async def _read(broker: Broker, function: str | None) -> tuple[list[Parked], str]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What waits, the server's time if anything does, and why there may be nothing."""
+
+    waiting: list[Parked]
+    now: datetime | None
+    hint: str
+
+
+async def _read(broker: Broker, function: str | None) -> _Found:
     hint = ""
     if broker.server_version < SCHEDULES_SINCE:
         version = ".".join(map(str, broker.server_version))
         hint = f"; nats-server {version} cannot park, it delays in the consumer (2.12 and up can)"
-    return [each async for each in Mailbox(broker).list_parked(function)], hint
+    waiting = [each async for each in Mailbox(broker).list_parked(function)]
+    # A server where no function has run yet has no mailbox to ask.
+    now = await ServerClock(broker, MAILBOX).now() if waiting else None
+    return _Found(waiting, now, hint)
 
 
 async def _choose(
@@ -141,8 +156,7 @@ async def _each(
     return made
 
 
-def _draw_table(waiting: list[Parked]) -> None:
-    now = datetime.now(UTC)
+def _draw_table(waiting: list[Parked], now: datetime) -> None:
     print_table(
         ("SEQ", "DUE AT", "IN", "FUNCTION", "ATTEMPT", "SUBJECT", "REASON"),
         [

@@ -1,11 +1,12 @@
 """`runtime pause` and `runtime resume`: hold functions back on all hosts, through the server."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import click
 
 from runtime.broker import function_consumers
+from runtime.broker.clock import ServerClock
 from runtime.broker.connection import Broker
 from runtime.broker.function_consumers import FOR_EVER, FunctionConsumer
 from runtime.cli import parameters
@@ -38,8 +39,7 @@ def pause(functions: tuple[str, ...], for_: timedelta | None, nats_url: str | No
     What a host holds already is finished. Messages wait in their stream, redriven and parked ones
     in the mailbox. Needs nats-server 2.11.
     """
-    until = datetime.now(UTC) + for_ if for_ else FOR_EVER
-    paused = run(nats_url, lambda broker: _pause(broker, functions, until))
+    paused, until = run(nats_url, lambda broker: _pause(broker, functions, for_))
     for name, consumers in paused.items():
         click.echo(f"{name} paused {show_end(until)} ({_names(consumers)})")
 
@@ -61,12 +61,17 @@ def show_end(until: datetime) -> str:
 
 
 async def _pause(
-    broker: Broker, functions: Sequence[str], until: datetime
-) -> dict[str, list[FunctionConsumer]]:
+    broker: Broker, functions: Sequence[str], for_: timedelta | None
+) -> tuple[dict[str, list[FunctionConsumer]], datetime]:
     found = await _find(broker, functions)
+    until = FOR_EVER
+    if for_:
+        # The server ends the pause, so its clock counts: that of this machine may be wrong.
+        stream = found[functions[0]][0].stream
+        until = await ServerClock(broker, stream).now() + for_
     for consumers in found.values():
         await function_consumers.pause(broker, consumers, until)
-    return found
+    return found, until
 
 
 async def _resume(broker: Broker, functions: Sequence[str]) -> dict[str, list[FunctionConsumer]]:

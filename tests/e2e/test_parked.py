@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from runtime.broker.parking import Mailbox
 from runtime.broker.streams import ensure
 from runtime.manifest.model import Manifest
 from runtime.message import Message
-from tests.command import runtime
+from tests.command import SKEWED, runtime
 from tests.host import Journal, eventually, fresh, running_host
 from tests.servers import NatsServer
 
@@ -32,9 +33,11 @@ def _message(sequence: int) -> Message:
 
 
 async def test_a_message_that_its_function_sent_away_for_hours_is_listed_and_hurried(
-    nats_server: NatsServer, broker: Broker
+    nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
     stream, name = fresh("JOBS"), fresh("later")
+    clock = tmp_path / "clock"
+    clock.write_text("3600")
     calls = Journal()
 
     async def postpone(ctx: Context, event: Event[bytes]) -> None:
@@ -55,7 +58,9 @@ async def test_a_message_that_its_function_sent_away_for_hours_is_listed_and_hur
             return [document["sequence"] for document in done.documents]
 
         [sequence] = await eventually(find, "a parked message")
-        listed = await runtime(nats_server.url, "parked", "ls", "--function", name)
+        # By the server's clock: this machine's is an hour ahead.
+        ls = ("parked", "ls", "--function", name)
+        listed = await runtime(nats_server.url, *ls, program=SKEWED, CLOCK_FILE=str(clock))
         done = await runtime(nats_server.url, "parked", "hurry", sequence)
         await calls.wait(2)
 

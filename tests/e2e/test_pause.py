@@ -1,6 +1,7 @@
 import asyncio
 import json
 import secrets
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.function_consumers import check_pausing
 from runtime.broker.streams import ensure, plan
 from runtime.errors import ConfigError
-from tests.command import runtime
+from tests.command import SKEWED, runtime
 from tests.host import Journal, consumer, fresh, make_manifest, running_host
 from tests.servers import NatsServer
 
@@ -82,10 +83,16 @@ async def test_a_redriven_message_waits_too(nats_server: NatsServer, broker: Bro
         assert await scene.calls.wait(1) == [b"again"]
 
 
-async def test_a_pause_may_end_by_itself(nats_server: NatsServer, broker: Broker) -> None:
+@pytest.mark.parametrize("ahead_s", [0, -3600], ids=["right", "an hour behind"])
+async def test_a_pause_may_end_by_itself_by_the_servers_clock(
+    nats_server: NatsServer, broker: Broker, tmp_path: Path, ahead_s: int
+) -> None:
     scene, url = Scene(), nats_server.url
+    clock = tmp_path / "clock"
+    clock.write_text(str(ahead_s))
     async with running_host(url, scene.functions, scene.does(), streams=scene.streams):
-        done = await runtime(url, "pause", scene.name, "--for", "2s")
+        pause = ("pause", scene.name, "--for", "2s")
+        done = await runtime(url, *pause, program=SKEWED, CLOCK_FILE=str(clock))
         await broker.publish(f"{scene.stream}.a", b"one")
         await scene.seen.wait(1)
         was = list(scene.calls.entries)
