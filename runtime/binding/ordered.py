@@ -5,6 +5,7 @@ What the host before it held and did not settle comes back first, and only then 
 """
 
 import asyncio
+import heapq
 from typing import Any
 
 from runtime.binding.consumer import ConsumerBinding, Workplace
@@ -39,7 +40,7 @@ PAUSE_S = 1.0
 LATE_S = 5.0
 """How long after its ack wait what another host held may still come back."""
 MOST_AWAITED = 2000
-"""Messages sent back that a successor is told of."""
+"""Messages sent back that a successor is told of: those that are due last."""
 
 
 class OrderedBinding:
@@ -298,11 +299,15 @@ class OrderedBinding:
         if self._work is None:
             return self._left
         awaited = _line_of(self._work).awaited()
-        self._due_at_s = {each.sequence: self._due_at_s.get(each.sequence, 0.0) for each in awaited}
+        due_at_s = {each.sequence: self._due_at_s.get(each.sequence, 0.0) for each in awaited}
+        self._due_at_s = due_at_s
+        if len(awaited) > MOST_AWAITED:
+            # Those that are due soon come back while the successor gathers.
+            awaited = heapq.nlargest(MOST_AWAITED, awaited, lambda each: due_at_s[each.sequence])
         return {
             "awaited": [
-                [each.fair_key, each.order_key, each.sequence, self._due_at_s[each.sequence]]
-                for each in awaited[:MOST_AWAITED]
+                [each.fair_key, each.order_key, each.sequence, due_at_s[each.sequence]]
+                for each in awaited
             ],
             "caution": self._caution.state(),
         }
