@@ -93,7 +93,7 @@ class KeptTransport(Transport):
                 return
             self._outgoing += payload
             self._send(self._socket)
-        self._watch()
+        self._wake()
 
     def writelines(self, payload: Sequence[bytes]) -> None:
         """As `write`, for several."""
@@ -105,11 +105,13 @@ class KeptTransport(Transport):
         Raises:
             OSError: the connection is lost.
         """
-        while self._outgoing and self._socket is not None and not self._failure:
+        while self._outgoing and not self._is_lost:
             self._sent.clear()
             await self._sent.wait()
         if self._failure:
             raise self._failure
+        if self._outgoing:
+            raise ConnectionResetError("the connection ended with bytes unsent")
 
     async def read(self, buffer_size: int) -> bytes:
         """What came next, a piece at a time; nothing at the end.
@@ -123,7 +125,7 @@ class KeptTransport(Transport):
         while not self._incoming:
             if self._failure:
                 raise self._failure
-            if self._ended or self._socket is None:
+            if self._is_lost:
                 return b""
             self._arrived.clear()
             await self._arrived.wait()
@@ -194,6 +196,10 @@ class KeptTransport(Transport):
             raise ConnectionAbortedError("the connection is closed")
         return self._socket
 
+    @property
+    def _is_lost(self) -> bool:
+        return self._ended or self._failure is not None or self._socket is None
+
     def _on_ready(self) -> None:
         with self._lock:
             if self._socket is None:
@@ -203,9 +209,9 @@ class KeptTransport(Transport):
         self._wake()
 
     def _wake(self) -> None:
-        if self._incoming or self._ended or self._failure or self._socket is None:
+        if self._incoming or self._is_lost:
             self._arrived.set()
-        if not self._outgoing or self._failure or self._socket is None:
+        if not self._outgoing or self._is_lost:
             self._sent.set()
         self._watch()
 
@@ -243,9 +249,8 @@ class KeptTransport(Transport):
         """Have the loop watch the socket for what is wanted of it now."""
         if self._socket is None:
             return
-        is_up = not (self._ended or self._failure)
-        reads = is_up and self._incoming_bytes < AHEAD_BYTES
-        writes = is_up and bool(self._outgoing)
+        reads = not self._is_lost and self._incoming_bytes < AHEAD_BYTES
+        writes = not self._is_lost and bool(self._outgoing)
         if reads and not self._reads:
             self._loop.add_reader(self._socket, self._on_ready)
         elif self._reads and not reads:

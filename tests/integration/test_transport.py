@@ -93,14 +93,16 @@ def standing_in(act: Callable[[], None]) -> Iterator[None]:
 @asynccontextmanager
 async def serving_with(serve: Serve) -> AsyncIterator[KeptTransport]:
     """A transport that is connected to a server which does this."""
-    is_over = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await serve(reader, writer)
         finally:
             writer.close()
-            is_over.set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.append(asyncio.ensure_future(run(reader, writer)))
 
     async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -110,7 +112,9 @@ async def serving_with(serve: Serve) -> AsyncIterator[KeptTransport]:
             yield transport
         finally:
             transport.close()
-            await is_over.wait()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def block() -> None:
@@ -324,6 +328,32 @@ async def test_a_connection_that_is_reset_says_so_to_the_reader_and_the_writer()
         transport.write(b"x")
         with pytest.raises(ConnectionResetError):
             await transport.drain()
+
+
+async def test_an_end_wakes_whoever_waits_for_room_to_write() -> None:
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write_eof()
+        await asyncio.Event().wait()
+
+    async with serving_with(serve) as transport:
+        transport.write(b"x" * 50_000_000)
+        with pytest.raises(ConnectionResetError):
+            await transport.drain()
+        assert await transport.read(1) == b""
+
+
+async def test_a_reader_learns_that_a_write_has_failed() -> None:
+    async def serve(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with serving_with(serve) as transport:
+        reading = asyncio.ensure_future(transport.read(1))
+        await asyncio.sleep(0)
+        assert transport._socket is not None
+        transport._socket.shutdown(socket.SHUT_WR)
+        transport.write(b"x")
+        with pytest.raises(BrokenPipeError):
+            await reading
 
 
 async def test_a_line_is_given_without_what_came_behind_it() -> None:
