@@ -99,6 +99,19 @@ class Works:
 
         return await eventually(look, f"{count} messages done", 60) or []
 
+    async def kill_whoever_works(self, count: int) -> None:
+        """When so many messages are done, kill the process that noted something last."""
+        await self.wait_for(count)
+
+        async def kill() -> bool:
+            try:
+                psutil.Process(self.journal()[-1]["pid"]).kill()
+            except psutil.NoSuchProcess:
+                return False  # The one that was killed before; nobody has gone on yet.
+            return True
+
+        await eventually(kill, "somebody who works", 60)
+
 
 def orders(journal: list[dict[str, Any]]) -> dict[str, list[int]]:
     """The numbers of each key in the order in which they were first done."""
@@ -147,8 +160,7 @@ async def test_the_order_survives_the_death_of_whoever_works(
         done = 0
         for _ in range(KILLS):
             done += chance.randint(40, 160)
-            found = await works.wait_for(done)
-            psutil.Process(found[-1]["pid"]).kill()
+            await works.kill_whoever_works(done)
         await publishing
         journal = await works.wait_for(KEYS * EACH)
         await wait_until_settled(broker, works.stream, works.name)
