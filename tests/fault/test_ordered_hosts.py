@@ -232,8 +232,7 @@ async def test_turns_lose_nothing_when_hosts_die_and_double_only_what_they_held(
         await served.wait_for_line("Ready", worker="2")
         await works.publish("loud", *flood)
         for number in range(kills):
-            found = await works.wait_for(len(flood) // 5 * (number + 1))
-            psutil.Process(found[-1]["pid"]).kill()
+            await works.kill_whoever_works(len(flood) // 5 * (number + 1))
             await works.publish(f"quiet{number}", *range(10))
         journal = await works.wait_for(len(flood) + kills * 10)
         await wait_until_settled(broker, works.stream, works.name)
