@@ -24,6 +24,7 @@ class StandIn:
         self._broker = broker
         self._settler = settler
         self._ticker = ticker
+        self._repeated: list[tuple[str, bytes]] = []
 
     def act(self, *, is_at_work: bool) -> None:
         """Be heard by the server once; a few times a second keeps everything.
@@ -31,7 +32,11 @@ class StandIn:
         Args:
             is_at_work: whether a function is, and within its time limit.
         """
-        signs = self._settler.unsure_acks()
+        signs: list[tuple[str, bytes]] = []
+        acks = self._settler.unsure_acks()
+        if acks != self._repeated:  # Once in a block is enough: nothing is lost on a connection.
+            signs += acks
+            self._repeated = acks
         if is_at_work:
             due = self._ticker.due(time.monotonic())
             signs += [(message.reply, IN_PROGRESS) for message in due]
