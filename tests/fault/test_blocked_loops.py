@@ -15,9 +15,9 @@ from tests.serving import serving
 
 BLOCK_S = 6
 IMPATIENT = """
-ping_interval: "1s"
+ping_interval: "2s"
 ping_max: 1
-write_deadline: "1s"
+write_deadline: "2s"
 """
 MODULE = f"""
 import time
@@ -38,7 +38,7 @@ SIZE_BYTES = 200_000
 
 
 class ImpatientServer(NatsServer):
-    """Ends a connection that is silent for two seconds, where others wait for minutes."""
+    """Ends a connection that is silent for four seconds, where others wait for minutes."""
 
     def configuration(self) -> str:
         return super().configuration() + IMPATIENT

@@ -25,19 +25,19 @@ from tests.certificates import contexts, self_signed
 from tests.host import Journal, consumer, fresh
 from tests.servers import NatsServer
 
-BLOCK_S = 4.0
+BLOCK_S = 6.0
 POLL_S = 0.1
 ACK_WAIT_S = 1.0
 IMPATIENT = """
-ping_interval: "1s"
+ping_interval: "2s"
 ping_max: 1
-write_deadline: "1s"
+write_deadline: "2s"
 """
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class ImpatientServer(NatsServer):
-    """Ends a connection that is silent for two seconds; with TLS where it has a certificate."""
+    """Ends a connection that is silent for four seconds; with TLS where it has a certificate."""
 
     def __init__(self, directory: Path, pem: Path | None) -> None:
         self.pem = pem
@@ -159,7 +159,7 @@ async def test_a_blocked_loop_keeps_its_connection_and_all_that_is_sent_to_it(
     with standing_in(lambda: patient.stand_in([])):
         flooding.start()
         block()
-    flooding.join()
+        flooding.join()
 
     assert await seen.wait(len(payloads)) == payloads
     assert patient.reconnects == 0
