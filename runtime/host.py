@@ -291,7 +291,7 @@ class Host:
         self._stack.push_async_callback(settler.stop, 5.0)
         ticker = InProgressTicker(settler)
         self._stack.push_async_callback(ticker.stop)
-        self._stand_in = StandIn(broker, settler, ticker)
+        self._stand_in = StandIn(broker, ticker)
         probes = {"NATS": self.check_nats}
         if "postgres" in self._resources:
             probes["PostgreSQL"] = self.check_postgres

@@ -262,6 +262,7 @@ class ConsumerBinding:
                 metrics.count("acked")
                 release(message)
             else:
+                receipts.forget(message)
                 await settle(message, outcome)
             if ended_s > turn_ends_s:
                 self._poke()
@@ -310,6 +311,7 @@ class ConsumerBinding:
             if outcome is DONE:
                 done.append(message)
             else:
+                self._receipts.forget(message)
                 rest.append((message, outcome))
         self._workplace.desk.settler.ack_all(done)
         self._receipts.add_all(done)

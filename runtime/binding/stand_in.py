@@ -4,11 +4,11 @@ import time
 
 from runtime.binding.in_progress import InProgressTicker
 from runtime.broker.connection import Broker
-from runtime.broker.settler import IN_PROGRESS, Settler
+from runtime.broker.settler import IN_PROGRESS
 
 
 class StandIn:
-    """Does from another thread what the loop owes the server: PONG, `+WPI`, `+ACK`.
+    """Does from another thread what the loop owes the server: PONG and `+WPI`.
 
     So a block costs neither the connection nor the messages that are here, in one case excepted:
     they go to other hosts when the function at work stands still for longer than its time limit,
@@ -16,15 +16,12 @@ class StandIn:
 
     Args:
         broker: the connection.
-        settler: has what was acknowledged as the block began.
         ticker: knows what is here.
     """
 
-    def __init__(self, broker: Broker, settler: Settler, ticker: InProgressTicker) -> None:
+    def __init__(self, broker: Broker, ticker: InProgressTicker) -> None:
         self._broker = broker
-        self._settler = settler
         self._ticker = ticker
-        self._repeated: list[tuple[str, bytes]] = []
 
     def act(self, *, is_at_work: bool) -> None:
         """Be heard by the server once; a few times a second keeps everything.
@@ -33,10 +30,6 @@ class StandIn:
             is_at_work: whether a function is, and within its time limit.
         """
         signs: list[tuple[str, bytes]] = []
-        acks = self._settler.unsure_acks()
-        if acks != self._repeated:  # Once in a block is enough: nothing is lost on a connection.
-            signs += acks
-            self._repeated = acks
         if is_at_work:
             due = self._ticker.due(time.monotonic())
             signs += [(message.reply, IN_PROGRESS) for message in due]

@@ -27,7 +27,6 @@ class Settler:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._queue: list[tuple[str, bytes]] = []
-        self._sent_last: list[tuple[str, bytes]] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -55,13 +54,6 @@ class Settler:
     def in_progress(self, message: Message) -> None:
         """The message is still being worked on: its ack wait starts anew."""
         self._add(message.reply, IN_PROGRESS)
-
-    def unsure_acks(self) -> list[tuple[str, bytes]]:
-        """The acks that wait, and those handed over last, which may wait in the connection.
-
-        Another thread may ask, while the loop stands still. To send one again does no harm.
-        """
-        return [each for each in (*self._sent_last, *self._queue) if each[1] == _ACK]
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until the server has read everything decided so far, or the time is up."""
@@ -91,7 +83,6 @@ class Settler:
             await self._wake.wait()
             self._wake.clear()
             queue, self._queue = self._queue, []
-            self._sent_last = queue
             try:
                 await self._broker.send_all(queue)
             except Unavailable as failure:

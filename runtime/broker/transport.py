@@ -77,6 +77,8 @@ class KeptTransport(Transport):
         if self._incoming:
             # Whoever sits in between could have put it there.
             raise ConnectionAbortedError("the server sent more before TLS had begun")
+        # Wrapping takes the socket over, and leaves nothing to close if it was reset meanwhile.
+        self._socket = None
         name = uri if isinstance(uri, str) else uri.hostname
         secured = ssl_context.wrap_socket(
             plain, server_hostname=name, do_handshake_on_connect=False

@@ -22,7 +22,7 @@ from runtime.broker.transport import AHEAD_BYTES, CHUNK_BYTES, KeptTransport
 from runtime.errors import Unavailable
 from runtime.message import Message
 from tests.certificates import contexts, self_signed
-from tests.host import Journal, consumer, fresh
+from tests.host import Journal, fresh
 from tests.servers import NatsServer
 
 BLOCK_S = 6.0
@@ -200,7 +200,7 @@ async def test_what_is_here_stays_here_as_long_as_the_function_at_work_has_time(
     puller = await pull(patient, stream, deliver)
     await patient.publish(f"{stream}.a", b"")
     await arrived.wait()
-    stand_in = StandIn(patient, settler, ticker)
+    stand_in = StandIn(patient, ticker)
     with standing_in(lambda: stand_in.act(is_at_work=is_at_work)):
         block()
     await patient.flush()
@@ -209,37 +209,6 @@ async def test_what_is_here_stays_here_as_long_as_the_function_at_work_has_time(
     await settler.stop(1)
 
     assert attempts[:2] == deliveries
-
-
-@pytest.mark.parametrize("impatient", ["plain"], indirect=True)
-async def test_what_was_acknowledged_as_the_block_began_is_not_delivered_again(
-    patient: Broker,
-) -> None:
-    stream = fresh("BLOCK")
-    settler = Settler(patient)
-    ticker = InProgressTicker(settler)
-    attempts: list[int] = []
-    blocked = asyncio.Event()
-    stand_in = StandIn(patient, settler, ticker)
-
-    def deliver(message: Message) -> None:
-        attempts.append(message.attempt)
-        settler.ack(message)
-        if message.attempt == 1:
-            with standing_in(lambda: stand_in.act(is_at_work=True)):
-                block()
-        blocked.set()
-
-    puller = await pull(patient, stream, deliver)
-    await patient.publish(f"{stream}.a", b"")
-    await blocked.wait()
-    await patient.flush()
-    await puller.stop(5)
-    await ticker.stop()
-    await settler.stop(1)
-
-    assert attempts == [1]
-    assert (await consumer(patient, stream, "work"))["num_ack_pending"] == 0
 
 
 async def pull(broker: Broker, stream: str, deliver: Callable[[Message], None]) -> Puller:

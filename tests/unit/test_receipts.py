@@ -37,3 +37,11 @@ def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         assert receipts.has(delivery(number, 2))
 
     assert [receipts.has(delivery(number, 2)) for number in range(1, 5)] == [False] + [True] * 3
+
+
+def test_a_replay_that_failed_is_called_again() -> None:
+    receipts = Receipts()
+    receipts.add(delivery(1, 1))
+    receipts.forget(delivery(1, 1))
+
+    assert not receipts.has(delivery(1, 2))

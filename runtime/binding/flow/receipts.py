@@ -7,7 +7,7 @@ from runtime.broker.puller import Origin, origin_of
 from runtime.message import Message
 
 REMEMBERED = 8192
-"""Acknowledged messages of one function: some hundred kilobytes."""
+"""Acknowledged messages of one function: up to 4 MB."""
 
 
 class Receipts:
@@ -29,6 +29,11 @@ class Receipts:
     def add_all(self, messages: Sequence[Message]) -> None:
         """Remember these."""
         self._unread.extend([message.reply for message in messages])
+
+    def forget(self, message: Message) -> None:
+        """Know nothing of one that was called again and failed, as in a replay of its stream."""
+        if self.has(message):
+            del self._read[origin_of(message.reply)]
 
     def has(self, message: Message) -> bool:
         """Whether another delivery of this very message was acknowledged here."""
