@@ -6,11 +6,14 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Self
 from urllib.parse import ParseResult
 
 from nats.aio.client import PONG_PROTO
 from nats.aio.transport import Transport
+
+from runtime.broker.dial import connected, secured
 
 CHUNK_BYTES = 64 * 1024
 AHEAD_BYTES = 1024 * 1024
@@ -19,6 +22,32 @@ STAND_IN_BYTES = 256 * 1024 * 1024
 """The same while the loop stands still: as much as a function may have pulled by then."""
 
 _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class _LoopsLock:
+    """A lock for the loop and for one other thread, which gives way when the loop wants it.
+
+    Attributes:
+        is_wanted: whether the loop has asked for it since it was lent.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.is_wanted = False
+
+    def __enter__(self) -> None:
+        self.is_wanted = True
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Self]:
+        """Hold it in the other thread, which looks at `is_wanted` between short pieces of work."""
+        self.is_wanted = False
+        with self._lock:
+            yield self
 
 
 class KeptTransport(Transport):
@@ -31,11 +60,15 @@ class KeptTransport(Transport):
 
     Each write holds whole commands, which is what lets a PONG in between two of them. Of one
     instance, everything but `stand_in` belongs to one loop; it connects once.
+
+    The lock guards the socket and what has come and goes: `_incoming` and its size, `_outgoing`,
+    `_ended` and `_failure`. The loop may look at them without it, as nobody else takes anything out
+    of `_incoming`, and what `_wake` has missed it is called for again.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
+        self._lock = _LoopsLock()
         self._socket: socket.socket | None = None
         self._is_tls = False
         self._incoming: deque[bytes] = deque()
@@ -56,7 +89,7 @@ class KeptTransport(Transport):
             TimeoutError: not in so many seconds.
         """
         async with asyncio.timeout(connect_timeout):
-            self._socket = await _connected(self._loop, uri.hostname or "", uri.port or 0)
+            self._socket = await connected(uri.hostname or "", uri.port or 0)
         self._watch()
 
     async def connect_tls(
@@ -72,20 +105,19 @@ class KeptTransport(Transport):
             OSError: the handshake failed, or the server had said more already than it may.
             TimeoutError: not in so many seconds.
         """
-        plain = self._connection
         self._unwatch()
+        if self._failure:
+            raise self._failure
+        if self._socket is None or self._ended:
+            raise ConnectionAbortedError("the connection ended before TLS had begun")
         if self._incoming:
             # Whoever sits in between could have put it there.
             raise ConnectionAbortedError("the server sent more before TLS had begun")
-        # Wrapping takes the socket over, and leaves nothing to close if it was reset meanwhile.
-        self._socket = None
+        plain, self._socket = self._socket, None
         name = uri if isinstance(uri, str) else uri.hostname
-        secured = ssl_context.wrap_socket(
-            plain, server_hostname=name, do_handshake_on_connect=False
-        )
-        self._socket, self._is_tls = secured, True
         async with asyncio.timeout(connect_timeout):
-            await _shake_hands(self._loop, secured)
+            self._socket = await secured(plain, ssl_context, name)
+        self._is_tls = True
         self._watch()
 
     def write(self, payload: bytes) -> None:
@@ -156,8 +188,8 @@ class KeptTransport(Transport):
         return bytes(line)
 
     def at_eof(self) -> bool:
-        """Whether the server has ended the connection and everything before that was read."""
-        return self._ended and not self._incoming
+        """Whether the connection has ended, and everything before that was read."""
+        return self._is_lost and not self._incoming
 
     def close(self) -> None:
         """Close the socket, whatever it has not taken yet."""
@@ -183,20 +215,16 @@ class KeptTransport(Transport):
         Args:
             commands: whole ones, sent before.
         """
-        with self._lock:
+        with self._lock.lent() as lock:
             if self._socket is None or self._failure:
                 return
-            self._receive(self._socket, STAND_IN_BYTES)
+            while self._incoming_bytes < STAND_IN_BYTES and not lock.is_wanted:
+                if not self._receive(self._socket):
+                    break
             self._outgoing += commands + PONG_PROTO
             self._send(self._socket)
         with contextlib.suppress(RuntimeError):  # The loop has ended meanwhile.
             self._loop.call_soon_threadsafe(self._wake)
-
-    @property
-    def _connection(self) -> socket.socket:
-        if self._socket is None:
-            raise ConnectionAbortedError("the connection is closed")
-        return self._socket
 
     @property
     def _is_lost(self) -> bool:
@@ -206,7 +234,9 @@ class KeptTransport(Transport):
         with self._lock:
             if self._socket is None:
                 return
-            self._receive(self._socket, min(AHEAD_BYTES, self._incoming_bytes + CHUNK_BYTES))
+            enough_bytes = min(AHEAD_BYTES, self._incoming_bytes + CHUNK_BYTES)
+            while self._incoming_bytes < enough_bytes and self._receive(self._socket):
+                pass
             self._send(self._socket)
         self._wake()
 
@@ -217,23 +247,22 @@ class KeptTransport(Transport):
             self._sent.set()
         self._watch()
 
-    def _receive(self, connection: socket.socket, limit_bytes: int) -> None:
-        """Queue what the socket holds; under the lock."""
-        while self._incoming_bytes < limit_bytes and not self._ended and not self._failure:
-            try:
-                piece = connection.recv(CHUNK_BYTES)
-            except _NOT_NOW:
-                return
-            except OSError as failure:
-                self._failure = failure
-                return
-            if not piece:
-                self._ended = True
-                return
-            self._incoming.append(piece)
-            self._incoming_bytes += len(piece)
-            if len(piece) < CHUNK_BYTES and not self._is_tls:
-                return  # That was all; TLS hands out one record at a time.
+    def _receive(self, connection: socket.socket) -> bool:
+        """Queue a piece of what the socket holds; whether there may be more. Under the lock."""
+        try:
+            piece = connection.recv(CHUNK_BYTES)
+        except _NOT_NOW:
+            return False
+        except OSError as failure:
+            self._failure = failure
+            return False
+        if not piece:
+            self._ended = True
+            return False
+        self._incoming.append(piece)
+        self._incoming_bytes += len(piece)
+        # A short piece was all; TLS hands out one record at a time.
+        return self._is_tls or len(piece) == CHUNK_BYTES
 
     def _send(self, connection: socket.socket) -> None:
         """Send what is waiting, as much as the socket takes; under the lock."""
@@ -268,47 +297,3 @@ class KeptTransport(Transport):
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
         self._reads = self._writes = False
-
-
-async def _connected(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """A socket that is connected to one of the host's addresses, tried in their order."""
-    failure = OSError("the name has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM
-    ):
-        tried = socket.socket(family, kind, protocol)
-        try:
-            tried.setblocking(False)
-            tried.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(tried, address)
-        except OSError as refusal:
-            tried.close()
-            failure = refusal
-        except BaseException:
-            tried.close()
-            raise
-        else:
-            return tried
-    raise failure
-
-
-async def _shake_hands(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSocket) -> None:
-    while True:
-        try:
-            return secured.do_handshake()
-        except ssl.SSLWantReadError:
-            await _until(secured, loop.add_reader, loop.remove_reader)
-        except ssl.SSLWantWriteError:
-            await _until(secured, loop.add_writer, loop.remove_writer)
-
-
-async def _until(
-    ready: socket.socket, add: Callable[..., None], remove: Callable[..., bool]
-) -> None:
-    """Wait until the loop says that the socket can be read, or written."""
-    event = asyncio.Event()
-    add(ready, event.set)
-    try:
-        await event.wait()
-    finally:
-        remove(ready)

@@ -1,6 +1,7 @@
 """The connection's socket: plain and with TLS, and while a block holds the event loop up."""
 
 import asyncio
+import gc
 import socket
 import struct
 import threading
@@ -18,11 +19,12 @@ from runtime.binding.stand_in import StandIn
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.broker.settler import Settler
-from runtime.broker.transport import AHEAD_BYTES, CHUNK_BYTES, KeptTransport
+from runtime.broker.transport import AHEAD_BYTES, CHUNK_BYTES, STAND_IN_BYTES, KeptTransport
 from runtime.errors import Unavailable
 from runtime.message import Message
 from tests.certificates import contexts, self_signed
-from tests.host import Journal, fresh
+from tests.host import Journal, eventually, fresh
+from tests.proxy import Proxy, Streams
 from tests.servers import NatsServer
 
 BLOCK_S = 6.0
@@ -36,8 +38,8 @@ write_deadline: "2s"
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class ImpatientServer(NatsServer):
-    """Ends a connection that is silent for four seconds; with TLS where it has a certificate."""
+class Server(NatsServer):
+    """With TLS where it has a certificate."""
 
     def __init__(self, directory: Path, pem: Path | None) -> None:
         self.pem = pem
@@ -49,20 +51,40 @@ class ImpatientServer(NatsServer):
 
     def configuration(self) -> str:
         tls = f'tls {{ cert_file: "{self.pem}", key_file: "{self.pem}" }}' if self.pem else ""
-        return super().configuration() + IMPATIENT + tls
+        return super().configuration() + tls
+
+
+class ImpatientServer(Server):
+    """Ends a connection that is silent for four seconds."""
+
+    def configuration(self) -> str:
+        return super().configuration() + IMPATIENT
 
 
 @pytest.fixture(params=["plain", "tls"])
-def impatient(
+def certificate(
     request: pytest.FixtureRequest, server_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ImpatientServer]:
-    pem = self_signed("localhost", server_directory) if request.param == "tls" else None
-    if pem is not None:
-        pem.chmod(0o644)
-        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-    server = ImpatientServer(server_directory / "nats", pem)
-    yield server
-    server.stop()
+) -> Path | None:
+    if request.param == "plain":
+        return None
+    pem = self_signed("localhost", server_directory)
+    pem.chmod(0o644)
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    return pem
+
+
+@pytest.fixture
+def server(certificate: Path | None, server_directory: Path) -> Iterator[Server]:
+    started = Server(server_directory / "nats", certificate)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def impatient(certificate: Path | None, server_directory: Path) -> Iterator[ImpatientServer]:
+    started = ImpatientServer(server_directory / "nats", certificate)
+    yield started
+    started.stop()
 
 
 @pytest.fixture
@@ -117,6 +139,13 @@ async def serving_with(serve: Serve) -> AsyncIterator[KeptTransport]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def dialled(server: socket.socket) -> KeptTransport:
+    transport = KeptTransport()
+    uri = urlparse(f"nats://127.0.0.1:{server.getsockname()[1]}")
+    await transport.connect(uri, CHUNK_BYTES, 2)
+    return transport
+
+
 def block() -> None:
     time.sleep(BLOCK_S)
 
@@ -127,15 +156,24 @@ async def ended(server: NatsServer) -> list[str]:
     return [each["reason"] for each in found["connections"]]
 
 
-async def test_bytes_of_every_size_go_out_and_come_back(patient: Broker) -> None:
+def reset(connection: socket.socket) -> None:
+    """End it as a server that dies does, whatever is still to be read or sent."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+async def test_bytes_of_every_size_go_out_and_come_back(server: Server) -> None:
+    broker = await Broker.connect(server.url, name="test")
     sizes = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * AHEAD_BYTES, 7_000_000]
     seen = Journal()
-    await patient.subscribe("echo", lambda message: seen.add(message.data))
+    await broker.subscribe("echo", lambda message: seen.add(message.data))
     sent = [bytes([65 + number]) * size for number, size in enumerate(sizes)] * 5
     for data in sent:
-        await patient.publish_core("echo", data)
+        await broker.publish_core("echo", data)
 
     assert await seen.wait(len(sent)) == sent
+    assert broker.reconnects == 0
+    await broker.close()
 
 
 async def test_a_blocked_loop_keeps_its_connection_and_all_that_is_sent_to_it(
@@ -178,7 +216,7 @@ async def test_without_a_stand_in_the_server_ends_the_connection_and_it_is_rebui
     await patient.flush()
 
 
-@pytest.mark.parametrize("impatient", ["plain"], indirect=True)
+@pytest.mark.parametrize("certificate", ["plain"], indirect=True)
 @pytest.mark.parametrize(
     ("is_at_work", "deliveries"), [(True, [1]), (False, [1, 2])], ids=["in time", "too long"]
 )
@@ -209,6 +247,40 @@ async def test_what_is_here_stays_here_as_long_as_the_function_at_work_has_time(
     await settler.stop(1)
 
     assert attempts[:2] == deliveries
+
+
+@pytest.mark.parametrize("certificate", ["plain"], indirect=True)
+async def test_a_stand_in_acknowledges_nothing(server: Server) -> None:
+    async with Proxy(server.port) as proxy:
+        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        stream, held, arrived = fresh("BLOCK"), set[Message](), Journal()
+        settler = Settler(broker)
+        ticker = InProgressTicker(settler)
+        ticker.add(Held(held, ACK_WAIT_S))
+        puller = await pull(broker, stream, arrived.add)
+        for number in range(2):
+            await broker.publish(f"{stream}.{number}", b"")
+        done, kept = await arrived.wait(2)
+        settler.ack(done)
+        held.add(kept)
+        await broker.flush()
+        proxy.silence()
+        stand_in = StandIn(broker, ticker)
+        with standing_in(lambda: stand_in.act(is_at_work=True)):
+            time.sleep(2 * ACK_WAIT_S)  # noqa: ASYNC251 - the block
+
+        async def is_told() -> bool:
+            return b"+WPI" in proxy.withheld
+
+        await eventually(is_told, "a sign of life for what is here")
+        assert kept.reply.encode() in proxy.withheld
+        assert done.reply.encode() not in proxy.withheld
+        assert b"+ACK" not in proxy.withheld
+        proxy.heal()
+        await puller.stop(5)
+        await ticker.stop()
+        await settler.stop(1)
+        await broker.close()
 
 
 async def pull(broker: Broker, stream: str, deliver: Callable[[Message], None]) -> Puller:
@@ -259,6 +331,32 @@ async def test_a_server_that_takes_nothing_holds_the_writer_up_and_nobody_else()
         assert await received == size + len(b"yPONG\r\n")
 
 
+class Endless(socket.socket):
+    """There is always more to be read."""
+
+    def recv(self, size: int, _flags: int = 0) -> bytes:
+        return bytes(size)
+
+
+async def test_a_stand_in_ends_as_soon_as_the_loop_wants_its_turn() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport = await dialled(server)
+        near = transport._socket
+        assert near is not None
+        with Endless(fileno=near.detach()) as endless:
+            transport._socket = endless
+            standing = threading.Thread(target=transport.stand_in)
+            standing.start()
+            while not transport._incoming_bytes:
+                time.sleep(0)  # noqa: ASYNC251 - a blocked loop is what a stand-in is for
+            transport.write(b"")
+            standing.join()
+            read_bytes = transport._incoming_bytes
+            transport.close()
+
+    assert 0 < read_bytes < STAND_IN_BYTES
+
+
 async def test_what_is_not_asked_for_stays_with_the_server() -> None:
     size = 50_000_000
     taken = 0
@@ -287,16 +385,15 @@ async def test_what_is_not_asked_for_stays_with_the_server() -> None:
 
 
 async def test_a_connection_that_is_reset_says_so_to_the_reader_and_the_writer() -> None:
-    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        reset = struct.pack("ii", 1, 0)
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-
-    async with serving_with(serve) as transport:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport = await dialled(server)
+        reset(server.accept()[0])
         with pytest.raises(ConnectionResetError):
             await transport.read(1)
         transport.write(b"x")
         with pytest.raises(ConnectionResetError):
             await transport.drain()
+        transport.close()
 
 
 async def test_an_end_wakes_whoever_waits_for_room_to_write() -> None:
@@ -349,10 +446,56 @@ async def test_whoever_speaks_before_tls_has_begun_is_not_trusted(tmp_path: Path
             await transport.connect_tls("localhost", trusting, CHUNK_BYTES, 2)
 
 
-@pytest.mark.parametrize("impatient", ["tls"], indirect=True)
+@pytest.mark.parametrize("is_noticed", [True, False])
+async def test_a_connection_that_is_reset_before_tls_has_begun_is_let_go_of(
+    tmp_path: Path, *, is_noticed: bool
+) -> None:
+    _, trusting = contexts(self_signed("localhost", tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport = await dialled(server)
+        accepted, _ = server.accept()
+        accepted.sendall(b"INFO {}\r\n")
+        assert await transport.readline() == b"INFO {}\r\n"
+        reset(accepted)
+        if is_noticed:
+            with pytest.raises(ConnectionResetError):
+                await transport.read(1)
+        with pytest.raises(OSError, match=r"reset|connected"):
+            await transport.connect_tls("localhost", trusting, CHUNK_BYTES, 2)
+    transport.close()
+    assert transport.at_eof()
+    del transport
+    gc.collect()  # A socket that is left behind would be warned of.
+
+
+@pytest.mark.parametrize("certificate", ["tls"], indirect=True)
+async def test_servers_that_reset_connections_before_tls_are_connected_to_in_the_end(
+    server: Server,
+) -> None:
+    class Unsteady(Proxy):
+        """Says INFO to the first ones, and ends them."""
+
+        async def _serve(self, near: Streams) -> None:
+            if self.connections > 3:
+                await super()._serve(near)
+                return
+            far = await self._connect()
+            near[1].write(await far[0].readline())
+            await near[0].readexactly(1)
+            far[1].close()
+            near[1].transport.abort()
+
+    async with Unsteady(server.port) as proxy:
+        broker = await Broker.connect(f"tls://localhost:{proxy.port}", name="test")
+        await broker.flush()
+        await broker.close()
+        assert proxy.connections == 4
+
+
+@pytest.mark.parametrize("certificate", ["tls"], indirect=True)
 async def test_a_certificate_that_nobody_trusts_ends_the_connection(
-    impatient: ImpatientServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(self_signed("localhost", tmp_path)))
     with pytest.raises(Unavailable, match="SSLCertVerificationError"):
-        await Broker.connect(impatient.url, name="test", timeout_s=2)
+        await Broker.connect(server.url, name="test", timeout_s=2)
