@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Protocol
 
 import asyncpg
@@ -134,11 +135,10 @@ class Host:
         self._started = False
         self.has_begun = False
         self._loop_thread = threading.get_ident()
-        self._code_names = {
-            function.handler.__code__.co_filename: name
-            for name, function in functions.items()
-            if hasattr(function.handler, "__code__")
-        }
+        self._codes: dict[CodeType | str, str] = {}
+        for name, function in functions.items():
+            if code := getattr(function.handler, "__code__", None):
+                self._codes |= {code: name, code.co_filename: name}
         self._mailbox: Mailbox
 
     async def start(self) -> None:
@@ -189,11 +189,15 @@ class Host:
     def running(self) -> str:
         """The name of the function whose code is on the loop's stack now, for a warning."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only door there is
+        module = ""
         while frame is not None:
-            if name := self._code_names.get(frame.f_code.co_filename):
+            code = frame.f_code
+            if name := self._codes.get(code):
                 return name
+            # One of those in the module, when the handler itself is not there, as for a decorated.
+            module = module or self._codes.get(code.co_filename, "")
             frame = frame.f_back
-        return ""
+        return module
 
     def stand_in(self, blocked_s: float) -> None:
         """Keep the connection, and what is here, while a function blocks; for another thread."""

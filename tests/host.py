@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 DEADLINE_S = 20.0
 GRACE_S = 10.0
-QUICK = {"attempts": 3, "delay": "100ms", "jitter": 0}
+QUICK: dict[str, Any] = {"attempts": 3, "delay": "100ms", "jitter": 0}
 """A retry policy for those who wait."""
 _numbers = itertools.count(1)
 _running: set[Host] = set()

@@ -65,7 +65,8 @@ class Puller:
 
     Heals itself: a lost connection, a missing heartbeat, a leadership change and a deleted consumer
     all end in a new request, the last after `recreate`. `deliver` is called on the event loop, in
-    the order in which the server sent the messages, and must not block.
+    the order in which the server sent the messages, and must not block. `renewed` is called before
+    anything comes from a consumer that may have been made anew, whoever made it.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Puller:
         slots: Slots,
         deliver: Callable[[Message], None],
         recreate: Callable[[], Awaitable[object]],
+        renewed: Callable[[], None] = lambda: None,
     ) -> None:
         self.stream = stream
         self.durable = durable
@@ -85,6 +87,8 @@ class Puller:
         self._slots = slots
         self._deliver = deliver
         self._recreate = recreate
+        self._renewed = renewed
+        self._is_in_doubt = False
         self._outstanding = 0
         self._requests = 0
         self._max_request = 0
@@ -253,6 +257,7 @@ class Puller:
         else:
             # 400, 409 Consumer Deleted and its like, 423, 503: look at the consumer first.
             self._ended(headers, everything=True)
+            self._is_in_doubt = True
             self._trouble = f"{status} {text}".strip()
         self._wake.set()
 
@@ -282,11 +287,15 @@ class Puller:
             if failure.code != 404:  # noqa: PLR2004 - HTTP's not found
                 raise
             self._log.warning("Consumer is gone, making it again")
+            self._is_in_doubt = True
             await self._recreate()
         if self._failures:
             await self._pause()
         self._failures += 1
         self._trouble = ""
+        if self._is_in_doubt:
+            self._is_in_doubt = False
+            self._renewed()
         self._forget_requests()
         await self._open_inbox()
         self._heard_at_s = self._time()

@@ -31,6 +31,7 @@ class Desk:
         self.attempts: list[int] = []
         self.keeps = False
         self.recreated = 0
+        self.renewals: list[int] = []
         self._changed = asyncio.Event()
         self.puller = Puller(
             broker,
@@ -39,6 +40,7 @@ class Desk:
             slots=Slots(lambda: self.capacity, lambda: len(self.held)),
             deliver=self._deliver,
             recreate=self._recreate,
+            renewed=lambda: self.renewals.append(len(self.seen)),
         )
 
     async def make(self) -> None:
@@ -207,7 +209,22 @@ async def test_a_deleted_consumer_is_made_again(
     await desk.wait(11)
 
     assert desk.recreated == 1
+    assert desk.renewals == [5]  # before the first of the new one's
     assert desk.puller.is_flowing
+
+
+async def test_one_that_somebody_else_has_made_anew_is_noticed(
+    open_desk: Callable[..., Any], broker: Broker
+) -> None:
+    desk = await open_desk(10)
+    await desk.give(5)
+    await desk.wait(5)
+
+    await delete_consumer(broker, desk.stream, "work")
+    await desk._recreate()
+    await desk.wait(10)
+
+    assert desk.renewals == [5]
 
 
 async def test_what_the_server_had_sent_is_delivered_before_the_loop_has_stopped(
@@ -256,6 +273,7 @@ async def test_a_server_that_was_gone_is_pulled_from_again(
         await eventually(are_all_here, "every message")
 
     assert set(desk.attempts[20:]) <= {1, 2}
+    assert desk.renewals == []
     await desk.puller.stop(1)
     await broker.close()
 
@@ -287,6 +305,7 @@ async def test_a_server_that_stands_still_is_pulled_from_when_it_goes_on(
         return bool(desk.puller.is_flowing)
 
     await eventually(flowing, "a healed loop")
+    assert desk.renewals == []
     await desk.puller.stop(1)
     await broker.close()
 

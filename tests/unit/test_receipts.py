@@ -39,6 +39,16 @@ def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [receipts.has(delivery(number, 2)) for number in range(1, 5)] == [False] + [True] * 3
 
 
+def test_of_a_consumer_that_was_made_anew_nothing_is_known() -> None:
+    receipts = Receipts()
+    receipts.add_all([delivery(1, 1), delivery(2, 1)])
+    assert receipts.has(delivery(1, 2))
+    receipts.add(delivery(3, 1))
+    receipts.clear()
+
+    assert not any(receipts.has(delivery(number, 2)) for number in (1, 2, 3))
+
+
 def test_a_replay_that_failed_is_called_again() -> None:
     receipts = Receipts()
     receipts.add(delivery(1, 1))

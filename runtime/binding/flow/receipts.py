@@ -35,6 +35,11 @@ class Receipts:
         if self.has(message):
             del self._read[origin_of(message.reply)]
 
+    def clear(self) -> None:
+        """Know nothing any more: what comes from a consumer that was made anew is to be called."""
+        self._unread.clear()
+        self._read.clear()
+
     def has(self, message: Message) -> bool:
         """Whether another delivery of this very message was acknowledged here."""
         while self._unread:
