@@ -9,7 +9,7 @@ from runtime.binding.flow.capacity import bounds_of, line_of
 from runtime.binding.flow.intake import Intake
 from runtime.binding.flow.overflow import Overflow
 from runtime.binding.flow.receipts import Receipts
-from runtime.binding.flow.supply import Source, Supply
+from runtime.binding.flow.supply import DRAIN_S, Source, Supply
 from runtime.binding.flow.turns import Turns
 from runtime.binding.flow.worker import Runner, Worker
 from runtime.binding.in_progress import Held, InProgressTicker
@@ -113,7 +113,14 @@ class ConsumerBinding:
             deliver = self.overflow.deliver
         if self._careful_until_s:
             deliver = self._carefully(deliver)
-        self.supply = Supply(workplace.broker, self.intake, sources, door=door, deliver=deliver)
+        self.supply = Supply(
+            workplace.broker,
+            self.intake,
+            sources,
+            door=door,
+            deliver=deliver,
+            renewed=self._receipts.clear,
+        )
         self.before_giving_back: Callable[[], Awaitable[None]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -143,7 +150,8 @@ class ConsumerBinding:
         """Pull no more, finish what is here, give back what is not finished in time."""
         if self.overflow is not None:
             await self.overflow.finish()
-        await self.supply.stop(grace_s)
+        # However short the grace: what the server has sent and nobody took in costs an attempt.
+        await self.supply.stop(max(grace_s, DRAIN_S))
         self.intake.finish()
         if self._turns:
             await self._hand_over(self._turns.stop())
@@ -250,6 +258,7 @@ class ConsumerBinding:
             message = intake.take()
             if message.attempt > 1 and receipts.has(message):
                 self._acknowledge_again([message])
+                await asyncio.sleep(0)
                 continue
             metrics.in_flight = len(intake.held)
             began_s = time()

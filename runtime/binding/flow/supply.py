@@ -11,6 +11,7 @@ from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
 
 DRAIN_S = 5.0
+"""For what the server had sent already: more than enough, unless the connection is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Supply:
         sources: the function's own.
         door: lets messages in: the intake, or whoever stands before it.
         deliver: takes a message of the stream, and lets it in by the door sooner or later.
+        renewed: called before a consumer that may have been made anew delivers.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Supply:
         *,
         door: Door,
         deliver: Callable[[Message], None],
+        renewed: Callable[[], None],
     ) -> None:
         self._broker = broker
         self._intake = intake
         self._door = door
         self._deliver = deliver
+        self._renewed = renewed
         self._is_stopped = False
         self._mail: set[Message] = set()
         self._own = [self._puller(source) for source in sources]
@@ -127,6 +131,7 @@ class Supply:
             slots=Slots(door.capacity, held),
             deliver=self._deliver,
             recreate=source.recreate,
+            renewed=self._renewed,
         )
 
     def _guest_puller(
@@ -146,6 +151,7 @@ class Supply:
             slots=Slots(share, lambda: self._intake.count_guests(fellows)),
             deliver=deliver,
             recreate=source.recreate,
+            renewed=self._renewed,
         )
 
 
