@@ -65,6 +65,7 @@ fmt: $(INSTALLED) ## format, and mend what can be mended by itself
 
 fault: export FAULT_ROUNDS ?= 20
 fault: export FAULT_READINGS ?= 20000
+fault: export FAULT_MESSAGES ?= 100000
 fault: $(INSTALLED) ## harm hosts, servers and connections, many rounds; counts what was lost or doubled
 	$(BIN)/pytest --numprocesses 2 --dist load tests/fault
 
