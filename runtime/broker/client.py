@@ -32,6 +32,17 @@ class OrderedClient(Client):
         await self._send_command(PING_PROTO)
         await self._flush_pending()
 
+    async def _process_pong(self) -> None:
+        """As the library's, but one that nobody waits for any more does not end the reading.
+
+        Whoever asked may have been cancelled, or found that it takes too long. Source: nats-py 2.16
+        `client.py`: the same there ends `_read_loop`, and the connection is mute until the server
+        is given up for dead.
+        """
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
     async def request(self, *arguments: Any, **named: Any) -> Msg:  # noqa: ANN401 - the library's
         """As the library's, but one that is cancelled ends."""
         with _heeding_cancellation():

@@ -202,7 +202,8 @@ async def test_a_rate_is_kept_and_does_not_narrow_what_is_seen(
         await tenants.settle()
 
     times_s = sorted(clocked.at_s.values())
-    assert times_s[-1] - times_s[0] >= (305 - 5 - 1) / 100 - 0.01
+    # The first call may be late for its turn, on a busy machine.
+    assert times_s[-1] - times_s[0] >= (305 - 5 - 1) / 100 * 0.9
     assert seen < 150
 
 

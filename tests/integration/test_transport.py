@@ -176,6 +176,23 @@ async def test_bytes_of_every_size_go_out_and_come_back(server: Server) -> None:
     await broker.close()
 
 
+async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(
+    nats_server: NatsServer,
+) -> None:
+    async with Proxy(nats_server.port) as proxy:
+        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        proxy.silence()
+        with pytest.raises(Unavailable):
+            await broker.flush(timeout_s=0.1)
+        given_up = asyncio.ensure_future(broker.flush())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        proxy.heal()
+        await broker.flush()
+        assert broker.reconnects == 0
+        await broker.close()
+
+
 async def test_a_blocked_loop_keeps_its_connection_and_all_that_is_sent_to_it(
     impatient: ImpatientServer, patient: Broker
 ) -> None:
