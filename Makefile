@@ -7,9 +7,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?= tests
-# Most of a test is waiting for a server, so more run at once than there are cores; those of one file
+# Half of a test is waiting for a server, so more run at once than there are cores; those of one file
 # stay together, as they share their servers. In the order of their folders the quick ones come last.
-PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Older nats-servers, pinned in tools/nats-server, and the tests that prove the delivery contract on them.
 VERSIONS ?= $(patsubst tools/nats-server/%.lock,%,$(sort $(wildcard tools/nats-server/*.lock)))
