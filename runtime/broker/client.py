@@ -65,6 +65,11 @@ class OrderedClient(Client):
         if self.is_connected and self._transport is not None:
             self._transport.stand_in(_plain(messages))
 
+    def drop_unsent(self) -> None:
+        """Forget what was not sent: a server that takes nothing would keep `close` for ever."""
+        self._pending = []
+        self._pending_data_size = 0
+
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """As `publish` for each subject and payload, at a third of its cost."""
         await self._write(_plain(messages))

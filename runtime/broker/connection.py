@@ -30,6 +30,7 @@ takes nothing for that long. A leader that was killed is missed for seconds: tha
 RECONNECT_WAIT_S = 0.25
 _HOLDS_DUPLICATE = 10201
 PING_INTERVAL_S = 5
+CLOSE_LIMIT_S = 2
 
 
 class ApiError(RuntimeFault):
@@ -161,12 +162,14 @@ class Broker:
         return lambda: self._reconnect_callbacks.remove(callback)
 
     async def close(self) -> None:
-        """Send what is waiting and end the connection."""
+        """Send what is waiting, within `CLOSE_LIMIT_S`, and end the connection."""
         try:
             if self._client.is_connected:
-                await self._client.flush(timeout=2)
+                async with asyncio.timeout(CLOSE_LIMIT_S):
+                    await self._client.flush(timeout=CLOSE_LIMIT_S)
         except (TimeoutError, nats.errors.Error):
             log.debug("NATS connection closed with bytes unsent")
+        self._client.drop_unsent()
         await self._client.close()
 
     async def flush(self, timeout_s: float = 5.0) -> None:

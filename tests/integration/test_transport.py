@@ -193,6 +193,26 @@ async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(
         await broker.close()
 
 
+async def test_a_server_that_takes_nothing_does_not_keep_the_connection_from_closing(
+    nats_server: NatsServer,
+) -> None:
+    async with Proxy(nats_server.port) as proxy:
+        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        transport = broker._client._transport
+        assert transport is not None
+        proxy.silence()
+        for _ in range(24):
+            await broker.publish_core("a", bytes(1_000_000))
+
+        async def is_full() -> bool:
+            return bool(transport._outgoing)
+
+        await eventually(is_full, "a full socket")
+        await broker.publish_core("a", b"behind what the server does not take")
+        async with asyncio.timeout(10):
+            await broker.close()
+
+
 async def test_a_blocked_loop_keeps_its_connection_and_all_that_is_sent_to_it(
     impatient: ImpatientServer, patient: Broker
 ) -> None:
