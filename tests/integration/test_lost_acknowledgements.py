@@ -40,7 +40,7 @@ async def test_it_is_acknowledged_again_and_not_called(
             if len(seen.entries) == MESSAGES:
                 proxy.silence()
 
-    spec = {"consumer": {"stream": stream, "ack_wait": "1s"}, "concurrency": 4, **KINDS[kind]}
+    spec = {"consumer": {"stream": stream, "ack_wait": "3s"}, "concurrency": 4, **KINDS[kind]}
     url = f"nats://127.0.0.1:{proxy.port}"
     async with running_host(
         url,

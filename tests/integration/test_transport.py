@@ -249,7 +249,7 @@ async def test_without_a_stand_in_the_server_ends_the_connection_and_it_is_rebui
     block()
     await asyncio.wait_for(rebuilt.wait(), 20)
 
-    assert await ended(impatient) == ["Stale Connection"]
+    assert "Stale Connection" in await ended(impatient)
     await patient.flush()
 
 
