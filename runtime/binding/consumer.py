@@ -119,7 +119,7 @@ class ConsumerBinding:
             sources,
             door=door,
             deliver=deliver,
-            renewed=self._receipts.clear,
+            renewed=self._receipts.forget_all,
         )
         self.before_giving_back: Callable[[], Awaitable[None]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,7 +151,7 @@ class ConsumerBinding:
         if self.overflow is not None:
             await self.overflow.finish()
         # However short the grace: what the server has sent and nobody took in costs an attempt.
-        await self.supply.stop(max(grace_s, DRAIN_S))
+        await self.supply.stop(DRAIN_S)
         self.intake.finish()
         if self._turns:
             await self._hand_over(self._turns.stop())

@@ -65,8 +65,8 @@ class Puller:
 
     Heals itself: a lost connection, a missing heartbeat, a leadership change and a deleted consumer
     all end in a new request, the last after `recreate`. `deliver` is called on the event loop, in
-    the order in which the server sent the messages, and must not block. `renewed` is called before
-    anything comes from a consumer that may have been made anew, whoever made it.
+    the order in which the server sent the messages, and must not block. `renewed` is called when
+    the consumer has turned out to be another than before, whoever made it anew.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Puller:
         self._deliver = deliver
         self._recreate = recreate
         self._renewed = renewed
-        self._is_in_doubt = False
+        self._created = ""
         self._outstanding = 0
         self._requests = 0
         self._max_request = 0
@@ -156,10 +156,11 @@ class Puller:
                 await self._back_off()
 
     async def _turn(self) -> None:
-        if self._subscription is None:
-            await self._open_inbox()
         if self._trouble:
             await self._heal()
+        if self._subscription is None:
+            await self._look()
+            await self._open_inbox()
         # Cleared before looking: a slot that is freed while the request is being sent counts.
         self._wake.clear()
         # What is asked while the connection is down would reach the server after it is rebuilt,
@@ -257,7 +258,6 @@ class Puller:
         else:
             # 400, 409 Consumer Deleted and its like, 423, 503: look at the consumer first.
             self._ended(headers, everything=True)
-            self._is_in_doubt = True
             self._trouble = f"{status} {text}".strip()
         self._wake.set()
 
@@ -282,24 +282,32 @@ class Puller:
         """
         reason = self._trouble
         try:
-            await self._broker.api(f"CONSUMER.INFO.{self.stream}.{self.durable}")
+            await self._look()
         except ApiError as failure:
             if failure.code != 404:  # noqa: PLR2004 - HTTP's not found
                 raise
             self._log.warning("Consumer is gone, making it again")
-            self._is_in_doubt = True
             await self._recreate()
+            await self._look()
         if self._failures:
             await self._pause()
         self._failures += 1
         self._trouble = ""
-        if self._is_in_doubt:
-            self._is_in_doubt = False
-            self._renewed()
         self._forget_requests()
         await self._open_inbox()
         self._heard_at_s = self._time()
         self._log.info("Pulling again", after=reason)
+
+    async def _look(self) -> None:
+        """Notice that the consumer is another than before: that connection may have missed it.
+
+        Raises:
+            Unavailable, ApiError: it is not there, or nobody says so.
+        """
+        found = await self._broker.api(f"CONSUMER.INFO.{self.stream}.{self.durable}")
+        before, self._created = self._created, found["created"]
+        if before and before != self._created:
+            self._renewed()
 
     async def _back_off(self) -> None:
         self._failures += 1

@@ -28,7 +28,7 @@ class _LoopsLock:
     """A lock for the loop and for one other thread, which gives way when the loop wants it.
 
     Attributes:
-        is_wanted: whether the loop has asked for it since it was lent.
+        is_wanted: whether the loop waits for it.
     """
 
     def __init__(self) -> None:
@@ -38,6 +38,7 @@ class _LoopsLock:
     def __enter__(self) -> None:
         self.is_wanted = True
         self._lock.acquire()
+        self.is_wanted = False
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -45,7 +46,6 @@ class _LoopsLock:
     @contextlib.contextmanager
     def lent(self) -> Iterator[Self]:
         """Hold it in the other thread, which looks at `is_wanted` between short pieces of work."""
-        self.is_wanted = False
         with self._lock:
             yield self
 

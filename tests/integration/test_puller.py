@@ -13,6 +13,7 @@ from runtime.broker.connection import ApiError, Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
 from tests.host import consumer, eventually, fresh
+from tests.proxy import Proxy
 from tests.servers import NatsServer
 from tests.versions import delete_consumer
 
@@ -220,7 +221,34 @@ async def test_one_that_somebody_else_has_made_anew_is_noticed(
     await desk.give(5)
     await desk.wait(5)
 
+    await make_anew(desk, broker)
+    await desk.wait(10)
+
+    assert desk.renewals[0] == 5
+
+
+async def test_one_that_was_made_anew_while_the_connection_was_lost_is_noticed(
+    open_desk: Callable[..., Any], broker: Broker, nats_server: NatsServer
+) -> None:
+    async with Proxy(nats_server.port) as proxy:
+        over = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        desk = await open_desk(10, over=over)
+        await desk.give(5)
+        await desk.wait(5)
+        await over.flush()
+        proxy.cut()
+        await make_anew(desk, broker)
+        proxy.heal()
+        await desk.wait(10)
+
+        assert desk.renewals == [5]
+        await desk.puller.stop(1)
+        await over.close()
+
+
+async def make_anew(desk: Desk, broker: Broker) -> None:
     await delete_consumer(broker, desk.stream, "work")
+    desk.broker = broker
 
     async def is_made() -> bool:
         try:
@@ -230,9 +258,6 @@ async def test_one_that_somebody_else_has_made_anew_is_noticed(
         return True
 
     await eventually(is_made, "the new consumer")
-    await desk.wait(10)
-
-    assert desk.renewals[0] == 5
 
 
 async def test_what_the_server_had_sent_is_delivered_before_the_loop_has_stopped(

@@ -43,10 +43,11 @@ def test_of_a_consumer_that_was_made_anew_nothing_is_known() -> None:
     receipts = Receipts()
     receipts.add_all([delivery(1, 1), delivery(2, 1)])
     assert receipts.has(delivery(1, 2))
-    receipts.add(delivery(3, 1))
-    receipts.clear()
+    receipts.add_all([delivery(3, 1), delivery(4, 1, stream="T")])
+    receipts.forget_all("S", "work")
 
     assert not any(receipts.has(delivery(number, 2)) for number in (1, 2, 3))
+    assert receipts.has(delivery(4, 2, stream="T"))
 
 
 def test_a_replay_that_failed_is_called_again() -> None:

@@ -16,6 +16,9 @@ class Receipts:
     An acknowledgement may come too late, as after a block of the event loop, or be lost with the
     connection; the server then delivers a message again that is done. What is remembered costs
     next to nothing until such a delivery comes: only then is it looked at.
+
+    A consumer that was deleted and made anew replays what is done. It is noticed (`forget_all`)
+    unless this process was connected and asked for nothing all the while; `forget` is for those.
     """
 
     def __init__(self) -> None:
@@ -35,15 +38,20 @@ class Receipts:
         if self.has(message):
             del self._read[origin_of(message.reply)]
 
-    def clear(self) -> None:
-        """Know nothing any more: what comes from a consumer that was made anew is to be called."""
-        self._unread.clear()
-        self._read.clear()
+    def forget_all(self, stream: str, durable: str) -> None:
+        """Know nothing of a consumer that was made anew: what comes from it is a replay."""
+        self._read_all()
+        gone = [origin for origin in self._read if origin[:2] == (stream, durable)]
+        for origin in gone:
+            del self._read[origin]
 
     def has(self, message: Message) -> bool:
         """Whether another delivery of this very message was acknowledged here."""
+        self._read_all()
+        return origin_of(message.reply) in self._read
+
+    def _read_all(self) -> None:
         while self._unread:
             self._read[origin_of(self._unread.popleft())] = None
         while len(self._read) > REMEMBERED:
             del self._read[next(iter(self._read))]
-        return origin_of(message.reply) in self._read

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from runtime.binding.flow.intake import Intake
@@ -54,7 +55,7 @@ class Supply:
         sources: the function's own.
         door: lets messages in: the intake, or whoever stands before it.
         deliver: takes a message of the stream, and lets it in by the door sooner or later.
-        renewed: called before a consumer that may have been made anew delivers.
+        renewed: called with a stream and a consumer of it that was made anew.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Supply:
         *,
         door: Door,
         deliver: Callable[[Message], None],
-        renewed: Callable[[], None],
+        renewed: Callable[[str, str], None],
     ) -> None:
         self._broker = broker
         self._intake = intake
@@ -131,7 +132,7 @@ class Supply:
             slots=Slots(door.capacity, held),
             deliver=self._deliver,
             recreate=source.recreate,
-            renewed=self._renewed,
+            renewed=partial(self._renewed, source.stream, source.durable),
         )
 
     def _guest_puller(
@@ -151,7 +152,7 @@ class Supply:
             slots=Slots(share, lambda: self._intake.count_guests(fellows)),
             deliver=deliver,
             recreate=source.recreate,
-            renewed=self._renewed,
+            renewed=partial(self._renewed, source.stream, source.durable),
         )
 
 
