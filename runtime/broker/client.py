@@ -29,8 +29,11 @@ class OrderedClient(Client):
 
     async def _send_ping(self, future: "asyncio.Future[bool] | None" = None) -> None:
         self._pongs.append(future or asyncio.get_running_loop().create_future())
-        await self._send_command(PING_PROTO)
-        await self._flush_pending()
+        self._pending.append(PING_PROTO)
+        self._pending_data_size += len(PING_PROTO)
+        # Without waiting for room: whoever pings is to find out that a server takes nothing.
+        if self._flush_queue is not None and not self._flush_queue.full():
+            await self._flush_pending()
 
     async def _process_pong(self) -> None:
         """As the library's, but one that nobody waits for any more does not end the reading.

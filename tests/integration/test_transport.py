@@ -16,6 +16,7 @@ import pytest
 
 from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.stand_in import StandIn
+from runtime.broker import connection
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.broker.settler import Settler
@@ -190,6 +191,37 @@ async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(
         proxy.heal()
         await broker.flush()
         assert broker.reconnects == 0
+        await broker.close()
+
+
+async def test_a_server_that_takes_nothing_is_given_up_however_much_waits_for_it(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PING_INTERVAL_S", 0.3)
+    async with Proxy(nats_server.port) as proxy:
+        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        rebuilt = asyncio.Event()
+        broker.on_reconnect(rebuilt.set)
+        transport = broker._client._transport
+        assert transport is not None
+        proxy.silence()
+        for _ in range(24):
+            await broker.publish_core("a", bytes(1_000_000))
+
+        async def is_full() -> bool:
+            return bool(transport._outgoing)
+
+        await eventually(is_full, "a full socket")
+        sending = [asyncio.ensure_future(broker.send_all([("a", b"")])) for _ in range(3000)]
+
+        async def is_tried_again() -> bool:
+            return proxy.connections > 1
+
+        await eventually(is_tried_again, "another connection")
+        proxy.heal()
+        await asyncio.wait_for(rebuilt.wait(), 20)
+        await asyncio.gather(*sending)
+        await broker.flush()
         await broker.close()
 
 
