@@ -19,6 +19,11 @@ def has_message_schedules(broker: Broker) -> bool:
     return broker.server_version >= SCHEDULES_SINCE
 
 
+def keeps_creation(broker: Broker) -> bool:
+    """Whether a consumer's time of creation is the same after a restart of its server."""
+    return broker.server_version >= (2, 12, 0)
+
+
 async def delete_consumer(broker: Broker, stream: str, durable: str) -> None:
     """Delete it. nats-server 2.11 may say that it could not, about its file, and yet has."""
     before = await broker.api(f"CONSUMER.INFO.{stream}.{durable}")
