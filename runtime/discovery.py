@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
-from runtime.binding.flow.supply import Source
+from runtime.binding.puller_set import Source
 from runtime.broker.connection import Broker
 from runtime.broker.micro import EndpointStats, MicroEndpoint, MicroService
 from runtime.loader import Function

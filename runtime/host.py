@@ -13,22 +13,22 @@ from typing import Any, Protocol
 import asyncpg
 import structlog
 
-from runtime.binding.consumer import ConsumerBinding, Workplace
+from runtime.binding.block_keepalive import BlockKeepalive
+from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.endpoint import endpoint
-from runtime.binding.flow.supply import Source
 from runtime.binding.in_progress import InProgressTicker
-from runtime.binding.ordered import OrderedBinding
+from runtime.binding.ordered.leader import OrderedBinding
 from runtime.binding.outages import Outages
+from runtime.binding.puller_set import Source
 from runtime.binding.schedule import ScheduleTicker, tick_subject, with_ticks
 from runtime.binding.service import ServiceBinding
-from runtime.binding.settlement import Desk
-from runtime.binding.stand_in import StandIn
+from runtime.binding.settlement import SettlementBackends
 from runtime.broker.advisories import Sweeper
 from runtime.broker.clock import Clock, ServerClock
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
 from runtime.broker.leases import with_leases
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
 from runtime.broker.stream_configs import MAILBOX, SCHEDULES, tick_consumer
 from runtime.broker.streams import ensure
@@ -95,8 +95,8 @@ class Host:
         bind_only: make and change no stream and no consumer.
         clock: what schedules go by; JetStream's unless another is given.
         sweeps: whether it makes dead letters of messages whose processes died.
-        careful_ack_waits: see `Workplace`.
-        peers: see `Workplace`.
+        careful_ack_waits: see `SharedServices`.
+        peers: see `SharedServices`.
 
     Attributes:
         has_begun: whether functions may be at work already.
@@ -131,7 +131,7 @@ class Host:
         self._scopes: dict[str, Scope] = {}
         self._bindings: list[Binding] = []
         self._broker: Broker | None = None
-        self._stand_in: StandIn | None = None
+        self._stand_in: BlockKeepalive | None = None
         self._started = False
         self.has_begun = False
         self._loop_thread = threading.get_ident()
@@ -242,7 +242,7 @@ class Host:
         broker.on_reconnect(self._count_reconnect)
         await self._prepare_streams(broker)
         await self._open_resources()
-        workplace, sweeper = await self._furnish(broker)
+        workplace, sweeper = await self._build_shared(broker)
         await asyncio.gather(
             *(self._start_function(function, broker) for function in self._functions.values())
         )
@@ -290,12 +290,12 @@ class Host:
     def _uses(self, resource: str) -> bool:
         return any(resource in function.spec.uses for function in self._functions.values())
 
-    async def _furnish(self, broker: Broker) -> tuple[Workplace, Sweeper]:
+    async def _build_shared(self, broker: Broker) -> tuple[SharedServices, Sweeper]:
         settler = Settler(broker)
         self._stack.push_async_callback(settler.stop, 5.0)
         ticker = InProgressTicker(settler)
         self._stack.push_async_callback(ticker.stop)
-        self._stand_in = StandIn(broker, ticker)
+        self._stand_in = BlockKeepalive(broker, ticker)
         probes = {"NATS": self.check_nats}
         if "postgres" in self._resources:
             probes["PostgreSQL"] = self.check_postgres
@@ -309,8 +309,10 @@ class Host:
             for name, function in self._functions.items()
             for source in self._sources(function)
         }
-        desk = Desk(settler, letters, mailbox)
-        workplace = Workplace(broker, desk, ticker, outages, self._careful_ack_waits, self._peers)
+        desk = SettlementBackends(settler, letters, mailbox)
+        workplace = SharedServices(
+            broker, desk, ticker, outages, self._careful_ack_waits, self._peers
+        )
         return workplace, Sweeper(broker, letters, owners)
 
     async def _start_function(self, function: Function, broker: Broker) -> None:
@@ -324,7 +326,7 @@ class Host:
             self._stack.push_async_callback(_stop, function.name, function.stop, Context(scope))
 
     def _bind(
-        self, function: Function, workplace: Workplace, lag: LagWatch, discovery: Discovery
+        self, function: Function, workplace: SharedServices, lag: LagWatch, discovery: Discovery
     ) -> None:
         spec, scope = function.spec, self._scopes[function.name]
         if spec.service:

@@ -30,7 +30,7 @@ COLLECTOR_THRESHOLDS = (20_000, 50, 50)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ServeOptions:
     """What `runtime serve` was asked for.
 
     Attributes:
@@ -48,7 +48,7 @@ class Job:
     bind_only: bool = False
 
 
-async def serve(job: Job) -> None:
+async def serve(options: ServeOptions) -> None:
     """Run until a signal asks for the end.
 
     Raises:
@@ -59,29 +59,29 @@ async def serve(job: Job) -> None:
     signals = StopSignals()
     signals.install()
     # Mistakes show before the first server starts; what it will add stands in as a placeholder.
-    load_all(read(job.paths, {**stand_ins(job.settings), **job.environment}))
-    embedded = EmbeddedServers(job.settings)
+    load_all(read(options.paths, {**placeholders(options.settings), **options.environment}))
+    embedded = EmbeddedServers(options.settings)
     try:
-        environment = {**job.environment, **await signals.unless_stopped(embedded.start())}
-        environment["GATEWAY_PORT"] = str(job.settings.gateway_port)
-        manifest = read(job.paths, environment)
+        environment = {**options.environment, **await signals.unless_stopped(embedded.start())}
+        environment["GATEWAY_PORT"] = str(options.settings.gateway_port)
+        manifest = read(options.paths, environment)
         addresses = _addresses(manifest, environment)
         if manifest.migrations and addresses.database_url:
             packages = list(manifest.migrations.values())
             await signals.unless_stopped(migrate(addresses.database_url, packages))
         isolated = {name: spec.isolate for name, spec in manifest.functions.items()}
-        if job.workers == 1 and not any(isolated.values()):
-            await _run_host(job, manifest, addresses, signals=signals, began_s=began_s)
+        if options.workers == 1 and not any(isolated.values()):
+            await _run_host(options, manifest, addresses, signals=signals, began_s=began_s)
         else:
-            supervisor = _supervisor(job, environment, isolated)
-            await _supervise(job, supervisor, signals, began_s)
+            supervisor = _supervisor(options, environment, isolated)
+            await _supervise(options, supervisor, signals, began_s)
     except StopRequested:
         log.info("Stopped before it was ready")
     finally:
         await embedded.stop()
 
 
-async def serve_as_worker(job: Job, place: WorkerPlace) -> None:
+async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
     """As `serve`, inside a worker process: the supervisor brought the servers and the schema.
 
     Ends also when the supervisor does: its end of standard input closes.
@@ -89,16 +89,16 @@ async def serve_as_worker(job: Job, place: WorkerPlace) -> None:
     began_s = time.monotonic()
     signals = StopSignals()
     signals.install()
-    follow_supervisor(signals.drain, job.settings.grace_s)
-    manifest = read(job.paths, job.environment)
-    addresses = _addresses(manifest, job.environment)
+    follow_supervisor(signals.drain, options.settings.grace_s)
+    manifest = read(options.paths, options.environment)
+    addresses = _addresses(manifest, options.environment)
     try:
-        await _run_host(job, manifest, addresses, signals=signals, began_s=began_s, place=place)
+        await _run_host(options, manifest, addresses, signals=signals, began_s=began_s, place=place)
     except StopRequested:
         log.info("Stopped before it was ready")
 
 
-def stand_ins(settings: HostSettings) -> dict[str, str]:
+def placeholders(settings: HostSettings) -> dict[str, str]:
     """What the host adds to the manifests' environment, before it is known."""
     return {
         "NATS_URL": "nats://127.0.0.1:4222",
@@ -124,7 +124,7 @@ def _addresses(manifest: Manifest, environment: Mapping[str, str]) -> Addresses:
 
 
 async def _run_host(
-    job: Job,
+    options: ServeOptions,
     manifest: Manifest,
     addresses: Addresses,
     *,
@@ -140,7 +140,7 @@ async def _run_host(
         addresses,
         metrics,
         services=place is None or place.worker.services,
-        bind_only=job.bind_only,
+        bind_only=options.bind_only,
         sweeps=place is None or place.worker.function is None,
         careful_ack_waits=place.worker.peers if place and place.succeeds_crash else 0,
         peers=place.worker.peers if place else 1,
@@ -154,7 +154,7 @@ async def _run_host(
     watch = LoopWatch(metrics, running=host.running, stand_in=host.stand_in, limit_s=block_limit_s)
     admin = AdminServer(
         LOOPBACK,
-        job.settings.admin_port,
+        options.settings.admin_port,
         host.probes(),
         metrics.registry,
         watch=watch,
@@ -169,17 +169,21 @@ async def _run_host(
                 "Ready",
                 functions=len(functions),
                 seconds=round(time.monotonic() - began_s, 2),
-                **({"worker": place.worker.name} if place else _doors(job.settings, admin.port)),
+                **(
+                    {"worker": place.worker.name}
+                    if place
+                    else _addresses_shown(options.settings, admin.port)
+                ),
             )
-        _spare_the_collector()
-        await _until_stopped(host, signals, job.settings.grace_s)
+        _tune_gc()
+        await _until_stopped(host, signals, options.settings.grace_s)
     finally:
         watch.stop()
         await admin.stop()
     log.info("Stopped")
 
 
-def _spare_the_collector() -> None:
+def _tune_gc() -> None:
     """Have the garbage collector look at what is new alone, and less often.
 
     Messages come and go by the thousand and hardly ever in circles, so that at Python's own
@@ -228,24 +232,24 @@ def _reduced(manifest: Manifest, place: WorkerPlace) -> Manifest:
 
 
 def _supervisor(
-    job: Job, environment: Mapping[str, str], isolated: Mapping[str, bool]
+    options: ServeOptions, environment: Mapping[str, str], isolated: Mapping[str, bool]
 ) -> Supervisor:
     # What a crashing library was doing shows on standard error.
     command = [sys.executable, "-X", "faulthandler", "-m", "runtime", "serve"]
-    command += [str(path) for path in job.paths]
-    if job.bind_only:
+    command += [str(path) for path in options.paths]
+    if options.bind_only:
         command.append("--bind-only")
-    return Supervisor(command, environment, divide(isolated, job.workers))
+    return Supervisor(command, environment, divide(isolated, options.workers))
 
 
 async def _supervise(
-    job: Job, supervisor: Supervisor, signals: StopSignals, began_s: float
+    options: ServeOptions, supervisor: Supervisor, signals: StopSignals, began_s: float
 ) -> None:
     metrics = Metrics(version("nats-function-runtime"), restarts=supervisor.restarts)
     watch = LoopWatch(metrics)
     admin = AdminServer(
         LOOPBACK,
-        job.settings.admin_port,
+        options.settings.admin_port,
         {"workers": supervisor.check},
         metrics.registry,
         watch=watch,
@@ -256,16 +260,16 @@ async def _supervise(
         await admin.start()
         watch.start()
         await supervisor.start()
-        doors = _doors(job.settings, admin.port)
+        doors = _addresses_shown(options.settings, admin.port)
         log.info("Started", workers=len(supervisor.socket_paths), **doors)
         try:
             await signals.unless_stopped(supervisor.wait_until_ready())
             log.info("Ready", seconds=round(time.monotonic() - began_s, 2))
             await signals.unless_stopped(supervisor.wait_for_failure())
         except StopRequested:
-            log.info("Draining", grace_s=job.settings.grace_s)
+            log.info("Draining", grace_s=options.settings.grace_s)
         finally:
-            await supervisor.drain(job.settings.grace_s, signals.at_once)
+            await supervisor.drain(options.settings.grace_s, signals.at_once)
     finally:
         await supervisor.stop()
         watch.stop()
@@ -273,7 +277,7 @@ async def _supervise(
     log.info("Stopped")
 
 
-def _doors(settings: HostSettings, admin_port: int) -> dict[str, str]:
+def _addresses_shown(settings: HostSettings, admin_port: int) -> dict[str, str]:
     """Where people and devices find the host; embedded servers alone have an address of ours."""
     doors = {"admin": f"http://{LOOPBACK}:{admin_port}"}
     if settings.nats_url is None:
@@ -282,4 +286,4 @@ def _doors(settings: HostSettings, admin_port: int) -> dict[str, str]:
     return doors
 
 
-__all__ = ["Job", "WorkerPlace", "serve", "serve_as_worker", "stand_ins"]
+__all__ = ["ServeOptions", "WorkerPlace", "placeholders", "serve", "serve_as_worker"]

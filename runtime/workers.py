@@ -201,14 +201,14 @@ class Supervisor:
         self._ending = True
         self._signal(signal.SIGTERM)
         ended = asyncio.create_task(self._wait_for_all())
-        hurry = asyncio.create_task(at_once.wait())
+        ended_at_once = asyncio.create_task(at_once.wait())
         # The workers end by themselves within the grace; the margin is for their last flush.
         await asyncio.wait(
-            {ended, hurry}, timeout=grace_s + 10, return_when=asyncio.FIRST_COMPLETED
+            {ended, ended_at_once}, timeout=grace_s + 10, return_when=asyncio.FIRST_COMPLETED
         )
-        for task in (ended, hurry):
+        for task in (ended, ended_at_once):
             task.cancel()
-        await asyncio.gather(ended, hurry, return_exceptions=True)
+        await asyncio.gather(ended, ended_at_once, return_exceptions=True)
 
     async def stop(self) -> None:
         """End whatever still runs."""

@@ -13,8 +13,8 @@ import pytest
 
 from runtime.broker.connection import Broker
 from runtime.resource.postgres import migrate
-from tests.cluster import NatsCluster
-from tests.servers import NatsServer, PostgresServer, remove, run_apart
+from tests.support.cluster import NatsCluster
+from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
 
 # Failures in the suite's own modules say what was compared, as those in its tests do.
 pytest.register_assert_rewrite("tests.contract")

@@ -1,4 +1,4 @@
-"""Turns jobs of the two-token form on `routes.{tenant_id}` into jobs of the three-token form.
+"""RateLimiter jobs of the two-token form on `routes.{tenant_id}` into jobs of the three-token form.
 
 The older form carries its route with it, secrets and all. The route is looked up instead, so the
 type's own consumer delivers it with the configuration that stands in the database now, and nothing

@@ -4,20 +4,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from runtime.binding.flow.bucket import Bucket, bucket_of
-from runtime.binding.flow.capacity import bounds_of, line_of
-from runtime.binding.flow.intake import Intake
-from runtime.binding.flow.overflow import Overflow
-from runtime.binding.flow.receipts import Receipts
-from runtime.binding.flow.supply import DRAIN_S, Source, Supply
-from runtime.binding.flow.turns import Turns
-from runtime.binding.flow.worker import Runner, Worker
+from runtime.binding.buffer import PrefetchBuffer
+from runtime.binding.capacity import bounds_of, fair_queue_of
 from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.outages import Outages
-from runtime.binding.settlement import BeforeReturn, Desk, Settlement
+from runtime.binding.puller_set import DRAIN_S, PullerSet, Source
+from runtime.binding.rate_limiter import RateLimiter
+from runtime.binding.recent_acks import RecentAcks
+from runtime.binding.settlement import BeforeReturn, Settlement, SettlementBackends
+from runtime.binding.spill import Spill
+from runtime.binding.token_bucket import TokenBucket, token_bucket_of
+from runtime.binding.worker import Runner, Worker
 from runtime.broker.connection import Broker
-from runtime.broker.overflow import OverflowQueues
 from runtime.broker.puller import Origin, origin_of
+from runtime.broker.spill_queues import SpillQueues
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger
@@ -25,14 +25,14 @@ from runtime.observe.metrics import FunctionMetrics
 
 log = get_logger("runtime.consumer")
 
-DOUBT_PAUSES_S = (0.2, 0.5, 1.0)
+FALSE_OUTAGE_PAUSES_S = (0.2, 0.5, 1.0)
 """Before a call is made again that spoke of an outage which no probe saw."""
 TURN_S = 0.005
 """How long a function that never waits may keep the event loop to itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class SharedServices:
     """What every consumer binding of a host shares.
 
     Attributes:
@@ -42,7 +42,7 @@ class Workplace:
     """
 
     broker: Broker
-    desk: Desk
+    backends: SettlementBackends
     ticker: InProgressTicker
     outages: Outages
     careful_ack_waits: int = 0
@@ -50,7 +50,7 @@ class Workplace:
 
 
 @dataclass(slots=True)
-class Doubts:
+class FalseOutages:
     """How often in a row a call spoke of an outage that no probe could see."""
 
     count: int = 0
@@ -75,7 +75,7 @@ class ConsumerBinding:
         self,
         dispatcher: Dispatcher,
         sources: list[Source],
-        workplace: Workplace,
+        shared: SharedServices,
         metrics: FunctionMetrics,
         *,
         runner: Runner | None = None,
@@ -86,40 +86,42 @@ class ConsumerBinding:
         self.metrics = metrics
         self._dispatcher = dispatcher
         self._runner = runner or dispatcher
-        self._workplace = workplace
-        self._settlement = Settlement(dispatcher, workplace.desk, metrics, before_return)
+        self._shared = shared
+        self._settlement = Settlement(dispatcher, shared.backends, metrics, before_return)
         self._is_batch = dispatcher.function.shape == "batch"
         self._batch = spec.batch
         self._concurrency = spec.concurrency
         self._bounds = bounds_of(dispatcher.function)
-        self._turns: Turns | None = None
-        self._receipts = Receipts()
-        bucket = self._bucket()
-        self.intake = Intake(**self._bounds, line=line_of(dispatcher.function, bucket))
-        if bucket is not None and self.intake.line is None:
+        self._rate_limiter: RateLimiter | None = None
+        self._recent_acks = RecentAcks()
+        token_bucket = self._token_bucket()
+        self.buffer = PrefetchBuffer(
+            **self._bounds, fair_queue=fair_queue_of(dispatcher.function, token_bucket)
+        )
+        if token_bucket is not None and self.buffer.fair_queue is None:
             loop = asyncio.get_running_loop()
-            self._turns = Turns(self.intake, bucket, poke=self._poke, loop=loop)
-        door = self._turns or self.intake
+            self._rate_limiter = RateLimiter(self.buffer, token_bucket, poke=self._poke, loop=loop)
+        sink = self._rate_limiter or self.buffer
         ack_waits_s = [source.ack_wait_s for source in sources]
-        self._held = Held(self.intake.held, min(ack_waits_s))
+        self._held = Held(self.buffer.held, min(ack_waits_s))
         self._time = asyncio.get_running_loop().time
         self._careful_until_s = 0.0
-        if workplace.careful_ack_waits and spec.ordered_by is None:
-            self._careful_until_s = self._time() + workplace.careful_ack_waits * max(ack_waits_s)
-            self.intake.resize(at_least=1, at_most=1)
-        self.overflow = self._overflow(min(ack_waits_s))
-        deliver: Callable[[Message], None] = door.add
-        if self.overflow is not None:
-            deliver = self.overflow.deliver
+        if shared.careful_ack_waits and spec.ordered_by is None:
+            self._careful_until_s = self._time() + shared.careful_ack_waits * max(ack_waits_s)
+            self.buffer.resize(at_least=1, at_most=1)
+        self.spill = self._spill(min(ack_waits_s))
+        deliver: Callable[[Message], None] = sink.add
+        if self.spill is not None:
+            deliver = self.spill.deliver
         if self._careful_until_s:
             deliver = self._carefully(deliver)
-        self.supply = Supply(
-            workplace.broker,
-            self.intake,
+        self.pullers = PullerSet(
+            shared.broker,
+            self.buffer,
             sources,
-            door=door,
+            sink=sink,
             deliver=deliver,
-            renewed=self._receipts.forget_all,
+            renewed=self._recent_acks.forget_all,
         )
         self.before_giving_back: Callable[[], Awaitable[None]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,92 +129,96 @@ class ConsumerBinding:
     @property
     def is_flowing(self) -> bool:
         """Whether all its pull loops are in order."""
-        return self.supply.is_flowing
+        return self.pullers.is_flowing
 
     async def start(self) -> None:
         """Begin to pull and to work."""
-        self._workplace.ticker.add(self._held)
+        self._shared.ticker.add(self._held)
         if self._is_batch:
             self._spawn(self._run_batches())
         else:
             worker = Worker(self._runner.run_event)
             for _ in range(self._concurrency):
-                self.employ(worker)
-        if self.overflow is not None:
-            await self.overflow.start(self.supply)
-        await self.supply.start()
+                self.add_worker(worker)
+        if self.spill is not None:
+            await self.spill.start(self.pullers)
+        await self.pullers.start()
 
-    def employ(self, worker: Worker) -> None:
+    def add_worker(self, worker: Worker) -> None:
         """Have one message more worked on at a time, by this worker, until it retires."""
         self._spawn(self._run_events(worker))
 
     async def drain(self, grace_s: float) -> None:
         """Pull no more, finish what is here, give back what is not finished in time."""
-        if self.overflow is not None:
-            await self.overflow.finish()
+        if self.spill is not None:
+            await self.spill.finish()
         # However short the grace: what the server has sent and nobody took in costs an attempt.
-        await self.supply.stop(DRAIN_S)
-        self.intake.finish()
-        if self._turns:
-            await self._hand_over(self._turns.stop())
+        await self.pullers.stop(DRAIN_S)
+        self.buffer.finish()
+        if self._rate_limiter:
+            await self._hand_over(self._rate_limiter.stop())
         try:
             async with asyncio.timeout(grace_s):
-                await self.intake.wait_until_empty()
+                await self.buffer.wait_until_empty()
         except TimeoutError:
             log.warning(
-                "Not finished in time, given back", function=self.name, messages=self.intake.count()
+                "Not finished in time, given back", function=self.name, messages=self.buffer.count()
             )
         await self._end_work()
-        aside = self.overflow.moving() if self.overflow is not None else set()
-        await self._hand_over(list(self.intake.held - aside))
+        aside = self.spill.moving() if self.spill is not None else set()
+        await self._hand_over(list(self.buffer.held - aside))
         await self.stop()
 
     async def stop(self) -> None:
         """End at once; whatever is here goes back to the stream."""
-        if self.overflow is not None:
-            await self.overflow.finish()
-        await self.supply.stop(0)
-        if self._turns:
-            self._turns.stop()
+        if self.spill is not None:
+            await self.spill.finish()
+        await self.pullers.stop(0)
+        if self._rate_limiter:
+            self._rate_limiter.stop()
         await self._end_work()
-        for message in self.intake.held:
+        for message in self.buffer.held:
             self._settlement.give_back(message)
-        self.intake.clear()
-        self._workplace.ticker.remove(self._held)
+        self.buffer.clear()
+        self._shared.ticker.remove(self._held)
 
     async def _hand_over(self, messages: list[Message]) -> None:
         await asyncio.gather(*map(self._settlement.hand_over, messages))
-        self.intake.release_all(messages)
+        self.buffer.release_all(messages)
 
     async def _end_work(self) -> None:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self.overflow is not None:
-            await self.overflow.stop()
+        if self.spill is not None:
+            await self.spill.stop()
         if self.before_giving_back is not None:
             await self.before_giving_back()
 
-    def _bucket(self) -> Bucket | None:
+    def _token_bucket(self) -> TokenBucket | None:
         """The turns of this process, where a rate limits them."""
         spec = self._dispatcher.function.spec
         if spec.rate is None:
             return None
         # Of an ordered function one process leads, on one host.
-        share = 1 if spec.ordered_by else self._workplace.peers
-        return bucket_of(spec.rate, share, asyncio.get_running_loop().time)
+        share = 1 if spec.ordered_by else self._shared.peers
+        return token_bucket_of(spec.rate, share, asyncio.get_running_loop().time)
 
-    def _overflow(self, ack_wait_s: float) -> Overflow | None:
-        line, function, desk = self.intake.line, self._dispatcher.function, self._workplace.desk
-        if line is None:
+    def _spill(self, ack_wait_s: float) -> Spill | None:
+        fair_queue, function, backends = (
+            self.buffer.fair_queue,
+            self._dispatcher.function,
+            self._shared.backends,
+        )
+        if fair_queue is None:
             return None
-        return Overflow(
-            OverflowQueues(self._workplace.broker, function.name, function.spec),
-            self.intake,
-            line=line,
-            mailbox=desk.mailbox,
-            settler=desk.settler,
+        return Spill(
+            SpillQueues(self._shared.broker, function.name, function.spec),
+            self.buffer,
+            fair_queue=fair_queue,
+            mailbox=backends.mailbox,
+            settler=backends.settler,
             ack_wait_s=ack_wait_s,
             least=self._batch.size if self._is_batch else self._concurrency,
         )
@@ -228,7 +234,7 @@ class ConsumerBinding:
             until_s = self._careful_until_s
             if until_s and message.attempt == 1 and self._time() > until_s:
                 self._careful_until_s = 0.0
-                self.intake.resize(**self._bounds)
+                self.buffer.resize(**self._bounds)
                 log.info("Nothing is left of the process that died, at full width", function=name)
             deliver(message)
 
@@ -246,32 +252,32 @@ class ConsumerBinding:
             log.error("A worker ended, which is a defect", function=self.name, exc_info=failure)
 
     async def _run_events(self, worker: Worker) -> None:
-        intake, run_event, settle = self.intake, worker.run_event, self._settle
-        ack, release = self._workplace.desk.settler.ack, intake.release
-        time, metrics, receipts = self._time, self.metrics, self._receipts
+        buffer, run_event, settle = self.buffer, worker.run_event, self._settle
+        ack, release = self._shared.backends.settler.ack, buffer.release
+        time, metrics, recent_acks = self._time, self.metrics, self._recent_acks
         turn_ends_s = 0.0
-        while not worker.is_retired:
-            if not intake.ready:
+        while not worker.is_stopped:
+            if not buffer.ready:
                 self._poke()
-                await worker.wait(intake)
+                await worker.wait(buffer)
                 turn_ends_s = time() + TURN_S
-            message = intake.take()
-            if message.attempt > 1 and receipts.has(message):
+            message = buffer.take()
+            if message.attempt > 1 and recent_acks.has(message):
                 self._acknowledge_again([message])
                 await asyncio.sleep(0)
                 continue
-            metrics.in_flight = len(intake.held)
+            metrics.in_flight = len(buffer.held)
             began_s = time()
             outcome = await run_event(message)
             ended_s = time()
             metrics.observe(ended_s - began_s)
             if outcome is DONE:
                 ack(message)
-                receipts.add(message)
+                recent_acks.add(message)
                 metrics.count("acked")
                 release(message)
             else:
-                receipts.forget(message)
+                recent_acks.forget(message)
                 await settle(message, outcome)
             if ended_s > turn_ends_s:
                 self._poke()
@@ -287,17 +293,17 @@ class ConsumerBinding:
 
     async def _collect(self) -> list[Message]:
         """The next batch: whichever of size, bytes and wait is reached first."""
-        intake, spec = self.intake, self._batch
-        await intake.wait()
-        waited_s = self._time() - intake.ready[0].received_at_s
-        size = min(spec.size, intake.capacity())
-        await intake.wait_for(size, spec.bytes, spec.wait - waited_s)
-        return intake.take_all(spec.size, spec.bytes)
+        buffer, spec = self.buffer, self._batch
+        await buffer.wait()
+        waited_s = self._time() - buffer.ready[0].received_at_s
+        size = min(spec.size, buffer.capacity())
+        await buffer.wait_for(size, spec.bytes, spec.wait - waited_s)
+        return buffer.take_all(spec.size, spec.bytes)
 
     async def _run_batch(self, batch: list[Message], slots: asyncio.Semaphore) -> None:
         try:
             batch = self._without_repeats(batch)
-            rest = await self._call_batch(batch, Doubts()) if batch else []
+            rest = await self._call_batch(batch, FalseOutages()) if batch else []
         finally:
             # The next batch need not wait until what failed of this one is stored elsewhere.
             slots.release()
@@ -307,10 +313,10 @@ class ConsumerBinding:
         )
 
     async def _call_batch(
-        self, batch: list[Message], doubts: Doubts
+        self, batch: list[Message], false_outages: FalseOutages
     ) -> list[tuple[Message, Outcome]]:
         """Call the function and acknowledge what is done; what is not, with its outcomes."""
-        self.metrics.in_flight = len(self.intake.held)
+        self.metrics.in_flight = len(self.buffer.held)
         began_s = self._time()
         outcomes = await self._runner.run_batch(batch)
         self.metrics.observe(self._time() - began_s)
@@ -320,17 +326,17 @@ class ConsumerBinding:
             if outcome is DONE:
                 done.append(message)
             else:
-                self._receipts.forget(message)
+                self._recent_acks.forget(message)
                 rest.append((message, outcome))
-        self._workplace.desk.settler.ack_all(done)
-        self._receipts.add_all(done)
+        self._shared.backends.settler.ack_all(done)
+        self._recent_acks.add_all(done)
         self.metrics.count("acked", len(done))
-        self.intake.release_all(done)
+        self.buffer.release_all(done)
         self._poke()
         excused = [message for message, outcome in rest if _is_outage(outcome)]
-        if excused and await self._may_try_again(doubts):
+        if excused and await self._may_try_again(false_outages):
             rest = [(message, outcome) for message, outcome in rest if not _is_outage(outcome)]
-            rest += await self._call_batch(excused, doubts)
+            rest += await self._call_batch(excused, false_outages)
         return rest
 
     def _without_repeats(self, batch: list[Message]) -> list[Message]:
@@ -340,7 +346,7 @@ class ConsumerBinding:
         kept: dict[Origin, Message] = {}
         done, replaced = [], []
         for message in batch:
-            if message.attempt > 1 and self._receipts.has(message):
+            if message.attempt > 1 and self._recent_acks.has(message):
                 done.append(message)
                 continue
             origin = origin_of(message.reply)
@@ -348,36 +354,36 @@ class ConsumerBinding:
                 replaced.append(kept[origin])
             kept[origin] = message
         self._acknowledge_again(done)
-        self.intake.release_all(replaced)
+        self.buffer.release_all(replaced)
         return list(kept.values())
 
     def _acknowledge_again(self, done: list[Message]) -> None:
-        self._workplace.desk.settler.ack_all(done)
+        self._shared.backends.settler.ack_all(done)
         self.metrics.count("repeated", len(done))
-        self.intake.release_all(done)
+        self.buffer.release_all(done)
 
     async def _settle(self, message: Message, outcome: Outcome) -> None:
-        doubts = Doubts()
+        false_outages = FalseOutages()
         while _is_outage(outcome):
-            if await self._may_try_again(doubts):
+            if await self._may_try_again(false_outages):
                 outcome = await self._runner.run_event(message)
             else:
                 outcome = self._rejudge(message, outcome)
         await self._finish(message, outcome)
 
-    async def _may_try_again(self, doubts: Doubts) -> bool:
+    async def _may_try_again(self, false_outages: FalseOutages) -> bool:
         """Wait out an outage; False when the servers answer every time the function says otherwise.
 
         A server that died a moment ago may still answer a probe over a connection that outlives it,
         or be back before the probe looks: such a failure is no attempt either.
         """
-        if await self._workplace.outages.wait_until_over():
-            doubts.count = 0
+        if await self._shared.outages.wait_until_over():
+            false_outages.count = 0
             return True
-        doubts.count += 1
-        if doubts.count > len(DOUBT_PAUSES_S):
+        false_outages.count += 1
+        if false_outages.count > len(FALSE_OUTAGE_PAUSES_S):
             return False
-        await asyncio.sleep(DOUBT_PAUSES_S[doubts.count - 1])
+        await asyncio.sleep(FALSE_OUTAGE_PAUSES_S[false_outages.count - 1])
         return True
 
     async def _finish(self, message: Message, outcome: Outcome) -> None:
@@ -386,9 +392,9 @@ class ConsumerBinding:
         except Exception:
             # Nothing here should fail; if it does, the message must not be held for ever.
             log.exception("Settling failed, the message is given back", function=self.name)
-            self.intake.expect(message, 0)
+            self.buffer.expect(message, 0)
             self._settlement.give_back(message)
-        self.intake.release(message)
+        self.buffer.release(message)
         self._poke()
 
     def _rejudge(self, message: Message, outcome: Outcome) -> Outcome:
@@ -399,9 +405,9 @@ class ConsumerBinding:
 
     def _poke(self) -> None:
         """Tell the pull loops what is free now; by the turn, as looking costs 1 µs."""
-        self.metrics.in_flight = len(self.intake.held)
+        self.metrics.in_flight = len(self.buffer.held)
         self.metrics.timeouts = self._dispatcher.timeouts
-        self.supply.poke()
+        self.pullers.poke()
 
 
 def _is_outage(outcome: Outcome) -> bool:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import structlog
 
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
 from runtime.dispatch import DONE, Dead, Dispatcher, Later, Outcome
 from runtime.errors import PublishFailed
@@ -26,7 +26,7 @@ STORE_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class SettlementBackends:
     """What settling needs of the broker; one per host."""
 
     settler: Settler
@@ -48,19 +48,19 @@ class Settlement:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        desk: Desk,
+        backends: SettlementBackends,
         metrics: FunctionMetrics,
         before_return: BeforeReturn | None = None,
     ) -> None:
         self._before_return = before_return
-        self._desk = desk
+        self._backends = backends
         self._metrics = metrics
         self._function = dispatcher.function.name
 
     async def settle(self, message: Message, outcome: Outcome) -> None:
         """Act on an outcome; returns when nothing of it can be lost any more."""
         if outcome is DONE:
-            self._desk.settler.ack(message)
+            self._backends.settler.ack(message)
             self._metrics.count("acked")
         elif isinstance(outcome, Later):
             await self._later(message, outcome)
@@ -69,7 +69,7 @@ class Settlement:
 
     def give_back(self, message: Message) -> None:
         """Have a message that nobody worked on delivered to somebody else, now."""
-        self._desk.settler.nak(message, 0)
+        self._backends.settler.nak(message, 0)
 
     async def hand_over(self, message: Message) -> None:
         """Have a message that was not finished delivered again, with no attempt used up.
@@ -77,26 +77,28 @@ class Settlement:
         JetStream counts each delivery, a NAK's too; a copy in the mailbox does not count this one.
         """
         try:
-            await self._desk.mailbox.hand_over(message, self._function)
+            await self._backends.mailbox.hand_over(message, self._function)
         except PublishFailed:
             self.give_back(message)
         else:
-            self._desk.settler.ack(message)
+            self._backends.settler.ack(message)
 
     async def _later(self, message: Message, later: Later) -> None:
         if (
             later.delay_s >= PARK_FROM_S
             and self._before_return is None
-            and self._desk.mailbox.supports_parking
+            and self._backends.mailbox.supports_parking
         ):
             try:
-                await self._desk.mailbox.park(message, self._function, later.delay_s, later.reason)
+                await self._backends.mailbox.park(
+                    message, self._function, later.delay_s, later.reason
+                )
             except PublishFailed as failure:
                 self._log_of(message).warning(
                     "Parking failed, the message waits in its stream", reason=failure.reason
                 )
             else:
-                self._desk.settler.ack(message)
+                self._backends.settler.ack(message)
                 self._metrics.count("parked")
                 return
         await self._send_back(message, later.delay_s)
@@ -104,7 +106,7 @@ class Settlement:
     async def _send_back(self, message: Message, delay_s: float) -> None:
         if self._before_return is not None:
             await self._before_return(message, delay_s)
-        self._desk.settler.nak(message, delay_s)
+        self._backends.settler.nak(message, delay_s)
         self._metrics.count("retried")
 
     async def _bury(self, message: Message, dead: Dead) -> None:
@@ -119,14 +121,14 @@ class Settlement:
             failed_at=datetime.now(UTC),
         )
         try:
-            await self._desk.dead_letters.store(letter)
+            await self._backends.dead_letters.store(letter)
         except PublishFailed as failure:
             self._log_of(message).error(
                 "Dead letter not stored, the message stays", reason=failure.reason
             )
             await self._send_back(message, STORE_AGAIN_S)
             return
-        self._desk.settler.term(message, f"{dead.code}: {dead.reason}")
+        self._backends.settler.term(message, f"{dead.code}: {dead.reason}")
         self._metrics.count("dead")
         self._metrics.count_dead_letter(dead.code)
         self._log_of(message).warning("Message given up to the dead letters", code=dead.code)

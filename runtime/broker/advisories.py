@@ -16,8 +16,8 @@ from typing import Any
 from runtime.broker import stored
 from runtime.broker.connection import ApiError, Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
-from runtime.broker.overflow import owner_of
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
+from runtime.broker.spill_queues import owner_of
 from runtime.broker.stream_configs import ADVISORIES, FUNCTION_METADATA, MAILBOX, SWEEPER
 from runtime.errors import RuntimeFault
 from runtime.message import Message

@@ -9,7 +9,7 @@ import nats.errors
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 
-from runtime.broker.transport import KeptTransport
+from runtime.broker.transport import ThreadSafeTransport
 
 PENDING_BYTES = 32 * 1024 * 1024
 """Outgoing bytes kept while the connection is down."""
@@ -18,14 +18,14 @@ PENDING_BYTES = 32 * 1024 * 1024
 class OrderedClient(Client):
     """The client library's connection, with its PING in line and many messages in one write.
 
-    It goes over a `KeptTransport`.
+    It goes over a `ThreadSafeTransport`.
 
     The library writes PING to the socket at once, ahead of commands it still holds back, so that
     its `flush` proves nothing and its `drain` ends before the server has read the UNSUB: messages
     that arrive in between are lost. Source: nats-py 2.16 `client.py`, `_send_ping`.
     """
 
-    _transport: KeptTransport | None
+    _transport: ThreadSafeTransport | None
 
     async def _send_ping(self, future: "asyncio.Future[bool] | None" = None) -> None:
         self._pongs.append(future or asyncio.get_running_loop().create_future())
@@ -60,11 +60,11 @@ class OrderedClient(Client):
         """Close what the try before has left open, then connect with a transport of our own."""
         if self._transport is not None:
             self._transport.close()
-        self._transport = KeptTransport()
+        self._transport = ThreadSafeTransport()
         await super()._connect_to_server(s)
 
     def stand_in(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `KeptTransport.stand_in`; while there is no connection, nothing happens."""
+        """See `ThreadSafeTransport.stand_in`; while there is no connection, nothing happens."""
         if self.is_connected and self._transport is not None:
             self._transport.stand_in(_plain(messages))
 

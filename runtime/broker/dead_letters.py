@@ -9,7 +9,7 @@ from typing import Any
 from runtime.broker import headers as names
 from runtime.broker import stored
 from runtime.broker.connection import ApiError, Broker
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.stream_configs import DEAD_LETTERS, MAILBOX
 from runtime.broker.streams import ensure_runtime_streams
 from runtime.context import PubAck

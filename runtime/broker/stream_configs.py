@@ -131,7 +131,7 @@ def mailbox_consumer_config(function: str, spec: FunctionSpec) -> dict[str, Any]
     return consumer_config(function, narrowed, max_attempts=spec.max_deliveries, function=function)
 
 
-def overflow_consumer_config(
+def spill_consumer_config(
     durable: str, subject: str, function: str, spec: FunctionSpec
 ) -> dict[str, Any]:
     """The consumer of an overflow queue. It goes by itself when nobody has asked it for long."""

@@ -50,7 +50,7 @@ class _LoopsLock:
             yield self
 
 
-class KeptTransport(Transport):
+class ThreadSafeTransport(Transport):
     """The client library's transport over a socket of our own, plain or with TLS.
 
     The event loop reads and writes, and whatever is read passes through one queue. A loop that a

@@ -14,7 +14,7 @@ from runtime.broker.streams import way_out
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.printing import align, printable
 from runtime.errors import ConfigError
-from runtime.lifecycle import stand_ins
+from runtime.lifecycle import placeholders
 from runtime.manifest import Manifest, read
 from runtime.settings import HostSettings
 
@@ -41,7 +41,7 @@ def read_manifest(paths: Sequence[Path]) -> Manifest:
     """The manifest with all streams that serving it needs; mistakes in it end the process."""
     try:
         settings = HostSettings.from_environment(os.environ)
-        return with_leases(with_ticks(read(paths, {**stand_ins(settings), **os.environ})))
+        return with_leases(with_ticks(read(paths, {**placeholders(settings), **os.environ})))
     except ConfigError as error:
         exit_with_problems(error)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.printing import count
 from runtime.errors import ConfigError, Problem
-from runtime.lifecycle import stand_ins
+from runtime.lifecycle import placeholders
 from runtime.loader import Function, load_all
 from runtime.manifest import Manifest, read_what_is_right
 from runtime.manifest.model import FunctionSpec, StreamSpec
@@ -41,7 +41,7 @@ def check(manifests: tuple[Path, ...]) -> None:
 
 
 def _check(paths: tuple[Path, ...]) -> tuple[Manifest, dict[str, Function]]:
-    reading = read_what_is_right(paths, {**stand_ins(HostSettings()), **os.environ})
+    reading = read_what_is_right(paths, {**placeholders(HostSettings()), **os.environ})
     problems: list[Problem] = list(reading.problems)
     functions: dict[str, Function] = {}
     try:

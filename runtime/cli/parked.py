@@ -9,7 +9,7 @@ import click
 
 from runtime.broker.clock import ServerClock
 from runtime.broker.connection import Broker
-from runtime.broker.parking import Mailbox, Parked
+from runtime.broker.mailbox import Mailbox, Parked
 from runtime.broker.stream_configs import MAILBOX, SCHEDULES_SINCE
 from runtime.cli import parameters
 from runtime.cli.connection import nats_url_option, run
@@ -70,14 +70,16 @@ def list_(function: str | None, limit: int | None, as_json: bool, nats_url: str 
 @click.argument("sequences", nargs=-1, metavar="[SEQ]...", type=parameters.SEQUENCE)
 @function_option
 @nats_url_option
-def hurry(sequences: tuple[int, ...], function: str | None, nats_url: str | None) -> None:
+def run_now(sequences: tuple[int, ...], function: str | None, nats_url: str | None) -> None:
     """Make parked messages due now, as when a dead endpoint lives again.
 
     Their attempts go on counting.
     """
     _check_choice(sequences, function)
     chosen = run(nats_url, lambda broker: _choose(broker, sequences, function))
-    made = run(nats_url, lambda broker: _each(broker, "Hurrying", chosen, Mailbox(broker).hurry))
+    made = run(
+        nats_url, lambda broker: _each(broker, "Making due", chosen, Mailbox(broker).run_now)
+    )
     _report(made, len(chosen), "made due now")
 
 

@@ -8,7 +8,7 @@ import uvloop
 
 from runtime.cli.failure import EXIT_CODE, exit_unavailable, exit_with_problems
 from runtime.errors import ConfigError, Unavailable
-from runtime.lifecycle import Job, serve_as_worker
+from runtime.lifecycle import ServeOptions, serve_as_worker
 from runtime.lifecycle import serve as serve_until_stopped
 from runtime.observe.logs import configure_logs
 from runtime.settings import HostSettings
@@ -34,11 +34,11 @@ def serve(
     try:
         settings = HostSettings.from_environment(os.environ)
         configure_logs(settings.log_level, settings.log_format)
-        job = Job(manifests, settings, dict(os.environ), workers, bind_only)
+        options = ServeOptions(manifests, settings, dict(os.environ), workers, bind_only)
         if worker_place is None:
-            uvloop.run(serve_until_stopped(job))
+            uvloop.run(serve_until_stopped(options))
         else:
-            uvloop.run(serve_as_worker(job, WorkerPlace.decode(worker_place)))
+            uvloop.run(serve_as_worker(options, WorkerPlace.decode(worker_place)))
     except ConfigError as error:
         exit_with_problems(error, CONFIG_ERROR_CODE if worker_place else EXIT_CODE)
     except Unavailable as error:

@@ -9,7 +9,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 from runtime.errors import ConfigError, Problem
 from runtime.loader.function import Function
 from runtime.loader.module import (
-    Misfit,
+    LoadError,
     find_attribute,
     find_hook,
     hash_source,
@@ -58,7 +58,7 @@ def load(name: str, spec: FunctionSpec, *, positions: Positions | None = None) -
     make_importable(Path.cwd())
     try:
         return _load(name, spec, at)
-    except Misfit as misfit:
+    except LoadError as misfit:
         path = ("functions", name, "handler")
         problem = Problem(at.where(*path), dotted(path), misfit.wrong, misfit.remedy)
         raise ConfigError([problem]) from misfit
@@ -117,7 +117,7 @@ def _build_codec(
             empty = b"{}" if schema and schema.get("type") == "object" else b"null"
         return build_decoder(signature.payload, empty=empty), schema
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
-        raise Misfit(
+        raise LoadError(
             f"{signature.payload} cannot be decoded from JSON",
             "use a pydantic model, a dataclass, a TypedDict, a plain type, or bytes for raw bytes",
         ) from error
@@ -127,7 +127,7 @@ def _draw_reply(signature: Signature) -> dict[str, Any] | None:
     try:
         return draw_schema(signature.reply)
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
-        raise Misfit(
+        raise LoadError(
             f"the return type {signature.reply} cannot be written as JSON",
             "return a pydantic model, a dict, a list, a plain type, bytes or None",
         ) from error

@@ -19,7 +19,7 @@ _ERROR_LENGTH = 300
 _INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
 
 
-class Misfit(Exception):  # noqa: N818 - not raised beyond this package
+class LoadError(Exception):
     """A module or a handler cannot be used: `wrong` and `remedy` as in a Problem."""
 
     def __init__(self, wrong: str, remedy: str) -> None:
@@ -39,13 +39,15 @@ def import_module(name: str) -> ModuleType:
     """The module, under its own dotted name.
 
     Raises:
-        Misfit: there is none, or importing it raised an exception.
+        LoadError: there is none, or importing it raised an exception.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise Misfit(f"there is no module {error.name}", _suggest_module(error.name)) from None
+            raise LoadError(
+                f"there is no module {error.name}", _suggest_module(error.name)
+            ) from None
         raise _explain_import(name, error) from error
     except (Exception, SystemExit) as error:
         raise _explain_import(name, error) from error
@@ -55,7 +57,7 @@ def find_attribute(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - what
     """A module's attribute.
 
     Raises:
-        Misfit: it has none of that name.
+        LoadError: it has none of that name.
     """
     try:
         return getattr(module, name)
@@ -65,14 +67,14 @@ def find_attribute(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - what
             for other, value in vars(module).items()
             if inspect.isroutine(value) and not other.startswith("_")
         ]
-        raise Misfit(f"module {module.__name__} has no {name}", suggest(name, known)) from None
+        raise LoadError(f"module {module.__name__} has no {name}", suggest(name, known)) from None
 
 
 def find_hook(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - a callable or None
     """The module's `start` or `stop`, or None.
 
     Raises:
-        Misfit: it cannot be called with one context.
+        LoadError: it cannot be called with one context.
     """
     hook = getattr(module, name, None)
     if hook is None or inspect.ismodule(hook):
@@ -80,7 +82,7 @@ def find_hook(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - a callabl
     try:
         inspect.signature(hook).bind(None)
     except (TypeError, ValueError):
-        raise Misfit(
+        raise LoadError(
             f"{module.__name__}.{name} cannot be called with a context",
             f"write `async def {name}(ctx: Context)`, or rename it",
         ) from None
@@ -112,10 +114,10 @@ def _suggest_module(name: str) -> str:
     return "install it, or start in the folder that holds it"
 
 
-def _explain_import(name: str, error: BaseException) -> Misfit:
+def _explain_import(name: str, error: BaseException) -> LoadError:
     text = str(error)[:_ERROR_LENGTH]
     kind = type(error).__name__
-    return Misfit(
+    return LoadError(
         f"importing {name} failed at {_blame(error)}: {kind}: {text}", "correct the module"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from runtime.errors import Problem
-from runtime.loader.module import Misfit
+from runtime.loader.module import LoadError
 from runtime.manifest.positions import Path, Positions, dotted
 from runtime.manifest.translation import suggest, translate
 
@@ -20,18 +20,18 @@ def fill_settings(
     """The module's settings, or what is wrong with those given. No problem shows a value.
 
     Raises:
-        Misfit: the module's `Settings` is no pydantic model, or there is none to fill.
+        LoadError: the module's `Settings` is no pydantic model, or there is none to fill.
     """
     model = getattr(module, "Settings", None)
     if model is None:
         if given:
-            raise Misfit(
+            raise LoadError(
                 f"module {module.__name__} has no Settings",
                 "add `class Settings(BaseModel)` there, or remove `settings:`",
             )
         return None, []
     if not isinstance(model, type) or not issubclass(model, BaseModel):
-        raise Misfit(
+        raise LoadError(
             f"{module.__name__}.Settings is no pydantic model",
             "let it inherit from pydantic.BaseModel",
         )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from runtime.context import Context
 from runtime.loader.function import Shape
-from runtime.loader.module import Misfit
+from runtime.loader.module import LoadError
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Batch, Event
 
@@ -39,15 +39,17 @@ def inspect_handler(handler: Any, spec: FunctionSpec) -> Signature:  # noqa: ANN
     """Check a handler.
 
     Raises:
-        Misfit: it cannot be called as its binding needs, or does not say how to decode.
+        LoadError: it cannot be called as its binding needs, or does not say how to decode.
     """
     binding = next(name for name in _FORMS if getattr(spec, name))
     if isinstance(handler, type) or not callable(handler):
         kind = "a class" if isinstance(handler, type) else f"of type {type(handler).__name__}"
-        raise Misfit(f"the handler is {kind}, not a function", _show_form(binding))
+        raise LoadError(f"the handler is {kind}, not a function", _show_form(binding))
     call: Callable[..., Any] = handler if inspect.isroutine(handler) else handler.__call__
     if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
-        raise Misfit("the handler yields, so calling it runs nothing", "return instead of yielding")
+        raise LoadError(
+            "the handler yields, so calling it runs nothing", "return instead of yielding"
+        )
     names = _check_parameters(handler, binding)
     hints = _resolve_hints(call)
     is_async = inspect.iscoroutinefunction(call)
@@ -57,7 +59,9 @@ def inspect_handler(handler: Any, spec: FunctionSpec) -> Signature:  # noqa: ANN
         return Signature("schedule", is_async, None, reply)
     if binding == "service":
         if not is_async:
-            raise Misfit("a service must be async, to notice that it shall stop", "write async def")
+            raise LoadError(
+                "a service must be async, to notice that it shall stop", "write async def"
+            )
         return Signature("service", is_async, None, reply)
     shape, payload = _find_payload(names[0], hints, binding)
     return Signature(shape, is_async, payload, reply)
@@ -74,10 +78,10 @@ def _check_parameters(handler: Callable[..., Any], binding: str) -> list[str]:
     try:
         bound = signature.bind(*[None] * count)
     except TypeError:
-        raise Misfit(f"the handler takes {signature}", _show_form(binding)) from None
+        raise LoadError(f"the handler takes {signature}", _show_form(binding)) from None
     names = list(bound.arguments)
     if len(names) < count:
-        raise Misfit(f"the handler takes {signature}", _show_form(binding))
+        raise LoadError(f"the handler takes {signature}", _show_form(binding))
     return names
 
 
@@ -85,12 +89,12 @@ def _resolve_hints(call: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(call, include_extras=True)
     except NameError as error:
-        raise Misfit(
+        raise LoadError(
             f"the annotation {error.name} is unknown when the module runs",
             "import it outside of `if TYPE_CHECKING:`",
         ) from None
     except Exception as error:
-        raise Misfit(
+        raise LoadError(
             f"the annotations cannot be read: {type(error).__name__}: {error}", "correct them"
         ) from error
 
@@ -98,26 +102,28 @@ def _resolve_hints(call: Callable[..., Any]) -> dict[str, Any]:
 def _check_context(name: str, hints: dict[str, Any]) -> None:
     hint = hints.get(name, Context)
     if hint is not Context and get_origin(hint) is not Context:
-        raise Misfit(
+        raise LoadError(
             f"parameter {name} is annotated {_show(hint)}", "annotate it Context or Context[State]"
         )
 
 
 def _find_payload(name: str, hints: dict[str, Any], binding: str) -> tuple[Shape, Any]:
     if name not in hints:
-        raise Misfit(
+        raise LoadError(
             f"parameter {name} has no annotation, which says how to decode the payload",
             f"annotate it Event[bytes] for raw bytes; {_show_form(binding)}",
         )
     hint = hints[name]
     kind = get_origin(hint) or hint
     if kind not in {Event, Batch}:
-        raise Misfit(f"parameter {name} is annotated {_show(hint)}", _show_form(binding))
+        raise LoadError(f"parameter {name} is annotated {_show(hint)}", _show_form(binding))
     if kind is Batch and binding == "endpoint":
-        raise Misfit("an endpoint answers one request at a time, not a Batch", _show_form(binding))
+        raise LoadError(
+            "an endpoint answers one request at a time, not a Batch", _show_form(binding)
+        )
     payload = get_args(hint)
     if not payload or isinstance(payload[0], TypeVar):
-        raise Misfit(
+        raise LoadError(
             f"parameter {name} does not say what its {kind.__name__} holds",
             f"write {kind.__name__}[bytes] for raw bytes, or a model's name in the brackets",
         )

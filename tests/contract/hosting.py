@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.documentation import ROOT
-from tests.host import running_host
-from tests.serving import serving
+from tests.support.documentation import ROOT
+from tests.support.host import running_host
+from tests.support.serving import serving
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from tests.contract.kinds import Kind
 from tests.contract.refusal import Refusal
 from tests.contract.stage import Call, Origin, Stage
 from tests.contract.wire import Frame, Place, Wire
-from tests.host import QUICK, consumer, eventually, fresh, letters_of, wait_until_settled
+from tests.support.host import QUICK, consumer, eventually, fresh, letters_of, wait_until_settled
 
 PAYLOAD = b"\x00\xffthe original bytes"
 

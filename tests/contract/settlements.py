@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from runtime.broker.dead_letters import DeadLetter
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.stored import parse_time_ns
 from tests.contract.scene import Scene
-from tests.host import letters_of, wait_for_letters
-from tests.versions import has_message_schedules
+from tests.support.host import letters_of, wait_for_letters
+from tests.support.versions import has_message_schedules
 
 STORE_AGAIN_S = 5.0
 SWEEP_AGAIN_S = 10.0
@@ -57,7 +57,7 @@ class Again(Settlement):
         scene.counted["retried"] += 1
         if not self.is_waited_for:
             assert (await scene.look())["num_ack_pending"] == 1
-            await scene.wire.hurry(frame)
+            await scene.wire.run_now(frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Parked(Settlement):
         assert stored_ns < parse_time_ns(held["ack_floor"]["last_active"])
         scene.counted["parked"] += 1
         scene.place = scene.mailbox
-        assert await mailbox.hurry(parked.sequence)
+        assert await mailbox.run_now(parked.sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Unburied(Settlement):
         scene.counted["retried"] += 1
         if self.last and scene.refusal:
             await scene.refusal.end()
-        await scene.wire.hurry(frame)
+        await scene.wire.run_now(frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Swept(Settlement):
             assert (frame.verb, frame.delay_s) == ("-NAK", SWEEP_AGAIN_S)
             assert not await letters_of(scene.broker, scene.name)
             await scene.refusal.end()
-            await scene.wire.hurry(frame)
+            await scene.wire.run_now(frame)
         [letter] = await wait_for_letters(scene.broker, scene.name)
         swept = await scene.wire.next(("ADVISORIES", "sweeper"))
         assert (swept.verb, swept.text) == ("+ACK", "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.host import DEADLINE_S
+from tests.support.host import DEADLINE_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from tests.contract.settlements import (
     Unanswered,
     Unburied,
 )
-from tests.host import QUICK
+from tests.support.host import QUICK
 
 HOUR_S = 3600.0
 ACK_WAIT = {"consumer": {"ack_wait": "1s"}}

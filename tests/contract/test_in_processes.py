@@ -6,7 +6,7 @@ from runtime.broker.connection import Broker
 from tests.contract.kinds import Kind
 from tests.contract.performance import perform, performances
 from tests.contract.table import Row
-from tests.servers import NatsServer
+from tests.support.servers import NatsServer
 
 
 @performances(in_own_process=True)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from runtime.broker.connection import Broker
 from runtime.message import Message
-from tests.host import DEADLINE_S
+from tests.support.host import DEADLINE_S
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class Wire:
         """Settlements at these places that nobody has asked for."""
         return [frame for _, frame in self._unread(places)]
 
-    async def hurry(self, frame: Frame) -> None:
+    async def run_now(self, frame: Frame) -> None:
         """Make the wait short that a `-NAK` asked for: a second one without a delay ends it."""
         await self._broker.send(frame.subject, b"-NAK")
         ours = await self.next(frame.place)

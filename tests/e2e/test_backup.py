@@ -10,8 +10,8 @@ import pytest
 
 from runtime.broker import stored
 from runtime.broker.connection import Broker
-from tests.documentation import ROOT, free_port, read_blocks, serving, write_files
-from tests.servers import remove
+from tests.support.documentation import ROOT, free_port, read_blocks, serving, write_files
+from tests.support.servers import remove
 
 
 @pytest.fixture

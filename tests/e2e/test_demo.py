@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation import ROOT, free_port, serving
-from tests.servers import remove
+from tests.support.documentation import ROOT, free_port, serving
+from tests.support.servers import remove
 
 LOOPBACK = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
 

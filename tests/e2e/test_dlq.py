@@ -16,9 +16,9 @@ from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.streams import ensure
 from runtime.manifest.model import Manifest
 from runtime.message import Message
-from tests.command import RUNTIME, runtime
-from tests.host import QUICK, Journal, fresh, running_host, wait_for_letters
-from tests.servers import NatsServer
+from tests.support.command import RUNTIME, runtime
+from tests.support.host import QUICK, Journal, fresh, running_host, wait_for_letters
+from tests.support.servers import NatsServer
 
 WORK = {"handler": "some.module:handle", "consumer": {"stream": "JOBS"}}
 STORED_AT_NS = 1_790_000_000_000_000_000

@@ -11,7 +11,7 @@ from runtime.broker.stream_configs import SCHEDULES, runtime_streams
 from runtime.observe.metrics import Metrics
 from runtime.settings import _VARIABLES, HostSettings
 from tests.contract.table import ROWS
-from tests.documentation import ROOT, in_code, read_table
+from tests.support.documentation import ROOT, in_code, read_table
 
 PAGES = sorted(
     page

@@ -10,9 +10,9 @@ import pytest
 
 from runtime.broker import stored
 from runtime.broker.connection import Broker
-from tests.documentation import Served, listening, serving
-from tests.host import wait_until_settled
-from tests.servers import NatsServer, PostgresServer
+from tests.support.documentation import Served, listening, serving
+from tests.support.host import wait_until_settled
+from tests.support.servers import NatsServer, PostgresServer
 
 MODULE = """
 import asyncio

@@ -3,9 +3,9 @@ from typing import Any
 
 from runtime import Context, Event, Reject
 from runtime.broker.connection import Broker
-from tests.command import runtime
-from tests.host import Journal, fresh, running_host, wait_for_letters, wait_until_settled
-from tests.servers import NatsServer
+from tests.support.command import runtime
+from tests.support.host import Journal, fresh, running_host, wait_for_letters, wait_until_settled
+from tests.support.servers import NatsServer
 
 
 async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them(

@@ -8,8 +8,8 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from runtime.broker.connection import Broker
-from tests.mqtt import MqttSession
-from tests.servers import NatsServer
+from tests.support.mqtt import MqttSession
+from tests.support.servers import NatsServer
 
 _TIMEOUT_S = 10.0
 

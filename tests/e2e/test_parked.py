@@ -5,13 +5,13 @@ import pytest
 
 from runtime import Context, Event, Retry
 from runtime.broker.connection import Broker
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.streams import ensure
 from runtime.manifest.model import Manifest
 from runtime.message import Message
-from tests.command import SKEWED, runtime
-from tests.host import Journal, eventually, fresh, running_host
-from tests.servers import NatsServer
+from tests.support.command import SKEWED, runtime
+from tests.support.host import Journal, eventually, fresh, running_host
+from tests.support.servers import NatsServer
 
 WORK = {"handler": "some.module:handle", "consumer": {"stream": "JOBS"}}
 
@@ -61,7 +61,7 @@ async def test_a_message_that_its_function_sent_away_for_hours_is_listed_and_hur
         # By the server's clock: this machine's is an hour ahead.
         ls = ("parked", "ls", "--function", name)
         listed = await runtime(nats_server.url, *ls, program=SKEWED, CLOCK_FILE=str(clock))
-        done = await runtime(nats_server.url, "parked", "hurry", sequence)
+        done = await runtime(nats_server.url, "parked", "run-now", sequence)
         await calls.wait(2)
 
     row = listed.out.splitlines()[1]
@@ -97,7 +97,7 @@ async def test_all_of_a_function_are_hurried_and_nobody_elses(
         await mailbox.park(_message(sequence), "work", 3600)
     await mailbox.park(_message(99), "rest", 3600)
 
-    done = await runtime(nats_server.url, "parked", "hurry", "--function", "work")
+    done = await runtime(nats_server.url, "parked", "run-now", "--function", "work")
 
     async def ready() -> bool:
         found = await broker.api("CONSUMER.INFO.MAILBOX.work")
@@ -129,9 +129,9 @@ async def test_cancelling_asks_and_gives_up_for_good(
 async def test_nothing_to_do_exits_with_2(nats_server: NatsServer, mailbox: Mailbox) -> None:
     url = nats_server.url
 
-    gone = await runtime(url, "parked", "hurry", 12345)
+    gone = await runtime(url, "parked", "run-now", 12345)
     none = await runtime(url, "parked", "cancel", "--function", "work")
-    unclear = await runtime(url, "parked", "hurry")
+    unclear = await runtime(url, "parked", "run-now")
 
     assert (gone.code, none.code, unclear.code) == (2, 2, 2)
     assert gone.err == "No such parked messages; nothing was done.\n"

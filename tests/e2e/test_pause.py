@@ -12,9 +12,9 @@ from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.function_consumers import check_pausing
 from runtime.broker.streams import ensure, plan
 from runtime.errors import ConfigError
-from tests.command import SKEWED, runtime
-from tests.host import Journal, consumer, fresh, make_manifest, running_host
-from tests.servers import NatsServer
+from tests.support.command import SKEWED, runtime
+from tests.support.host import Journal, consumer, fresh, make_manifest, running_host
+from tests.support.servers import NatsServer
 
 
 class Scene:

@@ -13,10 +13,10 @@ from runtime.errors import ConfigError
 from runtime.host import Addresses, Host
 from runtime.loader import load_all
 from runtime.observe.metrics import Metrics
-from tests.command import ROOT, Done, runtime
-from tests.host import GRACE_S, Journal, eventually, fresh, make_manifest, wait_for_letters
-from tests.servers import NatsServer
-from tests.workload import behaviours
+from tests.support.command import ROOT, Done, runtime
+from tests.support.host import GRACE_S, Journal, eventually, fresh, make_manifest, wait_for_letters
+from tests.support.servers import NatsServer
+from tests.support.workload import behaviours
 
 JOBS = {"subjects": ["jobs.>"], "max_age": "7d", "max_bytes": "10MB"}
 WORK = {"handler": "shop.work:work", "consumer": {"stream": "JOBS", "durable": "workers"}}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation import ROOT, Block, free_port, read_blocks, serving, write_files
-from tests.servers import remove
+from tests.support.documentation import ROOT, Block, free_port, read_blocks, serving, write_files
+from tests.support.servers import remove
 
 PAGE = ROOT / "README.md"
 

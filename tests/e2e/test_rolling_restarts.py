@@ -11,9 +11,9 @@ import pytest
 
 from runtime.broker.connection import Broker
 from runtime.message import Message
-from tests.host import consumer, fresh, letters_of, wait_until_settled
-from tests.servers import NatsServer
-from tests.serving import Served, serving
+from tests.support.host import consumer, fresh, letters_of, wait_until_settled
+from tests.support.servers import NatsServer
+from tests.support.serving import Served, serving
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -14,9 +14,9 @@ import pytest
 
 from runtime.broker.connection import Broker
 from runtime.message import Message
-from tests.host import consumer, eventually, fresh, wait_until_settled
-from tests.servers import NatsServer, PostgresServer
-from tests.serving import Served, serving
+from tests.support.host import consumer, eventually, fresh, wait_until_settled
+from tests.support.servers import NatsServer, PostgresServer
+from tests.support.serving import Served, serving
 
 SECRET = "a-secret-password"
 MODULE = """

@@ -19,7 +19,7 @@ import pytest
 from runtime import Batch, Context, Event, RequestFailed
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters, Selection
-from tests.documentation import (
+from tests.support.documentation import (
     ROOT,
     Inbox,
     Served,
@@ -31,8 +31,8 @@ from tests.documentation import (
     serving,
     write_files,
 )
-from tests.host import eventually
-from tests.servers import NatsServer, PostgresServer, remove, run_apart
+from tests.support.host import eventually
+from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
 
 PAGE = ROOT / "docs" / "writing-functions.md"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fault.scene import Servers
-from tests.servers import NatsServer, PostgresServer
+from tests.support.servers import NatsServer, PostgresServer
 
 
 @pytest.fixture

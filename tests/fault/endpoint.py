@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from tests.receiver import Answer, Received, Receiver
+from tests.support.receiver import Answer, Received, Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's example
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.host import eventually
+from tests.support.host import eventually
 
 
 class HostProcess:

@@ -12,7 +12,7 @@ from runtime.broker.dead_letters import DeadLetters
 from runtime.errors import Unavailable
 from tests.fault.endpoint import Endpoint
 from tests.fault.traffic import Traffic
-from tests.host import eventually
+from tests.support.host import eventually
 
 _CONSUMERS = (("TELEMETRY", "ingest-workers"), ("ROUTES", "route-delivery"))
 

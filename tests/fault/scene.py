@@ -22,7 +22,7 @@ from tests.fault.endpoint import SECRET, Endpoint
 from tests.fault.hosts import HostProcess
 from tests.fault.reckoning import assert_nothing_lost_nothing_doubled, is_settled
 from tests.fault.traffic import Traffic, register_devices
-from tests.host import eventually
+from tests.support.host import eventually
 
 READINGS = int(os.environ.get("FAULT_READINGS", "3000"))
 seeds = pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_ROUNDS", "1"))))

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from runtime.broker.connection import Broker
-from tests.host import fresh, letters_of, wait_until_settled
-from tests.servers import NatsServer
-from tests.serving import serving
+from tests.support.host import fresh, letters_of, wait_until_settled
+from tests.support.servers import NatsServer
+from tests.support.serving import serving
 
 BLOCK_S = 6
 IMPATIENT = """

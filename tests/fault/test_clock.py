@@ -7,11 +7,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from runtime.broker.parking import Mailbox, Parked
-from tests.command import runtime
+from runtime.broker.mailbox import Mailbox, Parked
 from tests.fault.endpoint import Endpoint
 from tests.fault.scene import READINGS, Servers, flow, seeds
-from tests.host import eventually
+from tests.support.command import runtime
+from tests.support.host import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,8 +47,8 @@ async def test_a_clock_that_jumps_loses_and_doubles_nothing_and_nobody_waits_an_
 
         waiting = await eventually(all_wait, f"{asks} parked jobs", 60)
         clock.write_text(str(HOUR_S))
-        hurry = ("parked", "hurry", "--function", "deliver_webhook")
-        done = await runtime(servers.nats_url, *hurry, program=PROGRAM, CLOCK_FILE=str(clock))
+        run_now = ("parked", "run-now", "--function", "deliver_webhook")
+        done = await runtime(servers.nats_url, *run_now, program=PROGRAM, CLOCK_FILE=str(clock))
     assert done.out.splitlines() == [f"{asks} parked messages made due now"]
     due = [parked.due_at - timedelta(seconds=RETRY_AFTER_S) for parked in waiting]
     assert began_at < min(due)

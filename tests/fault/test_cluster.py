@@ -9,10 +9,10 @@ from runtime.broker.connection import ApiError, Broker
 from runtime.broker.streams import ensure, plan
 from runtime.errors import PublishFailed, Unavailable
 from runtime.manifest.model import Manifest
-from tests.cluster import NODES, NatsCluster, NatsNode
 from tests.fault.reckoning import settled_telemetry
 from tests.fault.scene import Scene, Servers, flow, seeds
-from tests.host import eventually
+from tests.support.cluster import NODES, NatsCluster, NatsNode
+from tests.support.host import eventually
 
 pytestmark = pytest.mark.timeout(300)
 

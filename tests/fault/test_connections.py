@@ -7,9 +7,9 @@ import pytest
 
 from runtime.broker.connection import Broker
 from tests.fault.scene import Servers, flow, seeds
-from tests.host import eventually
-from tests.proxy import Proxy
-from tests.servers import NatsServer, PostgresServer
+from tests.support.host import eventually
+from tests.support.proxy import Proxy
+from tests.support.servers import NatsServer, PostgresServer
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from runtime.broker.connection import Broker
-from tests.host import consumer, eventually, letters_of, wait_until_settled
-from tests.servers import NatsServer
-from tests.serving import Served, serving
+from tests.support.host import consumer, eventually, letters_of, wait_until_settled
+from tests.support.servers import NatsServer
+from tests.support.serving import Served, serving
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.broker.connection import Broker
 from tests.fault.scene import Servers, flow, seeds
-from tests.host import consumer, eventually
+from tests.support.host import consumer, eventually
 
 pytestmark = pytest.mark.timeout(300)
 

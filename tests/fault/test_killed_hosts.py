@@ -18,8 +18,8 @@ from tests.fault.reckoning import (
 )
 from tests.fault.scene import MANIFESTS
 from tests.fault.traffic import Traffic, register_devices
-from tests.host import eventually
-from tests.servers import NatsServer
+from tests.support.host import eventually
+from tests.support.servers import NatsServer
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -13,9 +13,9 @@ import pytest
 
 from runtime.broker.connection import Broker
 from runtime.context import Publication
-from tests.host import eventually, fresh, letters_of, wait_until_settled
-from tests.servers import NatsServer
-from tests.serving import serving
+from tests.support.host import eventually, fresh, letters_of, wait_until_settled
+from tests.support.servers import NatsServer
+from tests.support.serving import serving
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from tests.fault.scene import Scene, Servers, apart, flow, seeds
-from tests.servers import NatsServer, PostgresServer
+from tests.support.servers import NatsServer, PostgresServer
 
 Act = Callable[[], Awaitable[None]]
 

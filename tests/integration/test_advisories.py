@@ -7,11 +7,11 @@ import pytest
 from runtime.broker.advisories import Sweeper, parse_advisory
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.streams import ensure
 from runtime.manifest.model import Manifest
 from runtime.message import Message
-from tests.deliveries import pull, pull_nothing
+from tests.support.deliveries import pull, pull_nothing
 
 ONCE = {"retry": {"attempts": 1}}
 

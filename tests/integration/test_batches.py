@@ -9,7 +9,7 @@ from runtime import Context, Reject, Retry
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
 from runtime.context import Publication
-from tests.host import (
+from tests.support.host import (
     QUICK,
     Journal,
     consumer,
@@ -20,7 +20,7 @@ from tests.host import (
     wait_for_letters,
     wait_until_settled,
 )
-from tests.servers import NatsServer
+from tests.support.servers import NatsServer
 
 
 class Line:

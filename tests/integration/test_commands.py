@@ -19,7 +19,7 @@ from functions.commands.overdue import end_overdue
 from functions.management import devices, tenants
 from runtime import Message
 from runtime.resource.postgres import open_pool
-from tests.calls import Caller, stored
+from tests.support.calls import Caller, stored
 
 DEVICE = {"tenant_id": "test", "device_id": "d.1"}
 

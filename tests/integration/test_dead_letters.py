@@ -7,12 +7,12 @@ import pytest
 
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters, FirstFailure, Selection
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.streams import ensure
 from runtime.errors import ConfigError, PublishFailed
 from runtime.manifest.model import Manifest
 from runtime.message import Message
-from tests.deliveries import pull
+from tests.support.deliveries import pull
 
 WORK = {"handler": "some.module:handle", "consumer": {"stream": "JOBS"}}
 FAILED_AT = datetime(2026, 5, 4, 12, 30, 15, 123456, tzinfo=UTC)

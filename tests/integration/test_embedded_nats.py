@@ -10,8 +10,8 @@ import nats
 import pytest
 from nats.js.api import StreamConfig
 
-from tests.mqtt import MqttSession
-from tests.servers import NatsServer, run_apart
+from tests.support.mqtt import MqttSession
+from tests.support.servers import NatsServer, run_apart
 
 _STREAMS = {
     "TELEMETRY": ["telemetry.>"],

@@ -20,7 +20,7 @@ from runtime.embedded.processes import find_orphans, has_ended
 from runtime.embedded.supervision import Supervisor
 from runtime.errors import ConfigError
 from runtime.settings import HostSettings
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 # A host that does nothing but keep its embedded servers, to be killed.
 _HOST = """

@@ -12,9 +12,9 @@ import pytest
 from runtime import Context, PublishFailed, Reject, Retry
 from runtime.broker.connection import Broker
 from runtime.errors import RequestFailed, Unavailable
-from tests.host import Journal, fresh, running_host, start_host
-from tests.servers import NatsServer
-from tests.workload import behaviours
+from tests.support.host import Journal, fresh, running_host, start_host
+from tests.support.servers import NatsServer
+from tests.support.workload import behaviours
 
 SECRET = "postgresql://user:hunter2@db/prod"
 

@@ -8,12 +8,12 @@ import pytest
 
 from runtime import Context, Retry
 from runtime.broker.connection import Broker
-from runtime.broker.overflow import OverflowQueues, name_of
+from runtime.broker.spill_queues import SpillQueues, name_of
 from runtime.broker.stream_configs import MAILBOX
 from runtime.context import Publication
-from tests.host import Journal, consumer, eventually, fresh, make_manifest, running_host
-from tests.servers import NatsServer
-from tests.versions import has_message_schedules
+from tests.support.host import Journal, consumer, eventually, fresh, make_manifest, running_host
+from tests.support.servers import NatsServer
+from tests.support.versions import has_message_schedules
 
 FLOOD = 6000
 QUIET = 100
@@ -52,7 +52,7 @@ class Tenants:
     async def settle(self) -> None:
         """Return when nothing is left anywhere."""
         manifest = make_manifest({self.name: self.spec})
-        queues = OverflowQueues(self.broker, self.name, manifest.functions[self.name])
+        queues = SpillQueues(self.broker, self.name, manifest.functions[self.name])
 
         async def is_over() -> bool:
             own = await consumer(self.broker, self.stream, self.name)

@@ -10,7 +10,7 @@ import pytest
 from functions.domain.envelope import read_envelope
 from runtime import Message
 from runtime.broker.connection import Broker
-from tests.gateway import (
+from tests.support.gateway import (
     BRIDGE,
     JSON,
     Gateway,

@@ -9,7 +9,7 @@ import pytest
 from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer
 from runtime.message import Message
-from tests.gateway import ADMIN, JSON, Gateway, echo, run_endpoint, run_gateway
+from tests.support.gateway import ADMIN, JSON, Gateway, echo, run_endpoint, run_gateway
 
 
 @pytest.fixture

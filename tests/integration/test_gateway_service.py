@@ -13,8 +13,8 @@ from runtime import ConfigError
 from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer
 from runtime.message import Message
-from tests.gateway import Gateway, echo, run_endpoint, run_gateway
-from tests.servers import NatsServer
+from tests.support.gateway import Gateway, echo, run_endpoint, run_gateway
+from tests.support.servers import NatsServer
 
 
 @pytest.fixture

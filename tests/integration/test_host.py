@@ -15,8 +15,8 @@ from runtime.broker.connection import Broker
 from runtime.errors import ConfigError, Unavailable
 from runtime.host import Host
 from runtime.observe.metrics import Metrics
-from tests import workload
-from tests.host import (
+from tests.support import workload
+from tests.support.host import (
     QUICK,
     Journal,
     consumer,
@@ -27,9 +27,9 @@ from tests.host import (
     start_host,
     wait_until_settled,
 )
-from tests.servers import NatsServer, PostgresServer
-from tests.versions import delete_consumer
-from tests.workload import behaviours
+from tests.support.servers import NatsServer, PostgresServer
+from tests.support.versions import delete_consumer
+from tests.support.workload import behaviours
 
 
 def _stream(name: str) -> dict[str, Any]:
@@ -183,8 +183,8 @@ async def test_draining_finishes_what_is_here_and_takes_nothing_new(
 
 
 async def _stopped(host: Host) -> bool:
-    [binding] = [each for each in host._bindings if hasattr(each, "intake")]
-    return all(puller._subscription is None for puller in binding.supply._pullers)  # type: ignore[attr-defined]
+    [binding] = [each for each in host._bindings if hasattr(each, "buffer")]
+    return all(puller._subscription is None for puller in binding.pullers._pullers)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("handler", ["on_event", "on_batch"])

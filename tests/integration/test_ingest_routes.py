@@ -8,8 +8,8 @@ import pytest
 
 from runtime import PublishFailed
 from runtime.broker.connection import Broker
-from tests.deliveries import pull
-from tests.ingest import GOOD, STORED_AT_NS, Ingest, raw, register, started
+from tests.support.deliveries import pull
+from tests.support.ingest import GOOD, STORED_AT_NS, Ingest, raw, register, started
 
 STREAM = {
     "name": "ROUTES",

@@ -12,7 +12,7 @@ from functions.ingest.unmapped import quarantine_unmapped
 from runtime import Batch, Context, Event, Message
 from runtime.broker.connection import Broker
 from runtime.resource.outage import is_outage
-from tests.ingest import GOOD, STORED_AT_NS, Ingest, raw, register, started
+from tests.support.ingest import GOOD, STORED_AT_NS, Ingest, raw, register, started
 
 
 @pytest.fixture

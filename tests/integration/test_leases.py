@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from runtime.binding.order.lease import SAFE_SHARE, Lease
+from runtime.binding.ordered.lease import SAFE_SHARE, Lease
 from runtime.broker.connection import Broker
 from runtime.broker.leases import LeaseBook, with_leases
 from runtime.broker.streams import ensure
-from tests.host import fresh, make_manifest
+from tests.support.host import fresh, make_manifest
 
 TTL_S = 1.0
 

@@ -8,9 +8,9 @@ import pytest
 from runtime import Context
 from runtime.broker.connection import Broker
 from runtime.observe.metrics import Metrics
-from tests.host import Journal, eventually, fresh, running_host, wait_until_settled
-from tests.proxy import Proxy
-from tests.servers import NatsServer
+from tests.support.host import Journal, eventually, fresh, running_host, wait_until_settled
+from tests.support.proxy import Proxy
+from tests.support.servers import NatsServer
 
 MESSAGES = 50
 KINDS: dict[str, dict[str, Any]] = {

@@ -25,7 +25,7 @@ from functions.management import tenants as owners
 from runtime import Message
 from runtime.loader.payload import encode
 from runtime.resource.postgres import open_pool
-from tests.calls import STORED_AT_NS, Caller
+from tests.support.calls import STORED_AT_NS, Caller
 
 DEVICE = {"tenant_id": "test", "device_id": "dev1"}
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -13,11 +13,11 @@ from runtime.broker.connection import Broker
 from runtime.host import Addresses, Host
 from runtime.loader import load_all
 from runtime.observe.metrics import Metrics
-from tests.documentation import ROOT, read_blocks
-from tests.gateway import ADMIN, run_gateway
-from tests.host import eventually
-from tests.mqtt import MqttSession
-from tests.servers import NatsServer
+from tests.support.documentation import ROOT, read_blocks
+from tests.support.gateway import ADMIN, run_gateway
+from tests.support.host import eventually
+from tests.support.mqtt import MqttSession
+from tests.support.servers import NatsServer
 
 _MANIFESTS = ROOT / "manifests"
 _NAMES = ("management", "shadow", "commands", "unmapped")

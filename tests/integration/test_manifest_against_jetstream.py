@@ -3,7 +3,7 @@
 from typing import Any
 
 from runtime.broker.connection import ApiError, Broker
-from tests.servers import NatsServer
+from tests.support.servers import NatsServer
 
 HOUR_NS = 3600 * 10**9
 

@@ -13,7 +13,7 @@ from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer, EndpointStats, MicroEndpoint, MicroService
 from runtime.errors import ConfigError, RequestFailed
 from runtime.message import Message
-from tests.servers import NatsServer
+from tests.support.servers import NatsServer
 
 DEADLINE_S = 10.0
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from runtime import Context, Retry
-from runtime.binding import ordered
-from runtime.binding.flow import intake
+from runtime.binding import buffer as buffer_module
+from runtime.binding.ordered import leader as ordered
 from runtime.broker import function_consumers
 from runtime.broker.function_consumers import FunctionConsumer
 from runtime.broker.stream_configs import MAILBOX
 from runtime.errors import ConfigError
-from tests.host import consumer, eventually
 from tests.integration.test_ordering import Belt, Watched, belt
+from tests.support.host import consumer, eventually
 
 __all__ = ["belt"]
 
@@ -81,7 +81,7 @@ async def test_those_behind_a_failed_message_wait_for_it_while_the_function_is_p
         with pytest.raises(ConfigError, match="cannot pause a consumer"):
             function_consumers.check_pausing(belt.broker.server_version)
         return
-    monkeypatch.setattr(intake, "OVERDUE_S", 1.5)
+    monkeypatch.setattr(buffer_module, "OVERDUE_S", 1.5)
     monkeypatch.setattr(ordered, "LOOK_S", 0.05)
     watched, failed, looked = Watched(), asyncio.Event(), asyncio.Event()
     consumers = [
@@ -113,7 +113,7 @@ async def test_a_message_that_fails_again_is_waited_for_anew(
     belt: Belt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not overdue when it would have been for the time before."""
-    monkeypatch.setattr(intake, "OVERDUE_S", 1)
+    monkeypatch.setattr(buffer_module, "OVERDUE_S", 1)
     watched = Watched()
 
     async def act(ctx: Context, event: Any) -> None:

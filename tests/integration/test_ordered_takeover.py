@@ -9,13 +9,13 @@ import pytest
 from runtime import Context
 from runtime.broker.connection import Broker
 from runtime.broker.leases import LeaseBook
-from runtime.broker.overflow import OverflowQueues, name_of
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
+from runtime.broker.spill_queues import SpillQueues, name_of
 from runtime.broker.stream_configs import MAILBOX
 from runtime.message import Message
-from tests.host import eventually, make_manifest
 from tests.integration.test_ordering import Belt, Watched, belt
+from tests.support.host import eventually, make_manifest
 
 __all__ = ["belt"]
 
@@ -103,7 +103,7 @@ async def test_what_the_dead_host_held_comes_first_although_other_messages_fill_
 async def _set_aside(belt: Belt, dead: DeadHost, messages: list[Message]) -> list[Message]:
     """Move all of one key to its queue, and hold the first ones of them."""
     functions = {belt.name: {"handler": "on_event", **SPEC, "consumer": {"stream": belt.stream}}}
-    queues = OverflowQueues(belt.broker, belt.name, make_manifest(functions).functions[belt.name])
+    queues = SpillQueues(belt.broker, belt.name, make_manifest(functions).functions[belt.name])
     name = name_of(KEYS[0])
     await queues.put(name, messages, in_order=True)
     await queues.ensure(name)

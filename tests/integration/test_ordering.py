@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from runtime import Context, Reject, Retry
-from runtime.binding import ordered
+from runtime.binding.ordered import leader as ordered
 from runtime.broker.connection import Broker
 from runtime.context import Publication
 from runtime.host import Host
-from tests.host import (
+from tests.support.host import (
     Journal,
     eventually,
     fresh,
@@ -20,7 +20,7 @@ from tests.host import (
     wait_for_letters,
     wait_until_settled,
 )
-from tests.servers import NatsServer
+from tests.support.servers import NatsServer
 
 RETRY = {"attempts": 4, "delay": "50ms", "factor": 1, "jitter": 0}
 KEYS = [f"key{n}" for n in range(8)]

@@ -6,7 +6,7 @@ from runtime.broker import connection
 from runtime.broker.connection import Broker
 from runtime.context import Publication
 from runtime.errors import PublishFailed
-from tests.host import fresh
+from tests.support.host import fresh
 
 
 def _stream(name: str) -> dict[str, object]:

@@ -12,13 +12,13 @@ from runtime.broker import puller as module
 from runtime.broker.connection import ApiError, Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
-from tests.host import consumer, eventually, fresh
-from tests.proxy import Proxy
-from tests.servers import NatsServer
-from tests.versions import delete_consumer, keeps_creation
+from tests.support.host import consumer, eventually, fresh
+from tests.support.proxy import Proxy
+from tests.support.servers import NatsServer
+from tests.support.versions import delete_consumer, keeps_creation
 
 
-class Desk:
+class SettlementBackends:
     """Whoever handles the messages: takes them, and lets go of them when the test says so."""
 
     def __init__(self, broker: Broker, capacity: int, **config: Any) -> None:
@@ -95,10 +95,12 @@ class Desk:
 
 @pytest.fixture
 async def open_desk(broker: Broker) -> AsyncIterator[Callable[..., Any]]:
-    desks: list[Desk] = []
+    desks: list[SettlementBackends] = []
 
-    async def open_one(capacity: int, *, over: Broker = broker, **config: Any) -> Desk:
-        desk = Desk(over, capacity, **config)
+    async def open_one(
+        capacity: int, *, over: Broker = broker, **config: Any
+    ) -> SettlementBackends:
+        desk = SettlementBackends(over, capacity, **config)
         desks.append(desk)
         await desk.make()
         await desk.puller.start()
@@ -246,7 +248,7 @@ async def test_one_that_was_made_anew_while_the_connection_was_lost_is_noticed(
         await over.close()
 
 
-async def make_anew(desk: Desk, broker: Broker) -> None:
+async def make_anew(desk: SettlementBackends, broker: Broker) -> None:
     await delete_consumer(broker, desk.stream, "work")
     desk.broker = broker
 

@@ -8,11 +8,11 @@ import pytest
 from runtime import Context, Reject
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters, Selection
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.stream_configs import MAILBOX
 from runtime.context import Publication
 from runtime.message import Message
-from tests.host import (
+from tests.support.host import (
     QUICK,
     Journal,
     consumer,
@@ -22,7 +22,7 @@ from tests.host import (
     wait_for_letters,
     wait_until_settled,
 )
-from tests.servers import NatsServer
+from tests.support.servers import NatsServer
 
 MESSAGES = 60
 LIMIT_PER_S = 60

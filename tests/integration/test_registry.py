@@ -10,7 +10,7 @@ from functions.domain.changes import ChangeListener
 from functions.domain.registry import Registry
 from functions.domain.topics import Topic
 from runtime.resource.postgres import open_pool
-from tests.ingest import register
+from tests.support.ingest import register
 
 KEY = ("test", "dev1")
 TOPIC = Topic("test", "dev1", "telemetry")

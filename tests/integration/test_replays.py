@@ -7,7 +7,7 @@ import pytest
 
 from runtime import Context
 from runtime.broker.connection import Broker
-from tests.host import (
+from tests.support.host import (
     QUICK,
     Journal,
     eventually,
@@ -16,8 +16,8 @@ from tests.host import (
     running_host,
     wait_until_settled,
 )
-from tests.servers import NatsServer
-from tests.versions import delete_consumer
+from tests.support.servers import NatsServer
+from tests.support.versions import delete_consumer
 
 MESSAGES = 20
 KINDS: dict[str, dict[str, Any]] = {

@@ -15,10 +15,10 @@ from runtime.broker import function_consumers, stored
 from runtime.broker.clock import ServerClock
 from runtime.broker.connection import Broker
 from runtime.host import Host
-from tests.clock import ManualClock
-from tests.host import QUICK, Journal, consumer, fresh, running_host, wait_until_settled
-from tests.servers import NatsServer
-from tests.versions import delete_consumer
+from tests.support.clock import ManualClock
+from tests.support.host import QUICK, Journal, consumer, fresh, running_host, wait_until_settled
+from tests.support.servers import NatsServer
+from tests.support.versions import delete_consumer
 
 HOURLY = {"cron": "0 * * * *"}
 ONCE = {**HOURLY, "missed": "once"}

@@ -8,9 +8,9 @@ import pytest
 from runtime import Context
 from runtime.binding import service
 from runtime.errors import ConfigError, Problem
-from tests.host import Journal, fresh, running_host, start_host
-from tests.servers import NatsServer
-from tests.workload import behaviours
+from tests.support.host import Journal, fresh, running_host, start_host
+from tests.support.servers import NatsServer
+from tests.support.workload import behaviours
 
 
 def _spec(name: str) -> dict[str, object]:

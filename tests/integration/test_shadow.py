@@ -12,7 +12,7 @@ from functions.shadow.endpoints import delete_shadow, get_shadow, update_desired
 from functions.shadow.reported import apply_reported
 from runtime import Message
 from runtime.resource.postgres import open_pool
-from tests.calls import Caller, stored
+from tests.support.calls import Caller, stored
 
 DEVICE = {"tenant_id": "test", "device_id": "d.1"}
 SUBJECT = "shadow.test.d//1.reported"

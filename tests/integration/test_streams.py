@@ -8,9 +8,9 @@ from runtime.broker.connection import Broker
 from runtime.broker.streams import ensure, ensure_runtime_streams, plan
 from runtime.errors import ConfigError
 from runtime.manifest.model import Manifest
-from tests.host import eventually
-from tests.servers import NatsServer
-from tests.versions import has_message_schedules
+from tests.support.host import eventually
+from tests.support.servers import NatsServer
+from tests.support.versions import has_message_schedules
 
 JOBS = {"subjects": ["jobs.>"], "retention": "workqueue", "max_age": "24h", "max_bytes": "10MB"}
 WORK = {"handler": "some.module:handle", "consumer": {"stream": "JOBS", "durable": "workers"}}

@@ -14,19 +14,19 @@ from urllib.parse import urlparse
 import httpx
 import pytest
 
+from runtime.binding.block_keepalive import BlockKeepalive
 from runtime.binding.in_progress import Held, InProgressTicker
-from runtime.binding.stand_in import StandIn
 from runtime.broker import connection
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.broker.settler import Settler
-from runtime.broker.transport import AHEAD_BYTES, CHUNK_BYTES, STAND_IN_BYTES, KeptTransport
+from runtime.broker.transport import AHEAD_BYTES, CHUNK_BYTES, STAND_IN_BYTES, ThreadSafeTransport
 from runtime.errors import Unavailable
 from runtime.message import Message
-from tests.certificates import contexts, self_signed
-from tests.host import Journal, eventually, fresh
-from tests.proxy import Proxy, Streams
-from tests.servers import NatsServer
+from tests.support.certificates import contexts, self_signed
+from tests.support.host import Journal, eventually, fresh
+from tests.support.proxy import Proxy, Streams
+from tests.support.servers import NatsServer
 
 BLOCK_S = 6.0
 POLL_S = 0.1
@@ -114,7 +114,7 @@ def standing_in(act: Callable[[], None]) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def serving_with(serve: Serve) -> AsyncIterator[KeptTransport]:
+async def serving_with(serve: Serve) -> AsyncIterator[ThreadSafeTransport]:
     """A transport that is connected to a server which does this."""
     tasks: list[asyncio.Task[None]] = []
 
@@ -129,7 +129,7 @@ async def serving_with(serve: Serve) -> AsyncIterator[KeptTransport]:
 
     async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        transport = KeptTransport()
+        transport = ThreadSafeTransport()
         await transport.connect(urlparse(f"nats://127.0.0.1:{port}"), CHUNK_BYTES, 2)
         try:
             yield transport
@@ -140,8 +140,8 @@ async def serving_with(serve: Serve) -> AsyncIterator[KeptTransport]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def dialled(server: socket.socket) -> KeptTransport:
-    transport = KeptTransport()
+async def dialled(server: socket.socket) -> ThreadSafeTransport:
+    transport = ThreadSafeTransport()
     uri = urlparse(f"nats://127.0.0.1:{server.getsockname()[1]}")
     await transport.connect(uri, CHUNK_BYTES, 2)
     return transport
@@ -307,7 +307,7 @@ async def test_what_is_here_stays_here_as_long_as_the_function_at_work_has_time(
     puller = await pull(patient, stream, deliver)
     await patient.publish(f"{stream}.a", b"")
     await arrived.wait()
-    stand_in = StandIn(patient, ticker)
+    stand_in = BlockKeepalive(patient, ticker)
     with standing_in(lambda: stand_in.act(is_at_work=is_at_work)):
         block()
     await patient.flush()
@@ -334,7 +334,7 @@ async def test_a_stand_in_acknowledges_nothing(server: Server) -> None:
         held.add(kept)
         await broker.flush()
         proxy.silence()
-        stand_in = StandIn(broker, ticker)
+        stand_in = BlockKeepalive(broker, ticker)
         with standing_in(lambda: stand_in.act(is_at_work=True)):
             time.sleep(2 * ACK_WAIT_S)  # noqa: ASYNC251 - the block
 

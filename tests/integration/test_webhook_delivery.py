@@ -18,7 +18,7 @@ from functions.route_delivery.webhook import Sender, Settings, deliver_webhook, 
 from runtime import Context, Event, Message, Reject, Retry
 from runtime.context import Scope
 from runtime.resource.postgres import open_pool
-from tests.receiver import Answer, Receiver
+from tests.support.receiver import Answer, Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SETTINGS = Settings(allowed_networks="127.0.0.0/8, ::1/128", timeout_s=5.0)

@@ -14,8 +14,8 @@ import pytest
 from functions.route_delivery.addresses import AddressPolicy, parse_networks
 from functions.route_delivery.http import DestinationRefused, WebhookClient
 from functions.route_delivery.webhook import describe
-from tests.certificates import contexts, self_signed
-from tests.receiver import Receiver
+from tests.support.certificates import contexts, self_signed
+from tests.support.receiver import Receiver
 
 LOOPBACK = "127.0.0.0/8, ::1/128"
 

@@ -5,7 +5,7 @@ import click
 import pytest
 
 from runtime.cli import main
-from tests.documentation import ROOT, read_blocks
+from tests.support.documentation import ROOT, read_blocks
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 COMMANDS = sorted(

@@ -16,7 +16,7 @@ from runtime.loader import Function, load
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Batch, Event, Message
 from runtime.observe.logs import get_logger
-from tests.workload import behaviours
+from tests.support.workload import behaviours
 
 NAME = "unit"
 
@@ -40,7 +40,7 @@ async def on_stubborn_event(event: Event[Stubborn], ctx: Context) -> None:
 
 
 def _function(handler: str, **spec: Any) -> Function:
-    module = __name__ if handler.startswith("on_stubborn") else "tests.workload"
+    module = __name__ if handler.startswith("on_stubborn") else "tests.support.workload"
     stated = {"consumer": {"stream": "S"}, "retry": {"attempts": 3, "delay": "1s"}, **spec}
     stated["handler"] = f"{module}:{handler}"
     return load(NAME, FunctionSpec.model_validate(stated))

@@ -5,7 +5,7 @@ import pytest
 from runtime import manifest
 from runtime.loader import load
 from runtime.manifest import Manifest
-from tests.documentation import ROOT, in_code, read_table
+from tests.support.documentation import ROOT, in_code, read_table
 
 
 @pytest.fixture(scope="module")

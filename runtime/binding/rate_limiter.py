@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from runtime.binding.flow.bucket import Bucket
-from runtime.binding.flow.intake import Intake
+from runtime.binding.buffer import PrefetchBuffer
+from runtime.binding.token_bucket import TokenBucket
 from runtime.message import Message
 
 PACE_S = 0.01
-"""Turns are handed out no more often than this, several at a time if need be."""
+"""RateLimiter are handed out no more often than this, several at a time if need be."""
 
 
 class Loop(Protocol):
@@ -27,8 +27,8 @@ class Loop(Protocol):
         """Call once, after so many seconds."""
 
 
-class Turns:
-    """Lets messages into an intake at the pace of a rate, and has no more fetched than that.
+class RateLimiter:
+    """Lets messages into a buffer at the pace of a rate, and has no more fetched than that.
 
     Pull requests are as large as there are turns left, so that what waits for its turn waits at the
     server, where other hosts find it. Only what a request of before brings too late waits here.
@@ -39,10 +39,15 @@ class Turns:
     """
 
     def __init__(
-        self, intake: Intake, bucket: Bucket, *, poke: Callable[[], None], loop: Loop
+        self,
+        buffer: PrefetchBuffer,
+        token_bucket: TokenBucket,
+        *,
+        poke: Callable[[], None],
+        loop: Loop,
     ) -> None:
-        self._bucket = bucket
-        self._intake = intake
+        self._token_bucket = token_bucket
+        self._buffer = buffer
         self._poke = poke
         self._loop = loop
         self._early: deque[Message] = deque()
@@ -50,20 +55,20 @@ class Turns:
 
     def add(self, message: Message) -> None:
         """Let a message in, now or when its turn comes."""
-        if not self._early and self._bucket.take():
-            self._intake.add(message)
+        if not self._early and self._token_bucket.take():
+            self._buffer.add(message)
         else:
-            self._intake.hold(message)
+            self._buffer.hold(message)
             self._early.append(message)
         self._look_again()
 
     def capacity(self) -> int:
         """How many messages may be here at once, now."""
-        return min(self._intake.capacity(), self._intake.count() + self._free())
+        return min(self._buffer.capacity(), self._buffer.count() + self._free())
 
     def guest_capacity(self) -> int:
         """How many of the mailbox may be among them."""
-        return min(self._intake.guest_capacity(), len(self._intake.guests) + self._free())
+        return min(self._buffer.guest_capacity(), len(self._buffer.guests) + self._free())
 
     def stop(self) -> list[Message]:
         """Let nobody in any more; those whose turn has not come."""
@@ -73,16 +78,16 @@ class Turns:
         return early
 
     def _free(self) -> int:
-        return max(0, self._bucket.count() - len(self._early))
+        return max(0, self._token_bucket.count() - len(self._early))
 
     def _look_again(self) -> None:
-        next_in_s = self._bucket.next_in_s()
+        next_in_s = self._token_bucket.next_in_s()
         if self._timer is None and next_in_s is not None:
             self._timer = self._loop.call_later(max(PACE_S, next_in_s), self._turn)
 
     def _turn(self) -> None:
         self._timer = None
-        while self._early and self._bucket.take():
-            self._intake.add(self._early.popleft())
+        while self._early and self._token_bucket.take():
+            self._buffer.add(self._early.popleft())
         self._poke()
         self._look_again()

@@ -1,4 +1,4 @@
-"""The pull loops that feed one function's intake: from its stream, from its mailbox, and others."""
+"""The pull loops that feed one function's buffer: from its stream, from its mailbox, and others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from runtime.binding.flow.intake import Intake
+from runtime.binding.buffer import PrefetchBuffer
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
@@ -33,7 +33,7 @@ class Source:
     restore: Callable[[Message], Message] | None = None
 
 
-class Door(Protocol):
+class Sink(Protocol):
     """Lets messages in, and says how many there is room for."""
 
     def add(self, message: Message) -> None:
@@ -46,14 +46,14 @@ class Door(Protocol):
         """How many of the mailbox may be among them."""
 
 
-class Supply:
-    """Pulls for an intake until stopped.
+class PullerSet:
+    """Pulls for a buffer until stopped.
 
     Args:
         broker: the connection.
-        intake: where messages go.
+        buffer: where messages go.
         sources: the function's own.
-        door: lets messages in: the intake, or whoever stands before it.
+        door: lets messages in: the buffer, or whoever stands before it.
         deliver: takes a message of the stream, and lets it in by the door sooner or later.
         renewed: called with a stream and a consumer of it that was made anew.
     """
@@ -61,16 +61,16 @@ class Supply:
     def __init__(
         self,
         broker: Broker,
-        intake: Intake,
+        buffer: PrefetchBuffer,
         sources: Sequence[Source],
         *,
-        door: Door,
+        sink: Sink,
         deliver: Callable[[Message], None],
         renewed: Callable[[str, str], None],
     ) -> None:
         self._broker = broker
-        self._intake = intake
-        self._door = door
+        self._buffer = buffer
+        self._sink = sink
         self._deliver = deliver
         self._renewed = renewed
         self._is_stopped = False
@@ -120,16 +120,16 @@ class Supply:
         await guests.puller.stop(DRAIN_S)
 
     def _puller(self, source: Source) -> Puller:
-        intake, door = self._intake, self._door
+        buffer, sink = self._buffer, self._sink
         if source.restore is not None:
-            return self._guest_puller(source, self._mail, door.guest_capacity)
+            return self._guest_puller(source, self._mail, sink.guest_capacity)
         # Where keys take turns, what waits in the mailbox must not hide what comes in the stream.
-        held = intake.count if intake.line is None else intake.count_own
+        held = buffer.count if buffer.fair_queue is None else buffer.count_own
         return Puller(
             self._broker,
             source.stream,
             source.durable,
-            slots=Slots(door.capacity, held),
+            slots=Slots(sink.capacity, held),
             deliver=self._deliver,
             recreate=source.recreate,
             renewed=partial(self._renewed, source.stream, source.durable),
@@ -138,7 +138,7 @@ class Supply:
     def _guest_puller(
         self, source: Source, fellows: set[Message], share: Callable[[], int]
     ) -> Puller:
-        welcome, add = self._intake.welcome, self._door.add
+        welcome, add = self._buffer.welcome, self._sink.add
 
         def deliver(message: Message) -> None:
             guest = source.restore(message) if source.restore else message
@@ -149,7 +149,7 @@ class Supply:
             self._broker,
             source.stream,
             source.durable,
-            slots=Slots(share, lambda: self._intake.count_guests(fellows)),
+            slots=Slots(share, lambda: self._buffer.count_guests(fellows)),
             deliver=deliver,
             recreate=source.recreate,
             renewed=partial(self._renewed, source.stream, source.durable),

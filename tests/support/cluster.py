@@ -11,8 +11,8 @@ from typing import Any
 from runtime.broker.connection import ApiError, Broker
 from runtime.embedded.processes import launch_command
 from runtime.errors import Unavailable
-from tests.host import eventually
-from tests.servers import nats_program
+from tests.support.host import eventually
+from tests.support.servers import nats_program
 
 NODES = 3
 _END_S = 30.0

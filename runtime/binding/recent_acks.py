@@ -10,7 +10,7 @@ REMEMBERED = 8192
 """Acknowledged messages of one function: up to 4 MB."""
 
 
-class Receipts:
+class RecentAcks:
     """Remembers the last messages that were done and acknowledged.
 
     An acknowledgement may come too late, as after a block of the event loop, or be lost with the

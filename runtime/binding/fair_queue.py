@@ -1,6 +1,6 @@
 """The line in which messages wait for their call, where their keys take turns.
 
-Where there is no key the line is a plain `deque`: first come, first served. `KeyedLine` does what
+Where there is no key the line is a plain `deque`: first come, first served. `FairQueue` does what
 that does, with a queue for each key. No I/O, and no clock.
 """
 
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from runtime.binding.flow.bucket import Bucket
+from runtime.binding.token_bucket import TokenBucket
 from runtime.message import Message
 
 Key = Callable[[Message], str]
 
 
-class Line(Protocol):
-    """What the intake needs of a line; a `deque` has it."""
+class ReadyQueue(Protocol):
+    """What the buffer needs of a line; a `deque` has it."""
 
     def append(self, message: Message, /) -> None:
         """Have the message wait."""
@@ -79,7 +79,7 @@ class _Group:
     has_turn: bool = False
 
 
-class KeyedLine:
+class FairQueue:
     """A line in which groups take turns, and of each key of the order one message is out at a time.
 
     Args:
@@ -101,7 +101,7 @@ class KeyedLine:
         *,
         order_key: Key | None = None,
         most_running: int | None = None,
-        bucket: Bucket | None = None,
+        token_bucket: TokenBucket | None = None,
     ) -> None:
         self.fair_key = fair_key
         self.is_open = True
@@ -109,15 +109,15 @@ class KeyedLine:
         self.blocked: set[Message] = set()
         self._order_key = order_key
         self._most_running = most_running
-        self._bucket = bucket
+        self._token_bucket = token_bucket
         self._groups: dict[str, _Group] = {}
-        self._turns: deque[_Group] = deque()
+        self._rate_limiter: deque[_Group] = deque()
         self._out: dict[Message, _Queue] = {}
         self._waiting = 0
         self._listed = 0
 
     def __bool__(self) -> bool:
-        return self._may_take() and (self._bucket is None or self._bucket.count() > 0)
+        return self._may_take() and (self._token_bucket is None or self._token_bucket.count() > 0)
 
     def __len__(self) -> int:
         if not self._may_take():
@@ -125,16 +125,16 @@ class KeyedLine:
         count = self._waiting if self._order_key is None else self._listed
         if self.most_out is not None:
             count = min(count, self.most_out - len(self._out))
-        return count if self._bucket is None else min(count, self._bucket.count())
+        return count if self._token_bucket is None else min(count, self._token_bucket.count())
 
     def next_in_s(self) -> float | None:
         """When a message can be taken that only the bucket holds back; None when there is none."""
-        if self._bucket is None or not self._may_take():
+        if self._token_bucket is None or not self._may_take():
             return None
-        return self._bucket.next_in_s()
+        return self._token_bucket.next_in_s()
 
     def __getitem__(self, place: int, /) -> Message:
-        return self._turns[place].listed[0].messages[0]
+        return self._rate_limiter[place].listed[0].messages[0]
 
     def append(self, message: Message, /) -> None:
         """Have the message wait behind those of its key that were stored before it."""
@@ -154,14 +154,14 @@ class KeyedLine:
         Raises:
             IndexError: it is nobody's.
         """
-        group = self._turns.popleft()
+        group = self._rate_limiter.popleft()
         group.has_turn = False
         queue = group.listed.popleft()
         queue.is_listed = False
         self._listed -= 1
         message = queue.messages.popleft()
-        if self._bucket is not None:
-            self._bucket.take()
+        if self._token_bucket is not None:
+            self._token_bucket.take()
         self._out[message] = queue
         group.waiting -= 1
         group.running += 1
@@ -288,7 +288,7 @@ class KeyedLine:
             self._forget(queue)
 
     def _may_take(self) -> bool:
-        if not self._turns or not self.is_open:
+        if not self._rate_limiter or not self.is_open:
             return False
         return self.most_out is None or len(self._out) < self.most_out
 
@@ -336,13 +336,13 @@ class KeyedLine:
         group.listed.remove(queue)
         if not group.listed and group.has_turn:
             group.has_turn = False
-            self._turns.remove(group)
+            self._rate_limiter.remove(group)
 
     def _give_turn(self, group: _Group) -> None:
         most = self._most_running
         if group.listed and not group.has_turn and (most is None or group.running < most):
             group.has_turn = True
-            self._turns.append(group)
+            self._rate_limiter.append(group)
 
     def _forget(self, queue: _Queue) -> None:
         """Keys come and go; what is empty is not kept."""

@@ -32,7 +32,7 @@ class Parked:
 
     Attributes:
         function: who will get it.
-        sequence: its sequence in the mailbox stream, for `hurry` and `cancel`.
+        sequence: its sequence in the mailbox stream, for `run_now` and `cancel`.
         due_at: when it comes back.
         reason: why it waits.
         message: with its origin; `attempt` is the one it waits for.
@@ -183,7 +183,7 @@ class Mailbox:
             if (parked := self._read(message)) is not None:
                 yield parked
 
-    async def hurry(self, sequence: int) -> bool:
+    async def run_now(self, sequence: int) -> bool:
         """Make a parked message due now; False when it is no longer waiting.
 
         Raises:
@@ -203,7 +203,7 @@ class Mailbox:
         }
         try:
             await self._broker.publish(
-                message.subject, message.data, msg_id=f"hurry-{sequence}", headers=headers
+                message.subject, message.data, msg_id=f"run-now-{sequence}", headers=headers
             )
         except PublishFailed:
             if await self._waiting(sequence) is None:

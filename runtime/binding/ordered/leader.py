@@ -8,13 +8,13 @@ import asyncio
 import heapq
 from typing import Any
 
-from runtime.binding.consumer import ConsumerBinding, Workplace
-from runtime.binding.flow.line import Awaited, KeyedLine
-from runtime.binding.flow.supply import Source
-from runtime.binding.order.caution import Caution
-from runtime.binding.order.crew import Crew
-from runtime.binding.order.deputy import Deputy
-from runtime.binding.order.lease import Lease
+from runtime.binding.consumer import ConsumerBinding, SharedServices
+from runtime.binding.fair_queue import Awaited, FairQueue
+from runtime.binding.ordered.crash_isolation import CrashIsolation
+from runtime.binding.ordered.lease import Lease
+from runtime.binding.ordered.remote_workers import RemoteWorkers
+from runtime.binding.ordered.standby import Standby
+from runtime.binding.puller_set import Source
 from runtime.broker.clock import ServerClock
 from runtime.broker.connection import ApiError
 from runtime.broker.leases import LEASES, LeaseBook, LeaseRecord
@@ -50,24 +50,24 @@ class OrderedBinding:
         self,
         dispatcher: Dispatcher,
         sources: list[Source],
-        workplace: Workplace,
+        shared: SharedServices,
         metrics: FunctionMetrics,
     ) -> None:
         self.name = dispatcher.function.name
         self._dispatcher = dispatcher
         self._sources = sources
-        self._workplace = workplace
+        self._shared = shared
         self._metrics = metrics
         self._ack_wait_s = max(source.ack_wait_s for source in sources)
         # A successor waits for the ack wait in any case, so a shorter lease would gain nothing.
-        book = LeaseBook(workplace.broker, self.name)
+        book = LeaseBook(shared.broker, self.name)
         self._ttl_s = max(LEAST_TTL_S, self._ack_wait_s)
-        self._clock = ServerClock(workplace.broker, LEASES)
+        self._clock = ServerClock(shared.broker, LEASES)
         self._lease = Lease(book, self._ttl_s, self._state)
-        self._caution = Caution(dispatcher, 0, self._lease.renew)
+        self._crash_isolation = CrashIsolation(dispatcher, 0, self._lease.renew)
         self._due_at_s: dict[int, float] = {}
         self._work: ConsumerBinding | None = None
-        self._deputy: Deputy | None = None
+        self._standby: Standby | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_paused = False
         self._grace_s = 0.0
@@ -94,12 +94,12 @@ class OrderedBinding:
         """Finish what is here, then let another host go on at once."""
         self._grace_s = grace_s
         if self._work is not None:
-            if not _line_of(self._work).is_open:
+            if not _fair_queue_of(self._work).is_open:
                 # It was still gathering: nothing of what is here may be called.
                 self._may_begin = False
                 grace_s = min(grace_s, GIVE_UP_S)
             await self._work.drain(grace_s)
-        # Before a deputy has finished: it must not take the lease meanwhile.
+        # Before a standby has finished: it must not take the lease meanwhile.
         await self._end()
         await self._lease.give_back()
 
@@ -132,15 +132,15 @@ class OrderedBinding:
         """Return when it is this host's turn to lead; until then make calls for whoever does."""
         if self._dispatcher.function.shape == "event":
             ttl_s = self._ttl_s * DEPUTY_SHARE
-            self._deputy = Deputy(self._dispatcher, self._workplace.broker, ttl_s)
+            self._standby = Standby(self._dispatcher, self._shared.broker, ttl_s)
         try:
-            if self._deputy is not None:
-                await self._deputy.start()
+            if self._standby is not None:
+                await self._standby.start()
             return await self._lease.take()
         finally:
-            if self._deputy is not None:
-                await self._deputy.stop(self._grace_s)
-                self._deputy = None
+            if self._standby is not None:
+                await self._standby.stop(self._grace_s)
+                self._standby = None
 
     async def _stop_work(self) -> None:
         self._left = self._state()
@@ -151,7 +151,7 @@ class OrderedBinding:
     async def _lead(self, record: LeaseRecord) -> None:
         """Work; returns when that is not possible."""
         state = record.state or {}
-        self._caution = Caution(
+        self._crash_isolation = CrashIsolation(
             self._dispatcher,
             self._dispatcher.function.spec.retry.max_attempts,
             self._lease.renew,
@@ -160,13 +160,13 @@ class OrderedBinding:
         work = self._work = ConsumerBinding(
             self._dispatcher,
             self._sources,
-            self._workplace,
+            self._shared,
             self._metrics,
-            runner=self._caution,
+            runner=self._crash_isolation,
             before_return=self._before_return,
         )
-        line = _line_of(work)
-        line.is_open = False
+        fair_queue = _fair_queue_of(work)
+        fair_queue.is_open = False
         try:
             await self._expect(work, state)
             await work.start()
@@ -178,23 +178,23 @@ class OrderedBinding:
             await asyncio.sleep(PAUSE_S)
             return
         if record.holder:
-            self._caution.begin(line, _suspects(work))
+            self._crash_isolation.begin(fair_queue, _candidates(work))
             await self._lease.renew()
-        work.intake.open()
-        if work.overflow is not None:
-            work.overflow.open()
+        work.buffer.open()
+        if work.spill is not None:
+            work.spill.open()
         log.info("Works on an ordered function", function=self.name)
         if self._dispatcher.function.shape == "event":
-            desk, broker = self._workplace.desk, self._workplace.broker
-            crew = Crew(
+            backends, broker = self._shared.backends, self._shared.broker
+            remote_workers = RemoteWorkers(
                 work,
                 self._dispatcher,
-                self._caution,
+                self._crash_isolation,
                 broker,
-                desk.mailbox,
+                backends.mailbox,
                 lost_after_s=self._ttl_s,
             )
-            await crew.start()
+            await remote_workers.start()
         await self._watch(work)
 
     async def _watch(self, work: ConsumerBinding) -> None:
@@ -206,18 +206,18 @@ class OrderedBinding:
             except (ApiError, Unavailable):
                 found = [{"paused": True}]
             if any(each.get("paused") for each in found):
-                work.intake.excuse()
+                work.buffer.suspend_deadlines()
 
     async def _look_at(self, source: Source) -> dict[str, Any]:
         subject = f"CONSUMER.INFO.{source.stream}.{source.durable}"
-        return await self._workplace.broker.api(subject)
+        return await self._shared.broker.api(subject)
 
     async def _expect(self, work: ConsumerBinding, state: dict[str, Any]) -> None:
         now_s = await self._now_s()
         for fair_key, order_key, sequence, due_at_s in state.get("awaited", []):
             self._due_at_s[sequence] = due_at_s
             awaited = Awaited(fair_key, order_key, sequence)
-            work.intake.expect_from_another(awaited, max(0.0, due_at_s - now_s))
+            work.buffer.expect_from_another(awaited, max(0.0, due_at_s - now_s))
 
     async def _gather(self, work: ConsumerBinding) -> None:
         """Return when all is here that the host before this one held."""
@@ -234,10 +234,10 @@ class OrderedBinding:
                 return
             await asyncio.sleep(GATHER_POLL_S)
         # Nothing is missing, so what should have come back by now was settled after all.
-        line = _line_of(work)
-        for each in line.awaited():
+        fair_queue = _fair_queue_of(work)
+        for each in fair_queue.awaited():
             if self._due_at_s.get(each.sequence, 0.0) <= now_s:
-                line.stop_awaiting(each)
+                fair_queue.stop_awaiting(each)
 
     async def _count_missing(self, work: ConsumerBinding, now_s: float, *, make_room: bool) -> int:
         """How many messages are not here that the host before this one may have held.
@@ -248,12 +248,12 @@ class OrderedBinding:
         """
         # Counted first: what arrives while the server is asked must not stand for what is missing.
         # And once each: one that was paused may send back what was delivered here since.
-        here = len({origin_of(message.reply) for message in work.intake.held})
+        here = len({origin_of(message.reply) for message in work.buffer.held})
         here += self._count_elsewhere(work, now_s)
         pending = unseen = 0
         self._is_paused = False
-        if work.overflow is not None:
-            pending = await work.overflow.ack_pending(make_room=make_room)
+        if work.spill is not None:
+            pending = await work.spill.ack_pending(make_room=make_room)
         for source in self._sources:
             found = await self._look_at(source)
             pending += found["num_ack_pending"]
@@ -263,8 +263,8 @@ class OrderedBinding:
                 unseen = found["num_pending"]
         missing = max(0, pending - here)
         if make_room and missing:
-            work.intake.make_room(missing)
-            work.supply.poke()
+            work.buffer.make_room(missing)
+            work.pullers.poke()
         return missing + unseen
 
     async def _now_s(self) -> float:
@@ -277,14 +277,14 @@ class OrderedBinding:
 
     def _count_elsewhere(self, work: ConsumerBinding, now_s: float) -> int:
         """Messages that were sent back, and whose time has not come."""
-        awaited = _line_of(work).awaited()
+        awaited = _fair_queue_of(work).awaited()
         return sum(self._due_at_s.get(each.sequence, 0.0) > now_s for each in awaited)
 
     async def _before_return(self, message: Message, delay_s: float) -> None:
         """Have its key wait for it, here and, should this host die, on the next one."""
         work = self._work
         if work is not None:
-            work.intake.expect(message, delay_s)
+            work.buffer.expect(message, delay_s)
             try:
                 self._due_at_s[message.sequence] = await self._now_s() + delay_s
             except (ApiError, Unavailable):
@@ -298,7 +298,7 @@ class OrderedBinding:
         """What a successor must know."""
         if self._work is None:
             return self._left
-        awaited = _line_of(self._work).awaited()
+        awaited = _fair_queue_of(self._work).awaited()
         due_at_s = {each.sequence: self._due_at_s.get(each.sequence, 0.0) for each in awaited}
         self._due_at_s = due_at_s
         if len(awaited) > MOST_AWAITED:
@@ -309,7 +309,7 @@ class OrderedBinding:
                 [each.fair_key, each.order_key, each.sequence, due_at_s[each.sequence]]
                 for each in awaited
             ],
-            "caution": self._caution.state(),
+            "caution": self._crash_isolation.state(),
         }
 
 
@@ -321,16 +321,16 @@ async def _cancel(tasks: set["asyncio.Task[None]"], again_after_s: float) -> Non
         _, tasks = await asyncio.wait(tasks, timeout=again_after_s)
 
 
-def _suspects(work: ConsumerBinding) -> list[Message]:
+def _candidates(work: ConsumerBinding) -> list[Message]:
     """What a host that died may have been calling: nothing that is behind a failed message."""
-    unlike = _line_of(work).blocked
-    if work.overflow is not None:
-        unlike = unlike | work.overflow.moving()
-    return [each for each in work.intake.held - unlike if each.attempt > 1]
+    unlike = _fair_queue_of(work).blocked
+    if work.spill is not None:
+        unlike = unlike | work.spill.moving()
+    return [each for each in work.buffer.held - unlike if each.attempt > 1]
 
 
-def _line_of(work: ConsumerBinding) -> KeyedLine:
-    line = work.intake.line
-    if line is None:
-        raise TypeError("an ordered function has a line with keys")
-    return line
+def _fair_queue_of(work: ConsumerBinding) -> FairQueue:
+    fair_queue = work.buffer.fair_queue
+    if fair_queue is None:
+        raise TypeError("an ordered function has a queue with keys")
+    return fair_queue

@@ -4,11 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from runtime.binding.flow.line import Awaited, KeyedLine, Line
+from runtime.binding.fair_queue import Awaited, FairQueue, ReadyQueue
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 
-log = get_logger("runtime.intake")
+log = get_logger("runtime.buffer")
 
 PREFETCH_S = 0.2
 """Messages are fetched ahead for this much work, as measured."""
@@ -18,7 +18,7 @@ OVERDUE_S = 15.0
 MAILBOX_SHARE = 4
 
 
-class Intake:
+class PrefetchBuffer:
     """Takes what the pull loops deliver and says how much more may come.
 
     The capacity follows the function's pace: as many as may run at once, and what it settles in
@@ -34,11 +34,11 @@ class Intake:
         line: `ready`, where messages have keys that take turns.
     """
 
-    def __init__(self, *, at_least: int, at_most: int, line: KeyedLine | None = None) -> None:
+    def __init__(self, *, at_least: int, at_most: int, fair_queue: FairQueue | None = None) -> None:
         self.held: set[Message] = set()
         self.guests: dict[Message, set[Message]] = {}
-        self.line = line
-        self.ready: Line = deque[Message]() if line is None else line
+        self.fair_queue = fair_queue
+        self.ready: ReadyQueue = deque[Message]() if fair_queue is None else fair_queue
         self.ready_bytes = 0
         self._at_least = at_least
         self._at_most = max(at_least, at_most)
@@ -77,7 +77,7 @@ class Intake:
         A share, so that however many are parked or redriven they never starve the stream. But all
         of them before the line is opened: what was handed over comes before what the stream has.
         """
-        if self.line is not None and not self.line.is_open:
+        if self.fair_queue is not None and not self.fair_queue.is_open:
             return self._capacity + len(self.guests)
         return max(1, self._capacity // MAILBOX_SHARE)
 
@@ -92,14 +92,14 @@ class Intake:
         would be none for it to come back to.
         """
         own = len(self.held) - len(self.guests)
-        if self.line is not None and self.line.blocked:
-            own -= len(self.line.blocked.difference(self.guests))
+        if self.fair_queue is not None and self.fair_queue.blocked:
+            own -= len(self.fair_queue.blocked.difference(self.guests))
         return own
 
     def count_guests(self, fellows: set[Message]) -> int:
         """How many places are taken by those who came from the mailbox in one way."""
-        if self.line is not None and self.line.blocked:
-            return len(fellows) - len(fellows & self.line.blocked)
+        if self.fair_queue is not None and self.fair_queue.blocked:
+            return len(fellows) - len(fellows & self.fair_queue.blocked)
         return len(fellows)
 
     def add(self, message: Message) -> None:
@@ -125,9 +125,9 @@ class Intake:
 
         Those that came from the mailbox, or were here before, stay, and those stored before them.
         """
-        if self.line is None:
+        if self.fair_queue is None:
             return []
-        taken = self.line.take_back(
+        taken = self.fair_queue.take_back(
             fair_key, keep, lambda each: each.attempt == 1 and each not in self.guests
         )
         self.ready_bytes -= sum(len(message.data) for message in taken)
@@ -135,8 +135,8 @@ class Intake:
 
     def open(self) -> None:
         """Let the line be taken from."""
-        if self.line is not None:
-            self.line.is_open = True
+        if self.fair_queue is not None:
+            self.fair_queue.is_open = True
             self._extra = 0
             self._wake_all()
 
@@ -174,8 +174,8 @@ class Intake:
         self.held.discard(message)
         if self.guests:
             self._dismiss(message)
-        if self.line is not None:
-            self.line.release(message)
+        if self.fair_queue is not None:
+            self.fair_queue.release(message)
             self._wake()
         self._settled += 1
         if not self.held:
@@ -183,7 +183,7 @@ class Intake:
             self._measure()
         elif not self._settled & 63:
             self._measure()
-        if self.line is not None and self.is_stuck:
+        if self.fair_queue is not None and self.is_stuck:
             self._empty.set()
 
     def release_all(self, messages: Sequence[Message]) -> None:
@@ -192,9 +192,9 @@ class Intake:
         if self.guests:
             for message in messages:
                 self._dismiss(message)
-        if self.line is not None:
+        if self.fair_queue is not None:
             for message in messages:
-                self.line.release(message)
+                self.fair_queue.release(message)
             self._wake_all()
         self._settled += len(messages)
         if not self.held:
@@ -206,17 +206,17 @@ class Intake:
 
         They do not wait for ever: it may have been removed from its stream meanwhile.
         """
-        if self.line is not None and self.line.is_ordered:
-            self.line.release(message, comes_back=True)
+        if self.fair_queue is not None and self.fair_queue.is_ordered:
+            self.fair_queue.release(message, comes_back=True)
             self._watch_for(message, delay_s + OVERDUE_S)
 
     def expect_from_another(self, awaited: Awaited, delay_s: float) -> None:
         """As `expect`, for a message that the host before this one sent back."""
-        if self.line is not None:
-            self.line.await_return(awaited)
+        if self.fair_queue is not None:
+            self.fair_queue.await_return(awaited)
             self._watch_for(awaited, delay_s + OVERDUE_S)
 
-    def excuse(self) -> None:
+    def suspend_deadlines(self) -> None:
         """Say that the server delivers nothing now: no failed message is overdue soon."""
         self._excused_until_s = self._loop.time() + OVERDUE_S
 
@@ -267,15 +267,17 @@ class Intake:
 
     async def wait_until_empty(self) -> None:
         """Return when everything is settled, or what is not waits for a message elsewhere."""
-        if self.line is not None and self.is_stuck:
+        if self.fair_queue is not None and self.is_stuck:
             return
         await self._empty.wait()
 
     @property
     def is_stuck(self) -> bool:
         """Whether all that is here waits in the line, and nothing of it may be taken."""
-        line = self.line
-        return line is not None and line.is_idle and len(self.held) == line.waiting
+        fair_queue = self.fair_queue
+        return (
+            fair_queue is not None and fair_queue.is_idle and len(self.held) == fair_queue.waiting
+        )
 
     def _wake(self) -> None:
         """Wake who waits for a message, if there is one."""
@@ -292,7 +294,7 @@ class Intake:
 
     def _set_alarm(self) -> None:
         """Wake when the pace lets the next one go, where nothing else holds it back."""
-        in_s = self.line.next_in_s() if self.line is not None else None
+        in_s = self.fair_queue.next_in_s() if self.fair_queue is not None else None
         if in_s is not None and self._alarm is None:
             self._alarm = self._loop.call_later(in_s, self._on_alarm)
 
@@ -319,7 +321,7 @@ class Intake:
         del self._overdue[awaited.sequence]
         if self._loop.time() < self._excused_until_s:
             self._watch_for(awaited, OVERDUE_S)
-        elif self.line is not None and self.line.stop_awaiting(awaited):
+        elif self.fair_queue is not None and self.fair_queue.stop_awaiting(awaited):
             log.warning(
                 "A message did not come back in time, those of its key go on",
                 sequence=awaited.sequence,

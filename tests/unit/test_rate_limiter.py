@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from runtime.binding.flow.bucket import Bucket, bucket_of
-from runtime.binding.flow.intake import Intake
-from runtime.binding.flow.turns import PACE_S, Turns
+from runtime.binding.buffer import PrefetchBuffer
+from runtime.binding.rate_limiter import PACE_S, RateLimiter
+from runtime.binding.token_bucket import TokenBucket, token_bucket_of
 from runtime.manifest.model import RateSpec
 from runtime.message import Message
 
@@ -45,30 +45,30 @@ class ManualLoop:
 
 
 class Gate:
-    """Turns into an intake, and how often the pull loops were told of new ones."""
+    """RateLimiter into an intake, and how often the pull loops were told of new ones."""
 
     def __init__(self, limit: str, burst: int | None = None, *, share: int = 1) -> None:
         self.loop = ManualLoop()
-        self.intake = Intake(at_least=100, at_most=100)
+        self.buffer = PrefetchBuffer(at_least=100, at_most=100)
         self.pokes = 0
         rate = RateSpec.model_validate({"limit": limit, "burst": burst})
-        bucket = bucket_of(rate, share, self.loop.time)
-        self.turns = Turns(self.intake, bucket, poke=self._poke, loop=self.loop)
+        token_bucket = token_bucket_of(rate, share, self.loop.time)
+        self.rate_limiter = RateLimiter(self.buffer, token_bucket, poke=self._poke, loop=self.loop)
 
     def _poke(self) -> None:
         self.pokes += 1
 
     def give(self, count: int) -> None:
         for number in range(count):
-            self.turns.add(Message("s", b"x", sequence=number))
+            self.rate_limiter.add(Message("s", b"x", sequence=number))
 
     @property
     def let_in(self) -> int:
-        return len(self.intake.ready)
+        return len(self.buffer.ready)
 
     @property
     def here(self) -> int:
-        return self.intake.count()
+        return self.buffer.count()
 
 
 async def test_a_burst_is_let_in_at_once_and_then_one_at_each_turn() -> None:
@@ -83,7 +83,7 @@ async def test_a_burst_is_let_in_at_once_and_then_one_at_each_turn() -> None:
     gate.loop.pass_time(10)
 
     assert (at_once, after_one, after_two, gate.let_in, gate.here) == (5, 6, 7, 8, 8)
-    taken = gate.intake.take_all(100, 1_000_000)
+    taken = gate.buffer.take_all(100, 1_000_000)
     assert [message.sequence for message in taken] == list(range(8))
 
 
@@ -115,24 +115,24 @@ async def test_no_more_turns_are_kept_than_the_burst() -> None:
 async def test_as_many_may_be_fetched_as_there_are_turns_left() -> None:
     gate = Gate("10/s", 5)
 
-    before = (gate.turns.capacity(), gate.turns.guest_capacity())
+    before = (gate.rate_limiter.capacity(), gate.rate_limiter.guest_capacity())
     gate.give(3)
-    between = (gate.turns.capacity() - gate.here, gate.turns.guest_capacity())
+    between = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.guest_capacity())
     gate.give(2)
-    used_up = (gate.turns.capacity() - gate.here, gate.turns.guest_capacity())
+    used_up = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.guest_capacity())
     gate.give(4)
-    too_many = (gate.turns.capacity() - gate.here, gate.turns.guest_capacity())
+    too_many = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.guest_capacity())
     gate.loop.pass_time(0.6)
 
     assert (before, between, used_up, too_many) == ((5, 5), (2, 2), (0, 0), (0, 0))
     # Of the six turns since, four went to those that were here too early.
-    assert (gate.here, gate.let_in, gate.turns.capacity() - gate.here) == (9, 9, 2)
+    assert (gate.here, gate.let_in, gate.rate_limiter.capacity() - gate.here) == (9, 9, 2)
 
 
 async def test_the_function_s_own_slots_stay_the_most_that_is_fetched() -> None:
     gate = Gate("10000/s", 5000)
 
-    assert (gate.turns.capacity(), gate.turns.guest_capacity()) == (100, 25)
+    assert (gate.rate_limiter.capacity(), gate.rate_limiter.guest_capacity()) == (100, 25)
 
 
 async def test_pull_loops_are_told_of_each_turn_until_all_are_back_and_then_left_alone() -> None:
@@ -174,7 +174,7 @@ async def test_what_waits_for_its_turn_when_it_ends_is_given_out_and_nothing_is_
     gate = Gate("10/s", 2)
 
     gate.give(5)
-    early = gate.turns.stop()
+    early = gate.rate_limiter.stop()
     gate.loop.pass_time(3600)
 
     assert [message.sequence for message in early] == [2, 3, 4]
@@ -183,11 +183,11 @@ async def test_what_waits_for_its_turn_when_it_ends_is_given_out_and_nothing_is_
 
 async def test_a_clock_that_is_looked_at_late_makes_no_turn_extra() -> None:
     loop = ManualLoop()
-    bucket = Bucket(10, 1, loop.time)
+    token_bucket = TokenBucket(10, 1, loop.time)
     taken = 0
 
     for _ in range(1000):
         loop.pass_time(0.013)
-        taken += bucket.take()
+        taken += token_bucket.take()
 
     assert 0.5 * 130 <= taken <= 130

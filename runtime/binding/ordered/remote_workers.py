@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.binding.consumer import ConsumerBinding
-from runtime.binding.flow.worker import Worker
-from runtime.binding.order.caution import Caution
-from runtime.binding.order.deputy import BEAT_S, subject_of
-from runtime.binding.order.remote_call import call_headers, decode_outcome
+from runtime.binding.ordered.crash_isolation import CrashIsolation
+from runtime.binding.ordered.remote_call import call_headers, decode_outcome
+from runtime.binding.ordered.standby import BEAT_S, subject_of
+from runtime.binding.worker import Worker
 from runtime.broker.connection import Broker, Subscription
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.dispatch import Dispatcher, Outcome
 from runtime.errors import NoAnswer, RuntimeFault, Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 
-log = get_logger("runtime.crew")
+log = get_logger("runtime.remote_workers")
 
 SILENT_S = 3.5
-"""After so long without a word a deputy is asked no more."""
+"""After so long without a word a standby is asked no more."""
 ANSWER_LATE_S = 5.0
 """How much later than the function's time limit an answer may come."""
 CANCEL_LIMIT_S = 2.0
@@ -32,8 +32,8 @@ class CallFailed(Exception):  # noqa: N818 - names what happened
 
 
 @dataclass(slots=True, eq=False)
-class _Member:
-    """A deputy, and the worker here whose every task makes one call there at a time.
+class Peer:
+    """A standby, and the worker here whose every task makes one call there at a time.
 
     Attributes:
         calling: the tasks that wait for an answer.
@@ -47,7 +47,7 @@ class _Member:
     is_lost: bool = False
 
 
-class Crew:
+class RemoteWorkers:
     """Gives a leader's binding more workers: as many as there are places on the hosts standing by.
 
     Args:
@@ -56,7 +56,7 @@ class Crew:
         caution: makes those calls that may end their process; they are made here.
         broker: the connection.
         mailbox: tells what the server takes.
-        lost_after_s: when a deputy was silent for so long its calls have failed: as a message whose
+        lost_after_s: a standby that was silent for so long has failed its calls, as a message whose
             host is silent comes to another.
     """
 
@@ -64,7 +64,7 @@ class Crew:
         self,
         work: ConsumerBinding,
         dispatcher: Dispatcher,
-        caution: Caution,
+        crash_isolation: CrashIsolation,
         broker: Broker,
         mailbox: Mailbox,
         *,
@@ -72,27 +72,27 @@ class Crew:
     ) -> None:
         self._work = work
         self._dispatcher = dispatcher
-        self._caution = caution
+        self._crash_isolation = crash_isolation
         self._broker = broker
         self._mailbox = mailbox
         self._lost_after_s = lost_after_s
         self._function = dispatcher.function.name
         self._limit_s = dispatcher.function.spec.timeout + ANSWER_LATE_S
         self._id = secrets.token_hex(8)
-        self._members: dict[str, _Member] = {}
+        self._peers: dict[str, Peer] = {}
         self._subscription: Subscription | None = None
         self._beating: asyncio.Task[None] | None = None
         self._time = asyncio.get_running_loop().time
 
     async def start(self) -> None:
-        """Listen for deputies, and let them hear that somebody leads.
+        """Listen for standbys, and let them hear that somebody leads.
 
         Raises:
             Unavailable: the connection is closed.
         """
-        subject = subject_of(self._function, "deputies")
+        subject = subject_of(self._function, "standbys")
         self._work.before_giving_back = self.stop
-        self._subscription = await self._broker.subscribe(subject, self._on_deputy)
+        self._subscription = await self._broker.subscribe(subject, self._on_standby)
         self._beating = asyncio.create_task(self._beat(), name=f"crew {self._function}")
 
     async def stop(self) -> None:
@@ -103,9 +103,9 @@ class Crew:
         if self._subscription is not None:
             await self._subscription.unsubscribe()
             self._subscription = None
-        busy = [member for member in self._members.values() if not member.is_lost]
-        await asyncio.gather(*(self._cancel(member) for member in busy))
-        self._members.clear()
+        busy = [peer for peer in self._peers.values() if not peer.is_lost]
+        await asyncio.gather(*(self._cancel(peer) for peer in busy))
+        self._peers.clear()
 
     async def _beat(self) -> None:
         while True:
@@ -114,59 +114,59 @@ class Crew:
                 await self._broker.publish_core(subject, self._id.encode())
             except Unavailable:
                 log.debug("A leader is not heard now", function=self._function)
-            for member in list(self._members.values()):
-                self._look_at(member)
+            for peer in list(self._peers.values()):
+                self._look_at(peer)
             await asyncio.sleep(BEAT_S)
 
-    def _look_at(self, member: _Member) -> None:
-        silent_s = self._time() - member.heard_at_s
+    def _look_at(self, peer: Peer) -> None:
+        silent_s = self._time() - peer.heard_at_s
         if silent_s > SILENT_S:
-            member.worker.retire()
+            peer.worker.stop()
         if silent_s > self._lost_after_s:
             log.warning("A host that helped is silent, its calls failed", function=self._function)
-            member.is_lost = True
-            for task in member.calling:
+            peer.is_lost = True
+            for task in peer.calling:
                 task.cancel()
-        if member.worker.is_retired and not member.calling:
-            del self._members[member.id]
+        if peer.worker.is_stopped and not peer.calling:
+            del self._peers[peer.id]
 
-    def _on_deputy(self, message: Message) -> None:
+    def _on_standby(self, message: Message) -> None:
         said = json.loads(message.data)
-        member = self._members.get(said["id"])
-        if member is not None:
-            member.heard_at_s = self._time()
+        peer = self._peers.get(said["id"])
+        if peer is not None:
+            peer.heard_at_s = self._time()
             if not said["slots"]:
-                member.worker.retire()
+                peer.worker.stop()
         elif said["slots"]:
             self._take_on(said["id"], said["slots"])
 
-    def _take_on(self, deputy: str, slots: int) -> None:
+    def _take_on(self, standby: str, slots: int) -> None:
         async def run_event(message: Message) -> Outcome:
-            return await self._call(member, message)
+            return await self._call(peer, message)
 
-        member = _Member(deputy, self._time(), Worker(run_event))
-        self._members[deputy] = member
+        peer = Peer(standby, self._time(), Worker(run_event))
+        self._peers[standby] = peer
         for _ in range(slots):
-            self._work.employ(member.worker)
+            self._work.add_worker(peer.worker)
         log.debug("Another host helps with an ordered function", function=self._function)
 
-    async def _call(self, member: _Member, message: Message) -> Outcome:
-        there = not member.worker.is_retired and not self._caution.suspects(message)
+    async def _call(self, peer: Peer, message: Message) -> Outcome:
+        there = not peer.worker.is_stopped and not self._crash_isolation.candidates(message)
         if there and self._mailbox.fits(message, self._function):
-            outcome = await self._ask(member, message)
+            outcome = await self._ask(peer, message)
             if outcome is not None:
                 return outcome
-        return await self._caution.run_event(message)
+        return await self._crash_isolation.run_event(message)
 
-    async def _ask(self, member: _Member, message: Message) -> Outcome | None:
+    async def _ask(self, peer: Peer, message: Message) -> Outcome | None:
         """The outcome of a call elsewhere; None when it was not made, or not to its end."""
         task = asyncio.current_task()
         if task is None:
             return None
-        member.calling.add(task)
+        peer.calling.add(task)
         try:
             answer = await self._broker.request(
-                subject_of(self._function, f"call.{member.id}"),
+                subject_of(self._function, f"call.{peer.id}"),
                 message.data,
                 timeout_s=self._limit_s,
                 headers=call_headers(message, self._function, self._id),
@@ -180,15 +180,15 @@ class Crew:
         except (RuntimeFault, ValueError, KeyError) as failure:
             return self._dispatcher.judge(message, CallFailed(str(failure)))
         except asyncio.CancelledError:
-            if not member.is_lost or task.uncancel():
+            if not peer.is_lost or task.uncancel():
                 raise
             return self._dispatcher.judge(message, CallFailed("the host that ran it is silent"))
         finally:
-            member.calling.discard(task)
+            peer.calling.discard(task)
 
-    async def _cancel(self, member: _Member) -> None:
-        subject = subject_of(self._function, f"cancel.{member.id}")
+    async def _cancel(self, peer: Peer) -> None:
+        subject = subject_of(self._function, f"cancel.{peer.id}")
         try:
             await self._broker.request(subject, self._id.encode(), timeout_s=CANCEL_LIMIT_S)
         except Unavailable:
-            log.debug("A deputy does not answer, it ends its calls by itself")
+            log.debug("A standby does not answer, it ends its calls by itself")

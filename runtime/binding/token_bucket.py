@@ -1,4 +1,4 @@
-"""Turns that come in evenly: a token bucket. No I/O; the clock is whoever's it is given.
+"""RateLimiter that come in evenly: a token bucket. No I/O; the clock is whoever's it is given.
 
 In any stretch of t seconds at most `burst + limit * t` turns are taken.
 """
@@ -10,7 +10,7 @@ from runtime.manifest.model import RateSpec
 DEFAULT_BURST_S = 0.1
 
 
-def bucket_of(rate: RateSpec, share: int, time: Callable[[], float]) -> "Bucket":
+def token_bucket_of(rate: RateSpec, share: int, time: Callable[[], float]) -> "TokenBucket":
     """A process's part of a host's rate.
 
     Args:
@@ -19,11 +19,11 @@ def bucket_of(rate: RateSpec, share: int, time: Callable[[], float]) -> "Bucket"
         time: seconds on a clock that never goes back.
     """
     burst = rate.burst or int(rate.limit * DEFAULT_BURST_S)
-    return Bucket(rate.limit / share, max(1, burst // share), time)
+    return TokenBucket(rate.limit / share, max(1, burst // share), time)
 
 
-class Bucket:
-    """Turns that come in evenly, and are kept up to a number."""
+class TokenBucket:
+    """RateLimiter that come in evenly, and are kept up to a number."""
 
     def __init__(self, per_s: float, most: int, time: Callable[[], float]) -> None:
         self._per_s = per_s

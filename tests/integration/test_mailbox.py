@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from runtime.broker.connection import Broker
-from runtime.broker.parking import Mailbox, Parked
+from runtime.broker.mailbox import Mailbox, Parked
 from runtime.broker.streams import ensure
 from runtime.errors import PublishFailed
 from runtime.manifest.model import Manifest
 from runtime.message import Message
-from tests.deliveries import pull
-from tests.versions import parks
+from tests.support.deliveries import pull
+from tests.support.versions import parks
 
 WORK = {"handler": "some.module:handle", "consumer": {"stream": "JOBS"}}
 HOUR_S = 3600.0
@@ -137,12 +137,12 @@ async def test_a_hurried_message_comes_at_once_and_only_once(
     await mailbox.park(message, "work", HOUR_S)
     [parked] = await _parked(mailbox)
 
-    assert await mailbox.hurry(parked.sequence)
+    assert await mailbox.run_now(parked.sequence)
     deliveries = await pull(broker, "MAILBOX", "work", 2, wait_s=1.5)
 
     [restored] = [mailbox.restore(delivery) for delivery in deliveries]
     assert (restored.sequence, restored.attempt) == (message.sequence, 2)
-    assert not await mailbox.hurry(parked.sequence)
+    assert not await mailbox.run_now(parked.sequence)
 
 
 @parks
@@ -154,7 +154,7 @@ async def test_a_hurried_message_comes_whatever_its_publisher_asked_of_the_serve
     await mailbox.park(message, "work", HOUR_S)
     [parked] = await _parked(mailbox)
 
-    assert await mailbox.hurry(parked.sequence)
+    assert await mailbox.run_now(parked.sequence)
     [delivery] = await pull(broker, "MAILBOX", "work")
 
     assert mailbox.restore(delivery).headers == headers

@@ -1,10 +1,10 @@
-"""Who calls a function on what the intake holds."""
+"""Who calls a function on what the buffer holds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from runtime.binding.flow.intake import Intake
+from runtime.binding.buffer import PrefetchBuffer
 from runtime.dispatch import Outcome
 from runtime.message import Message
 
@@ -31,22 +31,22 @@ class Worker:
 
     def __init__(self, run_event: Callable[[Message], Awaitable[Outcome]]) -> None:
         self.run_event = run_event
-        self.is_retired = False
+        self.is_stopped = False
         self._idle: set[asyncio.Task[Any]] = set()
 
-    async def wait(self, intake: Intake) -> None:
+    async def wait(self, buffer: PrefetchBuffer) -> None:
         """Return when a message waits. Ends the task when the worker retires meanwhile."""
         task = asyncio.current_task()
         if task is None:
             return
         self._idle.add(task)
         try:
-            await intake.wait()
+            await buffer.wait()
         finally:
             self._idle.discard(task)
 
-    def retire(self) -> None:
+    def stop(self) -> None:
         """Take no more messages; what it is at, it brings to its end."""
-        self.is_retired = True
+        self.is_stopped = True
         for task in self._idle:
             task.cancel()

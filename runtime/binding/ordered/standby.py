@@ -5,17 +5,17 @@ import json
 import secrets
 from contextlib import AsyncExitStack
 
-from runtime.binding.order.remote_call import LEADER, UNFINISHED, called_message, encode_outcome
+from runtime.binding.ordered.remote_call import LEADER, UNFINISHED, called_message, encode_outcome
 from runtime.broker.connection import Broker, Subscription
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 
-log = get_logger("runtime.deputy")
+log = get_logger("runtime.standby")
 
 BEAT_S = 1.0
-"""How often a deputy says that it is there, and a leader that it still leads."""
+"""How often a standby says that it is there, and a leader that it still leads."""
 
 DRAIN_S = 2.0
 
@@ -25,7 +25,7 @@ def subject_of(function: str, what: str) -> str:
     return f"_RUNTIME.{function}.{what}"
 
 
-class Deputy:
+class Standby:
     """Makes calls for whoever leads, as many at a time as the function's concurrency.
 
     A call ends with its leader: who takes over must not find a message at work that will come to it
@@ -66,7 +66,7 @@ class Deputy:
             self._stack.push_async_callback(subscription.unsubscribe)
         subject = subject_of(self._function, f"call.{self._id}")
         self._asked = await self._broker.subscribe(subject, self._on_call)
-        self._beating = asyncio.create_task(self._beat(), name=f"deputy {self._function}")
+        self._beating = asyncio.create_task(self._beat(), name=f"standby {self._function}")
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, end those that are here within `grace_s`, or else give them back."""
@@ -99,9 +99,9 @@ class Deputy:
     async def _announce(self, slots: int) -> None:
         payload = json.dumps({"id": self._id, "slots": slots}).encode()
         try:
-            await self._broker.publish_core(subject_of(self._function, "deputies"), payload)
+            await self._broker.publish_core(subject_of(self._function, "standbys"), payload)
         except Unavailable:
-            log.debug("A deputy is not heard now", function=self._function)
+            log.debug("A standby is not heard now", function=self._function)
 
     def _on_leader(self, message: Message) -> None:
         self._heard_at_s = {leader: self._heard_at_s[leader] for leader in self._calls.values()}

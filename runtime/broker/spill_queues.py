@@ -1,4 +1,4 @@
-"""Overflow queues: what one key has too much of, moved out of everybody's way into the mailbox.
+"""Spill queues: what one key has too much of, moved out of everybody's way into the mailbox.
 
 `mailbox.overflow.{function}.{name}` holds the messages of one key, in the order in which they were
 set aside, for a consumer of their own. A message keeps its identity and its attempts there, as one
@@ -12,8 +12,8 @@ from functools import lru_cache
 from runtime.broker import headers as names
 from runtime.broker import stored
 from runtime.broker.connection import ApiError, Broker
-from runtime.broker.parking import Mailbox, identity_of, mailbox_headers
-from runtime.broker.stream_configs import MAILBOX, overflow_consumer_config
+from runtime.broker.mailbox import Mailbox, identity_of, mailbox_headers
+from runtime.broker.stream_configs import MAILBOX, spill_consumer_config
 from runtime.context import Publication
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Message
@@ -29,7 +29,7 @@ def name_of(key: str) -> str:
     ).hexdigest()
 
 
-class OverflowQueues:
+class SpillQueues:
     """The overflow queues of one function; all its hosts share them."""
 
     def __init__(self, broker: Broker, function: str, spec: FunctionSpec) -> None:
@@ -51,7 +51,7 @@ class OverflowQueues:
             Unavailable: JetStream does not answer.
         """
         durable = self.durable(name)
-        config = overflow_consumer_config(durable, self._subject(name), self._function, self._spec)
+        config = spill_consumer_config(durable, self._subject(name), self._function, self._spec)
         payload = {"stream_name": MAILBOX, "config": config}
         await self._broker.api(f"CONSUMER.CREATE.{MAILBOX}.{durable}", payload)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNTIME = Path(sys.executable).parent / "runtime"
 
 SKEWED = (sys.executable, "-m", "tests.fault.skewed")

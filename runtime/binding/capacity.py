@@ -1,8 +1,8 @@
 """How much a function holds at a time, and in which line. Pure decisions on its specification."""
 
-from runtime.binding.flow.bucket import Bucket
-from runtime.binding.flow.keys import key_of
-from runtime.binding.flow.line import KeyedLine
+from runtime.binding.fair_queue import FairQueue
+from runtime.binding.keys import key_of
+from runtime.binding.token_bucket import TokenBucket
 from runtime.loader import Function
 
 MAX_IN_FLIGHT = 8192
@@ -13,7 +13,7 @@ KEYED_WINDOW = 2048
 
 
 def bounds_of(function: Function) -> dict[str, int]:
-    """How many messages a function holds: its intake's bounds."""
+    """How many messages a function holds: its buffer's bounds."""
     spec, size = function.spec, function.spec.batch.size
     pending = spec.consumer.max_ack_pending if spec.consumer else MAX_IN_FLIGHT
     at_least = size * (spec.concurrency + 1) if function.shape == "batch" else spec.concurrency
@@ -26,7 +26,7 @@ def bounds_of(function: Function) -> dict[str, int]:
     return dict.fromkeys(("at_least", "at_most"), max(1, window // 2))
 
 
-def line_of(function: Function, bucket: Bucket | None) -> KeyedLine | None:
+def fair_queue_of(function: Function, token_bucket: TokenBucket | None) -> FairQueue | None:
     """The line in which a function's messages wait, where they have keys."""
     spec = function.spec
     if spec.fairness is None:
@@ -34,8 +34,8 @@ def line_of(function: Function, bucket: Bucket | None) -> KeyedLine | None:
     fair_key = key_of(spec.fairness)
     if spec.ordered_by is not None:
         order_key = fair_key if spec.fair_by is None else key_of(spec.ordered_by)
-        return KeyedLine(fair_key, order_key=order_key, bucket=bucket)
+        return FairQueue(fair_key, order_key=order_key, token_bucket=token_bucket)
     # One key's slow calls leave some room for the others.
     room = max(1, spec.concurrency // ROOM_SHARE) if spec.concurrency > 1 else 0
     most_running = spec.concurrency - room if function.shape == "event" else None
-    return KeyedLine(fair_key, most_running=most_running, bucket=bucket)
+    return FairQueue(fair_key, most_running=most_running, token_bucket=token_bucket)

@@ -16,7 +16,7 @@ from runtime.host import Addresses, Host
 from runtime.loader import load_all
 from runtime.manifest.model import Manifest
 from runtime.observe.metrics import Metrics
-from tests.workload import behaviours
+from tests.support.workload import behaviours
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Journal:
 def make_manifest(
     functions: Mapping[str, Any], streams: Mapping[str, Any] | None = None
 ) -> Manifest:
-    """A manifest from what its file would hold; `tests.workload` has handlers without a module."""
+    """A manifest from what its file would hold; short handlers are those of `workload`."""
     stated = {
         name: {**spec, "handler": _with_module(spec["handler"])} for name, spec in functions.items()
     }
@@ -83,7 +83,7 @@ def make_manifest(
 
 
 def _with_module(handler: str) -> str:
-    return handler if ":" in handler else f"tests.workload:{handler}"
+    return handler if ":" in handler else f"tests.support.workload:{handler}"
 
 
 async def start_host(

@@ -10,19 +10,19 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from runtime.binding.flow.intake import Intake
-from runtime.binding.flow.line import KeyedLine
-from runtime.binding.flow.supply import Guests, Source, Supply
+from runtime.binding.buffer import PrefetchBuffer
+from runtime.binding.fair_queue import FairQueue
+from runtime.binding.puller_set import Guests, PullerSet, Source
 from runtime.broker.connection import ApiError
-from runtime.broker.overflow import OverflowQueues, name_of
-from runtime.broker.parking import Mailbox
+from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
+from runtime.broker.spill_queues import SpillQueues, name_of
 from runtime.broker.stream_configs import MAILBOX
 from runtime.errors import PublishFailed, Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 
-log = get_logger("runtime.overflow")
+log = get_logger("runtime.spill")
 
 LOOK_S = 2.0
 """How often the server is asked which overflow queues hold messages, other hosts' included."""
@@ -32,7 +32,7 @@ _PAUSE_S = 0.25
 
 
 @dataclass(slots=True, eq=False)
-class _Aside:
+class SpillQueue:
     """One key's overflow queue, as this host sees it.
 
     Attributes:
@@ -58,12 +58,12 @@ class _Aside:
         return not here and not self.moving and self.changed_at_s < since_s
 
 
-class Overflow:
+class Spill:
     """Keeps each key of one function to its share of the places on this host.
 
     Args:
         queues: the function's on the server.
-        intake: whose places are shared; has a line.
+        buffer: whose places are shared; has a line.
         mailbox: restores what comes back.
         settler: acknowledges what is stored in a queue.
         ack_wait_s: of the queues' consumers.
@@ -72,76 +72,76 @@ class Overflow:
 
     def __init__(
         self,
-        queues: OverflowQueues,
-        intake: Intake,
+        queues: SpillQueues,
+        buffer: PrefetchBuffer,
         *,
-        line: KeyedLine,
+        fair_queue: FairQueue,
         mailbox: Mailbox,
         settler: Settler,
         ack_wait_s: float,
         least: int,
     ) -> None:
         self._queues = queues
-        self._intake = intake
-        self._line = line
+        self._buffer = buffer
+        self._fair_queue = fair_queue
         self._mailbox = mailbox
         self._settler = settler
         self._ack_wait_s = ack_wait_s
-        self._ordered = line.is_ordered
+        self._ordered = fair_queue.is_ordered
         self._least = least
-        self._supply: Supply | None = None
-        self._asides: dict[str, _Aside] = {}
+        self._pullers: PullerSet | None = None
+        self._spilled: dict[str, SpillQueue] = {}
         self._watch: asyncio.Task[None] | None = None
         self._time = asyncio.get_running_loop().time
 
     def deliver(self, message: Message) -> None:
         """Take a message of the stream in, or set it aside when its key has its share already."""
-        key = self._line.fair_key(message)
-        aside = self._asides.get(name_of(key)) if self._asides else None
-        is_open = self._line.is_open
-        if aside is None and is_open and self._line.waiting_of(key) >= self._share():
+        key = self._fair_queue.fair_key(message)
+        queue = self._spilled.get(name_of(key)) if self._spilled else None
+        is_open = self._fair_queue.is_open
+        if queue is None and is_open and self._fair_queue.waiting_of(key) >= self._share():
             name = name_of(key)
-            aside = self._asides[name] = _Aside(name, message.sequence)
+            queue = self._spilled[name] = SpillQueue(name, message.sequence)
             log.debug("A key has more than its share, the rest of it waits aside", queue=name)
-        if aside is None or self._belongs_here(message, aside):
-            self._intake.add(message)
+        if queue is None or self._belongs_here(message, queue):
+            self._buffer.add(message)
         else:
-            self._intake.hold(message)
-            aside.moving.append(message)
+            self._buffer.hold(message)
+            queue.moving.append(message)
             if is_open:
-                self._begin(aside)
+                self._begin(queue)
 
     def open(self) -> None:
         """Go on: the line has been opened, and whatever another host held is here.
 
         What came meanwhile of a key that has too much fills the places of the others.
         """
-        for key in self._line.fair_keys():
-            if name_of(key) in self._asides:
+        for key in self._fair_queue.fair_keys():
+            if name_of(key) in self._spilled:
                 continue
-            if surplus := self._intake.take_back(key, self._share()):
-                aside = _Aside(name_of(key), surplus[0].sequence, deque(surplus))
-                self._asides[aside.name] = aside
-        for aside in self._asides.values():
-            aside.extra = 0
-            if aside.moving:
-                aside.moving = deque(sorted(aside.moving, key=lambda message: message.sequence))
-                self._begin(aside)
+            if surplus := self._buffer.take_back(key, self._share()):
+                queue = SpillQueue(name_of(key), surplus[0].sequence, deque(surplus))
+                self._spilled[queue.name] = queue
+        for queue in self._spilled.values():
+            queue.extra = 0
+            if queue.moving:
+                queue.moving = deque(sorted(queue.moving, key=lambda message: message.sequence))
+                self._begin(queue)
 
-    async def start(self, supply: Supply) -> None:
+    async def start(self, pullers: PullerSet) -> None:
         """Find the queues that hold messages, and pull from them too from now on.
 
         Raises:
             ApiError, Unavailable: the server does not tell.
         """
-        self._supply = supply
+        self._pullers = pullers
         await self._queues.look()
         await self._look()
         self._watch = asyncio.create_task(self._run(), name="overflow watch")
 
     async def finish(self) -> None:
         """Pull from no other queue, but move what is on its way."""
-        self._supply = None
+        self._pullers = None
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -149,7 +149,7 @@ class Overflow:
     async def stop(self) -> None:
         """Move nothing any more. What was on its way is still held."""
         await self.finish()
-        tasks = [aside.task for aside in self._asides.values()]
+        tasks = [queue.task for queue in self._spilled.values()]
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
@@ -166,11 +166,11 @@ class Overflow:
             Unavailable: JetStream does not answer.
         """
         total = 0
-        for aside in list(self._asides.values()):
-            here = len(aside.guests.here) if aside.guests else 0
-            pending = await self._queues.ack_pending(aside.name)
+        for queue in list(self._spilled.values()):
+            here = len(queue.guests.here) if queue.guests else 0
+            pending = await self._queues.ack_pending(queue.name)
             if make_room and pending > here:
-                aside.extra = max(0, pending - self._share())
+                queue.extra = max(0, pending - self._share())
             total += pending
         return total
 
@@ -181,34 +181,34 @@ class Overflow:
         """
         if not self._ordered:
             return set()
-        return {message for aside in self._asides.values() for message in aside.moving}
+        return {message for queue in self._spilled.values() for message in queue.moving}
 
     def _share(self) -> int:
         """How many messages of one key may wait here: with more keys, fewer of each."""
-        return max(self._least, self._intake.capacity() // (2 + self._line.groups))
+        return max(self._least, self._buffer.capacity() // (2 + self._fair_queue.groups))
 
-    def _belongs_here(self, message: Message, aside: _Aside) -> bool:
+    def _belongs_here(self, message: Message, queue: SpillQueue) -> bool:
         """Whether a message is no newcomer: it was here before what is in the queue."""
         if message.attempt == 1:
             return False
-        before = not self._ordered or message.sequence < aside.first
-        return before or self._line.is_awaited(message)
+        before = not self._ordered or message.sequence < queue.first
+        return before or self._fair_queue.is_awaited(message)
 
-    def _begin(self, aside: _Aside) -> None:
-        if aside.task is None or aside.task.done():
-            aside.task = asyncio.create_task(self._move(aside), name="overflow")
+    def _begin(self, queue: SpillQueue) -> None:
+        if queue.task is None or queue.task.done():
+            queue.task = asyncio.create_task(self._move(queue), name="overflow")
 
-    async def _move(self, aside: _Aside) -> None:
+    async def _move(self, queue: SpillQueue) -> None:
         is_failing = False
-        while aside.moving:
-            chunk = self._chunk(aside.moving)
+        while queue.moving:
+            chunk = self._chunk(queue.moving)
             try:
-                await self._pull_from(aside)
+                await self._pull_from(queue)
                 if not self._queues.fits(chunk[0]):
-                    await self._wait_until_empty(aside)
-                    self._intake.add(aside.moving.popleft())
+                    await self._wait_until_empty(queue)
+                    self._buffer.add(queue.moving.popleft())
                     continue
-                await self._queues.put(aside.name, chunk, in_order=self._ordered)
+                await self._queues.put(queue.name, chunk, in_order=self._ordered)
             except (ApiError, PublishFailed, Unavailable) as failure:
                 if not is_failing:
                     log.warning("A message cannot be set aside", reason=str(failure))
@@ -218,16 +218,16 @@ class Overflow:
                     await asyncio.sleep(_PAUSE_S)
                     continue
                 for message in chunk:
-                    self._intake.add(message)
+                    self._buffer.add(message)
             else:
                 is_failing = False
                 self._settler.ack_all(chunk)
-                self._intake.release_all(chunk)
-            aside.changed_at_s = self._time()
+                self._buffer.release_all(chunk)
+            queue.changed_at_s = self._time()
             for _ in chunk:
-                aside.moving.popleft()
-            if self._supply is not None:
-                self._supply.poke()
+                queue.moving.popleft()
+            if self._pullers is not None:
+                self._pullers.poke()
 
     def _chunk(self, moving: deque[Message]) -> list[Message]:
         """The next ones to store together: one that is too large for that stands alone."""
@@ -242,21 +242,21 @@ class Overflow:
                 break
         return chunk
 
-    async def _wait_until_empty(self, aside: _Aside) -> None:
+    async def _wait_until_empty(self, queue: SpillQueue) -> None:
         """Return when nothing is left in the queue that a message of an order may not overtake."""
         while self._ordered:
             counts = await self._queues.counts()
-            if aside.name not in counts and not (aside.guests and aside.guests.here):
+            if queue.name not in counts and not (queue.guests and queue.guests.here):
                 return
             await asyncio.sleep(_PAUSE_S)
 
-    async def _pull_from(self, aside: _Aside) -> None:
-        async with aside.opening:
-            if aside.guests is None and self._supply is not None:
-                aside.guests = await self._guests(aside, self._supply)
+    async def _pull_from(self, queue: SpillQueue) -> None:
+        async with queue.opening:
+            if queue.guests is None and self._pullers is not None:
+                queue.guests = await self._guests(queue, self._pullers)
 
-    async def _guests(self, aside: _Aside, supply: Supply) -> Guests:
-        name = aside.name
+    async def _guests(self, queue: SpillQueue, pullers: PullerSet) -> Guests:
+        name = queue.name
         await self._queues.ensure(name)
 
         async def recreate() -> None:
@@ -272,9 +272,9 @@ class Overflow:
         )
 
         def share() -> int:
-            return self._share() + aside.extra
+            return self._share() + queue.extra
 
-        return await supply.add_guests(source, share)
+        return await pullers.add_guests(source, share)
 
     async def _run(self) -> None:
         while True:
@@ -282,26 +282,26 @@ class Overflow:
             try:
                 await self._look()
             except (ApiError, Unavailable) as failure:
-                log.debug("Overflow queues are not looked at now", reason=str(failure))
+                log.debug("Spill queues are not looked at now", reason=str(failure))
 
     async def _look(self) -> None:
         began_s = self._time()
         counts = await self._queues.counts()
-        for name in counts.keys() - self._asides.keys():
+        for name in counts.keys() - self._spilled.keys():
             first = await self._queues.first_sequence(name)
             # A message of that key may have come meanwhile, and have begun one.
-            self._asides.setdefault(name, _Aside(name, first, changed_at_s=began_s))
-        for name in counts.keys() & self._asides.keys():
-            await self._pull_from(self._asides[name])
-        for aside in list(self._asides.values()):
-            if aside.name not in counts and aside.is_idle(since_s=began_s):
-                await self._close(aside)
+            self._spilled.setdefault(name, SpillQueue(name, first, changed_at_s=began_s))
+        for name in counts.keys() & self._spilled.keys():
+            await self._pull_from(self._spilled[name])
+        for queue in list(self._spilled.values()):
+            if queue.name not in counts and queue.is_idle(since_s=began_s):
+                await self._close(queue)
 
-    async def _close(self, aside: _Aside) -> None:
-        guests, aside.guests = aside.guests, None
+    async def _close(self, queue: SpillQueue) -> None:
+        guests, queue.guests = queue.guests, None
         began_s = self._time()
-        if guests is not None and self._supply is not None:
-            await self._supply.remove_guests(guests)
+        if guests is not None and self._pullers is not None:
+            await self._pullers.remove_guests(guests)
         # What was moved into it meanwhile has a pull loop of its own.
-        if aside.guests is None and aside.is_idle(since_s=began_s):
-            del self._asides[aside.name]
+        if queue.guests is None and queue.is_idle(since_s=began_s):
+            del self._spilled[queue.name]

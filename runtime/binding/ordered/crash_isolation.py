@@ -3,20 +3,20 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from runtime.binding.flow.line import KeyedLine
-from runtime.binding.flow.worker import Runner
+from runtime.binding.fair_queue import FairQueue
+from runtime.binding.worker import Runner
 from runtime.broker.advisories import CODE
 from runtime.dispatch import Dead, Outcome
 from runtime.message import Message
 
 
-class Caution:
+class CrashIsolation:
     """After processes died: calls one message at a time, and writes down which before each call.
 
     All that a dead process may have been calling is under suspicion until it was called once. One
     death may have any reason, and slows nobody down. When another process dies before it has called
-    all suspects, one of them is why: then each is called alone, and a message that ends its process
-    is given up after as many deaths as it has attempts.
+    all candidates, one of them is why: then each is called alone, and a message that ends its
+    process is given up after as many deaths as it has attempts.
 
     Args:
         runner: calls the function.
@@ -35,8 +35,8 @@ class Caution:
         self._runner = runner
         self._max_deaths = max_deaths
         self._write_down = write_down
-        self._line: KeyedLine | None = None
-        self._suspects: set[int] = set()
+        self._fair_queue: FairQueue | None = None
+        self._candidates: set[int] = set()
         self._called = 0
         self._deaths: dict[int, int] = {}
         self._in_a_row = 0
@@ -46,33 +46,33 @@ class Caution:
             if called := left["called"]:
                 self._deaths[called] = self._deaths.get(called, 0) + 1
 
-    def begin(self, line: KeyedLine, suspects: Iterable[Message]) -> None:
-        """Watch the suspects, carefully unless this was the first death; then write that down.
+    def begin(self, fair_queue: FairQueue, candidates: Iterable[Message]) -> None:
+        """Watch the candidates, carefully unless this was the first death; then write that down.
 
         Args:
-            line: where they wait.
-            suspects: what the dead process may have been calling.
+            fair_queue: where they wait.
+            candidates: what the dead process may have been calling.
         """
-        self._suspects = {message.sequence for message in suspects}
-        self._deaths = {key: self._deaths[key] for key in self._suspects & self._deaths.keys()}
+        self._candidates = {message.sequence for message in candidates}
+        self._deaths = {key: self._deaths[key] for key in self._candidates & self._deaths.keys()}
         self._in_a_row += 1
-        if self._suspects and self._in_a_row > 1:
-            self._line = line
-            line.most_out = 1
+        if self._candidates and self._in_a_row > 1:
+            self._fair_queue = fair_queue
+            fair_queue.most_out = 1
 
     def state(self) -> dict[str, Any] | None:
         """What a successor must know."""
-        if not self._suspects and not self._deaths:
+        if not self._candidates and not self._deaths:
             return None
         return {"called": self._called, "deaths": self._deaths, "in_a_row": self._in_a_row}
 
-    def suspects(self, message: Message) -> bool:
+    def candidates(self, message: Message) -> bool:
         """Whether the message may have ended the process that died."""
-        return message.sequence in self._suspects
+        return message.sequence in self._candidates
 
     async def run_event(self, message: Message) -> Outcome:
         """Run the function on one message, or give it up."""
-        if message.sequence not in self._suspects:
+        if message.sequence not in self._candidates:
             return await self._runner.run_event(message)
         if (dead := await self._prepare(message)) is not None:
             outcome: Outcome = dead
@@ -84,7 +84,7 @@ class Caution:
     async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Run the function on several; while being careful they come one by one."""
         [first, *_] = messages
-        if self._line is None or first.sequence not in self._suspects:
+        if self._fair_queue is None or first.sequence not in self._candidates:
             outcomes = await self._runner.run_batch(messages)
             for message in messages:
                 self._clear(message)
@@ -99,16 +99,16 @@ class Caution:
     async def _prepare(self, message: Message) -> Dead | None:
         if self._deaths.get(message.sequence, 0) >= self._max_deaths:
             return Dead(CODE, "every attempt ended without an answer: the process died or hung")
-        if self._line is not None:
+        if self._fair_queue is not None:
             self._called = message.sequence
             await self._write_down()
         return None
 
     def _clear(self, message: Message) -> None:
-        self._suspects.discard(message.sequence)
+        self._candidates.discard(message.sequence)
         self._deaths.pop(message.sequence, None)
         self._called = 0
-        if not self._suspects:
+        if not self._candidates:
             self._in_a_row = 0
-            if self._line is not None:
-                self._line.most_out = None
+            if self._fair_queue is not None:
+                self._fair_queue.most_out = None

@@ -20,7 +20,7 @@ from typing import Any
 from runtime.broker.connection import Broker
 from runtime.message import Message
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNTIME = Path(sys.executable).parent / "runtime"
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.broker import headers as names
-from runtime.broker.parking import mailbox_headers
+from runtime.broker.mailbox import mailbox_headers
 from runtime.dispatch import DONE, Dead, Later, Outcome
 from runtime.errors import Unavailable
 from runtime.message import Message

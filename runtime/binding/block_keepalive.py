@@ -7,7 +7,7 @@ from runtime.broker.connection import Broker
 from runtime.broker.settler import IN_PROGRESS
 
 
-class StandIn:
+class BlockKeepalive:
     """Does from another thread what the loop owes the server: PONG and `+WPI`.
 
     So a block costs neither the connection nor the messages that are here, in one case excepted:
