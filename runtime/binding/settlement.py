@@ -1,6 +1,6 @@
 """The settling contract, acted out: nowhere else is a message acked, naked, parked or buried."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -39,7 +39,7 @@ class Settlement:
 
     Args:
         dispatcher: the function's.
-        desk: the host's.
+        backends: the host's.
         metrics: the function's.
         before_return: awaited before a message is sent back to be delivered again, with it and the
             seconds until then. If given, nothing is parked: it comes back the way it came.
@@ -54,22 +54,41 @@ class Settlement:
     ) -> None:
         self._before_return = before_return
         self._backends = backends
+        self._settler = backends.settler
         self._metrics = metrics
         self._function = dispatcher.function.name
 
     async def settle(self, message: Message, outcome: Outcome) -> None:
         """Act on an outcome; returns when nothing of it can be lost any more."""
         if outcome is DONE:
-            self._backends.settler.ack(message)
-            self._metrics.count("acked")
+            self.ack(message)
         elif isinstance(outcome, Later):
             await self._later(message, outcome)
         elif isinstance(outcome, Dead):
             await self._bury(message, outcome)
 
+    def ack(self, message: Message) -> None:
+        """The function is done with the message."""
+        self._settler.ack(message)
+        self._metrics.count("acked")
+
+    def ack_all(self, messages: Sequence[Message]) -> None:
+        """The function is done with all these messages."""
+        self._settler.ack_all(messages)
+        self._metrics.count("acked", len(messages))
+
+    def ack_repeats(self, messages: Sequence[Message]) -> None:
+        """Another delivery of each of these messages was acknowledged; none of them is called."""
+        self._settler.ack_all(messages)
+        self._metrics.count("repeated", len(messages))
+
+    def ack_moved(self, messages: Sequence[Message]) -> None:
+        """A copy of each of these messages is stored in the mailbox, and comes back from there."""
+        self._settler.ack_all(messages)
+
     def give_back(self, message: Message) -> None:
         """Have a message that nobody worked on delivered to somebody else, now."""
-        self._backends.settler.nak(message, 0)
+        self._settler.nak(message, 0)
 
     async def hand_over(self, message: Message) -> None:
         """Have a message that was not finished delivered again, with no attempt used up.
@@ -81,7 +100,7 @@ class Settlement:
         except PublishFailed:
             self.give_back(message)
         else:
-            self._backends.settler.ack(message)
+            self.ack_moved([message])
 
     async def _later(self, message: Message, later: Later) -> None:
         if (
@@ -98,7 +117,7 @@ class Settlement:
                     "Parking failed, the message waits in its stream", reason=failure.reason
                 )
             else:
-                self._backends.settler.ack(message)
+                self.ack_moved([message])
                 self._metrics.count("parked")
                 return
         await self._send_back(message, later.delay_s)
@@ -106,7 +125,7 @@ class Settlement:
     async def _send_back(self, message: Message, delay_s: float) -> None:
         if self._before_return is not None:
             await self._before_return(message, delay_s)
-        self._backends.settler.nak(message, delay_s)
+        self._settler.nak(message, delay_s)
         self._metrics.count("retried")
 
     async def _bury(self, message: Message, dead: Dead) -> None:
@@ -128,7 +147,7 @@ class Settlement:
             )
             await self._send_back(message, STORE_AGAIN_S)
             return
-        self._backends.settler.term(message, f"{dead.code}: {dead.reason}")
+        self._settler.term(message, f"{dead.code}: {dead.reason}")
         self._metrics.count("dead")
         self._metrics.count_dead_letter(dead.code)
         self._log_of(message).warning("Message given up to the dead letters", code=dead.code)
