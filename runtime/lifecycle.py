@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigError, Problem
-from runtime.host import Addresses, Host
+from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
 from runtime.manifest import Manifest, read
 from runtime.observe.admin import AdminServer
@@ -134,28 +134,30 @@ async def _run_host(
 ) -> None:
     functions = load_all(_reduced(manifest, place) if place else manifest)
     metrics = Metrics(version("nats-function-runtime"))
-    host = Host(
-        manifest,
-        functions,
-        addresses,
-        metrics,
+    host_options = HostOptions(
         services=place is None or place.worker.services,
         bind_only=options.bind_only,
         sweeps=place is None or place.worker.function is None,
         careful_ack_waits=place.worker.peers if place and place.succeeds_crash else 0,
         peers=place.worker.peers if place else 1,
     )
+    host = Host(manifest, functions, addresses, metrics, host_options)
 
     def block_limit_s() -> float | None:
         isolated = place.worker.function if place else None
         # Before, only `start` hooks run, which may take their time.
         return manifest.functions[isolated].block_limit_s if isolated and host.has_begun else None
 
-    watch = LoopWatch(metrics, running=host.running, stand_in=host.stand_in, limit_s=block_limit_s)
+    watch = LoopWatch(
+        metrics,
+        running=host.blocks.running,
+        stand_in=host.blocks.stand_in,
+        limit_s=block_limit_s,
+    )
     admin = AdminServer(
         LOOPBACK,
         options.settings.admin_port,
-        host.probes(),
+        host.probes.by_name(),
         metrics.registry,
         watch=watch,
         socket_path=place.socket_path if place else None,

@@ -28,7 +28,7 @@ class InProgressTicker:
     """
 
     def __init__(self, settler: Settler) -> None:
-        self._settler = settler
+        self.settler = settler
         self._held: list[Held] = []
         self._task = asyncio.create_task(self._run(), name="in-progress ticker")
 
@@ -65,4 +65,4 @@ class InProgressTicker:
         while True:
             await asyncio.sleep(TICK_S)
             for message in self.due(loop.time()):
-                self._settler.in_progress(message)
+                self.settler.in_progress(message)

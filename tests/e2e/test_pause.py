@@ -51,7 +51,7 @@ async def test_a_paused_function_gets_nothing_on_any_host_until_it_is_resumed(
             await broker.publish(f"{scene.stream}.a", b"two")
             await scene.seen.wait(2)
             held = await consumer(broker, scene.stream, scene.name)
-            ready = [await host.check_functions() for host in (first, second)]
+            ready = [await host.probes.check_functions() for host in (first, second)]
             assert scene.calls.entries == []
             listed = await runtime(url, "ls")
             resumed = await runtime(url, "resume", scene.name)

@@ -10,7 +10,7 @@ from runtime import Context, Event, Reject
 from runtime.broker.connection import Broker
 from runtime.broker.streams import ensure
 from runtime.errors import ConfigError
-from runtime.host import Addresses, Host
+from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
 from runtime.observe.metrics import Metrics
 from tests.support.command import ROOT, Done, runtime
@@ -262,7 +262,8 @@ async def test_a_host_that_may_only_bind_works_on_a_locked_down_server(
 
     def host() -> Host:
         addresses = Addresses(server.binder_url, None)
-        return Host(newer, load_all(newer), addresses, Metrics("0.0.0"), bind_only=True)
+        options = HostOptions(bind_only=True)
+        return Host(newer, load_all(newer), addresses, Metrics("0.0.0"), options)
 
     try:
         with pytest.raises(ConfigError, match="is missing, and only binding is allowed"):
@@ -278,7 +279,7 @@ async def test_a_host_that_may_only_bind_works_on_a_locked_down_server(
         await administrator.publish("jobs.a", b"two")
 
         async def stuck() -> bool:
-            return await bound.check_functions() is not None
+            return await bound.probes.check_functions() is not None
 
         await eventually(stuck, "a host that is not ready")
         await ensure(administrator, older)

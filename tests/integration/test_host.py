@@ -131,10 +131,10 @@ async def test_probes_pass_while_all_is_well_and_name_what_is_not(
         streams=_stream(stream),
         database_url=postgres_dsn,
     ) as host:
-        well = {name: await probe() for name, probe in host.probes().items()}
+        well = {name: await probe() for name, probe in host.probes.by_name().items()}
         own_server.pause()
         with pytest.raises(Unavailable):
-            await host.check_nats()
+            await host.probes.check_nats()
         own_server.resume()
         broker = host._broker
         assert broker is not None
@@ -145,7 +145,7 @@ async def test_probes_pass_while_all_is_well_and_name_what_is_not(
 
 async def _answers(host: Host) -> bool:
     try:
-        return await host.check_nats() is None
+        return await host.probes.check_nats() is None
     except Unavailable:
         return False
 
@@ -250,7 +250,7 @@ async def test_a_deleted_consumer_is_made_again_while_serving(
 
 
 async def _flowing(host: Host) -> bool:
-    return await host.check_functions() is None
+    return await host.probes.check_functions() is None
 
 
 async def test_a_killed_server_loses_nothing_of_a_serving_host(own_server: NatsServer) -> None:

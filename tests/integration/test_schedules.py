@@ -322,7 +322,7 @@ async def test_the_time_is_jetstream_s_own(clockwork: Clockwork, broker: Broker)
         after = await clock.now()
         message = await stored.fetch(broker, ack.stream, ack.sequence)
         ticks = await clockwork.journal.wait(2)
-        functions = await host.check_functions()
+        functions = await host.probes.check_functions()
 
     assert message is not None
     at_server = datetime.fromtimestamp(message.stored_at_ns / 1e9, tz=UTC)

@@ -27,7 +27,7 @@ async def test_a_service_runs_until_it_is_asked_to_stop(nats_server: NatsServer)
 
     async with running_host(nats_server.url, _spec(name), {name: act}) as host:
         await journal.wait(1)
-        ready = await host.check_functions()
+        ready = await host.probes.check_functions()
 
     assert ready is None
     assert journal.entries == ["began", "ended"]
@@ -53,7 +53,7 @@ async def test_a_service_that_crashes_or_returns_is_started_again(
 
     async with running_host(nats_server.url, _spec(name), {name: act}) as host:
         times = list(await journal.wait(5))
-        ready = await host.check_functions()
+        ready = await host.probes.check_functions()
 
     assert ready is None
     # It waits twice as long each time.

@@ -12,7 +12,7 @@ import runtime
 from runtime.broker.clock import Clock
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters, Selection
-from runtime.host import Addresses, Host
+from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
 from runtime.manifest.model import Manifest
 from runtime.observe.metrics import Metrics
@@ -103,8 +103,7 @@ async def start_host(
         load_all(manifest),
         Addresses(nats_url, database_url),
         metrics or Metrics("0.0.0"),
-        services=services,
-        clock=clock,
+        HostOptions(services=services, clock=clock),
     )
     await host.start()
     return host

@@ -1,0 +1,49 @@
+"""Names the function that blocks the event loop, and keeps the connection alive meanwhile."""
+
+import sys
+import threading
+from collections.abc import Mapping
+from types import CodeType
+
+from runtime.binding.block_keepalive import BlockKeepalive
+from runtime.loader import Function
+
+
+class BlockAttribution:
+    """Tells which function's code is on the loop's stack. Made on the loop's thread.
+
+    Args:
+        functions: those that run in this process, by name.
+
+    Attributes:
+        keepalive: set as soon as there is a connection to keep.
+    """
+
+    def __init__(self, functions: Mapping[str, Function]) -> None:
+        self.keepalive: BlockKeepalive | None = None
+        self._functions = functions
+        self._loop_thread = threading.get_ident()
+        self._codes: dict[CodeType | str, str] = {}
+        for name, function in functions.items():
+            if code := getattr(function.handler, "__code__", None):
+                self._codes |= {code: name, code.co_filename: name}
+
+    def running(self) -> str:
+        """The name of the function whose code is on the loop's stack now, for a warning."""
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only door there is
+        module = ""
+        while frame is not None:
+            code = frame.f_code
+            if name := self._codes.get(code):
+                return name
+            # One of those in the module, when the handler itself is not there, as for a decorated.
+            module = module or self._codes.get(code.co_filename, "")
+            frame = frame.f_back
+        return module
+
+    def stand_in(self, blocked_s: float) -> None:
+        """Keep the connection, and what is here, while a function blocks; for another thread."""
+        if self.keepalive is not None:
+            function = self._functions.get(self.running())
+            is_at_work = function is not None and blocked_s < function.spec.timeout
+            self.keepalive.act(is_at_work=is_at_work)

@@ -1,0 +1,78 @@
+"""The readiness probes of one process: NATS, PostgreSQL and the functions themselves."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from runtime.broker.connection import Broker
+from runtime.observe.health import Probe
+
+if TYPE_CHECKING:
+    import asyncpg
+
+POSTGRES_LIMIT_S = 2
+
+
+class Flowing(Protocol):
+    """What is asked of a binding."""
+
+    name: str
+
+    @property
+    def is_flowing(self) -> bool:
+        """Whether it does its work at this moment."""
+
+
+class Probes:
+    """What a host says of itself; each probe passes with None or fails with a code.
+
+    Args:
+        bindings: those of the host; the list may grow.
+        uses_postgres: whether a function needs PostgreSQL.
+
+    Attributes:
+        broker: set when there is a connection.
+        pool: set when there is one.
+        has_started: whether every function is bound.
+    """
+
+    def __init__(self, bindings: Sequence[Flowing], *, uses_postgres: bool) -> None:
+        self.broker: Broker | None = None
+        self.pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self.has_started = False
+        self._bindings = bindings
+        self._uses_postgres = uses_postgres
+
+    async def check_nats(self) -> str | None:
+        """Whether JetStream answers."""
+        if self.broker is None:
+            return "STARTING"
+        await self.broker.ping()
+        return None
+
+    async def check_postgres(self) -> str | None:
+        """Whether PostgreSQL answers."""
+        if self.pool is None:
+            return "STARTING"
+        await self.pool.fetchval("SELECT 1", timeout=POSTGRES_LIMIT_S)
+        return None
+
+    async def check_functions(self) -> str | None:
+        """Whether every function is bound and does its work."""
+        if not self.has_started:
+            return "STARTING"
+        stuck = [binding.name for binding in self._bindings if not binding.is_flowing]
+        return f"NOT_FLOWING {' '.join(stuck)}" if stuck else None
+
+    def by_name(self) -> dict[str, Probe]:
+        """Those that count for readiness."""
+        probes: dict[str, Probe] = {"nats": self.check_nats, "functions": self.check_functions}
+        if self._uses_postgres:
+            probes["postgres"] = self.check_postgres
+        return probes
+
+    def servers(self) -> dict[str, Callable[[], Awaitable[object]]]:
+        """Those of the servers that messages may have to wait for, by the server's name."""
+        probes: dict[str, Callable[[], Awaitable[object]]] = {"NATS": self.check_nats}
+        if self._uses_postgres:
+            probes["PostgreSQL"] = self.check_postgres
+        return probes

@@ -1,0 +1,261 @@
+"""Builds what the functions of a process share, and binds each function to it."""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from runtime.binding.consumer import ConsumerBinding, SharedServices
+from runtime.binding.endpoint import endpoint
+from runtime.binding.in_progress import InProgressTicker
+from runtime.binding.ordered.leader import OrderedBinding
+from runtime.binding.outages import Outages
+from runtime.binding.puller_set import Source
+from runtime.binding.schedule import ScheduleTicker, tick_subject
+from runtime.binding.service import ServiceBinding
+from runtime.binding.settlement import SettlementBackends
+from runtime.broker.advisories import Sweeper
+from runtime.broker.clock import Clock, ServerClock
+from runtime.broker.connection import Broker
+from runtime.broker.dead_letters import DeadLetters
+from runtime.broker.mailbox import Mailbox
+from runtime.broker.settler import Settler
+from runtime.broker.stream_configs import MAILBOX, SCHEDULES, tick_consumer
+from runtime.broker.streams import ensure
+from runtime.broker.streams import inspect as inspect_streams
+from runtime.context import Context, Scope
+from runtime.discovery import Discovery
+from runtime.dispatch import Dispatcher
+from runtime.errors import ConfigError, Unavailable
+from runtime.hooks import call_start, call_stop
+from runtime.lag import LagWatch
+from runtime.loader import Function
+from runtime.manifest import Manifest
+from runtime.manifest.model import ConsumerSpec
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import ENDPOINT_OUTCOMES, Metrics
+from runtime.probes import Probes
+from runtime.threads import FunctionThreads
+
+log = get_logger("runtime.host")
+
+SETTLER_STOP_S = 5.0
+
+
+class Binding(Protocol):
+    """What the host does with any binding."""
+
+    name: str
+
+    @property
+    def is_flowing(self) -> bool:
+        """Whether it does its work at this moment."""
+
+    async def start(self) -> None:
+        """Begin."""
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new, finish what is here, then end."""
+
+    async def stop(self) -> None:
+        """End at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """How a process runs its functions.
+
+    Attributes:
+        services: whether functions with a lifetime of their own run here too; with several worker
+            processes they run in one.
+        bind_only: make and change no stream and no consumer.
+        clock: what schedules go by; JetStream's unless another is given.
+        sweeps: whether it makes dead letters of messages whose processes died.
+        careful_ack_waits: see `SharedServices`.
+        peers: see `SharedServices`.
+    """
+
+    services: bool = True
+    bind_only: bool = False
+    clock: Clock | None = None
+    sweeps: bool = True
+    careful_ack_waits: int = 0
+    peers: int = 1
+
+
+class Wiring:
+    """Connects the functions of one process with the broker.
+
+    Args:
+        manifest: with the streams of leases and ticks.
+        functions: those that run here, by name.
+        options: how they run.
+        metrics: count what happens.
+        broker: the connection.
+        bindings: grows by each function's.
+        stack: ends what is built here.
+
+    Attributes:
+        broker: the connection.
+        lag: watches the consumers that are bound.
+        discovery: shows the functions that are bound.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        functions: Mapping[str, Function],
+        options: HostOptions,
+        metrics: Metrics,
+        *,
+        broker: Broker,
+        bindings: list[Binding],
+        stack: AsyncExitStack,
+    ) -> None:
+        self._manifest = manifest
+        self._functions = functions
+        self._options = options
+        self._metrics = metrics
+        self.broker = broker
+        self._bindings = bindings
+        self._stack = stack
+        self._scopes: dict[str, Scope] = {}
+        self._mailbox = Mailbox(broker)
+        self._letters = DeadLetters(broker)
+        self._clock: Clock | None = options.clock
+        self.lag = LagWatch(broker)
+        self.discovery = Discovery(broker)
+
+    async def prepare_streams(self) -> None:
+        """Make JetStream hold what the manifest says, or say where it differs.
+
+        Raises:
+            ConfigError: a person must change something first.
+            Unavailable: JetStream does not answer.
+        """
+        if self._options.bind_only:
+            for change in await inspect_streams(self.broker, self._manifest):
+                log.warning("JetStream differs from the manifest", change=str(change))
+            return
+        changes = await ensure(self.broker, self._manifest)
+        for change in changes:
+            log.debug("JetStream changed", change=str(change))
+        if changes:
+            log.info("JetStream now has what the manifest says", changes=len(changes))
+
+    async def build_shared(self, ticker: InProgressTicker, probes: Probes) -> SharedServices:
+        """What every consumer binding shares."""
+        outages = Outages(probes.servers())
+        self._stack.push_async_callback(outages.stop)
+        await self._mailbox.look()
+        return SharedServices(
+            self.broker,
+            SettlementBackends(ticker.settler, self._letters, self._mailbox),
+            ticker,
+            outages,
+            self._options.careful_ack_waits,
+            self._options.peers,
+        )
+
+    def build_ticker(self) -> InProgressTicker:
+        """What settles messages and keeps them alive."""
+        settler = Settler(self.broker)
+        self._stack.push_async_callback(settler.stop, SETTLER_STOP_S)
+        ticker = InProgressTicker(settler)
+        self._stack.push_async_callback(ticker.stop)
+        return ticker
+
+    def build_sweeper(self) -> Sweeper:
+        """What makes dead letters of messages whose processes died."""
+        owners = {
+            (source.stream, source.durable): name
+            for name, function in self._functions.items()
+            for source in self._sources(function)
+        }
+        return Sweeper(self.broker, self._letters, owners)
+
+    async def start_function(self, function: Function, resources: Mapping[str, Any]) -> None:
+        """Make a function's scope and call its `start`.
+
+        Raises:
+            ConfigError: the hook failed for a reason of its own.
+            Unavailable: a server that the hook needs does not answer.
+        """
+        bound: structlog.stdlib.BoundLogger = get_logger(function.name).bind(function=function.name)
+        own: dict[str, Any] = {name: resources[name] for name in function.spec.uses}
+        scope = Scope(function.name, function.settings, self.broker, own, bound)
+        self._scopes[function.name] = scope
+        if function.start is not None:
+            scope.state = await call_start(function.name, function.start, Context(scope))
+        if function.stop is not None:
+            self._stack.push_async_callback(call_stop, function.name, function.stop, Context(scope))
+
+    def bind(self, function: Function, shared: SharedServices) -> None:
+        """Build the binding of a function that was started."""
+        spec, scope = function.spec, self._scopes[function.name]
+        if spec.service:
+            if self._options.services:
+                self._bindings.append(ServiceBinding(function, scope))
+                self.discovery.add_service(function)
+            return
+        threads = FunctionThreads(function.name, spec.concurrency)
+        self._stack.callback(threads.shutdown)
+        dispatcher = Dispatcher(function, scope, threads=threads)
+        if spec.endpoint:
+            metrics = self._metrics.function(function.name, ENDPOINT_OUTCOMES)
+            self.discovery.add_endpoint(function, endpoint(dispatcher, metrics))
+            return
+        self._bind_consumer(dispatcher, shared)
+        if spec.schedule:
+            clock = self._clock = self._clock or ServerClock(self.broker)
+            self._bindings.append(ScheduleTicker(self.broker, function.name, spec.schedule, clock))
+
+    def _bind_consumer(self, dispatcher: Dispatcher, shared: SharedServices) -> None:
+        function = dispatcher.function
+        metrics = self._metrics.function(function.name)
+        sources = self._sources(function)
+        self.lag.add(sources[0].stream, sources[0].durable, metrics)
+        if function.spec.ordered_by:
+            ordered = OrderedBinding(dispatcher, sources, shared, metrics)
+            self._bindings.append(ordered)
+            self.discovery.add_consumer(function, sources[0], metrics, leads=lambda: ordered.leads)
+        else:
+            self._bindings.append(ConsumerBinding(dispatcher, sources, shared, metrics))
+            self.discovery.add_consumer(function, sources[0], metrics)
+
+    def _sources(self, function: Function) -> list[Source]:
+        """The consumers a function pulls from: its stream's, then its mailbox."""
+        spec, name = function.spec, function.name
+        if spec.consumer:
+            stream, durable = spec.consumer.stream, spec.consumer.durable_of(name)
+            subjects = spec.consumer.filter_subjects or self._manifest.streams[stream].subjects
+            ack_wait_s = spec.consumer.ack_wait
+        elif spec.schedule:
+            stream, durable = SCHEDULES, tick_consumer(name)
+            subjects, ack_wait_s = (tick_subject(name),), ConsumerSpec().ack_wait
+        else:
+            return []
+        return [
+            Source(stream, durable, subjects, ack_wait_s, self._recreate),
+            Source(
+                MAILBOX,
+                name,
+                (f"mailbox.ready.{name}",),
+                ack_wait_s,
+                self._recreate,
+                self._mailbox.restore,
+            ),
+        ]
+
+    async def _recreate(self) -> None:
+        """Make a consumer again that is gone.
+
+        Raises:
+            Unavailable: a person must do it.
+        """
+        try:
+            await self.prepare_streams()
+        except ConfigError as refusal:
+            raise Unavailable("JetStream", str(refusal)) from refusal
