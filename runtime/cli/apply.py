@@ -10,12 +10,13 @@ from runtime.broker.streams import ensure
 from runtime.broker.streams import plan as find_changes
 from runtime.cli.changes import NO_CHANGES, draw, read_manifest
 from runtime.cli.connection import nats_url_option, run, show_server
+from runtime.cli.manifests import takes_manifests
 from runtime.cli.printing import count
 from runtime.manifest import Manifest
 
 
 @click.command()
-@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@takes_manifests
 @click.option("--allow-loss", is_flag=True, help="Make changes that lose messages too.")
 @nats_url_option
 def apply(manifests: tuple[Path, ...], allow_loss: bool, nats_url: str | None) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runtime.cli.failure import exit_with_problems
+from runtime.cli.manifests import takes_manifests
 from runtime.cli.printing import count
 from runtime.errors import ConfigError, Problem
 from runtime.lifecycle import placeholders
@@ -19,7 +20,7 @@ from runtime.settings import HostSettings
 
 
 @click.command()
-@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@takes_manifests
 def check(manifests: tuple[Path, ...]) -> None:
     """Check MANIFESTS, files or folders, and load their functions.
 

@@ -8,11 +8,12 @@ from runtime.broker.streams import plan as find_changes
 from runtime.cli.changes import NO_CHANGES, describe, draw, read_manifest, summarize
 from runtime.cli.connection import nats_url_option, run
 from runtime.cli.failure import EXIT_CODE
+from runtime.cli.manifests import takes_manifests
 from runtime.cli.printing import print_json
 
 
 @click.command()
-@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@takes_manifests
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, none if no changes.")
 @nats_url_option
 def plan(manifests: tuple[Path, ...], as_json: bool, nats_url: str | None) -> None:

@@ -7,6 +7,7 @@ import click
 import uvloop
 
 from runtime.cli.failure import EXIT_CODE, exit_unavailable, exit_with_problems
+from runtime.cli.manifests import takes_manifests
 from runtime.errors import ConfigError, Unavailable
 from runtime.lifecycle import ServeOptions, serve_as_worker
 from runtime.lifecycle import serve as serve_until_stopped
@@ -16,7 +17,7 @@ from runtime.workers import CONFIG_ERROR_CODE, WorkerPlace
 
 
 @click.command()
-@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@takes_manifests
 @click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes."
 )
@@ -26,6 +27,8 @@ def serve(
     manifests: tuple[Path, ...], workers: int, bind_only: bool, worker_place: str | None
 ) -> None:
     """Serve MANIFESTS, files or folders, until Ctrl-C.
+
+    `--with backbone` adds the shipped IoT backbone, `--with gateway` its HTTP gateway alone.
 
     Without NATS_URL a nats-server is started, without DATABASE_URL a PostgreSQL; both keep their
     data in RUNTIME_DATA_DIR. The first SIGINT or SIGTERM drains, the second ends at once. Exits

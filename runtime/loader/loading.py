@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from runtime.errors import ConfigError, Problem
+from runtime.loader.collisions import find_collisions, join_functions
 from runtime.loader.function import Function
 from runtime.loader.module import (
     LoadError,
@@ -26,11 +27,13 @@ from runtime.manifest.positions import Positions, dotted
 def load_all(manifest: Manifest) -> dict[str, Function]:
     """Load every function of a manifest.
 
-    Modules are imported from the current folder and from what is installed.
+    Modules are imported from the current folder and from what is installed. A folder `functions`
+    of the user's joins the shipped one.
 
     Raises:
         ConfigError: with the problems of all functions.
     """
+    _check_names(manifest)
     functions: dict[str, Function] = {}
     problems: list[Problem] = []
     for name, spec in manifest.functions.items():
@@ -41,6 +44,15 @@ def load_all(manifest: Manifest) -> dict[str, Function]:
     if problems:
         raise ConfigError(problems)
     return functions
+
+
+def _check_names(manifest: Manifest) -> None:
+    modules = [spec.handler.partition(":")[0] for spec in manifest.functions.values()]
+    modules += manifest.migrations.values()
+    make_importable(Path.cwd())
+    problems = find_collisions(Path.cwd(), modules) or join_functions(modules)
+    if problems:
+        raise ConfigError(problems)
 
 
 def load(name: str, spec: FunctionSpec, *, positions: Positions | None = None) -> Function:

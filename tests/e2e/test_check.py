@@ -142,4 +142,4 @@ def test_check_needs_a_manifest(tmp_path: Path) -> None:
     done = run("check", folder=tmp_path)
 
     assert done.returncode == 2
-    assert "Missing argument 'MANIFESTS...'" in done.stderr
+    assert "Name a manifest" in done.stderr

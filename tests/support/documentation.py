@@ -151,11 +151,15 @@ class Served:
 
 @contextmanager
 def serving(
-    folder: Path, *manifests: str, environment: Mapping[str, str], ready: bool = True
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str],
+    ready: bool = True,
+    program: Path = RUNTIME,
 ) -> Iterator[Served]:
-    """`runtime serve MANIFESTS` in a folder, ready unless told otherwise; stopped at the end."""
+    """`runtime serve ARGUMENTS` in a folder, ready unless told otherwise; stopped at the end."""
     process = subprocess.Popen(
-        [RUNTIME, "serve", *manifests],
+        [program, "serve", *arguments],
         cwd=folder,
         env={
             "PATH": os.environ["PATH"],

@@ -1,0 +1,60 @@
+"""The manifests that a command works on: a user's own, and those that this distribution ships."""
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+import runtime
+
+SHIPPED = Path(runtime.__file__).parent / "shipped_manifests"
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "backbone": (
+        "commands",
+        "gateway",
+        "management",
+        "routes",
+        "shadow",
+        "telemetry",
+        "unmapped",
+    ),
+}
+"""Names for several shipped manifests. The runtime knows the names of the files and no more."""
+
+
+def shipped_names() -> list[str]:
+    """What `--with` takes: groups first, then single manifests."""
+    return [*GROUPS, *sorted(path.stem for path in SHIPPED.glob("*.yaml"))]
+
+
+def shipped_manifests(names: Iterable[str]) -> list[Path]:
+    """The files that `--with` names, each once."""
+    stems = [stem for name in names for stem in GROUPS.get(name, (name,))]
+    return [SHIPPED / f"{stem}.yaml" for stem in dict.fromkeys(stems)]
+
+
+def takes_manifests(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments MANIFESTS and `--with`; it is called with `manifests`, paths."""
+
+    @click.argument("manifests", nargs=-1, type=click.Path(path_type=Path))
+    @click.option(
+        "--with",
+        "shipped",
+        multiple=True,
+        metavar="NAME",
+        type=click.Choice(shipped_names()),
+        help=f"Add shipped manifests: {', '.join(shipped_names())}. May be repeated.",
+    )
+    @wraps(command)
+    def combined(manifests: tuple[Path, ...], shipped: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+        paths = (*manifests, *shipped_manifests(shipped))
+        if not paths:
+            raise click.UsageError(
+                "Name a manifest, a folder of manifests, or --with a shipped one."
+            )
+        command(manifests=paths, **options)
+
+    return combined
