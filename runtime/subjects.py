@@ -6,6 +6,10 @@ for one or more.
 
 from itertools import zip_longest
 
+LONGEST_NAME = 255
+"""Characters of a stream's or a consumer's name. Source: nats-server, JSMaxNameLen."""
+_OUTSIDE = frozenset(" .*>/\\")
+
 
 def overlaps(a: str, b: str) -> bool:
     """Whether some subject fits both patterns."""
@@ -29,6 +33,14 @@ def covers(outer: str, inner: str) -> bool:
         if narrow == ">" or (wide not in {"*", narrow}):
             return False
     return True
+
+
+def is_name(text: str) -> bool:
+    """Whether a stream or a consumer may have this name, so that it is one part of a subject.
+
+    Source: NATS ADR-6: no white space, no control character, no dot, wildcard or slash.
+    """
+    return 0 < len(text) <= LONGEST_NAME and text.isprintable() and not _OUTSIDE & set(text)
 
 
 def matches(pattern: str, subject: str) -> bool:

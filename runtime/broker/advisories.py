@@ -21,6 +21,7 @@ from runtime.broker.spill_queues import owner_of
 from runtime.broker.stream_configs import ADVISORIES, FUNCTION_METADATA, MAILBOX, SWEEPER
 from runtime.errors import RuntimeFault
 from runtime.message import Message
+from runtime.subjects import is_name
 
 log = logging.getLogger("runtime.broker")
 
@@ -49,7 +50,7 @@ def parse_advisory(data: bytes) -> Advisory:
     """
     try:
         document = json.loads(data)
-        return Advisory(
+        advisory = Advisory(
             stream=str(document["stream"]),
             consumer=str(document["consumer"]),
             sequence=int(document["stream_seq"]),
@@ -57,6 +58,10 @@ def parse_advisory(data: bytes) -> Advisory:
         )
     except (KeyError, TypeError) as wrong:
         raise ValueError("this is no MAX_DELIVERIES advisory") from wrong
+    # Anybody may publish on the advisories' subjects, and the names become parts of subjects.
+    if not (is_name(advisory.stream) and is_name(advisory.consumer) and advisory.sequence > 0):
+        raise ValueError("it names no message")
+    return advisory
 
 
 class Sweeper:
@@ -164,6 +169,11 @@ class Sweeper:
         await self._release(advisory)
 
     async def _function_of(self, advisory: Advisory) -> str | None:
+        function = await self._named_function(advisory)
+        # It becomes part of a subject, and whoever made the consumer chose it.
+        return function if function is not None and is_name(function) else None
+
+    async def _named_function(self, advisory: Advisory) -> str | None:
         known = self._functions.get((advisory.stream, advisory.consumer))
         if known is not None:
             return known
@@ -175,7 +185,8 @@ class Sweeper:
             if error.code == _NOT_FOUND:
                 return None
             raise
-        return (found["config"].get("metadata") or {}).get(FUNCTION_METADATA)
+        metadata: dict[str, str] = found["config"].get("metadata") or {}
+        return metadata.get(FUNCTION_METADATA)
 
     async def _release(self, advisory: Advisory) -> None:
         """Remove the original where it would stay for ever: a work queue, an interest stream."""

@@ -8,6 +8,7 @@ from runtime.broker.advisories import Sweeper, parse_advisory
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.mailbox import Mailbox
+from runtime.broker.stream_configs import FUNCTION_METADATA
 from runtime.broker.streams import ensure
 from runtime.manifest.model import Manifest
 from runtime.message import Message
@@ -225,6 +226,62 @@ async def test_an_advisory_that_cannot_be_read_does_not_stop_the_others(
     assert await sweeper.run_once(1.0) == 2
 
     assert len(await _all(letters)) == 1
+
+
+EVIL = "x\r\nPUB evil 4\r\nevil\r\n"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"stream": "JOBS", "consumer": EVIL},
+        {"stream": EVIL, "consumer": "work"},
+        {"stream": "*", "consumer": "work"},
+        {"stream": "JOBS", "consumer": ">"},
+        {"stream": "JOBS.more", "consumer": "work"},
+        {"stream": "JOBS", "consumer": ""},
+        {"stream": "JOBS", "consumer": "work", "stream_seq": 0},
+    ],
+)
+async def test_a_forged_name_in_an_advisory_reaches_no_subject(
+    broker: Broker, letters: DeadLetters, sweeper: Sweeper, forged: dict[str, Any]
+) -> None:
+    await _ensure(broker)
+    reconnects = broker.reconnects
+    heard: list[Message] = []
+    subscription = await broker.subscribe("evil", heard.append)
+    advisory = {"stream_seq": 1, "deliveries": 1} | forged
+    subject = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS.x"
+    await broker.publish(subject, json.dumps(advisory).encode())
+
+    assert await sweeper.run_once(1.0) == 1
+
+    await broker.flush()
+    assert (heard, broker.reconnects) == ([], reconnects)
+    assert await _all(letters) == []
+    assert await _count(broker, "ADVISORIES") == 0
+    await subscription.unsubscribe()
+
+
+@pytest.mark.parametrize("owner", [EVIL, "a b", "a.b", ">", ""])
+async def test_a_consumer_that_claims_an_impossible_function_is_left_alone(
+    broker: Broker, letters: DeadLetters, sweeper: Sweeper, owner: str
+) -> None:
+    await _ensure(broker)
+    config = {
+        "name": "theirs", "durable_name": "theirs", "ack_policy": "explicit",
+        "deliver_policy": "all", "ack_wait": 10**9, "max_deliver": 1,
+        "metadata": {FUNCTION_METADATA: owner},
+    }  # fmt: skip
+    payload = {"stream_name": "JOBS", "config": config, "action": "create"}
+    await broker.api("CONSUMER.CREATE.JOBS.theirs", payload)
+    await broker.publish("jobs.a", b"x")
+    await _exhaust(broker, "JOBS", "theirs")
+
+    assert await sweeper.run_once(1.0) == 1
+
+    assert await _all(letters) == []
+    assert await _count(broker, "ADVISORIES") == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"null", json.dumps({"stream": 1}).encode()])
