@@ -9,7 +9,9 @@ from runtime.errors import (
     Reject,
     RequestFailed,
     Retry,
+    TooLarge,
     Unavailable,
+    Unsendable,
 )
 from runtime.message import Batch, Event, Message
 
@@ -28,5 +30,7 @@ __all__ = [
     "Reply",
     "RequestFailed",
     "Retry",
+    "TooLarge",
     "Unavailable",
+    "Unsendable",
 ]

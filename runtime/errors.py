@@ -5,6 +5,8 @@ RuntimeFault                      the base; never raised itself
 ├── Unavailable                   a server is away; retried, never a function's fault
 │   ├── PublishFailed             JetStream did not acknowledge a publish
 │   └── NoAnswer                  nobody serves the endpoint that was asked, or not in time
+├── Unsendable                    no NATS server would take the message
+│   └── TooLarge                  it is larger than the server takes
 ├── RequestFailed                 a micro-service endpoint answered with an error
 ├── PayloadError                  a payload does not fit a handler's annotation; never retried
 └── Steering                      raised by a function to steer its delivery
@@ -14,6 +16,9 @@ RuntimeFault                      the base; never raised itself
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+SHOWN_CHARACTERS = 128
+"""How much of a subject stands in an error: subjects may be made of what devices send."""
 
 
 class RuntimeFault(Exception):  # noqa: N818 - the tree's names are outcomes, not `…Error`s
@@ -73,6 +78,42 @@ class NoAnswer(Unavailable):
 
     The servers may be well, so unlike an outage it is an ordinary failure of the function.
     """
+
+
+class Unsendable(RuntimeFault):
+    """A message that is not sent, as no NATS server would take it: its sender must change it.
+
+    It is the failure of whatever wanted to send it, and no outage.
+
+    Attributes:
+        subject: where it was to go, printable and cut to `SHOWN_CHARACTERS`.
+        reason: one sentence for a person.
+    """
+
+    def __init__(self, subject: str, reason: str) -> None:
+        shown = subject.encode("unicode_escape").decode("ascii")
+        if len(shown) > SHOWN_CHARACTERS:
+            shown = f"{shown[:SHOWN_CHARACTERS]}..."
+        self.subject = shown
+        self.reason = reason
+        super().__init__(f"a message to '{shown}' cannot be sent: {reason}")
+
+
+class TooLarge(Unsendable):
+    """A message that is larger, with its headers, than the server takes.
+
+    Attributes:
+        size_bytes: payload and headers.
+        limit_bytes: the server's `max_payload`.
+    """
+
+    def __init__(self, subject: str, size_bytes: int, limit_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            subject,
+            f"it has {size_bytes:,} bytes with its headers, and the server takes {limit_bytes:,}",
+        )
 
 
 class RequestFailed(RuntimeFault):

@@ -17,8 +17,8 @@ from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError, code_of, title
 from functions.http_gateway.routes import Match, Route, RouteTable
 from functions.http_gateway.settings import Settings
-from functions.http_gateway.storing import trace_headers
-from runtime import Context, RequestFailed, Unavailable
+from functions.http_gateway.storing import explain_refusal, trace_headers
+from runtime import Context, RequestFailed, Unavailable, Unsendable
 
 _SHARE = 4
 _MAX_QUERY_FIELDS = 100
@@ -105,6 +105,8 @@ class Forwarder:
             raise explain_failure(failed) from failed
         except Unavailable as away:
             raise explain_absence(away) from away
+        except Unsendable as refusal:
+            raise explain_refusal(refusal) from refusal
         if not reply.data:
             empty = HTTPStatus.NO_CONTENT if route.status == HTTPStatus.OK else route.status
             return Response(status_code=empty)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from starlette.requests import Request
 
 from functions.http_gateway.problems import ProblemError
-from runtime import Context, PubAck, Unavailable
+from runtime import Context, PubAck, TooLarge, Unavailable, Unsendable
 
 _TELL_EVERY_S = 10.0
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -28,6 +28,7 @@ class Storage:
 
         Raises:
             ProblemError: 503, it did not come. The sender may repeat the message under the same id.
+                413, it will never come: NATS takes no message that large.
         """
         try:
             return await self._ctx.publish(subject, data, msg_id=msg_id, headers=headers)
@@ -36,6 +37,9 @@ class Storage:
             raise ProblemError(
                 503, "NOT_STORED", "The message could not be stored; send it again."
             ) from away
+        except Unsendable as refusal:
+            self._ctx.log.warning("A message is not stored.", reason=refusal.reason)
+            raise explain_refusal(refusal) from refusal
 
     def _tell(self, reason: str) -> None:
         self._refused += 1
@@ -48,6 +52,13 @@ class Storage:
             reason=reason,
         )
         self._refused, self._told_at_s = 0, now_s
+
+
+def explain_refusal(refusal: Unsendable) -> ProblemError:
+    """Why a message or a request can never be sent, as a caller may see it."""
+    if isinstance(refusal, TooLarge):
+        return ProblemError(413, "MESSAGE_TOO_LARGE", "NATS takes no message that large.")
+    return ProblemError(400, "NOT_SENDABLE", "NATS takes no message of this form.")
 
 
 def trace_headers(request: Request) -> dict[str, str]:

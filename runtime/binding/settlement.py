@@ -10,7 +10,7 @@ from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
 from runtime.dispatch import DONE, Dead, Dispatcher, Later, Outcome
-from runtime.errors import PublishFailed
+from runtime.errors import PublishFailed, Unsendable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
@@ -97,7 +97,7 @@ class Settlement:
         """
         try:
             await self._backends.mailbox.hand_over(message, self._function)
-        except PublishFailed:
+        except (PublishFailed, Unsendable):
             self.give_back(message)
         else:
             self.ack_moved([message])
@@ -112,7 +112,7 @@ class Settlement:
                 await self._backends.mailbox.park(
                     message, self._function, later.delay_s, later.reason
                 )
-            except PublishFailed as failure:
+            except (PublishFailed, Unsendable) as failure:
                 self._log_of(message).warning(
                     "Parking failed, the message waits in its stream", reason=failure.reason
                 )
@@ -141,7 +141,7 @@ class Settlement:
         )
         try:
             await self._backends.dead_letters.store(letter)
-        except PublishFailed as failure:
+        except (PublishFailed, Unsendable) as failure:
             self._log_of(message).error(
                 "Dead letter not stored, the message stays", reason=failure.reason
             )

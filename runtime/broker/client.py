@@ -1,15 +1,18 @@
 """The client library's connection, mended where it loses things."""
 
 import asyncio
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import nats.errors
-from nats.aio.client import PING_PROTO, Client, Srv
+from nats.aio.client import NO_RESPONDERS_STATUS, PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 
+from runtime.broker.outgoing import publish_command, settlement_commands
 from runtime.broker.transport import ThreadSafeTransport
+from runtime.errors import Unsendable
 
 PENDING_BYTES = 32 * 1024 * 1024
 """Outgoing bytes kept while the connection is down."""
@@ -46,10 +49,48 @@ class OrderedClient(Client):
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
-    async def request(self, *arguments: Any, **named: Any) -> Msg:  # noqa: ANN401 - the library's
-        """As the library's, but one that is cancelled ends."""
-        with _heeding_cancellation():
-            return await super().request(*arguments, **named)
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """As the library's, for what a server would take alone; the library's requests come here.
+
+        Raises:
+            Unsendable: see `publish_command`.
+        """
+        await self._write(publish_command(subject, reply, headers, payload, self._max_payload))
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,  # noqa: ASYNC109 - the library's
+        old_style: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> Msg:
+        """As the library's, but one that is cancelled ends, and one that is refused leaves nothing.
+
+        Raises:
+            Unsendable: see `publish_command`.
+        """
+        if not self._resp_sub_prefix:
+            await self._init_request_sub()
+        inbox = (self._resp_sub_prefix or b"").decode()
+        token = secrets.token_hex(13)
+        answered: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._resp_map[token] = answered
+        try:
+            await self.publish(subject, payload, f"{inbox}{token}", headers)
+            async with asyncio.timeout(timeout):
+                answer = await answered
+        finally:
+            del self._resp_map[token]
+        if answer.headers and answer.headers.get("Status") == NO_RESPONDERS_STATUS:
+            raise nats.errors.NoRespondersError
+        return answer
 
     async def flush(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the library's
         """As the library's, but one that is cancelled ends."""
@@ -66,25 +107,30 @@ class OrderedClient(Client):
     def stand_in(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """See `ThreadSafeTransport.stand_in`; while there is no connection, nothing happens."""
         if self.is_connected and self._transport is not None:
-            self._transport.stand_in(_plain(messages))
+            commands, _ = settlement_commands(messages, self._max_payload)
+            self._transport.stand_in(commands)
 
     def drop_unsent(self) -> None:
         """Forget what was not sent: a server that takes nothing would keep `close` for ever."""
         self._pending = []
         self._pending_data_size = 0
 
-    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """As `publish` for each subject and payload, at a third of its cost."""
-        await self._write(_plain(messages))
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> list[Unsendable]:
+        """As `publish` for each subject and payload, at a third of its cost; those refused."""
+        commands, refused = settlement_commands(messages, self._max_payload)
+        await self._write(commands)
+        return refused
 
     async def publish_all_headed(
         self, messages: Sequence[tuple[str, str, Mapping[str, str], bytes]]
     ) -> None:
-        """As `publish` for each subject, reply, headers and payload, at a third of its cost.
+        """As `publish` for each subject, reply, headers and payload, in one write.
 
-        Nothing is checked: subjects and headers must be ones that the protocol can carry.
+        Raises:
+            Unsendable: see `publish_command`; nothing is sent.
         """
-        await self._write(b"".join([_headed(*message) for message in messages]))
+        most = self._max_payload
+        await self._write(b"".join([publish_command(*message, most) for message in messages]))
 
     async def _write(self, commands: bytes) -> None:
         if self.is_closed:
@@ -94,32 +140,8 @@ class OrderedClient(Client):
         if not self.is_connected and len(commands) + self.pending_data_size > PENDING_BYTES:
             raise nats.errors.OutboundBufferLimitError
         await self._send_command(commands)
-        await self._flush_pending()
-
-
-def _plain(messages: Sequence[tuple[str, bytes]]) -> bytes:
-    """The commands that publish these subjects and payloads."""
-    return b"".join(
-        [
-            b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)
-            for subject, payload in messages
-        ]
-    )
-
-
-def _headed(subject: str, reply: str, headers: Mapping[str, str], payload: bytes) -> bytes:
-    """The command that publishes a message with headers. Source: NATS ADR-4."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    block = f"NATS/1.0\r\n{lines}\r\n".encode()
-    size = len(block)
-    return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
-        subject.encode(),
-        reply.encode(),
-        size,
-        size + len(payload),
-        block,
-        payload,
-    )
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from runtime.broker.client import PENDING_BYTES, OrderedClient
 from runtime.broker.confirmations import Awaited, Confirmations, Refused
+from runtime.broker.outgoing import check_pattern
 from runtime.context import PubAck, Publication, Reply
 from runtime.errors import NoAnswer, PublishFailed, RequestFailed, RuntimeFault, Unavailable
 from runtime.message import NO_HEADERS, Message
@@ -118,8 +119,7 @@ class Broker:
                     ping_interval=PING_INTERVAL_S,
                     max_outstanding_pings=2,
                     pending_size=PENDING_BYTES,
-                    # Acks go to subjects the server made, 100,000 a second: what functions publish
-                    # to is checked in `publish` instead.
+                    # `outgoing` checks more than the library does.
                     skip_subject_validation=True,
                     error_cb=on_error,
                     reconnected_cb=broker._on_reconnect,
@@ -199,6 +199,7 @@ class Broker:
         Raises:
             ApiError: JetStream refused.
             Unavailable: no answer.
+            Unsendable: a name in the subject is none, or the payload is too large.
         """
         data = json.dumps(payload).encode() if payload is not None else b""
         try:
@@ -217,6 +218,7 @@ class Broker:
 
         Raises:
             Unavailable: the connection is gone and its buffer is full.
+            Unsendable: no server would take it.
         """
         try:
             await self._client.publish(subject, data, reply)
@@ -234,13 +236,17 @@ class Broker:
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Hand many subjects and payloads to the connection together, unconfirmed: for acks.
 
+        One that no server would take is not sent, and the others are.
+
         Raises:
             Unavailable: the connection is gone and its buffer has no room for all of them.
         """
         try:
-            await self._client.publish_all(messages)
+            refused = await self._client.publish_all(messages)
         except nats.errors.Error as failure:
             raise Unavailable("NATS", type(failure).__name__) from failure
+        for each in refused:
+            log.warning("A settlement cannot be sent", subject=each.subject, reason=each.reason)
 
     async def publish(
         self,
@@ -254,6 +260,7 @@ class Broker:
 
         Raises:
             PublishFailed: it did not come; the message may be stored all the same.
+            Unsendable: no server would take it.
         """
         [ack] = await self._confirmed([(subject, data, msg_id, headers)])
         return ack
@@ -263,6 +270,7 @@ class Broker:
 
         Raises:
             PublishFailed: at least one was not confirmed.
+            Unsendable: no server would take one; those before it may be stored.
         """
         return await self._confirmed(
             [(p.subject, p.data, p.msg_id, p.headers) for p in publications]
@@ -272,15 +280,14 @@ class Broker:
         """Store all of these in one stream, next to each other and in this order, or none.
 
         False, and none is stored, when one of them was stored before. The stream must allow it
-        (`allow_atomic`, nats-server 2.12 and up), and subjects and headers must be the runtime's
-        own: they are not checked. Source: NATS ADR-50.
+        (`allow_atomic`, nats-server 2.12 and up). Source: NATS ADR-50.
 
         Raises:
             PublishFailed: it was not confirmed; they may be stored all the same.
+            Unsendable: no server would take one; none is stored.
         """
         batch_id = secrets.token_hex(11)
         last = publications[-1]
-        _check_subject(last.subject)
         with Awaited(self._confirmations) as awaited:
             items = []
             for number, each in enumerate(publications, start=1):
@@ -315,9 +322,10 @@ class Broker:
         """Send one message without asking for confirmation.
 
         Raises:
-            PublishFailed: it could not even be sent.
+            PublishFailed: it could not even be handed to the connection.
+            Unsendable: no server would take it.
         """
-        await self._send_checked(subject, data, "", dict(headers) if headers else None)
+        await self._hand(subject, data, "", headers)
 
     async def request(
         self,
@@ -334,11 +342,11 @@ class Broker:
             NoAnswer: nobody listens, or no answer in time; `reason` says `no responders` or
                 `timeout`.
             Unavailable: the connection is lost.
+            Unsendable: no server would take the request.
         """
-        _check_subject(subject)
         try:
             answer = await self._client.request(
-                subject, data, timeout=timeout_s, headers=dict(headers) if headers else None
+                subject, data, timeout=timeout_s, headers=headers or None
             )
         except nats.errors.NoRespondersError as failure:
             raise NoAnswer(subject, "no responders") from failure
@@ -358,8 +366,8 @@ class Broker:
 
         Raises:
             Unavailable: the connection is gone.
+            Unsendable: no server would take the request.
         """
-        _check_subject(subject)
         inbox = f"_INBOX.{secrets.token_hex(11)}"
         replies: list[Reply] = []
         silent = asyncio.Event()
@@ -385,6 +393,7 @@ class Broker:
 
         Raises:
             Unavailable: the connection is closed.
+            Unsendable: nobody can subscribe to that.
         """
         asynchronous = asyncio.iscoroutinefunction(callback)
 
@@ -401,6 +410,7 @@ class Broker:
         self, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
     ) -> Subscription:
         """As `subscribe`, with the client library's own message: for the pull loop alone."""
+        check_pattern(subject, queue)
         try:
             # The bounds guard against a subscriber that cannot keep up; ours are bounded by what
             # they pulled, so the library's own limit (it drops!) must never be reached.
@@ -417,22 +427,22 @@ class Broker:
         """Answer a request; nothing happens when it did not ask for an answer.
 
         Raises:
-            PublishFailed: it could not be sent.
+            PublishFailed: it could not be handed to the connection.
+            Unsendable: no server would take it.
         """
         if message.reply:
-            await self._send_checked(message.reply, data, "", dict(headers) if headers else None)
+            await self._hand(message.reply, data, "", headers)
 
     async def in_progress(self, message: Message) -> None:
         """Tell JetStream that the message is still being worked on."""
         await self.send(message.reply, b"+WPI")
 
-    async def _send_checked(
-        self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None
+    async def _hand(
+        self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None
     ) -> None:
-        _check_subject(subject)
         try:
-            await self._client.publish(subject, data, reply, headers)
-        except (nats.errors.Error, UnicodeEncodeError) as failure:
+            await self._client.publish(subject, data, reply, headers or None)
+        except nats.errors.Error as failure:
             raise PublishFailed(subject, type(failure).__name__) from failure
 
     async def _confirmed(self, items: Sequence[_Item]) -> list[PubAck]:
@@ -456,7 +466,7 @@ class Broker:
         sent = dict(headers) if headers else {}
         if msg_id is not None:
             sent["Nats-Msg-Id"] = msg_id
-        await self._send_checked(subject, data, reply, _acting_first(sent) or None)
+        await self._hand(subject, data, reply, _acting_first(sent))
 
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
@@ -479,18 +489,3 @@ def _acting_first(headers: dict[str, str]) -> dict[str, str]:
     if len(headers) <= 1:
         return headers
     return dict(sorted(headers.items(), key=lambda item: not item[0].startswith("Nats-")))
-
-
-def _check_subject(subject: str) -> None:
-    """Refuse what would break the protocol line or reach subjects nobody meant.
-
-    Raises:
-        PublishFailed: the subject is empty, has an empty token, a wildcard, white space or a
-            control character.
-    """
-    bad = any(character <= " " or character == "\x7f" for character in subject)
-    tokens = subject.split(".")
-    if bad or "" in tokens or "*" in tokens or ">" in tokens:
-        raise PublishFailed(
-            subject.encode("unicode_escape").decode(), "not a subject to publish to"
-        )

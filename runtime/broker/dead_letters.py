@@ -13,7 +13,7 @@ from runtime.broker.mailbox import Mailbox
 from runtime.broker.stream_configs import DEAD_LETTERS, MAILBOX
 from runtime.broker.streams import ensure_runtime_streams
 from runtime.context import PubAck
-from runtime.errors import ConfigError, Problem
+from runtime.errors import ConfigError, Problem, Unsendable
 from runtime.message import Message
 from runtime.subjects import covers
 
@@ -163,12 +163,14 @@ class DeadLetters:
         After a redrive a new failure is a new dead letter, which names the first.
 
         Raises:
-            PublishFailed: it is not stored, so the message must not be settled.
+            PublishFailed, Unsendable: it is not stored, so the message must not be settled.
         """
         message = letter.message
-        headers = _headers(letter)
+        most_bytes = self._broker.max_payload_bytes
+        # At most half for the headers: either half of the payload then finds room beside them.
+        headers = _headers(letter, min(names.LIMIT_BYTES, most_bytes // 2) - _ROOM_FOR_IDS_BYTES)
         msg_id = _msg_id(letter)
-        room = self._broker.max_payload_bytes - names.size_bytes(headers) - _ROOM_FOR_IDS_BYTES
+        room = max(0, most_bytes - names.size_bytes(headers) - _ROOM_FOR_IDS_BYTES)
         subject = f"dead_letters.{letter.function}"
         if len(message.data) > room:
             # The server took the message without our headers; with them it would be too large.
@@ -178,7 +180,7 @@ class DeadLetters:
             )
             headers[names.TAIL] = str(tail.sequence)
         return await self._broker.publish(
-            subject, message.data[: max(0, room)], msg_id=msg_id, headers=headers
+            subject, message.data[:room], msg_id=msg_id, headers=headers
         )
 
     async def list(self, selection: Selection = EVERY) -> AsyncIterator[DeadLetter]:
@@ -309,8 +311,8 @@ class DeadLetters:
     async def _check_mailbox(self, function: str) -> None:
         try:
             await self._broker.api(f"CONSUMER.INFO.{MAILBOX}.{function}")
-        except ApiError as error:
-            if error.code != _NOT_FOUND:
+        except (ApiError, Unsendable) as error:
+            if isinstance(error, ApiError) and error.code != _NOT_FOUND:
                 raise
             problem = Problem(
                 f"function {function}",
@@ -373,7 +375,7 @@ def _letter(copy: Message, origin: Message) -> DeadLetter:
     )
 
 
-def _headers(letter: DeadLetter) -> dict[str, str]:
+def _headers(letter: DeadLetter, limit_bytes: int) -> dict[str, str]:
     stated = {
         names.FUNCTION: letter.function,
         names.CODE: names.escape(letter.code, 128),
@@ -386,22 +388,23 @@ def _headers(letter: DeadLetter) -> dict[str, str]:
     if letter.traceback:
         last = letter.traceback[-_TRACEBACK_CHARACTERS:]
         stated[names.TRACEBACK] = names.escape(last, 2 * _TRACEBACK_CHARACTERS)
-    return _fitted({**names.origin_of(letter.message), **stated}, set(stated))
+    return _fitted({**names.origin_of(letter.message), **stated}, set(stated), limit_bytes)
 
 
-def _fitted(headers: dict[str, str], ours: set[str]) -> dict[str, str]:
-    """The headers without the largest of the original's, if all together are too large to store."""
-    ours = ours | {names.STREAM, names.SEQUENCE, names.SUBJECT, names.STORED_AT}
+def _fitted(headers: dict[str, str], ours: set[str], limit_bytes: int) -> dict[str, str]:
+    """The headers without some, if all together are too large to store; those are named in `CUT`.
+
+    The largest goes first, be it the original's or the traceback; the reason goes at last.
+    """
+    kept = ours - {names.TRACEBACK} | {names.STREAM, names.SEQUENCE, names.SUBJECT, names.STORED_AT}
+    others = sorted(headers.keys() - kept, key=lambda name: len(headers[name]), reverse=True)
     cut: list[str] = []
-    limit = names.LIMIT_BYTES - _ROOM_FOR_IDS_BYTES
-    while names.size_bytes(headers) > limit:
-        largest = max(headers.keys() - ours, key=lambda name: len(headers[name]), default=None)
-        if largest is None:
+    for name in (*others, names.REASON):
+        if names.size_bytes(headers) <= limit_bytes:
             break
-        del headers[largest]
-        cut.append(largest)
-        headers[names.CUT] = names.escape(", ".join(cut), 512)
-        ours |= {names.CUT}
+        if headers.pop(name, None) is not None:
+            cut.append(name)
+            headers[names.CUT] = names.escape(", ".join(cut), 512)
     return headers
 
 

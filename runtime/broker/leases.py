@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime.broker import stored
 from runtime.broker.connection import Broker, Subscription
-from runtime.errors import PublishFailed
+from runtime.errors import PublishFailed, Unsendable
 from runtime.manifest.model import Manifest, StreamSpec
 from runtime.message import Message
 
@@ -77,6 +77,8 @@ class LeaseBook:
         headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
         try:
             ack = await self._broker.publish(self._subject, payload, headers=headers)
+        except Unsendable as refusal:
+            raise PublishFailed(self._subject, refusal.reason) from refusal
         except PublishFailed:
             found = await self.read()
             if found.sequence == after:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 from runtime.broker.connection import Broker, Subscription
-from runtime.broker.headers import size_bytes as size_of_headers
 from runtime.broker.micro_protocol import (
     VERBS,
     Answer,
@@ -22,7 +21,7 @@ from runtime.broker.micro_protocol import (
     Verb,
     describe,
 )
-from runtime.errors import ConfigError, Problem, PublishFailed, Unavailable
+from runtime.errors import ConfigError, Problem, PublishFailed, TooLarge, Unavailable, Unsendable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 
@@ -159,7 +158,7 @@ class MicroService:
             data = describe(verb, self._identity, list(self._endpoints.values()))
             try:
                 await self._broker.respond(message, data)
-            except PublishFailed as failure:
+            except (PublishFailed, Unsendable) as failure:
                 log.warning(
                     "A service could not describe itself",
                     service=self._identity.name,
@@ -294,17 +293,15 @@ class _Listener:
     async def _respond(
         self, message: Message, answer: Answer, headers: dict[str, str] | None
     ) -> None:
-        size_bytes = len(answer.data) + (size_of_headers(headers) if headers else 0)
-        if size_bytes > self._broker.max_payload_bytes:
-            self._log.error("An answer is larger than the server takes", size_bytes=size_bytes)
-            answer, headers = TOO_LARGE, TOO_LARGE.wire_headers()
         try:
             await self._broker.respond(message, answer.data, headers)
-        except PublishFailed as failure:
-            self._log.warning("An answer could not be sent", reason=failure.reason)
-            if answer is not UNSENDABLE:
-                # A header that cannot be sent, most likely: its caller should not wait in vain.
-                await self._respond(message, UNSENDABLE, UNSENDABLE.wire_headers())
+        except (PublishFailed, Unsendable) as failure:
+            tell = self._log.error if isinstance(failure, TooLarge) else self._log.warning
+            tell("An answer could not be sent", reason=failure.reason)
+            if answer not in (TOO_LARGE, UNSENDABLE):
+                # Its caller should not wait in vain.
+                instead = TOO_LARGE if isinstance(failure, TooLarge) else UNSENDABLE
+                await self._respond(message, instead, instead.wire_headers())
                 return
         if answer.error is not None:
             status, code = answer.error

@@ -49,7 +49,8 @@ class Settler:
     def term(self, message: Message, reason: str) -> None:
         """Never deliver it again; the reason shows in the server's MSG_TERMINATED advisory."""
         line = " ".join(reason.split())[:256]
-        self._add(message.reply, f"+TERM {line}".encode())
+        # A function's own words: half a surrogate pair in them has no UTF-8.
+        self._add(message.reply, f"+TERM {line}".encode("utf-8", "backslashreplace"))
 
     def in_progress(self, message: Message) -> None:
         """The message is still being worked on: its ack wait starts anew."""

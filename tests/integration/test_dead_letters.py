@@ -1,6 +1,8 @@
 import asyncio
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from runtime.errors import ConfigError, PublishFailed
 from runtime.manifest.model import Manifest
 from runtime.message import Message
 from tests.support.deliveries import pull
+from tests.support.servers import NatsServer
 
 WORK = {"handler": "some.module:handle", "consumer": {"stream": "JOBS"}}
 FAILED_AT = datetime(2026, 5, 4, 12, 30, 15, 123456, tzinfo=UTC)
@@ -272,3 +275,60 @@ async def test_without_the_stream_nothing_pretends_to_be_stored(
 
     with pytest.raises(PublishFailed):
         await letters.store(_letter())
+
+
+class SmallServer(NatsServer):
+    """Takes messages of 8 KB at most."""
+
+    limit_bytes = 8192
+
+    def configuration(self) -> str:
+        """The embedded server's, with a limit of its own."""
+        plain = super().configuration()
+        return re.sub(r"max_payload: .*", f"max_payload: {self.limit_bytes}", plain)
+
+
+async def test_a_server_that_takes_small_messages_alone_keeps_every_byte_of_a_dead_letter(
+    server_directory: Path,
+) -> None:
+    server = SmallServer(server_directory)
+    broker = await Broker.connect(server.url, name="test")
+    letters = DeadLetters(broker)
+    await letters.ensure()
+    whole = bytes(range(256)) * (SmallServer.limit_bytes // 256)
+    trace = "line\n" * 5000
+    cases = {
+        "full": replace(_letter().message, data=whole, sequence=1),
+        "headed": replace(
+            _letter().message,
+            data=whole[:5000],
+            headers={f"Own-{n}": "v" * 90 for n in range(12)},
+            sequence=2,
+        ),
+        "long": replace(
+            _letter().message, subject="jobs." + "x" * 3000, data=whole[:5000], sequence=3
+        ),
+    }
+
+    for message in cases.values():
+        await letters.store(_letter(message=message, reason="r" * 9000, traceback=trace))
+    kept = await _all(letters)
+    await broker.close()
+    server.stop()
+
+    assert [each.message.data for each in kept] == [each.data for each in cases.values()]
+    assert [each.message.subject for each in kept] == [each.subject for each in cases.values()]
+    assert kept[1].message.headers.items() >= {"Own-11": "v" * 90}.items()
+    assert broker.reconnects == 0
+
+
+async def test_an_impossible_function_in_a_dead_letter_has_no_mailbox(
+    broker: Broker, letters: DeadLetters
+) -> None:
+    headers = {
+        "Runtime-Stream": "JOBS", "Runtime-Sequence": "1", "Runtime-Function": "a b > c",
+    }  # fmt: skip
+    await broker.publish("dead_letters.forged", b"x", headers=headers)
+
+    with pytest.raises(ConfigError, match="no mailbox"):
+        await letters.redrive()

@@ -49,6 +49,17 @@ async def test_the_path_wins_over_the_query_and_the_query_over_the_body(
         assert answer.json() == {"device_id": "from path/ü", "limit": "5", "name": "x"}
 
 
+async def test_a_body_that_nats_would_not_take_is_refused(broker: Broker) -> None:
+    reconnects = broker.reconnects
+    async with run_gateway(broker, max_body_bytes=9_000_000) as gateway, run_endpoint(broker, echo):
+        await gateway.lines.wait("A route is served.", path="/probe")
+        body = b'{"a":"' + b"x" * broker.max_payload_bytes + b'"}'
+        answer = await gateway.client.post("/probe", content=body, headers=JSON)
+        assert (answer.status_code, answer.json()["code"]) == (413, "MESSAGE_TOO_LARGE")
+        assert (await gateway.client.post("/probe", json={"a": 1})).json() == {"a": 1}
+    assert broker.reconnects == reconnects
+
+
 async def test_get_asks_with_what_the_url_says(gateway: Gateway, broker: Broker) -> None:
     async with run_endpoint(broker, echo, http__method="GET", http__path="/d/{id}"):
         assert (await gateway.client.get("/d/7?a=&b=%26")).json() == {"id": "7", "a": "", "b": "&"}

@@ -290,6 +290,17 @@ async def test_when_the_stream_is_full_the_device_is_told_to_come_back(
     assert "maximum" not in full.text
 
 
+async def test_a_message_that_nats_would_not_take_is_refused_for_good(broker: Broker) -> None:
+    reconnects = broker.reconnects
+    async with make_streams(broker), run_gateway(broker, max_body_bytes=9_000_000) as gateway:
+        body = b'{"a":"' + b"x" * broker.max_payload_bytes + b'"}'
+        answer = await gateway.client.post(PATH, content=body, headers=JSON)
+        assert (answer.status_code, answer.json()["code"]) == (413, "MESSAGE_TOO_LARGE")
+        await gateway.lines.wait("A message is not stored.", level="warning")
+        assert (await gateway.client.post(PATH, json=PAYLOAD)).status_code == 202
+    assert broker.reconnects == reconnects
+
+
 async def test_many_devices_at_once_are_all_stored(gateway: Gateway, broker: Broker) -> None:
     answers = await asyncio.gather(
         *(

@@ -12,6 +12,8 @@ from runtime.message import Message
 
 LEADER = "Runtime-Leader"
 """Header of a call: the host that asks for it."""
+LONGEST_REASON = 4096
+"""Characters: an exception's text may be larger than a message, and a dead letter keeps less."""
 UNFINISHED = b'{"outcome":"unfinished"}'
 """The answer of a host that cannot bring the call to its end."""
 
@@ -37,7 +39,7 @@ def encode_outcome(outcome: Outcome) -> bytes:
         content = {
             "outcome": "later",
             "delay_s": outcome.delay_s,
-            "reason": outcome.reason,
+            "reason": outcome.reason[:LONGEST_REASON],
             "error_type": outcome.error_type,
             "outage": outcome.outage is not None,
         }
@@ -45,7 +47,7 @@ def encode_outcome(outcome: Outcome) -> bytes:
         content = {
             "outcome": "dead",
             "code": outcome.code,
-            "reason": outcome.reason,
+            "reason": outcome.reason[:LONGEST_REASON],
             "error_type": outcome.error_type,
             "traceback": outcome.traceback,
         }

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from runtime.binding.ordered.remote_call import LEADER, UNFINISHED, called_message, encode_outcome
 from runtime.broker.connection import Broker, Subscription
 from runtime.dispatch import Dispatcher
-from runtime.errors import Unavailable
+from runtime.errors import Unavailable, Unsendable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 
@@ -136,5 +136,5 @@ class Standby:
     async def _answer(self, message: Message, data: bytes) -> None:
         try:
             await self._broker.respond(message, data)
-        except Unavailable:
+        except (Unavailable, Unsendable):
             log.debug("An answer is not heard", function=self._function)
