@@ -13,6 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from runtime.observe.console import printable
+
+__all__ = [
+    "align",
+    "count",
+    "print_json",
+    "print_table",
+    "printable",
+    "progress_bar",
+    "show_span",
+    "show_time",
+]
+
 _GAP = 2
 _LAST_LEAST = 24
 _UNITS_S = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
@@ -67,20 +80,6 @@ def align(rows: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON object as one line."""
     click.echo(json.dumps(document, default=_plain))
-
-
-def printable(text: str, *, keep: str = "") -> str:
-    """The text with everything escaped that a terminal would obey instead of show.
-
-    Subjects, reasons and payloads come from devices: an escape sequence in one of them must not
-    reach the terminal of whoever looks at it.
-    """
-    return "".join(
-        character
-        if character.isprintable() or character in keep
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 def show_time(moment: datetime) -> str:

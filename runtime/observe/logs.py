@@ -15,6 +15,8 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from runtime.observe.console import ConsoleRenderer
+
 LogFormat = Literal["auto", "text", "json"]
 
 REDACTED = "***"
@@ -74,13 +76,7 @@ def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
         structlog.processors.format_exc_info,
         redact,
     ]
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-        if as_text
-        else _render_json
-    )
+    renderer: Processor = ConsoleRenderer() if as_text else _render_json
     # Loggers that were used once keep this very list.
     _PROCESSORS[:] = [*shared, renderer]
     structlog.configure(

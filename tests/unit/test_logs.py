@@ -14,7 +14,7 @@ from runtime.observe.logs import LogFormat, configure_logs, get_logger, is_secre
 
 
 @pytest.fixture(autouse=True)
-def _configuration_is_restored() -> Iterator[None]:
+def restored_configuration() -> Iterator[None]:
     former = structlog.get_config()
     processors = list(former["processors"])
     root = logging.getLogger()

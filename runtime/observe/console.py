@@ -1,0 +1,156 @@
+"""Log lines for a person: on a terminal each fits the width and breaks between words."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TextIO
+
+from rich.cells import cell_len, chop_cells
+from structlog.typing import EventDict, WrappedLogger
+
+LEAST_ROOM = 20
+"""On a terminal that is narrower than this beside the indentation, lines are wrapped by it."""
+
+_HOST = "runtime"
+_LEVELS: Final[Mapping[str, tuple[str, str]]] = {
+    "debug": ("DEBUG", "2"),
+    "info": ("INFO", "32"),
+    "warning": ("WARN", "33"),
+    "error": ("ERROR", "1;31"),
+    "critical": ("ERROR", "1;31"),
+}
+_DIM, _TIME = "2", "2"
+_LEVEL_WIDTH = 5
+_STACKS = ("stack", "exception")
+_APART = re.compile(r"[^/.,;:=&?_-]*[/.,;:=&?_-]*")
+"""Where a word that is longer than a line may be broken: after one of these."""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """The text with everything escaped that a terminal would obey instead of show.
+
+    Subjects, reasons and payloads come from devices: an escape sequence in one of them must not
+    reach the terminal of whoever looks at it.
+    """
+    return "".join(
+        character
+        if character.isprintable() or character in keep
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """The columns of the terminal behind `stream`; None when there is no terminal."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def has_colors(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal whose owner wants colours. Source: no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What stands between two blanks. `key` is the beginning that is dimmed."""
+
+    text: str
+    key: str = ""
+    gap: int = 1
+
+
+class ConsoleRenderer:
+    """A structlog processor that draws time, level, sentence and fields.
+
+    On a terminal the time is the local one to the second, and a line that is too long goes on
+    below its sentence. Elsewhere each entry is one line, with the time as it was logged.
+    """
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> str:
+        """The lines of one entry."""
+        width = terminal_width(sys.stderr)
+        colors = has_colors(sys.stderr)
+        stacks = [str(stack) for field in _STACKS if (stack := event.pop(field, None))]
+        level, color = _LEVELS.get(event.pop("level", "info"), _LEVELS["info"])
+        time = str(event.pop("timestamp", ""))
+        if width is not None and time:
+            time = datetime.fromisoformat(time).astimezone().strftime("%H:%M:%S")
+        indent = len(time) + 1 + _LEVEL_WIDTH + 1
+        room = None if width is None else width - indent
+        lines = _wrap(_words(event), None if room is None or room < LEAST_ROOM else room)
+        head = f"{_paint(time, _TIME, colors)} {_paint(level.ljust(_LEVEL_WIDTH), color, colors)} "
+        drawn = f"\n{' ' * indent}".join(_draw(line, colors=colors) for line in lines)
+        return "\n".join([head + drawn, *(printable(stack, keep="\n\t") for stack in stacks)])
+
+
+def _words(event: EventDict) -> Iterator[_Word]:
+    """The sentence's words, then those of the fields; the function's name is the first field."""
+    for word in str(event.pop("event", "")).split():
+        yield _Word(printable(word))
+    logger = str(event.pop("logger", ""))
+    fields = {"function": event.pop("function")} if "function" in event else {}
+    fields |= event
+    # The host's own loggers tell its author something, and nobody else.
+    if logger.partition(".")[0] != _HOST and logger != fields.get("function"):
+        fields["logger"] = logger
+    for name, value in fields.items():
+        first, *more = _show(value).split(" ")
+        yield _Word(first, key=f"{printable(name)}=", gap=2)
+        for word in more:
+            yield _Word(word)
+
+
+def _show(value: object) -> str:
+    text = printable(str(value))
+    return f'"{text}"' if isinstance(value, str) and (" " in text or not text) else text
+
+
+def _wrap(words: Iterator[_Word], room: int | None) -> list[list[_Word]]:
+    lines: list[list[_Word]] = [[]]
+    used = 0
+    for word in words:
+        length = cell_len(word.key) + cell_len(word.text)
+        gap = word.gap if lines[-1] else 0
+        if room is None or used + gap + length <= room:
+            lines[-1].append(word)
+            used += gap + length
+            continue
+        for part in _break(word, room):
+            if lines[-1]:
+                lines.append([])
+            lines[-1].append(part)
+            used = cell_len(part.key) + cell_len(part.text)
+    return lines
+
+
+def _break(word: _Word, room: int) -> Iterator[_Word]:
+    """The word itself, or parts of one that is longer than a line."""
+    key, text, left = word.key, "", room - cell_len(word.key)
+    if left < 1:
+        yield _Word(word.key)
+        key, left = "", room
+    shortest = left
+    for piece in _APART.findall(word.text):
+        for part in chop_cells(piece, shortest) if cell_len(piece) > shortest else [piece]:
+            if text and cell_len(text) + cell_len(part) > left:
+                yield _Word(text, key)
+                key, text, left = "", "", room
+            text += part
+    yield _Word(text, key)
+
+
+def _draw(line: list[_Word], *, colors: bool) -> str:
+    drawn = ""
+    for word in line:
+        drawn += " " * (word.gap if drawn else 0) + _paint(word.key, _DIM, colors) + word.text
+    return drawn
+
+
+def _paint(text: str, code: str, colors: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colors and text else text
