@@ -1,5 +1,6 @@
 """Structured logs: a constant sentence plus fields, to standard error, without secrets."""
 
+import contextlib
 import json
 import logging
 import re
@@ -156,7 +157,8 @@ class _StderrLogger:
         self.name = name
 
     def msg(self, line: str) -> None:
-        with _WRITE_LOCK:
+        # A terminal that is gone, or a full disk, must not fail the work that logs.
+        with contextlib.suppress(OSError), _WRITE_LOCK:
             sys.stderr.write(line + "\n")
 
     debug = info = warning = warn = error = err = critical = fatal = exception = log = msg

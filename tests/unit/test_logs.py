@@ -1,5 +1,8 @@
+import errno
+import io
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +52,16 @@ def test_auto_means_json_where_nobody_reads_along(capsys: pytest.CaptureFixture[
     configure_logs("INFO", "auto")
     get_logger("runtime.test").info("Ready")
     assert lines(capsys)[0]["event"] == "Ready"
+
+
+def test_a_terminal_that_is_gone_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    configure_logs("INFO", "json")
+    monkeypatch.setattr(sys, "stderr", Gone())
+    get_logger("runtime.test").info("Ready")
 
 
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:

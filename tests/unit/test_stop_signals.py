@@ -1,0 +1,61 @@
+"""Signals that ask a host to end, and one that does not."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from runtime.stop_signals import StopSignals
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_restored() -> Iterator[None]:
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    hang_up = signal.getsignal(signal.SIGHUP)
+    yield
+    for number, handler in {**former, signal.SIGHUP: hang_up}.items():
+        signal.signal(number, handler)
+
+
+async def _turn_after_signal() -> None:
+    """Return when the loop has called the handlers of the signals that were sent so far."""
+    seen = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, seen.set)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await asyncio.wait_for(seen.wait(), 5)
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+
+
+async def test_a_terminal_that_is_gone_asks_for_a_drain_and_never_for_an_end_at_once() -> None:
+    signals = StopSignals(has_terminal=True)
+    signals.install()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await _turn_after_signal()
+
+    assert signals.drain.is_set()
+    assert not signals.at_once.is_set()
+
+
+async def test_sighup_without_a_terminal_is_logged_and_ignored() -> None:
+    signals = StopSignals(has_terminal=False)
+    signals.install()
+    with structlog.testing.capture_logs() as lines:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await _turn_after_signal()
+
+    assert not signals.drain.is_set()
+    assert [line["event"].split(";")[0] for line in lines] == ["SIGHUP is ignored"]
+
+
+async def test_a_host_that_was_started_to_ignore_sighup_goes_on_ignoring_it() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals = StopSignals(has_terminal=True)
+    signals.install()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await _turn_after_signal()
+
+    assert not signals.drain.is_set()
