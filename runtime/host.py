@@ -14,12 +14,14 @@ from runtime.binding.service import ServiceBinding
 from runtime.block_attribution import BlockAttribution
 from runtime.broker.connection import Broker
 from runtime.broker.leases import with_leases
+from runtime.discovery import Discovery
 from runtime.loader import Function
 from runtime.manifest import Manifest
 from runtime.observe.metrics import Metrics
 from runtime.probes import Probes
 from runtime.resource.http import open_http
 from runtime.resource.postgres import open_pool
+from runtime.start_and_drain import all_or_none, drain_in_order, stop_all
 from runtime.wiring import Binding, HostOptions, Wiring
 
 POOL_SIZE = 10
@@ -84,13 +86,19 @@ class Host:
             raise
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing new, finish what is here within `grace_s`, then end."""
-        await asyncio.gather(*(binding.drain(grace_s) for binding in self._bindings))
-        await self.stop()
+        """Take nothing new, finish what is here within `grace_s`, then end.
+
+        Services end first, then consumers and schedules, and endpoints last, as those who still
+        work may ask them.
+        """
+        try:
+            await drain_in_order(self._groups(), grace_s, self._options.before_endpoints)
+        finally:
+            await self.stop()
 
     async def stop(self) -> None:
         """End at once; what is unfinished goes back to its stream."""
-        await asyncio.gather(*(binding.stop() for binding in self._bindings))
+        await stop_all(self._bindings)
         await self._stack.aclose()
 
     @property
@@ -123,7 +131,7 @@ class Host:
         self.blocks.keepalive = BlockKeepalive(wiring.broker, ticker)
         shared = await wiring.build_shared(ticker, self.probes)
         functions = self._functions.values()
-        await asyncio.gather(*(wiring.start_function(each, resources) for each in functions))
+        await all_or_none(wiring.start_function(each, resources) for each in functions)
         for function in functions:
             wiring.bind(function, shared)
         self._bindings.append(wiring.discovery)
@@ -152,11 +160,17 @@ class Host:
         )
 
     async def _start_bindings(self) -> None:
-        services = self._service_bindings()
-        others = [binding for binding in self._bindings if binding not in services]
-        await asyncio.gather(*(binding.start() for binding in others))
-        # Services come last: a gateway looks for the endpoints of its own host first of all.
-        await asyncio.gather(*(service.start() for service in services))
+        services, others, endpoints = self._groups()
+        # The called before their callers: a gateway looks for the endpoints of its own host first.
+        for group in (endpoints, others, services):
+            await all_or_none(binding.start() for binding in group)
+
+    def _groups(self) -> tuple[list[Binding], list[Binding], list[Binding]]:
+        """Services; consumers and schedules; endpoints."""
+        services = [each for each in self._bindings if isinstance(each, ServiceBinding)]
+        endpoints = [each for each in self._bindings if isinstance(each, Discovery)]
+        others = [each for each in self._bindings if each not in services + endpoints]
+        return list(services), others, list(endpoints)
 
     async def _open_resources(self) -> dict[str, Any]:
         resources: dict[str, Any] = {}

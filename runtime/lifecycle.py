@@ -4,7 +4,7 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,8 @@ from runtime.observe.metrics import Metrics
 from runtime.resource.postgres import migrate
 from runtime.settings import HostSettings
 from runtime.stop_signals import StopRequested, StopSignals
-from runtime.workers import Supervisor, WorkerPlace, divide, follow_supervisor
+from runtime.worker_channel import SupervisorLink
+from runtime.workers import Supervisor, WorkerPlace, divide
 
 log = get_logger("runtime")
 
@@ -87,13 +88,21 @@ async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
     Ends also when the supervisor does: its end of standard input closes.
     """
     began_s = time.monotonic()
-    signals = StopSignals()
+    signals = StopSignals(has_terminal=False)
     signals.install()
-    follow_supervisor(signals.drain, options.settings.grace_s)
+    link = SupervisorLink(signals.drain, options.settings.grace_s)
     manifest = read(options.paths, options.environment)
     addresses = _addresses(manifest, options.environment)
     try:
-        await _run_host(options, manifest, addresses, signals=signals, began_s=began_s, place=place)
+        await _run_host(
+            options,
+            manifest,
+            addresses,
+            signals=signals,
+            began_s=began_s,
+            place=place,
+            before_endpoints=link.wait_for_callers,
+        )
     except StopRequested:
         log.info("Stopped before it was ready")
 
@@ -131,6 +140,7 @@ async def _run_host(
     signals: StopSignals,
     began_s: float,
     place: WorkerPlace | None = None,
+    before_endpoints: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     functions = load_all(_reduced(manifest, place) if place else manifest)
     metrics = Metrics(version("nats-function-runtime"))
@@ -140,6 +150,7 @@ async def _run_host(
         sweeps=place is None or place.worker.function is None,
         careful_ack_waits=place.worker.peers if place and place.succeeds_crash else 0,
         peers=place.worker.peers if place else 1,
+        before_endpoints=before_endpoints,
     )
     host = Host(manifest, functions, addresses, metrics, host_options)
 

@@ -1,6 +1,6 @@
 """Builds what the functions of a process share, and binds each function to it."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -75,6 +75,8 @@ class HostOptions:
         sweeps: whether it makes dead letters of messages whose processes died.
         careful_ack_waits: see `SharedServices`.
         peers: see `SharedServices`.
+        before_endpoints: awaited by a drain before the endpoints end, for those who call them from
+            other processes of this host.
     """
 
     services: bool = True
@@ -83,6 +85,7 @@ class HostOptions:
     sweeps: bool = True
     careful_ack_waits: int = 0
     peers: int = 1
+    before_endpoints: Callable[[], Awaitable[None]] | None = None
 
 
 class Wiring:
@@ -188,7 +191,8 @@ class Wiring:
         scope = Scope(function.name, function.settings, self.broker, own, bound)
         self._scopes[function.name] = scope
         if function.start is not None:
-            scope.state = await call_start(function.name, function.start, Context(scope))
+            limit_s = function.spec.start_timeout
+            scope.state = await call_start(function.name, function.start, Context(scope), limit_s)
         if function.stop is not None:
             self._stack.push_async_callback(call_stop, function.name, function.stop, Context(scope))
 

@@ -4,9 +4,7 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from runtime.errors import ConfigError, Problem
 from runtime.observe.aggregate import probe_name, readiness_of
 from runtime.observe.logs import get_logger
+from runtime.worker_channel import WorkerLink
 
 log = get_logger("runtime.workers")
 
@@ -26,8 +25,8 @@ READY_POLL_S = 0.1
 CONFIG_ERROR_CODE = 78
 """What a worker ends with that cannot run as it is configured: EX_CONFIG of sysexits.h. Not 2, with
 which a function may end its process."""
-OVERDUE_S = 5.0
-"""How long after its grace period a worker whose supervisor died may still run."""
+DRAIN_MARGIN_S = 20.0
+"""How long after its grace period a worker may still run: for `stop` hooks and its last flush."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +91,6 @@ def divide(functions: Mapping[str, bool], count: int) -> list[Worker]:
     ]
 
 
-def follow_supervisor(drain: asyncio.Event, grace_s: float) -> None:
-    """In a worker: have `drain` set when the supervisor, which holds standard input, has ended.
-
-    A thread waits for that, so that a worker whose loop is blocked does not outlive its supervisor
-    for ever: it is ended when the grace period is over.
-    """
-    loop = asyncio.get_running_loop()
-    descriptor = sys.stdin.fileno()
-
-    def watch() -> None:
-        # Not by `sys.stdin`: its lock, held by a daemon thread, crashes the interpreter's shutdown.
-        while os.read(descriptor, 1):
-            pass
-        try:
-            loop.call_soon_threadsafe(drain.set)
-        except RuntimeError:
-            return  # The loop has ended before.
-        time.sleep(grace_s + OVERDUE_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="supervisor watch", daemon=True).start()
-
-
 class Supervisor:
     """Starts worker processes, starts them again with backoff, drains and ends them.
 
@@ -149,8 +125,9 @@ class Supervisor:
             name: self._directory / f"{number}.sock" for number, name in enumerate(self._workers)
         }
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._links: dict[str, WorkerLink] = {}
         self._keepers: list[asyncio.Task[None]] = []
-        self._ending = False
+        self._ending = asyncio.Event()
 
     async def start(self) -> None:
         """Start every worker."""
@@ -197,27 +174,33 @@ class Supervisor:
         await asyncio.gather(*(asyncio.shield(keeper) for keeper in self._keepers))
 
     async def drain(self, grace_s: float, at_once: asyncio.Event) -> None:
-        """Ask all to drain; return when they have ended, or at once when `at_once` is set."""
-        self._ending = True
+        """Ask all to drain; return when they have ended, or at once when `at_once` is set.
+
+        Endpoints end in every worker after what calls them has ended in all.
+        """
+        self._ending.set()
         self._signal(signal.SIGTERM)
+        releasing = asyncio.create_task(self._release_endpoints())
         ended = asyncio.create_task(self._wait_for_all())
         ended_at_once = asyncio.create_task(at_once.wait())
-        # The workers end by themselves within the grace; the margin is for their last flush.
         await asyncio.wait(
-            {ended, ended_at_once}, timeout=grace_s + 10, return_when=asyncio.FIRST_COMPLETED
+            {ended, ended_at_once},
+            timeout=grace_s + DRAIN_MARGIN_S,
+            return_when=asyncio.FIRST_COMPLETED,
         )
-        for task in (ended, ended_at_once):
+        for task in (releasing, ended, ended_at_once):
             task.cancel()
-        await asyncio.gather(ended, ended_at_once, return_exceptions=True)
+        await asyncio.gather(releasing, ended, ended_at_once, return_exceptions=True)
 
     async def stop(self) -> None:
         """End whatever still runs."""
-        self._ending = True
+        self._ending.set()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self._signal(signal.SIGKILL)
         await asyncio.gather(*(process.wait() for process in self._processes.values()))
+        await asyncio.gather(*(link.close() for link in self._links.values()))
         for path in self.socket_paths.values():
             path.unlink(missing_ok=True)
         self._directory.rmdir()
@@ -225,14 +208,10 @@ class Supervisor:
     async def _keep(self, worker: Worker) -> None:
         pause_s = RESTART_FIRST_S
         crashed = False
-        while not self._ending:
+        while not self._ending.is_set():
             began_s = time.monotonic()
-            process = await self._start(
-                WorkerPlace(worker, self.socket_paths[worker.name], crashed)
-            )
-            self._processes[worker.name] = process
-            code = await process.wait()
-            if self._ending:
+            code = await self._run(WorkerPlace(worker, self.socket_paths[worker.name], crashed))
+            if self._ending.is_set():
                 return
             if code == CONFIG_ERROR_CODE and not crashed:
                 wrong, remedy = "cannot run as it is configured", "see what it said above"
@@ -246,22 +225,47 @@ class Supervisor:
                 ended_by=_name_end(code),
                 pause_s=pause_s,
             )
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
             pause_s = min(RESTART_CAP_S, pause_s * 2)
             self.restarts[worker.name] += 1
 
-    async def _start(self, place: WorkerPlace) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *self._command,
-            "--worker-place",
-            place.encode(),
-            stdin=asyncio.subprocess.PIPE,
-            env={**os.environ, **self._environment},
-            start_new_session=True,
-        )
+    async def _pause(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._ending.wait()
+        except TimeoutError:
+            return
+
+    async def _run(self, place: WorkerPlace) -> int:
+        """Start a worker's process; its exit code, when it has ended."""
+        name = place.worker.name
+        link = self._links[name] = WorkerLink(self._ending.is_set)
+        try:
+            process = self._processes[name] = await asyncio.create_subprocess_exec(
+                *self._command,
+                "--worker-place",
+                place.encode(),
+                stdin=link.standard_input.fileno(),
+                env={**os.environ, **self._environment},
+                start_new_session=True,
+            )
+            if self._ending.is_set():
+                # A drain that began meanwhile has asked only those to end that it found.
+                process.terminate()
+            await link.open()
+            return await process.wait()
+        finally:
+            await link.close()
+
+    async def _release_endpoints(self) -> None:
+        """Let endpoints end everywhere when nothing calls them in any worker."""
+        links = list(self._links.values())
+        await asyncio.gather(*(link.callers_ended.wait() for link in links))
+        for link in links:
+            link.let_endpoints_end()
 
     async def _wait_for_all(self) -> None:
-        await asyncio.gather(*(process.wait() for process in self._processes.values()))
+        await asyncio.gather(*self._keepers, return_exceptions=True)
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes.values():

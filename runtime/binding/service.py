@@ -64,8 +64,11 @@ class ServiceBinding:
         Raises:
             ConfigError: it cannot run as it is configured, a taken port for example.
         """
-        if self._task is not None:
-            await asyncio.shield(self._task)
+        if self._task is None:
+            return
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -77,7 +80,7 @@ class ServiceBinding:
                 await self._function.handler(Context(self._scope))
             except ConfigError:
                 raise
-            except (Exception, asyncio.CancelledError, SystemExit) as ending:
+            except BaseException as ending:
                 if _is_ended(ending):
                     raise
                 log.exception("Service crashed, it is started again", function=self.name)

@@ -283,6 +283,7 @@ class FunctionSpec(Model):
     max_in_flight: Annotated[int, Field(ge=1, le=100_000)] | None = None
     rate: RateSpec | None = None
     timeout: Annotated[Duration, Field(gt=0, le=86400)] = 30.0
+    start_timeout: Annotated[Duration, Field(gt=0, le=86400)] = 60.0
     isolate: bool = False
     uses: tuple[Literal["postgres", "http"], ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)

@@ -7,10 +7,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from runtime.broker.connection import Broker
 from runtime.message import Message
+from tests.support.documentation import free_port
 from tests.support.host import consumer, fresh, letters_of, wait_until_settled
 from tests.support.servers import NatsServer
 from tests.support.serving import Served, serving
@@ -136,6 +138,148 @@ async def test_ten_rolling_restarts_use_up_no_attempt(
         assert {attempt for _, attempt in flow.began[name]} == {1}, name
         assert await letters_of(broker, name) == []
         assert (await consumer(broker, stream, name))["num_redelivered"] == 0
+
+
+CALLERS = """
+import asyncio
+from runtime import Context, Event, NoAnswer
+
+met = set()
+
+async def ask(ctx: Context, subject: str) -> None:
+    # Processes of a host start in no order: who was never there may still come.
+    while True:
+        try:
+            await ctx.request(subject, b"{}", timeout_s=3)
+            met.add(subject)
+            return
+        except NoAnswer:
+            if subject in met:
+                raise
+            await asyncio.sleep(0.05)
+
+async def front(event: Event[dict[str, str]], ctx: Context) -> dict[str, str]:
+    await ask(ctx, "rolling.inner")
+    return {"answered_by": ctx.function}
+
+async def inner(event: Event[dict[str, str]], ctx: Context) -> dict[str, str]:
+    await asyncio.sleep(0.1)
+    return {}
+
+async def work(event: Event[bytes], ctx: Context) -> None:
+    await ctx.publish_core("rolling.began", b"%d" % event.attempt)
+    for _ in range(4):
+        await ask(ctx, "rolling.front")
+"""
+
+
+def write_callers(folder: Path, stream: str) -> dict[str, dict[str, Any]]:
+    """A gateway, an endpoint that asks another one in a process of its own, and two consumers."""
+    consumer_of = {"consumer": {"stream": stream}, "retry": {"attempts": 1}, "concurrency": 4}
+    http = {"method": "GET", "path": "/front", "auth": "none"}
+    work = {f"{stream}_{kind}": {"isolate": kind == "isolated"} for kind in ("shared", "isolated")}
+    functions: dict[str, dict[str, Any]] = {
+        name: {"handler": "callers:work", **consumer_of, **spec} for name, spec in work.items()
+    }
+    stated = {
+        "gateway": {
+            "handler": "functions.http_gateway:serve",
+            "service": True,
+            "settings": {"port": "${GATEWAY_PORT}", "admin_key": "k" * 32, "bridge_key": ""},
+        },
+        "front": {
+            "handler": "callers:front",
+            "endpoint": {"subject": "rolling.front", "http": http},
+        },
+        "inner": {
+            "handler": "callers:inner",
+            "isolate": True,
+            "endpoint": {"subject": "rolling.inner"},
+        },
+        **functions,
+    }
+    manifest = {"streams": {stream: {"subjects": [f"{stream}.>"]}}, "functions": stated}
+    (folder / "callers.py").write_text(CALLERS)
+    (folder / "app.yaml").write_text(json.dumps(manifest))
+    return functions
+
+
+class Visitors:
+    """Ask the gateway while it is open, each request on a connection of its own.
+
+    It gets no more of them from the moment at which its host is told to end, as a load balancer
+    would have it; whatever was sent before is to be answered.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self.is_open = asyncio.Event()
+        self.is_ended = False
+        self._url = f"http://127.0.0.1:{port}/front"
+
+    async def run(self) -> None:
+        headers = {"Connection": "close"}
+        async with httpx.AsyncClient(timeout=20, trust_env=False, headers=headers) as client:
+            while True:
+                await self.is_open.wait()
+                if self.is_ended:
+                    return
+                try:
+                    answer = await client.get(self._url)
+                except httpx.TransportError as failure:
+                    self.failures.append(repr(failure))
+                    continue
+                if answer.status_code == httpx.codes.OK:
+                    self.answered += 1
+                else:
+                    self.failures.append(f"{answer.status_code} {answer.text}")
+
+
+async def test_functions_that_call_each_other_survive_restarts_of_their_only_host(
+    nats_server: NatsServer, broker: Broker, tmp_path: Path
+) -> None:
+    stream, port = fresh("CALLERS"), free_port()
+    functions = write_callers(tmp_path, stream)
+    began: list[bytes] = []
+    await broker.subscribe("rolling.began", lambda message: began.append(message.data))
+    environment = {
+        "NATS_URL": nats_server.url,
+        "DATABASE_URL": "unused",
+        "ADMIN_KEY": "k" * 32,
+        "GATEWAY_PORT": str(port),
+        "RUNTIME_GRACE_S": "20",
+    }
+    visitors = Visitors(port)
+    visiting = [asyncio.create_task(visitors.run()) for _ in range(8)]
+    published = 0
+    for _ in range(3):
+        async with serving(tmp_path, **environment) as host:
+            await host.wait_for_line("Ready", count=4)
+            await host.wait_for_line("Routes were found.")
+            visitors.is_open.set()
+            for _ in range(30):
+                await broker.publish(f"{stream}.a", b"x")
+                published += 1
+            enough = visitors.answered + 50
+            while visitors.answered < enough:  # noqa: ASYNC110 - only the visitors know
+                await asyncio.sleep(0.01)
+            visitors.is_open.clear()
+            host.send(signal.SIGTERM)
+            assert await host.wait_until_ended() == 0, host.text
+    visitors.is_ended = True
+    visitors.is_open.set()
+    await asyncio.gather(*visiting)
+
+    assert visitors.failures == []
+    assert set(began) == {b"1"}
+    left = 0
+    for name in functions:
+        assert await letters_of(broker, name) == []
+        found = await consumer(broker, stream, name)
+        assert found["num_redelivered"] == 0
+        left += found["num_pending"]
+    assert len(began) + left == published * len(functions)
 
 
 async def wait_until_serving(host: Served) -> None:
