@@ -1,12 +1,14 @@
 """Every function as others find it: `nats micro ls`, `info` and `stats`."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from runtime.binding.puller_set import Source
 from runtime.broker.connection import Broker
+from runtime.broker.drift import Change
 from runtime.broker.micro import EndpointStats, MicroEndpoint, MicroService
+from runtime.drift_watch import describe_drift
 from runtime.loader import Function
 from runtime.observe.metrics import FunctionMetrics
 
@@ -52,6 +54,7 @@ class Discovery:
         metrics: FunctionMetrics,
         *,
         leads: Callable[[], bool] | None = None,
+        drift: Callable[[], Sequence[Change]] = tuple,
     ) -> None:
         """Show a function that consumes a stream.
 
@@ -60,6 +63,7 @@ class Discovery:
             source: where its messages come from.
             metrics: what was counted of it.
             leads: for an ordered function, whether this process is the one that pulls.
+            drift: how the server's stream and consumers differ from the manifest now.
         """
         counters = EndpointStats()
         name = function.name
@@ -76,9 +80,19 @@ class Discovery:
                 "pending": metrics.consumer_pending,
                 "ack_pending": metrics.consumer_ack_pending,
                 "redelivered": metrics.consumer_redelivered,
+                "drift": [
+                    {
+                        "object": change.object,
+                        "field": change.field,
+                        "server": change.found,
+                        "manifest": change.wanted,
+                    }
+                    for change in drift()
+                ],
             }
 
         def metadata() -> Mapping[str, object]:
+            drifted = describe_drift(drift())
             return {
                 "stream": source.stream,
                 "durable": source.durable,
@@ -90,6 +104,7 @@ class Discovery:
                 "redelivered": metrics.consumer_redelivered,
                 "dead_letters": sum(metrics.dead_letters.values()),
                 **({} if leads is None else {"leads": str(leads()).lower()}),
+                **({"drift": drifted} if drifted else {}),
             }
 
         self._endpoints[name] = [

@@ -139,6 +139,8 @@ class Host:
         await self._start_bindings()
         wiring.lag.start()
         self._stack.push_async_callback(wiring.lag.stop)
+        wiring.drift.start()
+        self._stack.push_async_callback(wiring.drift.stop)
         if self._options.sweeps:
             sweeping = asyncio.create_task(wiring.build_sweeper().run(), name="advisory sweeper")
             self._stack.push_async_callback(_end, sweeping)

@@ -1,6 +1,8 @@
 """How far behind each consumer is, asked of JetStream every few seconds."""
 
 import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from runtime.broker.connection import ApiError, Broker
 from runtime.errors import Unavailable
@@ -13,16 +15,27 @@ EVERY_S = 5.0
 
 
 class LagWatch:
-    """Keeps `consumer_pending` and its neighbours in the functions' metrics up to date."""
+    """Keeps `consumer_pending` and its neighbours in the functions' metrics up to date.
 
-    def __init__(self, broker: Broker) -> None:
+    Args:
+        broker: the connection.
+        on_config: called with stream, durable and configuration of each consumer that was asked
+            for, as the answer holds that too.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        on_config: Callable[[str, str, Mapping[str, Any]], None] | None = None,
+    ) -> None:
         self._broker = broker
-        self._watched: list[tuple[str, FunctionMetrics]] = []
+        self._on_config = on_config
+        self._watched: list[tuple[str, str, FunctionMetrics]] = []
         self._task: asyncio.Task[None] | None = None
 
     def add(self, stream: str, durable: str, metrics: FunctionMetrics) -> None:
         """Watch one consumer more."""
-        self._watched.append((f"CONSUMER.INFO.{stream}.{durable}", metrics))
+        self._watched.append((stream, durable, metrics))
 
     def start(self) -> None:
         """Begin to ask."""
@@ -36,13 +49,13 @@ class LagWatch:
 
     async def _run(self) -> None:
         while True:
-            for subject, metrics in self._watched:
-                await self._look(subject, metrics)
+            for stream, durable, metrics in self._watched:
+                await self._update(stream, durable, metrics)
             await asyncio.sleep(EVERY_S)
 
-    async def _look(self, subject: str, metrics: FunctionMetrics) -> None:
+    async def _update(self, stream: str, durable: str, metrics: FunctionMetrics) -> None:
         try:
-            found = await self._broker.api(subject)
+            found = await self._broker.api(f"CONSUMER.INFO.{stream}.{durable}")
         except (Unavailable, ApiError):
             # Unknown is not zero: an old figure would look as if all were well.
             metrics.consumer_pending = None
@@ -51,3 +64,5 @@ class LagWatch:
         metrics.consumer_pending = found["num_pending"]
         metrics.consumer_ack_pending = found["num_ack_pending"]
         metrics.consumer_redelivered = found["num_redelivered"]
+        if self._on_config is not None:
+            self._on_config(stream, durable, found["config"])

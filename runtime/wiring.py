@@ -1,8 +1,9 @@
 """Builds what the functions of a process share, and binds each function to it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -20,14 +21,22 @@ from runtime.broker.advisories import Sweeper
 from runtime.broker.clock import Clock, ServerClock
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
+from runtime.broker.drift import Change, without_memory
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
-from runtime.broker.stream_configs import MAILBOX, SCHEDULES, tick_consumer
-from runtime.broker.streams import ensure
+from runtime.broker.stream_configs import (
+    FUNCTION_METADATA,
+    MAILBOX,
+    SCHEDULES,
+    Wanted,
+    tick_consumer,
+)
+from runtime.broker.streams import ensure, wanted_objects
 from runtime.broker.streams import inspect as inspect_streams
 from runtime.context import Context, Scope
 from runtime.discovery import Discovery
 from runtime.dispatch import Dispatcher
+from runtime.drift_watch import DriftWatch
 from runtime.errors import ConfigError, Unavailable
 from runtime.hooks import call_start, call_stop
 from runtime.lag import LagWatch
@@ -103,6 +112,7 @@ class Wiring:
     Attributes:
         broker: the connection.
         lag: watches the consumers that are bound.
+        drift: warns when the server no longer has what the manifest says.
         discovery: shows the functions that are bound.
     """
 
@@ -128,7 +138,8 @@ class Wiring:
         self._mailbox = Mailbox(broker)
         self._letters = DeadLetters(broker)
         self._clock: Clock | None = options.clock
-        self.lag = LagWatch(broker)
+        self.drift = DriftWatch(broker, metrics)
+        self.lag = LagWatch(broker, self.drift.compare_consumer)
         self.discovery = Discovery(broker)
 
     async def prepare_streams(self) -> None:
@@ -138,15 +149,34 @@ class Wiring:
             ConfigError: a person must change something first.
             Unavailable: JetStream does not answer.
         """
+        known = []
         if self._options.bind_only:
-            for change in await inspect_streams(self.broker, self._manifest):
+            known = await inspect_streams(self.broker, self._manifest)
+            for change in known:
                 log.warning("JetStream differs from the manifest", change=str(change))
-            return
-        changes = await ensure(self.broker, self._manifest)
-        for change in changes:
-            log.debug("JetStream changed", change=str(change))
-        if changes:
-            log.info("JetStream now has what the manifest says", changes=len(changes))
+        else:
+            changes = await ensure(self.broker, self._manifest)
+            # A server that was started again has lost what it kept in memory; nothing is new in it.
+            _log_changes(without_memory(changes))
+        self.drift.watch(self._watched_here(), known)
+
+    def _watched_here(self) -> list[Wanted]:
+        """The streams and consumers whose drift this process reports.
+
+        Of several processes one reports what they share, and that of an isolated function its own.
+        """
+        if not self._options.services:
+            return []
+        owners = [
+            (each, (each.config.get("metadata") or {}).get(FUNCTION_METADATA))
+            for each in wanted_objects(self.broker, self._manifest)
+        ]
+        return [
+            each
+            for each, owner in owners
+            if owner in self._functions
+            or (self._options.sweeps and owner not in self._manifest.functions)
+        ]
 
     async def build_shared(self, ticker: InProgressTicker, probes: Probes) -> SharedServices:
         """What every consumer binding shares."""
@@ -221,13 +251,15 @@ class Wiring:
         metrics = self._metrics.function(function.name)
         sources = self._sources(function)
         self.lag.add(sources[0].stream, sources[0].durable, metrics)
+        leads: Callable[[], bool] | None = None
         if function.spec.ordered_by:
             ordered = OrderedBinding(dispatcher, sources, shared, metrics)
             self._bindings.append(ordered)
-            self.discovery.add_consumer(function, sources[0], metrics, leads=lambda: ordered.leads)
+            leads = lambda: ordered.leads  # noqa: E731
         else:
             self._bindings.append(ConsumerBinding(dispatcher, sources, shared, metrics))
-            self.discovery.add_consumer(function, sources[0], metrics)
+        drift = partial(self.drift.of_function, function.name)
+        self.discovery.add_consumer(function, sources[0], metrics, leads=leads, drift=drift)
 
     def _sources(self, function: Function) -> list[Source]:
         """The consumers a function pulls from: its stream's, then its mailbox."""
@@ -260,6 +292,16 @@ class Wiring:
             Unavailable: a person must do it.
         """
         try:
-            await self.prepare_streams()
+            if self._options.bind_only:
+                await inspect_streams(self.broker, self._manifest)
+            else:
+                _log_changes(await ensure(self.broker, self._manifest))
         except ConfigError as refusal:
             raise Unavailable("JetStream", str(refusal)) from refusal
+
+
+def _log_changes(changes: Sequence[Change]) -> None:
+    for change in changes:
+        log.debug("JetStream changed", change=str(change))
+    if changes:
+        log.info("JetStream now has what the manifest says", changes=len(changes))

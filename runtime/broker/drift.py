@@ -1,10 +1,11 @@
 """How the server differs from what shall stand there, and what each change would cost."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from runtime.broker.field_text import show_value
 from runtime.broker.stored import parse_time_ns
 from runtime.broker.stream_configs import FUNCTION_METADATA, Wanted
 from runtime.subjects import covers
@@ -38,7 +39,8 @@ class Change:
     def __str__(self) -> str:
         if not self.field:
             return f"{self.kind} {self.object}"
-        return f"{self.kind} {self.object}: {self.field} from {self.found!r} to {self.wanted!r}"
+        found, wanted = (show_value(self.field, each) for each in (self.found, self.wanted))
+        return f"{self.kind} {self.object}: {self.field} from {found} to {wanted}"
 
 
 def drift(
@@ -68,6 +70,20 @@ def drift(
             kind = _kind(field, (theirs, ours), will_be, state or {}, now_ns or time.time_ns())
             changes.append(Change(wanted.name, field, theirs, ours, kind))
     return changes
+
+
+def without_memory(changes: Sequence[Change]) -> list[Change]:
+    """Without the creation of streams that JetStream keeps in memory, and of their consumers."""
+    in_memory = {
+        change.object.removeprefix("stream ")
+        for change in changes
+        if change.kind == "create" and change.wanted.get("storage") == "memory"
+    }
+    return [
+        change
+        for change in changes
+        if change.kind != "create" or change.object.split()[1].split("/")[0] not in in_memory
+    ]
 
 
 def merged(wanted: Wanted, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ async def plan(broker: Broker, manifest: Manifest) -> list[Change]:
         ConfigError: the manifest contradicts itself.
         Unavailable: JetStream does not answer.
     """
-    survey = await _survey(broker, _wanted(broker, manifest))
+    survey = await _survey(broker, wanted_objects(broker, manifest))
     return [change for _, _, changes in survey for change in changes]
 
 
@@ -70,7 +70,7 @@ async def ensure(broker: Broker, manifest: Manifest, *, allow_loss: bool = False
             messages, and whatever the server refused.
         Unavailable: JetStream does not answer.
     """
-    return await _apply_all(broker, _wanted(broker, manifest), allow_loss=allow_loss)
+    return await _apply_all(broker, wanted_objects(broker, manifest), allow_loss=allow_loss)
 
 
 async def inspect(broker: Broker, manifest: Manifest) -> list[Change]:
@@ -104,10 +104,26 @@ async def ensure_runtime_streams(broker: Broker) -> list[Change]:
     return await _apply_all(broker, wanted_by_runtime(broker.server_version))
 
 
-def _wanted(broker: Broker, manifest: Manifest) -> list[Wanted]:
+def wanted_objects(broker: Broker, manifest: Manifest) -> list[Wanted]:
+    """What the server shall have for a manifest: streams first, the runtime's own included.
+
+    Raises:
+        ConfigError: the manifest contradicts itself.
+    """
     own = _as_safe_as_the_rest(wanted_by_runtime(broker.server_version, manifest.streams), manifest)
     every = own + wanted_by_manifest(manifest)
     return sorted(every, key=lambda wanted: bool(wanted.consumer))
+
+
+async def find_drift(broker: Broker, wanted: Wanted) -> list[Change]:
+    """How one object differs now, by one request; whether a change would lose messages is a guess.
+
+    Raises:
+        ApiError: JetStream refused to say.
+        Unavailable: JetStream does not answer.
+    """
+    found, state = await _fetch(broker, wanted)
+    return drift(wanted, found, state)
 
 
 def _as_safe_as_the_rest(own: Sequence[Wanted], manifest: Manifest) -> list[Wanted]:
@@ -160,6 +176,16 @@ async def _survey(broker: Broker, wanted: Iterable[Wanted]) -> _Survey:
 async def _compare(
     broker: Broker, wanted: Wanted
 ) -> tuple[Wanted, Mapping[str, Any] | None, list[Change]]:
+    found, state = await _fetch(broker, wanted)
+    changes = drift(wanted, found, state)
+    if any(change.field == "max_msgs_per_subject" for change in changes):
+        state["most_per_subject"] = await _most_per_subject(broker, wanted.stream)
+        changes = drift(wanted, found, state)
+    return wanted, found, changes
+
+
+async def _fetch(broker: Broker, wanted: Wanted) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
+    """An object's configuration, None when it is missing, and a stream's state."""
     try:
         if wanted.consumer:
             answer = await _ask(broker, f"CONSUMER.INFO.{wanted.stream}.{wanted.consumer}")
@@ -167,14 +193,9 @@ async def _compare(
             answer = await _ask(broker, f"STREAM.INFO.{wanted.stream}")
     except ApiError as error:
         if error.err_code in _NOT_FOUND:
-            return wanted, None, drift(wanted, None)
+            return None, {}
         raise
-    found, state = answer["config"], answer.get("state", {})
-    changes = drift(wanted, found, state)
-    if any(change.field == "max_msgs_per_subject" for change in changes):
-        state["most_per_subject"] = await _most_per_subject(broker, wanted.stream)
-        changes = drift(wanted, found, state)
-    return wanted, found, changes
+    return answer["config"], answer.get("state", {})
 
 
 async def _most_per_subject(broker: Broker, stream: str) -> int:

@@ -34,6 +34,7 @@ class FunctionView:
         dead_letters: given up, and neither redriven nor purged.
         versions: how many instances run which version of its code.
         paused_until: None when it is not paused.
+        drift: how its stream and consumers differ from the manifest of a host that runs it.
     """
 
     function: str
@@ -45,6 +46,7 @@ class FunctionView:
     dead_letters: int = 0
     versions: dict[str, int] = field(default_factory=dict)
     paused_until: datetime | None = None
+    drift: str = ""
 
     @property
     def instances(self) -> int:
@@ -61,7 +63,7 @@ def ls(as_json: bool, nats_url: str | None) -> None:
     INSTANCES counts processes, a worker each. A function that has consumers but no instance is
     served by nobody.
     """
-    views = run(nats_url, _look)
+    views = run(nats_url, _find_functions)
     if as_json:
         for view in views:
             print_json(asdict(view) | {"instances": view.instances})
@@ -69,9 +71,12 @@ def ls(as_json: bool, nats_url: str | None) -> None:
         click.echo("No functions: no host runs, and none ever bound one on this server.")
     else:
         _draw_table(views)
+        for view in views:
+            if view.drift:
+                click.echo(f"{printable(view.function)}: {printable(view.drift)}")
 
 
-async def _look(broker: Broker) -> list[FunctionView]:
+async def _find_functions(broker: Broker) -> list[FunctionView]:
     views: dict[str, FunctionView] = {}
     consumers, letters, hosts = await asyncio.gather(
         find_consumers(broker), DeadLetters(broker).counts(), _ask_hosts(broker)
@@ -79,8 +84,9 @@ async def _look(broker: Broker) -> list[FunctionView]:
     for name in consumers.keys() | letters.keys() | hosts.keys():
         views[name] = FunctionView(name, dead_letters=letters.get(name, 0))
     for name, answers in hosts.items():
-        views[name].bound_to = answers[0][0]
-        views[name].versions = dict(Counter(version for _, version in answers))
+        views[name].bound_to = answers[0].bound_to
+        views[name].versions = dict(Counter(answer.version for answer in answers))
+        views[name].drift = next((answer.drift for answer in answers if answer.drift), "")
     for name, found in consumers.items():
         _add_consumers(views[name], found)
         views[name].parked = await count_parked(broker, name)
@@ -96,24 +102,39 @@ def _add_consumers(view: FunctionView, consumers: list[FunctionConsumer]) -> Non
     view.paused_until = consumers[0].paused_until
 
 
-async def _ask_hosts(broker: Broker) -> dict[str, list[tuple[str, str]]]:
-    """What each instance says: by function, where it is bound and its code's version."""
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+@dataclass(frozen=True, slots=True)
+class _Instance:
+    """What one process says of one function."""
+
+    function: str
+    bound_to: str
+    version: str
+    drift: str = ""
+
+
+async def _ask_hosts(broker: Broker) -> dict[str, list[_Instance]]:
+    """What each instance says, by function."""
+    found: dict[str, list[_Instance]] = defaultdict(list)
     for reply in await broker.request_many("$SRV.INFO", b"", wait_s=ANSWERS_S):
         try:
-            for function, bound_to, version in _functions_of(json.loads(reply.data)):
-                found[function].append((bound_to, version))
+            for instance in _instances_of(json.loads(reply.data)):
+                found[instance.function].append(instance)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # Somebody else's service, which need not keep to our metadata.
     return found
 
 
-def _functions_of(service: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _instances_of(service: dict[str, Any]) -> list[_Instance]:
     own = service.get("metadata") or {}
     if "handler" in own:
-        return [(service["name"], "", own["code_version"])]
+        return [_Instance(service["name"], "", own["code_version"])]
     return [
-        (metadata["function"], endpoint["subject"], metadata["code_version"])
+        _Instance(
+            metadata["function"],
+            endpoint["subject"],
+            metadata["code_version"],
+            str(metadata.get("drift", "")),
+        )
         for endpoint in service["endpoints"]
         if "function" in (metadata := endpoint.get("metadata") or {})
     ]
@@ -152,4 +173,6 @@ def _show_versions(versions: dict[str, int]) -> str:
 def _show_state(view: FunctionView) -> str:
     if view.paused_until:
         return f"paused {show_end(view.paused_until)}"
-    return "running" if view.instances else "not running"
+    if not view.instances:
+        return "not running"
+    return "running, drifted" if view.drift else "running"

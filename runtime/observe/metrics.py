@@ -118,6 +118,8 @@ class Metrics(Collector):
         reconnects: how often the connection to NATS was rebuilt.
         loop_lag_s: how late the event loop was, at worst, in the last seconds.
         loop_blocks: how often the loop stood still for longer than the watchdog allows.
+        drifted_fields: by stream or consumer, the fields in which JetStream differs from the
+            manifest.
 
     Args:
         version: of the host.
@@ -129,6 +131,7 @@ class Metrics(Collector):
         self.reconnects = 0
         self.loop_lag_s = 0.0
         self.loop_blocks = 0
+        self.drifted_fields: dict[str, int] = {}
         self._restarts = restarts or {}
         self._version = version
         self._functions: dict[str, FunctionMetrics] = {}
@@ -166,6 +169,7 @@ class Metrics(Collector):
             value=self.loop_blocks,
         )
         yield from self._restarts_by_process()
+        yield from self._drift_by_object()
         functions = list(self._functions.values())
         yield from _counters(functions)
         yield from _gauges(functions)
@@ -180,6 +184,18 @@ class Metrics(Collector):
         )
         for worker, count in self._restarts.items():
             family.add_metric((worker,), count)
+        yield family
+
+    def _drift_by_object(self) -> Iterator[Metric]:
+        if not self.drifted_fields:
+            return
+        family = GaugeMetricFamily(
+            "runtime_drifted_fields",
+            "Fields of a stream or consumer that differ from the manifest.",
+            labels=("object",),
+        )
+        for name, count in self.drifted_fields.items():
+            family.add_metric((name,), count)
         yield family
 
 

@@ -60,6 +60,7 @@ async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them
         "dead_letters": 1,
         "versions": live_view[work]["versions"],
         "paused_until": None,
+        "drift": "",
         "instances": 2,
     }
     assert (live_view[ask]["bound_to"], live_view[ask]["instances"]) == (f"{ask}.get", 2)
