@@ -128,7 +128,7 @@ def test_the_variables_of_the_shipped_manifests_are_named() -> None:
 
 
 def test_the_table_of_metrics_is_what_the_host_shows() -> None:
-    metrics = Metrics("1.0.0")
+    metrics = Metrics("1.0.0", restarts={"1": 0})
     metrics.drifted_fields["stream S"] = 0
     function = metrics.function("one")
     function.count_dead_letter("CODE")
