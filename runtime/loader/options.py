@@ -8,8 +8,9 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from runtime.errors import Problem
 from runtime.loader.module import LoadError
+from runtime.manifest.document import UNRESOLVED
 from runtime.manifest.positions import Path, Positions, dotted
-from runtime.manifest.translation import suggest, translate
+from runtime.manifest.translation import holds_unresolved, suggest, translate
 
 _HIDDEN = "**********"
 
@@ -45,6 +46,11 @@ def fill_settings(
         )
         problems += [_redact(problem, given) for problem in found if problem.field not in known]
         return None, problems
+    except Exception as failure:  # noqa: BLE001 - a validator's own mistake, whatever it is
+        # A validator cannot know what to do with a value that was not found, which is told already.
+        if not holds_unresolved(given):
+            problems.append(_explain_failure(model, failure, path, positions))
+        return None, problems
     return (None if problems else filled), problems
 
 
@@ -68,6 +74,14 @@ def _find_unknown(
     ]
 
 
+def _explain_failure(
+    model: type[BaseModel], failure: Exception, path: Path, positions: Positions
+) -> Problem:
+    # By its type alone: the text may hold what was given.
+    wrong = f"{model.__name__} raised {type(failure).__name__} when it was filled"
+    return Problem(positions.where(*path), dotted(path), wrong, "correct its validators")
+
+
 def _reveal(value: Any) -> Any:  # noqa: ANN401 - any YAML value
     if isinstance(value, SecretStr):
         return value.get_secret_value()
@@ -84,7 +98,9 @@ def _mask(value: Any) -> Any:  # noqa: ANN401 - any YAML value
         return {key: _mask(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_mask(inner) for inner in value]
-    return value if value is None or isinstance(value, SecretStr) else SecretStr(str(value))
+    if value is None or value is UNRESOLVED or isinstance(value, SecretStr):
+        return value
+    return SecretStr(str(value))
 
 
 def _redact(problem: Problem, given: Mapping[str, Any]) -> Problem:

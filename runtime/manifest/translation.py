@@ -73,12 +73,28 @@ def translate(
     for error in errors:
         location = tuple(part for part in error["loc"] if part != "[key]")
         value = _value_at(raw, location)
-        if value is UNRESOLVED or (error["type"] == "too_short" and value):
-            continue  # reported already: by the document, or entry by entry
+        if _is_reported(error["type"], value):
+            continue
         place = (*path, *location)
         wrong, remedy = _explain(error, value, kind, location)
         problems.append(Problem(positions.where(*place), dotted(place), wrong, remedy))
     return problems
+
+
+def holds_unresolved(value: object) -> bool:
+    """Whether a part of it could not be found, which is reported where it was looked for."""
+    if isinstance(value, Mapping):
+        return any(map(holds_unresolved, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(holds_unresolved, value))
+    return value is UNRESOLVED
+
+
+def _is_reported(code: str, value: object) -> bool:
+    """Whether an error is one by the document already, its consequence, or told entry by entry."""
+    if code == "too_short" and value:
+        return True
+    return code not in {"missing", "extra_forbidden"} and holds_unresolved(value)
 
 
 def _explain(error: ErrorDetails, value: object, kind: object, location: Path) -> tuple[str, str]:  # noqa: PLR0911 - a table of cases reads best as one
