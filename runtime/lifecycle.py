@@ -248,7 +248,8 @@ def _supervisor(
     options: ServeOptions, environment: Mapping[str, str], isolated: Mapping[str, bool]
 ) -> Supervisor:
     # What a crashing library was doing shows on standard error.
-    command = [sys.executable, "-X", "faulthandler", "-m", "runtime", "serve"]
+    # `-P`: else `-m` puts the current folder before Python itself, and a `json.py` there ends it.
+    command = [sys.executable, "-P", "-X", "faulthandler", "-m", "runtime", "serve"]
     command += [str(path) for path in options.paths]
     if options.bind_only:
         command.append("--bind-only")

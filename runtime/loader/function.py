@@ -24,7 +24,8 @@ class Function:
         start: the module's `start(ctx)`, sync or async; what it returns becomes `ctx.state`.
         stop: the module's `stop(ctx)`, sync or async.
         settings: the module's `Settings`, filled; None when it declares none.
-        code_version: twelve hex digits that change when the module's source does.
+        code_version: twelve hex digits that change when the source of the module does, or of what
+            it imports of its project.
     """
 
     name: str

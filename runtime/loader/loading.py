@@ -7,13 +7,13 @@ from typing import Any
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from runtime.errors import ConfigError, Problem
+from runtime.loader.code_version import code_version
 from runtime.loader.collisions import find_collisions, join_functions
 from runtime.loader.function import Function
 from runtime.loader.module import (
     LoadError,
     find_attribute,
     find_hook,
-    hash_source,
     import_module,
     make_importable,
 )
@@ -102,7 +102,7 @@ def _load(name: str, spec: FunctionSpec, positions: Positions) -> Function:
         start=start,
         stop=stop,
         settings=settings,
-        code_version=hash_source(module),
+        code_version=code_version(module),
     )
 
 
@@ -137,7 +137,7 @@ def _build_codec(
 
 def _draw_reply(signature: Signature) -> dict[str, Any] | None:
     try:
-        return draw_schema(signature.reply)
+        return draw_schema(signature.reply, reply=True)
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
         raise LoadError(
             f"the return type {signature.reply} cannot be written as JSON",

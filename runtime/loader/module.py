@@ -1,22 +1,21 @@
 """Importing a function's module, and saying precisely why it cannot be imported."""
 
-import hashlib
 import importlib
 import inspect
 import pkgutil
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from runtime.manifest.translation import suggest
 
-_VERSION_DIGITS = 12
 _ERROR_LENGTH = 300
-_INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
+_STDLIB = sysconfig.get_path("stdlib")
+_SITES = tuple({sysconfig.get_path(kind) for kind in ("purelib", "platlib")})
+_INSTALLED = (_STDLIB, *_SITES)
 
 
 class LoadError(Exception):
@@ -29,45 +28,66 @@ class LoadError(Exception):
 
 
 def make_importable(folder: Path) -> None:
-    """Let modules in `folder` be imported by their names; harmless when they can be already."""
+    """Let modules in `folder` be imported by their names; harmless when they can be already.
+
+    They come before what is installed and after what is Python's own: a `queue.py` among them must
+    not become the `queue` of every library.
+    """
     place = str(folder)
     if place not in sys.path:
-        sys.path.insert(0, place)
+        after = [at for at, entry in enumerate(sys.path, 1) if _is_python_itself(entry)]
+        sys.path.insert(max(after, default=0), place)
 
 
 def import_module(name: str) -> ModuleType:
     """The module, under its own dotted name.
 
     Raises:
-        LoadError: there is none, or importing it raised an exception.
+        LoadError: there is none, another module has its name, or importing it raised an exception.
     """
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
+        top = name.partition(".")[0]
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            _refuse_hidden(top)
             raise LoadError(
                 f"there is no module {error.name}", _suggest_module(error.name)
             ) from None
         raise _explain_import(name, error) from error
     except (Exception, SystemExit) as error:
         raise _explain_import(name, error) from error
+    _refuse_hidden(name.partition(".")[0])
+    return module
 
 
-def find_attribute(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - whatever stands there
-    """A module's attribute.
+def find_attribute(module: ModuleType, path: str) -> Any:  # noqa: ANN401 - whatever stands there
+    """A module's attribute; in `shop.place` that of its attribute `shop`.
 
     Raises:
-        LoadError: it has none of that name.
+        LoadError: it has none of that name, or it is a method without the object to call it on.
     """
-    try:
-        return getattr(module, name)
-    except AttributeError:
-        known = [
-            other
-            for other, value in vars(module).items()
-            if inspect.isroutine(value) and not other.startswith("_")
-        ]
-        raise LoadError(f"module {module.__name__} has no {name}", suggest(name, known)) from None
+    found: Any = module
+    around = f"module {module.__name__}"
+    for name in path.split("."):
+        owner = found
+        try:
+            found = getattr(owner, name)
+        except AttributeError:
+            known = [
+                other
+                for other, value in _members(owner)
+                if inspect.isroutine(value) and not other.startswith("_")
+            ]
+            raise LoadError(f"{around} has no {name}", suggest(name, known)) from None
+        if inspect.isclass(owner) and inspect.isfunction(inspect.getattr_static(owner, name)):
+            raise LoadError(
+                f"{path} is a method of a class, and there is no object to call it on",
+                f"make one in the module and name its method: `it = {owner.__name__}(…)`,"
+                f" `{module.__name__}:it.{name}`",
+            )
+        around = f"{module.__name__}:{name}"
+    return found
 
 
 def find_hook(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - a callable or None
@@ -89,19 +109,41 @@ def find_hook(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - a callabl
     return hook
 
 
-def hash_source(module: ModuleType) -> str:
-    """Twelve hex digits over the module's source, a package's with all of its Python files."""
-    if not module.__file__:
-        return ""
-    file = Path(module.__file__)
-    files: Iterable[Path] = [file]
-    if hasattr(module, "__path__"):
-        files = sorted(file.parent.rglob("*.py"))
-    digest = hashlib.sha256()
-    for source in files:
-        digest.update(source.relative_to(file.parent).as_posix().encode())
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:_VERSION_DIGITS]
+def _members(owner: object) -> list[tuple[str, Any]]:
+    names = vars(owner) if inspect.ismodule(owner) else dir(owner)
+    return [(name, inspect.getattr_static(owner, name, None)) for name in names]
+
+
+def _is_python_itself(entry: str) -> bool:
+    place = Path(entry)
+    return (
+        bool(entry)
+        and (place.is_relative_to(_STDLIB) or place.suffix == ".zip")
+        and not any(place.is_relative_to(installed) for installed in _SITES)
+    )
+
+
+def _refuse_hidden(top: str) -> None:
+    """Refuse a module of the current folder whose name another module has taken.
+
+    Raises:
+        LoadError: naming both.
+    """
+    folder = Path.cwd()
+    own = [path for path in (folder / f"{top}.py", folder / top / "__init__.py") if path.exists()]
+    taken = sys.modules.get(top)
+    if not own or taken is None:
+        return
+    file = getattr(taken, "__file__", None)
+    if file is None and hasattr(taken, "__path__"):
+        return  # A namespace package, which the folder's may be a part of.
+    if file and any(Path(file).samefile(path) for path in own if Path(file).exists()):
+        return
+    whose = "Python's own" if top in sys.stdlib_module_names else f"the one in {file}"
+    raise LoadError(
+        f"{top} is {whose}, which hides {own[0].relative_to(folder)}",
+        "give yours another name",
+    )
 
 
 def _suggest_module(name: str) -> str:

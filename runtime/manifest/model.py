@@ -75,7 +75,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_ty
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str)]
 NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 MODULE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
-HANDLER_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+HANDLER_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 SUBJECT_PATTERN = r"^[^\s.]+(\.[^\s.]+)*$"
 HTTP_PATH_PATTERN = r"^/[A-Za-z0-9_\-./{}]*$"
 FIELD_PATTERN = r"^([^\s.]+\.)*[^\s.]+$"

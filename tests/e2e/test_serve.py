@@ -440,3 +440,13 @@ async def test_the_host_brings_its_servers_and_leaves_none_behind(project: Proje
     assert code == 0
     assert secrets
     assert not any(secret in served.text for secret in secrets)
+
+
+async def test_a_module_that_is_named_like_one_of_python_harms_no_worker(
+    project: Project, addresses: dict[str, str]
+) -> None:
+    for name in ("json.py", "queue.py", "click.py"):
+        (project.folder / name).write_text("raise RuntimeError(__name__)")
+
+    async with serving(project.folder, "app.yaml", "--workers", "2", **addresses) as served:
+        await served.wait_for_line("Ready")

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from runtime.errors import ConfigError, PayloadError
 from runtime.loader import Function, load, load_all
+from runtime.manifest import read_what_is_right
 from runtime.manifest.model import FunctionSpec
 from tests.unit.manifests import read_text
 
@@ -251,6 +252,249 @@ def test_the_code_version_changes_with_any_file_of_a_package() -> None:
 
     assert len(first) == 12
     assert first != second
+
+
+def version_of(handler: str) -> str:
+    return load_text(SERVICE, handler=handler).code_version
+
+
+@pytest.mark.parametrize(
+    ("file", "imported"),
+    [
+        ("helper.py", "import helper"),
+        ("helper.py", "from helper import *"),
+        ("package/helper.py", "from package import helper"),
+        ("package/helper.py", "import package.helper as other"),
+        ("package/deeper/helper.py", "from package.deeper.helper import ANY"),
+        ("package/__init__.py", "from package import other"),
+        ("package/queries.sql", "from package import other"),
+        ("helper.py", "def later():\n    import helper"),
+        ("helper.py", "import between"),
+        ("package/helper.py", "import package.relative"),
+    ],
+)
+def test_the_code_version_changes_with_whatever_of_the_project_the_handler_imports(
+    file: str, imported: str
+) -> None:
+    write("import helper", "between.py")
+    write("from . import helper", "package/relative.py")
+    for name in ("package/__init__.py", "package/other.py", "package/deeper/__init__.py"):
+        write("", name)
+    for name in ("helper.py", "package/helper.py", "package/deeper/helper.py"):
+        write("ANY = 1", name)
+    write(f"{imported}\nasync def handle(ctx: Context) -> None: ...")
+    first = version_of("sample:handle")
+
+    write("ANY = 2", file)
+    second = version_of("sample:handle")
+
+    assert first != second
+
+
+def test_the_code_version_does_not_change_with_what_the_handler_does_not_import() -> None:
+    write("ANY = 1", "helper.py")
+    write("async def handle(ctx: Context) -> None: ...")
+    first = version_of("sample:handle")
+
+    write("ANY = 2", "helper.py")
+
+    assert version_of("sample:handle") == first
+
+
+def test_the_code_version_is_that_of_the_content_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = set()
+    for folder in ("one", "two"):
+        place = tmp_path / folder
+        place.mkdir()
+        monkeypatch.chdir(place)
+        monkeypatch.syspath_prepend(str(place))
+        write("ANY = 1", "shop/helper.py")
+        write("import shop.helper\nasync def handle(ctx: Context) -> None: ...", "shop/work.py")
+        versions.add(version_of("shop.work:handle"))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+            del sys.modules[name]
+
+    assert len(versions) == 1
+
+
+def test_modules_that_import_each_other_have_a_code_version_too() -> None:
+    write("import right", "left.py")
+    write("import left\nasync def handle(ctx: Context) -> None: ...", "right.py")
+
+    assert len(version_of("right:handle")) == 12
+
+
+def test_the_schema_of_a_reply_has_what_is_computed_when_it_is_written() -> None:
+    write("""
+        from pydantic import computed_field
+
+        class Order(BaseModel):
+            price: int
+            pieces: int = 1
+
+            @computed_field
+            @property
+            def total(self) -> int:
+                return self.price * self.pieces
+
+        async def handle(event: Event[Order], ctx: Context) -> Order: ...
+    """)
+
+    function = load_text(ENDPOINT)
+
+    assert function.response_schema is not None
+    assert function.request_schema is not None
+    assert [*function.response_schema["properties"]] == ["price", "pieces", "total"]
+    assert function.response_schema["required"] == ["price", "total"]
+    assert [*function.request_schema["properties"]] == ["price", "pieces"]
+    assert function.request_schema["required"] == ["price"]
+
+
+def test_a_module_that_is_named_like_one_of_python_is_refused_with_the_reason() -> None:
+    write("async def handle(ctx: Context) -> None: ...", "json.py")
+    write("async def handle(ctx: Context) -> None: ...", "queue/__init__.py")
+    write("async def handle(ctx: Context) -> None: ...", "queue/inner.py")
+
+    assert problems_of(SERVICE, handler="json:handle") == [
+        "m.yaml:4: functions.f.handler: json is Python's own, which hides json.py; give yours"
+        " another name"
+    ]
+    for handler in ("queue:handle", "queue.inner:handle"):
+        assert problems_of(SERVICE, handler=handler) == [
+            "m.yaml:4: functions.f.handler: queue is Python's own, which hides queue/__init__.py;"
+            " give yours another name"
+        ]
+
+
+def test_a_module_that_is_named_like_one_that_the_host_uses_is_refused_with_the_reason() -> None:
+    write("async def handle(ctx: Context) -> None: ...", "click.py")
+
+    [problem] = problems_of(SERVICE, handler="click:handle")
+
+    assert problem.startswith("m.yaml:4: functions.f.handler: click is the one in /")
+    assert problem.endswith("which hides click.py; give yours another name")
+
+
+def test_a_module_in_the_folder_does_not_become_python_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    write("raise RuntimeError", "zipapp.py")
+    write("import zipapp\nasync def handle(ctx: Context) -> None: ...")
+
+    # One that nothing has imported yet, as a library may do at any time.
+    monkeypatch.delitem(sys.modules, "zipapp", raising=False)
+    assert load_text(SERVICE).name == "f"
+
+
+def test_a_method_of_an_object_is_a_handler() -> None:
+    write("""
+        class Till:
+            def __init__(self) -> None:
+                self.total = 0
+
+            async def count(self, event: Event[bytes], ctx: Context) -> None:
+                self.total += 1
+
+            @staticmethod
+            async def ring(event: Event[bytes], ctx: Context) -> None: ...
+
+            @classmethod
+            def close(cls, event: Event[bytes], ctx: Context) -> None: ...
+
+        till = Till()
+    """)
+
+    function = load_text(CONSUMER, handler="sample:till.count")
+
+    assert function.handler == sys.modules["sample"].till.count
+    assert (function.shape, function.is_async) == ("event", True)
+    assert load_text(CONSUMER, handler="sample:Till.ring").is_async
+    assert not load_text(CONSUMER, handler="sample:Till.close").is_async
+
+
+def test_a_method_without_its_object_is_refused_with_the_way_out() -> None:
+    write("""
+        class Till:
+            async def count(self, event: Event[bytes], ctx: Context) -> None: ...
+
+        till = Till()
+    """)
+
+    assert problems_of(CONSUMER, handler="sample:Till.count") == [
+        "m.yaml:4: functions.f.handler: Till.count is a method of a class, and there is no object"
+        " to call it on; make one in the module and name its method: `it = Till(…)`,"
+        " `sample:it.count`"
+    ]
+    assert problems_of(CONSUMER, handler="sample:till.cuont") == [
+        "m.yaml:4: functions.f.handler: sample:till has no cuont; did you mean count?"
+    ]
+
+
+def test_a_secret_that_was_not_found_gives_no_second_problem() -> None:
+    write("""
+        from pydantic import model_validator
+
+        class Settings(BaseModel):
+            token: SecretStr
+            size: int
+            parts: list[str]
+
+            @field_validator("parts", mode="before")
+            @classmethod
+            def split(cls, parts: list[str]) -> list[str]:
+                return [part.strip() for part in parts]
+
+            @model_validator(mode="before")
+            @classmethod
+            def check(cls, given: dict[str, str]) -> dict[str, str]:
+                if given["token"][:2] != "t-":
+                    raise ValueError("begins with something else")
+                return given
+
+        async def handle(ctx: Context) -> None: ...
+    """)
+    text = (
+        "functions:\n"
+        "  f:\n"
+        "    handler: sample:handle\n"
+        "    service: true\n"
+        "    settings:\n"
+        "      token: {from_env: ABSENT}\n"
+        "      parts: ['${ABSENT}', b]\n"
+    )
+    Path("m.yaml").write_text(text)
+    reading = read_what_is_right([Path("m.yaml")], {})
+
+    load_all(reading.manifest)
+
+    problems = [str(problem) for problem in reading.problems]
+    assert problems == [
+        "m.yaml:6: functions.f.settings.token: the variable ABSENT is not set; set it to the secret",
+        "m.yaml:7: functions.f.settings.parts[0]: the variable ABSENT is not set; set it, or give a"
+        " default: ${ABSENT:-…}",
+    ]
+
+
+def test_a_validator_of_settings_that_fails_by_itself_is_told_without_what_it_said() -> None:
+    write("""
+        class Settings(BaseModel):
+            token: str
+
+            @field_validator("token")
+            @classmethod
+            def check(cls, token: str) -> str:
+                raise KeyError(token)
+
+        async def handle(ctx: Context) -> None: ...
+    """)
+
+    assert problems_of(SERVICE, "    settings: {token: hidden}\n") == [
+        "m.yaml:6: functions.f.settings: Settings raised KeyError when it was filled; correct its"
+        " validators"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""The version of a function's code: a hash of every file of the project that the handler needs."""
+
+import ast
+import functools
+import hashlib
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+_DIGITS = 12
+_STATEMENTS = ".sql"
+"""Statements in files beside a module are code as well."""
+_HOST = "runtime"
+
+
+def code_version(module: ModuleType) -> str:
+    """Twelve hex digits over the module and all modules of the same project that it imports.
+
+    Those modules are found in the sources, imports inside of functions included, and so are the
+    `.sql` files in their packages; of a package all files count. Of the project is what belongs to
+    the handler's own top-level package, and what is neither installed, nor Python's, nor the host.
+    Only names and contents count, so that equal code has one version on every machine.
+    """
+    files = _ProjectFiles(module.__name__.partition(".")[0])
+    files.add(module.__name__)
+    for folder in list(getattr(module, "__path__", ())):
+        files.add_folder(module.__name__, Path(folder))
+    digest = hashlib.sha256()
+    for name, content in sorted(files.contents.items()):
+        digest.update(f"{name}\n{len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:_DIGITS] if files.contents else ""
+
+
+class _ProjectFiles:
+    """The files of a project that one of its modules needs.
+
+    Args:
+        top: the handler's top-level package, which is of the project wherever it stands.
+
+    Attributes:
+        contents: by a name that does not tell where the project stands.
+    """
+
+    def __init__(self, top: str) -> None:
+        self.contents: dict[str, bytes] = {}
+        self._top = top
+        self._looked_at: set[str] = set()
+
+    def add(self, name: str) -> None:
+        """Add a module, the packages around it, and what they import; nothing if there is none."""
+        waiting = [name]
+        while waiting:
+            current = waiting.pop()
+            parent = current.rpartition(".")[0]
+            if current in self._looked_at or parent == current:
+                continue
+            self._looked_at.add(current)
+            if parent:
+                waiting.append(parent)
+            file = _find_file(current)
+            if file is None or not self._is_own(current, file):
+                continue
+            source = self.contents[current] = file.read_bytes()
+            is_package = file.stem == "__init__"
+            package = current if is_package else parent
+            if package:
+                self._add_statements(package, file.parent)
+            waiting += _imported(source, package)
+
+    def add_folder(self, package: str, folder: Path) -> None:
+        """Add every module below a package's folder."""
+        for file in folder.rglob("*.py"):
+            parts = file.relative_to(folder).with_suffix("").parts
+            self.add(".".join([package, *(parts[:-1] if parts[-1] == "__init__" else parts)]))
+
+    def _add_statements(self, package: str, folder: Path) -> None:
+        for file in folder.glob(f"*{_STATEMENTS}"):
+            self.contents[f"{package}/{file.name}"] = file.read_bytes()
+
+    def _is_own(self, name: str, file: Path) -> bool:
+        top = name.partition(".")[0]
+        return top == self._top or (
+            top != _HOST and not any(file.is_relative_to(place) for place in _installed_places())
+        )
+
+
+def _find_file(name: str) -> Path | None:
+    """The source of a module, without importing it or what is around it."""
+    if module := sys.modules.get(name):
+        file = getattr(module, "__file__", None)
+        return Path(file) if file and file.endswith(".py") else None
+    parent = name.rpartition(".")[0]
+    places = _places(parent) if parent else None
+    if parent and not places:
+        return None
+    spec = PathFinder.find_spec(name, places)
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _places(package: str) -> Sequence[str]:
+    """The folders of a package's modules."""
+    if package in sys.modules:
+        return list(getattr(sys.modules[package], "__path__", ()))
+    parent = package.rpartition(".")[0]
+    around = _places(parent) if parent else None
+    spec: ModuleSpec | None = PathFinder.find_spec(package, around)
+    return list(spec.submodule_search_locations or ()) if spec else ()
+
+
+@functools.lru_cache(maxsize=4096)
+def _imported(source: bytes, package: str) -> tuple[str, ...]:
+    """The dotted names that a source may import; what is no module among them is not found."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return ()
+    return tuple(dict.fromkeys(_names(tree, package)))
+
+
+def _names(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = node.module or ""
+            if node.level:
+                around = package.split(".")[: len(package.split(".")) - node.level + 1]
+                origin = ".".join([*around, *([origin] if origin else [])])
+            if origin:
+                yield origin
+                yield from (f"{origin}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+@functools.cache
+def _installed_places() -> tuple[Path, ...]:
+    """Where Python and what is installed stand."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    found = {sysconfig.get_path(kind) for kind in kinds} | {*site.getsitepackages()}
+    return tuple(Path(place) for place in sorted({*found, site.getusersitepackages()}))
