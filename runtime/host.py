@@ -22,6 +22,7 @@ from runtime.probes import Probes
 from runtime.resource.http import open_http
 from runtime.resource.postgres import open_pool
 from runtime.start_and_drain import all_or_none, drain_in_order, stop_all
+from runtime.supervised_task import SupervisedTask
 from runtime.wiring import Binding, HostOptions, Wiring
 
 POOL_SIZE = 10
@@ -128,6 +129,7 @@ class Host:
         await wiring.prepare_streams()
         resources = await self._open_resources()
         ticker = wiring.build_ticker()
+        self.probes.tasks = [ticker.task, ticker.settler.task]
         self.blocks.keepalive = BlockKeepalive(wiring.broker, ticker)
         shared = await wiring.build_shared(ticker, self.probes)
         functions = self._functions.values()
@@ -142,8 +144,8 @@ class Host:
         wiring.drift.start()
         self._stack.push_async_callback(wiring.drift.stop)
         if self._options.sweeps:
-            sweeping = asyncio.create_task(wiring.build_sweeper().run(), name="advisory sweeper")
-            self._stack.push_async_callback(_end, sweeping)
+            sweeping = SupervisedTask(wiring.build_sweeper().run, "advisory sweeper").start()
+            self._stack.push_async_callback(sweeping.stop)
         self.probes.has_started = True
 
     async def _connect(self) -> Wiring:
@@ -193,11 +195,6 @@ class Host:
 
     def _count_reconnect(self) -> None:
         self._metrics.reconnects += 1
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _close_pool(pool: "asyncpg.Pool[asyncpg.Record]") -> None:

@@ -6,10 +6,8 @@ from typing import Any
 
 from runtime.broker.connection import ApiError, Broker
 from runtime.errors import Unavailable
-from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
-
-log = get_logger("runtime.lag")
+from runtime.supervised_task import SupervisedTask
 
 EVERY_S = 5.0
 
@@ -31,7 +29,7 @@ class LagWatch:
         self._broker = broker
         self._on_config = on_config
         self._watched: list[tuple[str, str, FunctionMetrics]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask(self._run, "lag watch")
 
     def add(self, stream: str, durable: str, metrics: FunctionMetrics) -> None:
         """Watch one consumer more."""
@@ -39,13 +37,11 @@ class LagWatch:
 
     def start(self) -> None:
         """Begin to ask."""
-        self._task = asyncio.create_task(self._run(), name="lag watch")
+        self._task.start()
 
     async def stop(self) -> None:
         """Ask no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
 
     async def _run(self) -> None:
         while True:

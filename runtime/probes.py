@@ -33,12 +33,14 @@ class Probes:
         broker: set when there is a connection.
         pool: set when there is one.
         has_started: whether every function is bound.
+        tasks: those that every function needs: without them no message is settled or kept.
     """
 
     def __init__(self, bindings: Sequence[Flowing], *, uses_postgres: bool) -> None:
         self.broker: Broker | None = None
         self.pool: asyncpg.Pool[asyncpg.Record] | None = None
         self.has_started = False
+        self.tasks: Sequence[Flowing] = ()
         self._bindings = bindings
         self._uses_postgres = uses_postgres
 
@@ -60,7 +62,7 @@ class Probes:
         """Whether every function is bound and does its work."""
         if not self.has_started:
             return "STARTING"
-        stuck = [binding.name for binding in self._bindings if not binding.is_flowing]
+        stuck = [each.name for each in [*self._bindings, *self.tasks] if not each.is_flowing]
         return f"NOT_FLOWING {' '.join(stuck)}" if stuck else None
 
     def by_name(self) -> dict[str, Probe]:

@@ -55,6 +55,7 @@ class SupervisedTask:
 
     def start(self) -> "SupervisedTask":
         """Begin the first run; the task itself."""
+        self._stopped = False
         self._begin()
         return self
 

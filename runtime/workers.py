@@ -254,6 +254,10 @@ class Supervisor:
                 process.terminate()
             await link.open()
             return await process.wait()
+        except OSError as failure:
+            # Of memory or processes, the machine may have none left for a while.
+            log.error("A worker cannot be started", worker=name, reason=str(failure))  # noqa: TRY400
+            return os.EX_OSERR
         finally:
             await link.close()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from runtime.broker.settler import Settler
 from runtime.message import Message
+from runtime.supervised_task import SupervisedTask
 
 TICK_S = 0.5
 SHARE_OF_ACK_WAIT = 1 / 3
@@ -25,12 +26,16 @@ class InProgressTicker:
     A timer per message would cost more than the work (a peer removed its own for that reason); one
     pass over what is held twice a second costs nothing measurable. A message is extended until it
     is settled, which the function's time limit bounds.
+
+    Attributes:
+        task: extends what is held; a readiness probe asks whether it does.
+        settler: says so to the server.
     """
 
     def __init__(self, settler: Settler) -> None:
         self.settler = settler
         self._held: list[Held] = []
-        self._task = asyncio.create_task(self._run(), name="in-progress ticker")
+        self.task = SupervisedTask(self._run, "in-progress ticker").start()
 
     def add(self, held: Held) -> None:
         """Keep these alive from now on."""
@@ -57,8 +62,7 @@ class InProgressTicker:
 
     async def stop(self) -> None:
         """End the ticker."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self.task.stop()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -20,6 +20,7 @@ from runtime.errors import PublishFailed, Unavailable
 from runtime.manifest.model import ConsumerSpec, Manifest, ScheduleBinding, StreamSpec
 from runtime.message import DUE_AT
 from runtime.observe.logs import get_logger
+from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.schedule")
 
@@ -93,17 +94,17 @@ class ScheduleTicker:
         self._starting = schedule.at_start
         self._kept: Kept | None = None
         self._held_back = ""
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask(self._run, f"schedule {function}")
         self._log = log.bind(function=function)
 
     @property
     def is_flowing(self) -> bool:
         """Whether it ticks."""
-        return self._task is not None and not self._task.done()
+        return self._task.is_flowing
 
     async def start(self) -> None:
         """Begin to tick."""
-        self._task = asyncio.create_task(self._run(), name=f"schedule {self._function}")
+        self._task.start()
 
     async def drain(self, grace_s: float) -> None:
         """Tick no more."""
@@ -111,12 +112,11 @@ class ScheduleTicker:
 
     async def stop(self) -> None:
         """Tick no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
 
     async def _run(self) -> None:
         failing = False
+        self._kept = None  # Of a run before, it may be what that run failed of.
         while True:
             try:
                 await self._turn()

@@ -135,8 +135,12 @@ class Sweeper:
             return True
         try:
             await self._sweep(advisory)
-        except RuntimeFault as failure:
-            log.warning("an advisory is not handled yet: %s", failure)
+        except Exception as failure:
+            # One that cannot be handled must not keep the others from it.
+            if isinstance(failure, RuntimeFault):
+                log.warning("an advisory is not handled yet: %s", failure)
+            else:
+                log.exception("an advisory cannot be handled")
             delay = json.dumps({"delay": int(_RETRY_DELAY_S * 1e9)}).encode()
             await self._broker.send(message.reply, b"-NAK " + delay)
             return False

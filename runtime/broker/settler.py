@@ -8,6 +8,7 @@ from runtime.broker.connection import Broker
 from runtime.errors import Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.settler")
 
@@ -22,6 +23,9 @@ class Settler:
     Every method returns at once; one task sends whatever has gathered. Settlements are not
     confirmed by the server: one that is lost leads to a redelivery, never to a loss. Source of the
     payloads: NATS ADR-15.
+
+    Attributes:
+        task: sends; a readiness probe asks whether it does.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -30,7 +34,7 @@ class Settler:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._task = asyncio.create_task(self._run(), name="settler")
+        self.task = SupervisedTask(self._run, "settler").start()
 
     def ack(self, message: Message) -> None:
         """The message's effect is durable: never deliver it again."""
@@ -67,8 +71,7 @@ class Settler:
     async def stop(self, timeout_s: float) -> None:
         """Send what is left, then end."""
         await self.flush(timeout_s)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self.task.stop()
 
     def _add(self, reply: str, payload: bytes) -> None:
         self._queue.append((reply, payload))
@@ -90,5 +93,6 @@ class Settler:
                 log.warning(
                     "Settlements not sent, their messages will come again", reason=failure.reason
                 )
-            if not self._queue:
-                self._idle.set()
+            finally:
+                if not self._queue:
+                    self._idle.set()

@@ -1,7 +1,6 @@
 """Keeps one embedded server running: starts it, waits until it is ready, restarts it, stops it."""
 
 import asyncio
-import contextlib
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import structlog
 
 from runtime.embedded.processes import end_orphans, find_orphans
 from runtime.errors import ConfigError, Problem
+from runtime.supervised_task import SupervisedTask
 
 # Recovering a large store after a crash takes as long as it takes; beyond this a person must look.
 _READY_TIMEOUT_S = 300.0
@@ -68,7 +68,7 @@ class Supervisor:
         self._log = structlog.stdlib.get_logger("runtime.embedded").bind(server=program.name)
         self._child: asyncio.subprocess.Process | None = None
         self._ready = False
-        self._watch: asyncio.Task[None] | None = None
+        self._watch = SupervisedTask(self._restart_when_ended, f"supervision of {program.name}")
 
     @property
     def pid(self) -> int | None:
@@ -86,15 +86,11 @@ class Supervisor:
         except BaseException:
             await self._end_child()
             raise
-        self._watch = asyncio.create_task(self._restart_when_ended())
+        self._watch.start()
 
     async def stop(self) -> None:
         """Shut the server down in order and wait until it is gone. Harmless when nothing runs."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
-            self._watch = None
+        await self._watch.stop()
         await self._end_child()
 
     async def end_orphans(self) -> None:
@@ -174,6 +170,10 @@ class Supervisor:
                 await self._end_child()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+            except Exception:
+                # The next run of this task must not wait for a server that never became ready.
+                await self._end_child()
+                raise
 
     async def _end_child(self) -> None:
         child, self._child = self._child, None

@@ -1,0 +1,176 @@
+"""Background tasks of a host that fail for a reason nobody foresaw: they are logged and go on."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+
+from runtime.binding.in_progress import InProgressTicker
+from runtime.binding.schedule import ScheduleTicker
+from runtime.broker.advisories import Sweeper
+from runtime.broker.connection import Broker
+from runtime.lag import LagWatch
+from tests.support.host import (
+    Journal,
+    consumer,
+    eventually,
+    fresh,
+    letters_of,
+    running_host,
+    wait_until_settled,
+)
+from tests.support.servers import NatsServer
+
+FAILED = "A background task failed, it is started again"
+
+
+class Fault:
+    """Makes a method of a class raise the first time that it is called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> None:
+        self.is_due = True
+        self.called_again = asyncio.Event()
+        real: Callable[..., Any] = getattr(owner, method)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if self.is_due:
+                self.is_due = False
+                raise ValueError("a defect")
+            self.called_again.set()
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, method, call)
+
+
+def tasks_that_failed(lines: list[Any]) -> list[str]:
+    return [line["task"] for line in lines if line["event"] == FAILED]
+
+
+async def test_a_settler_that_failed_settles_what_comes_after(
+    broker: Broker, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, work, journal = fresh("S"), fresh("work"), Journal()
+
+    async def act(ctx: Any, event: Any) -> None:
+        journal.add(event.sequence)
+
+    spec = {"handler": "on_event", "consumer": {"stream": stream, "ack_wait": "1s"}}
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    with structlog.testing.capture_logs() as lines:
+        async with running_host(nats_server.url, {work: spec}, {work: act}, streams=streams):
+            fault = Fault(monkeypatch, Broker, "send_all")
+            for _ in range(2):
+                await broker.publish(f"{stream}.a", b"x")
+            await asyncio.wait_for(fault.called_again.wait(), 10)
+            await wait_until_settled(broker, stream, work)
+
+    assert tasks_that_failed(lines) == ["settler"]
+    assert sorted(set(journal.entries)) == [1, 2]
+
+
+async def test_messages_are_kept_alive_after_their_ticker_has_failed(
+    broker: Broker, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, work, journal = fresh("S"), fresh("work"), Journal()
+
+    async def act(ctx: Any, event: Any) -> None:
+        journal.add(ctx.attempt)
+        await asyncio.sleep(2.5)
+
+    spec = {"handler": "on_event", "consumer": {"stream": stream, "ack_wait": "2s"}}
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    with structlog.testing.capture_logs() as lines:
+        async with running_host(nats_server.url, {work: spec}, {work: act}, streams=streams):
+            Fault(monkeypatch, InProgressTicker, "due")
+            await broker.publish(f"{stream}.a", b"x")
+            await wait_until_settled(broker, stream, work)
+            found = await consumer(broker, stream, work)
+
+    assert tasks_that_failed(lines) == ["in-progress ticker"]
+    assert journal.entries == [1]
+    assert found["num_redelivered"] == 0
+
+
+async def test_a_schedule_that_failed_ticks_again_and_the_host_is_not_ready_meanwhile(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.supervised_task.RESTART_FIRST_S", 0.5)
+    tick, journal = fresh("tick"), Journal()
+
+    async def act(ctx: Any) -> None:
+        journal.add("ticked")
+
+    fault = Fault(monkeypatch, ScheduleTicker, "_turn")
+    functions = {tick: {"handler": "on_tick", "schedule": {"every": "1s"}}}
+    with structlog.testing.capture_logs() as lines:
+        async with running_host(nats_server.url, functions, {tick: act}) as host:
+            await eventually(_is_false(lambda: fault.is_due), "the fault")
+            meanwhile = await host.probes.check_functions()
+            await journal.wait(1)
+            after = await host.probes.check_functions()
+
+    assert tasks_that_failed(lines) == [f"schedule {tick}"]
+    assert meanwhile == f"NOT_FLOWING {tick} (clock)"
+    assert after is None
+
+
+def _is_false(condition: Callable[[], bool]) -> Callable[[], Any]:
+    async def look() -> bool:
+        return not condition()
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "task"),
+    [(Sweeper, "run_once", "advisory sweeper"), (LagWatch, "_look", "lag watch")],
+)
+async def test_a_watch_that_failed_looks_again(
+    nats_server: NatsServer,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    method: str,
+    task: str,
+) -> None:
+    stream, work = fresh("S"), fresh("work")
+    fault = Fault(monkeypatch, owner, method)
+    spec = {"handler": "on_event", "consumer": {"stream": stream}}
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    with structlog.testing.capture_logs() as lines:
+        async with running_host(nats_server.url, {work: spec}, streams=streams):
+            await asyncio.wait_for(fault.called_again.wait(), 10)
+
+    assert tasks_that_failed(lines) == [task]
+
+
+async def test_an_advisory_that_cannot_be_handled_keeps_no_other_from_it(
+    broker: Broker, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, work = fresh("S"), fresh("work")
+
+    async def leave(ctx: Any, event: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("runtime.broker.advisories._RETRY_DELAY_S", 0.2)
+    monkeypatch.setattr(InProgressTicker, "due", lambda *_: [])
+    fault = Fault(monkeypatch, Sweeper, "_sweep")
+    spec = {
+        "handler": "on_event",
+        "consumer": {"stream": stream, "ack_wait": "1s"},
+        "retry": {"attempts": 1},
+    }
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    with structlog.testing.capture_logs():
+        async with running_host(
+            nats_server.url, {work: spec}, {work: leave}, streams=streams, grace_s=0.1
+        ):
+            await broker.publish(f"{stream}.a", b"x")
+
+            async def given_up() -> bool:
+                return bool(await letters_of(broker, work))
+
+            await eventually(given_up, "the dead letter")
+
+    assert not fault.is_due
