@@ -259,8 +259,7 @@ class Context(Generic[StateT]):
                 "publish needs a msg_id here: there is no single stored event to derive one from"
             )
         self._published += 1
-        origin = f"{message.stream}-{message.sequence}-{message.stored_at_ns}"
-        return f"{origin}-{self._scope.function}-{self._published}"
+        return f"{message.origin}-{self._scope.function}-{self._published}"
 
     def _resource(self, name: str) -> Any:  # noqa: ANN401 - each property narrows it
         try:

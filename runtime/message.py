@@ -46,6 +46,11 @@ class Message:
     received_at_s: float = 0.0
     extended_at_s: float = 0.0
 
+    @property
+    def origin(self) -> str:
+        """Where it was first stored, as one word: the same on every delivery, no other's ever."""
+        return f"{self.stream}-{self.sequence}-{self.stored_at_ns}"
+
 
 class Event(Generic[T]):
     """One message, decoded: what a single-event function gets.

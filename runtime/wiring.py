@@ -182,7 +182,7 @@ class Wiring:
         """What every consumer binding shares."""
         outages = Outages(probes.servers())
         self._stack.push_async_callback(outages.stop)
-        await self._mailbox.look()
+        await self._mailbox.detect_parking()
         return SharedServices(
             self.broker,
             SettlementBackends(ticker.settler, self._letters, self._mailbox),

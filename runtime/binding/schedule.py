@@ -131,7 +131,7 @@ class ScheduleTicker:
     async def _turn(self) -> None:
         """Store the tick that is due, or wait until one may be."""
         now = await self._clock.now()
-        kept = self._kept = self._kept or await self._look(now)
+        kept = self._kept = self._kept or await self._read_last_tick(now)
         due = self._due(kept, now)
         if due is None:
             self._starting = False
@@ -173,13 +173,13 @@ class ScheduleTicker:
                 headers=headers,
             )
         except PublishFailed:
-            self._kept = await self._look(due)
+            self._kept = await self._read_last_tick(due)
             if self._kept.sequence == kept.sequence:
                 raise
         else:
             self._kept = Kept(due, ack.sequence)
 
-    async def _look(self, now: datetime) -> Kept:
+    async def _read_last_tick(self, now: datetime) -> Kept:
         """What the stream says, or the server about the time before the first tick."""
         last = await stored.last(self._broker, SCHEDULES, tick_subject(self._function))
         if last is not None and DUE_AT in last.headers:

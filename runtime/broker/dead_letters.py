@@ -388,7 +388,7 @@ def _headers(letter: DeadLetter, limit_bytes: int) -> dict[str, str]:
     if letter.traceback:
         last = letter.traceback[-_TRACEBACK_CHARACTERS:]
         stated[names.TRACEBACK] = names.escape(last, 2 * _TRACEBACK_CHARACTERS)
-    return _fitted({**names.origin_of(letter.message), **stated}, set(stated), limit_bytes)
+    return _fitted({**names.origin_headers(letter.message), **stated}, set(stated), limit_bytes)
 
 
 def _fitted(headers: dict[str, str], ours: set[str], limit_bytes: int) -> dict[str, str]:
@@ -412,8 +412,7 @@ def _msg_id(letter: DeadLetter) -> str | None:
     message = letter.message
     if not message.stream:
         return None
-    origin = f"{message.stream}-{message.sequence}-{message.stored_at_ns}"
-    return f"dead-{letter.function}-{origin}-{letter.redrives}"
+    return f"dead-{letter.function}-{message.origin}-{letter.redrives}"
 
 
 def _again(letter: DeadLetter) -> Message:

@@ -104,7 +104,7 @@ def unshield(headers: Mapping[str, str]) -> dict[str, str]:
     return restored
 
 
-def origin_of(message: Message) -> dict[str, str]:
+def origin_headers(message: Message) -> dict[str, str]:
     """The headers of a copy: the message's own, shielded, and where it was first stored."""
     return {
         **shield(message.headers),

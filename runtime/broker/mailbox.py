@@ -66,9 +66,9 @@ class Mailbox:
             Unavailable: JetStream does not answer.
         """
         await ensure_runtime_streams(self._broker)
-        await self.look()
+        await self.detect_parking()
 
-    async def look(self) -> None:
+    async def detect_parking(self) -> None:
         """Learn from a stream that somebody else created whether it takes schedules.
 
         Raises:
@@ -93,7 +93,7 @@ class Mailbox:
             PublishFailed: it is not stored, the server does not tell the time, or is older than
                 message schedules.
         """
-        subject = f"mailbox.parked.{function}.{_origin(message)}"
+        subject = f"mailbox.parked.{function}.{message.origin}"
         if not self._supports_parking:
             raise PublishFailed(subject, "the mailbox stream takes no message schedules")
         try:
@@ -244,19 +244,15 @@ class Mailbox:
 def mailbox_headers(message: Message, function: str, attempts: int) -> dict[str, str]:
     """The headers of a copy in the mailbox: its origin, whom it is for, attempts made so far."""
     return {
-        **names.origin_of(message),
+        **names.origin_headers(message),
         names.FUNCTION: function,
         names.ATTEMPT: str(attempts),
     }
 
 
-def _origin(message: Message) -> str:
-    return f"{message.stream}-{message.sequence}-{message.stored_at_ns}"
-
-
 def identity_of(message: Message, function: str) -> str:
     """What tells one message of one function from all others, the same on every delivery."""
-    return f"{function}-{_origin(message)}-{names.number(message.headers, names.REDRIVES)}"
+    return f"{function}-{message.origin}-{names.number(message.headers, names.REDRIVES)}"
 
 
 def _timestamp(moment: datetime) -> str:

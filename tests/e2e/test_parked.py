@@ -24,7 +24,7 @@ async def mailbox(broker: Broker) -> Mailbox:
     manifest = {"streams": streams, "functions": {"work": WORK, "rest": WORK}}
     await ensure(broker, Manifest.model_validate(manifest))
     mailbox = Mailbox(broker)
-    await mailbox.look()
+    await mailbox.detect_parking()
     return mailbox
 
 

@@ -238,7 +238,7 @@ async def test_without_message_schedules_parking_is_refused_and_posting_works(
     older = {"name": "MAILBOX", "subjects": ["mailbox.>"], "retention": "workqueue"}
     await broker.api("STREAM.CREATE.MAILBOX", {**older, "storage": "file", "num_replicas": 1})
 
-    await mailbox.look()
+    await mailbox.detect_parking()
 
     assert not mailbox.supports_parking
     with pytest.raises(PublishFailed, match="takes no message schedules"):

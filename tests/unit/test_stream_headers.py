@@ -45,7 +45,9 @@ def test_a_copy_leads_back_to_the_message_it_was_made_of() -> None:
     message = Message(
         "jobs.é", b"x", {"A": "b", "Nats-Msg-Id": "1"}, "", "JOBS", 7, 3, 1_700_000_000_000_000_001
     )
-    copy = Message("mailbox.ready.f", b"x", headers.origin_of(message), "$JS.ACK", "MAILBOX", 1)
+    copy = Message(
+        "mailbox.ready.f", b"x", headers.origin_headers(message), "$JS.ACK", "MAILBOX", 1
+    )
 
     origin = headers.original(copy)
 
