@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from functions.domain.envelope import TENANT_MISMATCH, Envelope
 from functions.domain.quarantine import Executor, Refusal
-from functions.domain.registry import Device, find_device
+from functions.domain.registry import RegisteredDevice, find_device
 
 MAX_PAYLOAD_BYTES = 8192
 
@@ -41,7 +41,9 @@ async def refuse_device(
     return None if found is None else Refusal.of_envelope(envelope, *found)
 
 
-def _judge_device(device: Device | None, envelope: Envelope, now_ns: int) -> Refused | None:
+def _judge_device(
+    device: RegisteredDevice | None, envelope: Envelope, now_ns: int
+) -> Refused | None:
     if device is None:
         return UNREGISTERED
     return (
@@ -74,7 +76,9 @@ def judge_tenant(envelope: Envelope) -> Refused | None:
     return Refused(TENANT_MISMATCH, "the topic's tenant is not the one named elsewhere")
 
 
-def judge_subscription(device: Device, now_ns: int, *, required: bool = True) -> Refused | None:
+def judge_subscription(
+    device: RegisteredDevice, now_ns: int, *, required: bool = True
+) -> Refused | None:
     """Whether tenant and subscription are in force; without `required` none need be there."""
     status = device.subscription_status
     if device.tenant_status != "ACTIVE":
@@ -88,7 +92,7 @@ def judge_subscription(device: Device, now_ns: int, *, required: bool = True) ->
     return None
 
 
-def judge_standing(device: Device, site_id: object) -> Refused | None:
+def judge_standing(device: RegisteredDevice, site_id: object) -> Refused | None:
     """Whether the device is active, and registered at this site."""
     if device.status != "ACTIVE":
         return Refused("DEVICE_REVOKED", "the device is revoked")
@@ -99,7 +103,7 @@ def judge_standing(device: Device, site_id: object) -> Refused | None:
     return None
 
 
-def judge_token(device: Device, token: object) -> Refused | None:
+def judge_token(device: RegisteredDevice, token: object) -> Refused | None:
     """Whether the token is the device's; compared by hash, in constant time."""
     expected = device.token_hash
     if expected is None:

@@ -27,7 +27,7 @@ DeviceKey = tuple[str, str]
 
 
 @dataclass(slots=True, eq=False)
-class Device:
+class RegisteredDevice:
     """A registered device. Times are nanoseconds since 1970.
 
     Attributes:
@@ -65,7 +65,7 @@ class Device:
 
 
 @dataclass(slots=True, eq=False)
-class Route:
+class RegisteredRoute:
     """Where copies of a tenant's messages go. The destination stays in the database."""
 
     route_id: str
@@ -77,11 +77,11 @@ class Route:
 class TenantRoutes:
     """A tenant's enabled routes, by topic."""
 
-    def __init__(self, routes: list[Route]) -> None:
+    def __init__(self, routes: list[RegisteredRoute]) -> None:
         self._routes = routes
-        self._by_topic: dict[Topic, tuple[Route, ...]] = {}
+        self._by_topic: dict[Topic, tuple[RegisteredRoute, ...]] = {}
 
-    def on(self, topic: Topic) -> tuple[Route, ...]:
+    def on(self, topic: Topic) -> tuple[RegisteredRoute, ...]:
         """The routes whose topic filter takes the topic."""
         known = self._by_topic.get(topic)
         if known is None:
@@ -103,7 +103,7 @@ class Registry:
     ) -> None:
         self._pool = pool
         self._log = log
-        self._devices: Cache[DeviceKey, Device] = Cache(self._load_devices)
+        self._devices: Cache[DeviceKey, RegisteredDevice] = Cache(self._load_devices)
         self._routes: Cache[str, TenantRoutes] = Cache(self._load_routes)
         self.changes = ChangeListener(pool, self._forget, log)
 
@@ -115,7 +115,7 @@ class Registry:
         """Give the connection back."""
         await self.changes.stop()
 
-    async def devices(self, keys: Iterable[DeviceKey]) -> dict[DeviceKey, Device | None]:
+    async def devices(self, keys: Iterable[DeviceKey]) -> dict[DeviceKey, RegisteredDevice | None]:
         """Each device by tenant and device id; None: not registered."""
         return await self._devices.lookup(keys, self.changes)
 
@@ -135,18 +135,18 @@ class Registry:
                 self._devices.forget(lambda _: True)
                 self._routes.forget(lambda _: True)
 
-    async def _load_devices(self, keys: list[DeviceKey]) -> dict[DeviceKey, Device]:
+    async def _load_devices(self, keys: list[DeviceKey]) -> dict[DeviceKey, RegisteredDevice]:
         return await _find_devices(self._pool, keys)
 
     async def _load_routes(self, tenants: list[str]) -> dict[str, TenantRoutes]:
         rows = await self._pool.fetch(_QUERIES["find_routes"], tenants)
-        routes: dict[str, list[Route]] = {}
+        routes: dict[str, list[RegisteredRoute]] = {}
         for row in rows:
             if (route := self._route(row)) is not None:
                 routes.setdefault(row["tenant_id"], []).append(route)
         return {tenant_id: TenantRoutes(of_tenant) for tenant_id, of_tenant in routes.items()}
 
-    def _route(self, row: Any) -> Route | None:  # noqa: ANN401 - the driver's row
+    def _route(self, row: Any) -> RegisteredRoute | None:  # noqa: ANN401 - the driver's row
         expression = row["payload_filter"]
         try:
             payload_filter = PayloadFilter(expression) if expression else None
@@ -154,22 +154,28 @@ class Registry:
             # Saved by something that did not check it. Without its filter it would leak messages.
             self._log.error("A route's payload filter cannot be read", route_id=row["id"])
             return None
-        return Route(row["id"], row["topic_filter"], row["destination_type"], payload_filter)
+        return RegisteredRoute(
+            row["id"], row["topic_filter"], row["destination_type"], payload_filter
+        )
 
 
-async def find_device(executor: Executor, tenant_id: str, device_id: str) -> Device | None:
+async def find_device(
+    executor: Executor, tenant_id: str, device_id: str
+) -> RegisteredDevice | None:
     """The device as the database has it now; None: not registered."""
     return (await _find_devices(executor, [(tenant_id, device_id)])).get((tenant_id, device_id))
 
 
-async def _find_devices(executor: Executor, keys: list[DeviceKey]) -> dict[DeviceKey, Device]:
+async def _find_devices(
+    executor: Executor, keys: list[DeviceKey]
+) -> dict[DeviceKey, RegisteredDevice]:
     tenants, devices = zip(*keys, strict=True)
     rows = await executor.fetch(_QUERIES["find_devices"], tenants, devices)
     return {(row["tenant_id"], row["device_id"]): _device(row) for row in rows}
 
 
-def _device(row: Any) -> Device:  # noqa: ANN401 - the driver's row
-    return Device(
+def _device(row: Any) -> RegisteredDevice:  # noqa: ANN401 - the driver's row
+    return RegisteredDevice(
         row["site_id"],
         row["status"],
         row["provision_token_hash"],
@@ -189,4 +195,11 @@ def _ns(time: datetime) -> int:
     return int(time.timestamp() * _NS)
 
 
-__all__ = ["Device", "DeviceKey", "Registry", "Route", "TenantRoutes", "find_device"]
+__all__ = [
+    "DeviceKey",
+    "RegisteredDevice",
+    "RegisteredRoute",
+    "Registry",
+    "TenantRoutes",
+    "find_device",
+]

@@ -14,7 +14,7 @@ from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
 from functions.http_gateway.bodies import read_body, read_object, require_json
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError
-from functions.http_gateway.settings import Settings
+from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
@@ -34,7 +34,7 @@ class DeviceDoor:
 
     def __init__(self, ctx: Context, storage: Storage) -> None:
         self._storage = storage
-        self._settings: Settings = ctx.settings
+        self._settings: GatewaySettings = ctx.settings
 
     async def __call__(self, request: Request) -> Response:
         """Store one message."""

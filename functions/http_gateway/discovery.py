@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from functions.http_gateway.routes import BadRouteError, Route, RouteTable, parse_route
-from functions.http_gateway.settings import Settings
+from functions.http_gateway.routes import BadRouteError, HttpRoute, RouteTable, parse_route
+from functions.http_gateway.settings import GatewaySettings
 from runtime import Context, Reply, Unavailable
 
 _ON_DEMAND_BURST = 4
@@ -19,7 +19,7 @@ _Key = tuple[str, tuple[str, ...]]
 
 @dataclass(slots=True)
 class _Known:
-    route: Route
+    route: HttpRoute
     misses: int = 0
 
 
@@ -33,7 +33,7 @@ class Discovery:
 
     def __init__(self, ctx: Context, table: RouteTable) -> None:
         self._ctx = ctx
-        self._settings: Settings = ctx.settings
+        self._settings: GatewaySettings = ctx.settings
         self._table = table
         self._known: dict[_Key, _Known] = {}
         self._round: asyncio.Task[None] | None = None
@@ -88,7 +88,7 @@ class Discovery:
             self._round = None
 
     def _learn(self, replies: list[Reply]) -> None:
-        seen: dict[_Key, Route] = {}
+        seen: dict[_Key, HttpRoute] = {}
         for service, endpoint in _endpoints(replies):
             try:
                 route = parse_route(endpoint)
@@ -117,7 +117,7 @@ class Discovery:
             self._ctx.log.info("Routes were found.", added=added, served=len(self._known))
         self._table.replace(known.route for known in self._known.values())
 
-    def _choose(self, seen: dict[_Key, Route], route: Route) -> None:
+    def _choose(self, seen: dict[_Key, HttpRoute], route: HttpRoute) -> None:
         """Of several that want one path, the one that has it keeps it; else the first by subject.
 
         Two of one subject are two versions of one function, in the middle of a rolling update.
@@ -140,7 +140,7 @@ class Discovery:
         self._ctx.log.warning("An endpoint is not exposed.", endpoint=service, reason=reason)
 
 
-def _rank(route: Route, held: Route | None) -> tuple[bool, bool, str, str]:
+def _rank(route: HttpRoute, held: HttpRoute | None) -> tuple[bool, bool, str, str]:
     is_other = held is None or route.subject != held.subject
     return is_other, route != held, route.subject, repr(route)
 

@@ -21,7 +21,7 @@ from functions.domain.topics import BadTopic, Topic, is_tenant_id, parse_topic
 from functions.http_gateway.bodies import read_body
 from functions.http_gateway.keys import require_bridge
 from functions.http_gateway.problems import ProblemError
-from functions.http_gateway.settings import Settings
+from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
@@ -52,7 +52,7 @@ class EmqxDoor:
     def __init__(self, ctx: Context, storage: Storage) -> None:
         self._ctx = ctx
         self._storage = storage
-        self._settings: Settings = ctx.settings
+        self._settings: GatewaySettings = ctx.settings
 
     async def __call__(self, request: Request) -> Response:
         """Store one message."""

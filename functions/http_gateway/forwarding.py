@@ -15,8 +15,8 @@ from functions.http_gateway.discovery import Discovery
 from functions.http_gateway.keys import require_admin
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError, code_of, title
-from functions.http_gateway.routes import Match, Route, RouteTable
-from functions.http_gateway.settings import Settings
+from functions.http_gateway.routes import HttpRoute, Match, RouteTable
+from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import explain_refusal, trace_headers
 from runtime import Context, RequestFailed, Unavailable, Unsendable
 
@@ -31,7 +31,7 @@ class Forwarder:
 
     def __init__(self, ctx: Context, table: RouteTable, discovery: Discovery) -> None:
         self._ctx = ctx
-        self._settings: Settings = ctx.settings
+        self._settings: GatewaySettings = ctx.settings
         self._table = table
         self._discovery = discovery
         self._share = max(1, self._settings.max_concurrent // _SHARE)
@@ -81,7 +81,7 @@ class Forwarder:
         return orjson.dumps({**fields, **query, **match.parameters})
 
     @contextlib.contextmanager
-    def _place(self, route: Route) -> Iterator[None]:
+    def _place(self, route: HttpRoute) -> Iterator[None]:
         """A place among those who wait for this endpoint: a stuck one cannot take them all."""
         if self._waiting[route.subject] >= self._share:
             raise ProblemError(503, "OVERLOADED", "Too many requests wait for this endpoint.")
@@ -93,7 +93,7 @@ class Forwarder:
             if not self._waiting[route.subject]:
                 del self._waiting[route.subject]
 
-    async def _ask(self, route: Route, payload: bytes, request: Request) -> Response:
+    async def _ask(self, route: HttpRoute, payload: bytes, request: Request) -> Response:
         try:
             reply = await self._ctx.request(
                 route.subject,

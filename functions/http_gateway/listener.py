@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from functions.http_gateway.problems import ProblemError, title
-from functions.http_gateway.settings import Settings
+from functions.http_gateway.settings import GatewaySettings
 from runtime import ConfigError, Problem
 
 MAX_HEAD_BYTES = 32_768
@@ -71,7 +71,7 @@ def _unusable(host: str, port: int, failure: OSError) -> ConfigError:
 class Server(uvicorn.Server):
     """uvicorn, without its grip on the process: signals are the host's."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
         super().__init__(
             uvicorn.Config(
                 app,

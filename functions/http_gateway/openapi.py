@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from functions.http_gateway.problems import title
-from functions.http_gateway.routes import Route
+from functions.http_gateway.routes import HttpRoute
 
 _DEFS = "#/$defs/"
 _COMPONENTS = "#/components/schemas/"
@@ -42,7 +42,7 @@ _PROBLEM_ANSWER = {
 }
 
 
-def draw_openapi(routes: Iterable[Route]) -> dict[str, Any]:
+def draw_openapi(routes: Iterable[HttpRoute]) -> dict[str, Any]:
     """The document: the doors for devices first, then every discovered route."""
     components = _Components()
     paths = _door_paths()
@@ -105,7 +105,7 @@ def _rename(value: object, names: Mapping[str, str]) -> Any:  # noqa: ANN401 - a
     return renamed
 
 
-def _operation(route: Route, components: _Components) -> dict[str, Any]:
+def _operation(route: HttpRoute, components: _Components) -> dict[str, Any]:
     schema = components.hoist(route.request_schema or {}, f"{route.function}.request")
     properties = schema.get("properties")
     fields: dict[str, Any] = dict(properties) if isinstance(properties, dict) else {}
@@ -158,7 +158,7 @@ def _parameter(name: str, place: str, schema: object, *, required: bool) -> dict
     return {"name": name, "in": place, "required": required, "schema": schema}
 
 
-def _answer(route: Route, components: _Components) -> dict[str, Any]:
+def _answer(route: HttpRoute, components: _Components) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": title(route.status)}
     if route.response_schema is not None:
         schema = components.hoist(route.response_schema, f"{route.function}.response")

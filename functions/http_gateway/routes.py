@@ -27,7 +27,7 @@ class BadRouteError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class HttpRoute:
     """One endpoint, exposed.
 
     Attributes:
@@ -68,11 +68,11 @@ class Route:
 class Match:
     """A route and the path's parameters."""
 
-    route: Route
+    route: HttpRoute
     parameters: Mapping[str, str]
 
 
-def parse_route(endpoint: Mapping[str, Any]) -> Route | None:
+def parse_route(endpoint: Mapping[str, Any]) -> HttpRoute | None:
     """The route that an endpoint of an INFO answer asks for; None when it asks for none.
 
     Raises:
@@ -93,7 +93,7 @@ def parse_route(endpoint: Mapping[str, Any]) -> Route | None:
     status = _text(metadata, "http.status", "200")
     if not re.fullmatch(r"2\d\d", status, re.ASCII):
         raise BadRouteError("http.status is not in 200 to 299")
-    return Route(
+    return HttpRoute(
         method=method,
         segments=_parse_path(_text(metadata, "http.path")),
         subject=subject,
@@ -114,17 +114,17 @@ class RouteTable:
     """
 
     def __init__(self) -> None:
-        self._routes: dict[tuple[str, tuple[str, ...]], Route] = {}
-        self._by_length: dict[int, list[Route]] = {}
+        self._routes: dict[tuple[str, tuple[str, ...]], HttpRoute] = {}
+        self._by_length: dict[int, list[HttpRoute]] = {}
         self.revision = 0
 
     def __len__(self) -> int:
         return len(self._routes)
 
-    def __iter__(self) -> Iterator[Route]:
+    def __iter__(self) -> Iterator[HttpRoute]:
         return iter(sorted(self._routes.values(), key=lambda r: (r.path, METHODS.index(r.method))))
 
-    def replace(self, routes: Iterable[Route]) -> None:
+    def replace(self, routes: Iterable[HttpRoute]) -> None:
         """Make these, and no others, the table's routes."""
         found = {route.key: route for route in routes}
         if found == self._routes:
@@ -156,7 +156,7 @@ class RouteTable:
         return [method for method in METHODS if method in found]
 
 
-def _match(route: Route, segments: tuple[str, ...]) -> dict[str, str] | None:
+def _match(route: HttpRoute, segments: tuple[str, ...]) -> dict[str, str] | None:
     parameters: dict[str, str] = {}
     for pattern, segment in zip(route.segments, segments, strict=True):
         if pattern.startswith("{"):

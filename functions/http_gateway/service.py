@@ -7,7 +7,7 @@ from functions.http_gateway.discovery import Discovery
 from functions.http_gateway.keys import is_set
 from functions.http_gateway.listener import Server, open_listener
 from functions.http_gateway.routes import RouteTable
-from functions.http_gateway.settings import Settings
+from functions.http_gateway.settings import GatewaySettings
 from runtime import Context
 
 
@@ -17,7 +17,7 @@ async def serve(ctx: Context) -> None:
     Raises:
         ConfigError: the port cannot be opened.
     """
-    settings: Settings = ctx.settings
+    settings: GatewaySettings = ctx.settings
     listener = open_listener(settings.host, settings.port)
     table = RouteTable()
     discovery = Discovery(ctx, table)
@@ -46,7 +46,7 @@ async def _stop_with(stopping: asyncio.Event, server: Server) -> None:
     server.should_exit = True
 
 
-def _warn_of_missing_keys(ctx: Context, settings: Settings) -> None:
+def _warn_of_missing_keys(ctx: Context, settings: GatewaySettings) -> None:
     if not is_set(settings.admin_key):
         ctx.log.warning("No admin key: every route that needs it is refused.", setting="admin_key")
     if not is_set(settings.bridge_key):

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 
-class Settings(BaseModel):
+class GatewaySettings(BaseModel):
     """The gateway's settings. Port 0 lets the system choose; an empty key counts as none.
 
     Attributes:

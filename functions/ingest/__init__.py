@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.domain.envelope import Envelope
 from functions.domain.quarantine import Refusal
-from functions.domain.registry import Device, Registry
+from functions.domain.registry import RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
 from functions.ingest.jobs import JobMaker
 from functions.ingest.plan import Known, Plan, make_plan, read_telemetry
@@ -24,7 +24,7 @@ _PARTITION_DAYS = 7
 _MAX_UNSURE = 200_000
 
 
-class Settings(BaseModel):
+class IngestSettings(BaseModel):
     """What a device's message may be.
 
     `certificates`: `off` ignores user names. `optional` takes a user name tenant/device, which a
@@ -56,6 +56,10 @@ class Settings(BaseModel):
         )
 
 
+# The name under which the host looks for a function's settings.
+Settings = IngestSettings
+
+
 @dataclass(slots=True)
 class IngestState:
     """What lives as long as the function.
@@ -81,7 +85,9 @@ class IngestState:
         """Whether an earlier delivery may have been judged."""
         return message.attempt > 1 or (bool(self.unsure) and message_key(message) in self.unsure)
 
-    def judge(self, envelope: Envelope, device: Device | None, message: Message) -> Verdict:
+    def judge(
+        self, envelope: Envelope, device: RegisteredDevice | None, message: Message
+    ) -> Verdict:
         """The verdict. A repeated message is not charged again: its row may stand already."""
         rate = None if self.is_repeated(message) else self.rate
         return check(envelope, device, message.stored_at_ns, self.limits, rate)
@@ -94,7 +100,7 @@ def message_key(message: Message) -> tuple[int, int]:
 
 async def start(ctx: Context[IngestState]) -> IngestState:
     """Make the next days' partitions, and begin to hear of changes in the registry."""
-    settings: Settings = ctx.settings
+    settings: IngestSettings = ctx.settings
     await ctx.postgres.execute("SELECT ensure_telemetry_partitions($1)", _PARTITION_DAYS)
     registry = Registry(ctx.postgres, ctx.log)
     await registry.start()
@@ -148,4 +154,4 @@ async def _plan(read: list[tuple[Message, Envelope | Refusal]], ctx: Context[Ing
     return make_plan(read, known, settled, state.judge, state.job_maker)
 
 
-__all__ = ["IngestState", "Settings", "ingest", "start", "stop"]
+__all__ = ["IngestSettings", "IngestState", "Settings", "ingest", "start", "stop"]

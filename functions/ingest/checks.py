@@ -15,7 +15,7 @@ from functions.domain.admission import (
     judge_token,
 )
 from functions.domain.envelope import Envelope
-from functions.domain.registry import Device
+from functions.domain.registry import RegisteredDevice
 from functions.ingest.rate import RateLimiter
 
 PLAIN = frozenset({int, float, bool, NoneType})
@@ -36,7 +36,7 @@ Verdict = Accepted | Refused
 
 @dataclass(slots=True)
 class Limits:
-    """What a message may be. `certificates`: see `Settings`."""
+    """What a message may be. `certificates`: see `IngestSettings`."""
 
     max_payload_bytes: int = 8192
     max_metrics: int = 50
@@ -49,7 +49,7 @@ class Limits:
 
 def check(
     envelope: Envelope,
-    device: Device | None,
+    device: RegisteredDevice | None,
     stored_at_ns: int,
     limits: Limits,
     rate: RateLimiter | None,
@@ -88,7 +88,7 @@ def check(
     )
 
 
-def _judge_token(device: Device, envelope: Envelope, limits: Limits) -> Refused | None:
+def _judge_token(device: RegisteredDevice, envelope: Envelope, limits: Limits) -> Refused | None:
     if not limits.require_token:
         return None
     token = envelope[2].get("provision_token")
@@ -102,7 +102,7 @@ def _names_device(envelope: Envelope) -> bool:
 
 
 def _judge_certificate(
-    device: Device, envelope: Envelope, now_ns: int, limits: Limits
+    device: RegisteredDevice, envelope: Envelope, now_ns: int, limits: Limits
 ) -> Refused | None:
     policy = limits.certificates
     if policy == "off" or (policy == "optional" and "/" not in envelope.username):

@@ -8,7 +8,8 @@ import orjson
 import structlog
 
 from functions.domain.envelope import Envelope
-from functions.domain.registry import Route
+from functions.domain.identifiers import job_id
+from functions.domain.registry import RegisteredRoute
 from runtime import Message, Publication
 
 _TOKEN = "provision_token"  # noqa: S105 - a field's name
@@ -28,7 +29,11 @@ class JobMaker:
         self._warned_at_s: dict[str, float] = {}
 
     def make(
-        self, message: Message, envelope: Envelope, stored_at: datetime, routes: Sequence[Route]
+        self,
+        message: Message,
+        envelope: Envelope,
+        stored_at: datetime,
+        routes: Sequence[RegisteredRoute],
     ) -> list[Publication]:
         """A job for every route on the topic that takes the message; the same each time."""
         payload = envelope.payload
@@ -41,7 +46,7 @@ class JobMaker:
             if self._accepts(route, variables, message)
         ]
 
-    def _accepts(self, route: Route, variables: dict[str, Any], message: Message) -> bool:
+    def _accepts(self, route: RegisteredRoute, variables: dict[str, Any], message: Message) -> bool:
         if route.payload_filter is None:
             return True
         try:
@@ -82,12 +87,12 @@ def _job(
     variables: dict[str, Any],
     payload: dict[str, Any],
     stored_at: datetime,
-    route: Route,
+    route: RegisteredRoute,
 ) -> Publication:
-    job_id = f"{message.stream}-{message.sequence}-{message.stored_at_ns}-{route.route_id}"
+    id_of_job = job_id(message.origin, route.route_id)
     tenant_id = variables["tenant_id"]
     job = {
-        "job_id": job_id,
+        "job_id": id_of_job,
         "route_id": route.route_id,
         "tenant_id": tenant_id,
         "device_id": variables["device_id"],
@@ -97,7 +102,7 @@ def _job(
         "stored_at": stored_at,
     }
     return Publication(
-        f"routes.{tenant_id}.{route.destination_type}", orjson.dumps(job), msg_id=job_id
+        f"routes.{tenant_id}.{route.destination_type}", orjson.dumps(job), msg_id=id_of_job
     )
 
 

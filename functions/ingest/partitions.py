@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from runtime import Context
 
 
-class Settings(BaseModel):
+class PartitionSettings(BaseModel):
     """`keep_days` 0 keeps everything."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -16,9 +16,13 @@ class Settings(BaseModel):
     keep_days: Annotated[int, Field(ge=0, le=36_500)] = 0
 
 
+# The name under which the host looks for a function's settings.
+Settings = PartitionSettings
+
+
 async def make_partitions(ctx: Context[None]) -> None:
     """Make what is missing, drop what is older than `keep_days`. Any number of hosts may do so."""
-    settings: Settings = ctx.settings
+    settings: PartitionSettings = ctx.settings
     made = await ctx.postgres.fetchval(
         "SELECT ensure_telemetry_partitions($1)", settings.days_ahead
     )
@@ -31,4 +35,4 @@ async def make_partitions(ctx: Context[None]) -> None:
         ctx.log.info("The telemetry partitions changed", made=made, dropped=dropped)
 
 
-__all__ = ["Settings", "make_partitions"]
+__all__ = ["PartitionSettings", "Settings", "make_partitions"]

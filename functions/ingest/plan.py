@@ -9,7 +9,7 @@ import orjson
 
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.quarantine import Refusal
-from functions.domain.registry import Device, DeviceKey, TenantRoutes
+from functions.domain.registry import DeviceKey, RegisteredDevice, TenantRoutes
 from functions.domain.topics import Topic
 from functions.ingest.checks import Accepted, Refused, Verdict
 from functions.ingest.jobs import JobMaker
@@ -18,7 +18,7 @@ from runtime import Message, Publication
 _NS_PER_US = 1000
 _US_PER_S = 1_000_000
 
-Judge = Callable[[Envelope, Device | None, Message], Verdict]
+Judge = Callable[[Envelope, RegisteredDevice | None, Message], Verdict]
 
 
 class Row(NamedTuple):
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 class Discovery(NamedTuple):
     """A name that no sensor of the device has yet."""
 
-    device: Device
+    device: RegisteredDevice
     tenant_id: str
     device_id: str
     sensor: str
@@ -62,7 +62,7 @@ class Plan:
         self.sources.append(message)
 
     def discover(
-        self, device: Device, topic: Topic, time: datetime, metrics: dict[str, Any]
+        self, device: RegisteredDevice, topic: Topic, time: datetime, metrics: dict[str, Any]
     ) -> None:
         """Note the names that are no sensors of the device yet."""
         for sensor in metrics:
@@ -101,7 +101,7 @@ class Settled:
 class Known:
     """What the registry says of a batch's devices and tenants."""
 
-    devices: Mapping[DeviceKey, Device | None]
+    devices: Mapping[DeviceKey, RegisteredDevice | None]
     routes: Mapping[str, TenantRoutes | None]
 
 

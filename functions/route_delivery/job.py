@@ -61,11 +61,6 @@ def without_device_secret(payload: Any) -> Any:  # noqa: ANN401 - whatever a dev
     return payload
 
 
-def job_id(*, stream: str, sequence: int, stored_at_ns: int, route_id: str) -> str:
-    """The id of the job that one stored message makes for one route, the same on every delivery."""
-    return f"{stream}-{sequence}-{stored_at_ns}-{route_id}"
-
-
 def route_key(route_id: str) -> UUID | None:
     """The database's key of the route; None when the id cannot be one."""
     try:

@@ -13,7 +13,7 @@ _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 _AT_A_TIME = 5_000
 
 
-class Settings(BaseModel):
+class RetentionSettings(BaseModel):
     """What the manifest may set for the log.
 
     Attributes:
@@ -24,6 +24,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     keep_days: Annotated[int, Field(ge=8, le=3650)] = 30
+
+
+# The name under which the host looks for a function's settings.
+Settings = RetentionSettings
 
 
 async def forget_old_deliveries(ctx: Context) -> None:

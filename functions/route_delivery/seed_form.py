@@ -1,4 +1,4 @@
-"""RateLimiter jobs of the two-token form on `routes.{tenant_id}` into jobs of the three-token form.
+"""Turns jobs of the two-token form on `routes.{tenant_id}` into jobs of the three-token form.
 
 The older form carries its route with it, secrets and all. The route is looked up instead, so the
 type's own consumer delivers it with the configuration that stands in the database now, and nothing
@@ -7,9 +7,10 @@ inlined travels on.
 
 from pathlib import Path
 
+from functions.domain.identifiers import job_id
 from functions.domain.named_sql import read_queries
 from functions.domain.topics import Topic, parse_topic
-from functions.route_delivery.job import Job, SeedJob, job_id, route_key, without_device_secret
+from functions.route_delivery.job import Job, SeedJob, route_key, without_device_secret
 from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
@@ -34,12 +35,7 @@ async def dispatch_seed_form(event: Event[SeedJob], ctx: Context) -> None:
     if destination_type is None:
         raise Reject("ROUTE_GONE", "the job's route does not exist")
     job = Job(
-        job_id=job_id(
-            stream=event.stream,
-            sequence=event.sequence,
-            stored_at_ns=event.stored_at_ns,
-            route_id=seed.route.id,
-        ),
+        job_id=job_id(event.message.origin, seed.route.id),
         route_id=seed.route.id,
         tenant_id=seed.tenant_id,
         device_id=topic.device_id,

@@ -33,7 +33,7 @@ FAULTS = (
 )
 
 
-class Settings(BaseModel):
+class WebhookSettings(BaseModel):
     """What the manifest may set for webhook delivery.
 
     Attributes:
@@ -61,10 +61,14 @@ class Settings(BaseModel):
         return text
 
 
+# The name under which the host looks for a function's settings.
+Settings = WebhookSettings
+
+
 class Sender:
     """Sends jobs to their endpoints; remembers which endpoints fail at present."""
 
-    def __init__(self, settings: Settings, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, settings: WebhookSettings, *, tls: ssl.SSLContext | None = None) -> None:
         self._retry_after_cap_s = settings.retry_after_cap_s
         self._pause_s = settings.breaker_pause_s
         self._breaker = Breaker(failures=settings.breaker_failures, pause_s=self._pause_s)

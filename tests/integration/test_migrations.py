@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from functions.ingest.partitions import Settings, make_partitions
+from functions.ingest.partitions import PartitionSettings, make_partitions
 from runtime import Context, Unavailable
 from runtime.context import Scope
 from runtime.errors import ConfigError
@@ -79,7 +79,7 @@ async def test_rows_of_the_default_partition_move_into_their_days(postgres_dsn: 
         await pool.execute(row, day)
     default = "SELECT count(*) FROM telemetry_default"
     assert await pool.fetchval(default) == 3
-    scope = Scope("p", Settings(days_ahead=10), None, {"postgres": pool}, None)  # type: ignore[arg-type]
+    scope = Scope("p", PartitionSettings(days_ahead=10), None, {"postgres": pool}, None)  # type: ignore[arg-type]
     made = "SELECT ensure_telemetry_partitions(10)"
     assert sum(await asyncio.gather(*(pool.fetchval(made) for _ in range(4)))) == 3
     assert await pool.fetchval(default) == 1

@@ -14,14 +14,14 @@ import structlog
 from standardwebhooks import Webhook
 
 from functions.route_delivery.job import Job
-from functions.route_delivery.webhook import Sender, Settings, deliver_webhook, start, stop
+from functions.route_delivery.webhook import Sender, WebhookSettings, deliver_webhook, start, stop
 from runtime import Context, Event, Message, Reject, Retry
 from runtime.context import Scope
 from runtime.resource.postgres import open_pool
 from tests.support.receiver import Answer, Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-SETTINGS = Settings(allowed_networks="127.0.0.0/8, ::1/128", timeout_s=5.0)
+SETTINGS = WebhookSettings(allowed_networks="127.0.0.0/8, ::1/128", timeout_s=5.0)
 
 
 @dataclass

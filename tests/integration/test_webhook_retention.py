@@ -2,7 +2,7 @@
 
 import structlog
 
-from functions.route_delivery.retention import Settings, forget_old_deliveries
+from functions.route_delivery.retention import RetentionSettings, forget_old_deliveries
 from runtime import Context
 from runtime.context import Scope
 from runtime.resource.postgres import open_pool
@@ -27,7 +27,7 @@ async def test_old_jobs_go_with_their_attempts_and_younger_ones_stay(postgres_ds
     )
     scope = Scope(
         function="forget_deliveries",
-        settings=Settings(),
+        settings=RetentionSettings(),
         broker=None,  # type: ignore[arg-type] # it publishes nothing
         resources={"postgres": pool},
         log=structlog.get_logger(),

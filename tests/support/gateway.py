@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import structlog
 
-from functions.http_gateway import Settings, serve
+from functions.http_gateway import GatewaySettings, serve
 from runtime import Context
 from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer, MicroEndpoint, MicroService
@@ -94,7 +94,9 @@ async def run_gateway(broker: Broker, **settings: Any) -> AsyncIterator[Gateway]
         "discovery_every_s": 0.2,
         **settings,
     }
-    scope = Scope("http_gateway", Settings.model_validate(chosen), broker, {}, lines.logger())
+    scope = Scope(
+        "http_gateway", GatewaySettings.model_validate(chosen), broker, {}, lines.logger()
+    )
     served = asyncio.create_task(serve(Context(scope)))
     listening = asyncio.create_task(lines.wait("The gateway listens."))
     await asyncio.wait({served, listening}, return_when=asyncio.FIRST_COMPLETED)

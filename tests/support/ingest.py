@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from functions.ingest import IngestState, Settings, ingest, start, stop
+from functions.ingest import IngestSettings, IngestState, ingest, start, stop
 from runtime import Batch, Context, Event, Message
 from runtime.broker.connection import Broker
 from runtime.context import Scope
@@ -98,7 +98,7 @@ async def started(dsn: str, broker: Broker, **settings: Any) -> AsyncIterator[In
     """The function between its `start` and `stop`."""
     pool = await open_pool(dsn, max_size=5)
     log = structlog.stdlib.get_logger()
-    scope = Scope("ingest", Settings(**settings), broker, {"postgres": pool}, log)
+    scope = Scope("ingest", IngestSettings(**settings), broker, {"postgres": pool}, log)
     running = Ingest(pool, scope)
     scope.state = await start(running.context)
     try:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from functions.route_delivery.job import Job, SeedJob, job_id, route_key
+from functions.domain.identifiers import job_id
+from functions.route_delivery.job import Job, SeedJob, route_key
 from functions.route_delivery.webhook import encode_body
+from runtime import Message
 
 ROUTE = "0b0e0f5c-9f6e-4f0c-8a53-2f5c3f3a7d11"
 
@@ -67,7 +69,9 @@ def test_what_json_cannot_hold_stays_itself_in_a_job_and_makes_no_body(payload: 
 
 
 def test_the_job_id_is_the_same_for_the_same_stored_message_and_route() -> None:
-    assert job_id(stream="ROUTES", sequence=7, stored_at_ns=9, route_id="r") == "ROUTES-7-9-r"
+    message = Message("routes.t", b"", stream="ROUTES", sequence=7, stored_at_ns=9)
+
+    assert job_id(message.origin, "r") == "ROUTES-7-9-r"
 
 
 @pytest.mark.parametrize("bad", ["", "a.b", "a b", "ä", "x" * 256])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from functions.http_gateway import Settings
+from functions.http_gateway import GatewaySettings
 from runtime import manifest
 from runtime.loader import load
 
@@ -13,7 +13,7 @@ def test_the_shipped_manifest_loads_and_fills_the_settings() -> None:
     environment = {"ADMIN_KEY": "a", "GATEWAY_PORT": "9090", "EMQX_BRIDGE_KEY": "0123"}
     spec = manifest.read([_MANIFEST], environment).functions["http_gateway"]
     settings = load("http_gateway", spec).settings
-    assert isinstance(settings, Settings)
+    assert isinstance(settings, GatewaySettings)
     assert (settings.host, settings.port) == ("127.0.0.1", 9090)
     assert settings.bridge_key is not None
     assert settings.bridge_key.get_secret_value() == "0123"

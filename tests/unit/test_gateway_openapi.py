@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.http_gateway.openapi import draw_openapi
-from functions.http_gateway.routes import Route, parse_route
+from functions.http_gateway.routes import HttpRoute, parse_route
 
 
 class Place(BaseModel):
@@ -20,7 +20,7 @@ class Device(BaseModel):
     children: list["Device"] = []
 
 
-def make(method: str, path: str, **metadata: str) -> Route:
+def make(method: str, path: str, **metadata: str) -> HttpRoute:
     declared = {
         "http.method": method,
         "http.path": path,

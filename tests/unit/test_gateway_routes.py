@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from functions.http_gateway.routes import BadRouteError, Route, RouteTable, parse_route
+from functions.http_gateway.routes import BadRouteError, HttpRoute, RouteTable, parse_route
 
 
 def endpoint(**metadata: Any) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def endpoint(**metadata: Any) -> dict[str, Any]:
     }
 
 
-def route(method: str, path: str, subject: str = "a.b") -> Route:
+def route(method: str, path: str, subject: str = "a.b") -> HttpRoute:
     declared = {"http.method": method, "http.path": path}
     parsed = parse_route({"name": "f", "subject": subject, "metadata": declared})
     assert parsed is not None

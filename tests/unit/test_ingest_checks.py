@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from functions.domain.envelope import Envelope
-from functions.domain.registry import Device
+from functions.domain.registry import RegisteredDevice
 from functions.domain.topics import Topic
 from functions.ingest.checks import Accepted, Limits, Refused, check
 from functions.ingest.rate import RateLimiter
@@ -15,8 +15,8 @@ TOKEN_HASH = hashlib.sha256(b"tok").digest()
 GOOD: dict[str, Any] = {"site_id": "s1", "provision_token": "tok", "metrics": {"temp": 22}}
 
 
-def device(**changes: Any) -> Device:
-    return Device(**{"site_id": "s1", "token_hash": TOKEN_HASH, **changes})
+def device(**changes: Any) -> RegisteredDevice:
+    return RegisteredDevice(**{"site_id": "s1", "token_hash": TOKEN_HASH, **changes})
 
 
 def envelope(payload: dict[str, Any] | None = None, **changes: Any) -> Envelope:
@@ -25,7 +25,10 @@ def envelope(payload: dict[str, Any] | None = None, **changes: Any) -> Envelope:
 
 
 def judge(
-    given: Envelope, known: Device | None = None, rate: RateLimiter | None = None, **limits: Any
+    given: Envelope,
+    known: RegisteredDevice | None = None,
+    rate: RateLimiter | None = None,
+    **limits: Any,
 ) -> str:
     verdict = check(given, known or device(), NOW_NS, Limits(**limits), rate)
     return verdict.reason if isinstance(verdict, Refused) else "accepted"
@@ -131,7 +134,7 @@ def test_the_first_failing_check_in_the_order_of_the_contract_names_the_reason(w
     ],
 )  # fmt: skip
 def test_each_check_at_its_bounds(
-    given: Envelope, known: Device, limits: dict[str, Any], reason: str
+    given: Envelope, known: RegisteredDevice, limits: dict[str, Any], reason: str
 ) -> None:
     assert judge(given, known, **limits) == reason
 

@@ -5,31 +5,40 @@ import pytest
 import structlog
 
 from functions.domain.envelope import Envelope
-from functions.domain.registry import Device, Route, TenantRoutes
+from functions.domain.registry import RegisteredDevice, RegisteredRoute, TenantRoutes
 from functions.ingest.checks import Accepted, Verdict
 from functions.ingest.jobs import JobMaker
 from functions.ingest.plan import Judge, Known, Plan, Settled, make_plan, read_telemetry, stored_at
 from runtime import Message, Publication
 
-KNOWN = Known({("t", "d"): Device("s1")}, {"t": TenantRoutes([Route("r1", "#", "webhook")])})
+KNOWN = Known(
+    {("t", "d"): RegisteredDevice("s1")},
+    {"t": TenantRoutes([RegisteredRoute("r1", "#", "webhook")])},
+)
 
 
 class FailingJobs(JobMaker):
     """Stands for a defect that shows on one message alone."""
 
     def make(
-        self, message: Message, envelope: Envelope, stored_at: datetime, routes: Sequence[Route]
+        self,
+        message: Message,
+        envelope: Envelope,
+        stored_at: datetime,
+        routes: Sequence[RegisteredRoute],
     ) -> list[Publication]:
         if message.sequence == 2:
             raise ZeroDivisionError
         return super().make(message, envelope, stored_at, routes)
 
 
-def accept(envelope: Envelope, device: Device | None, message: Message) -> Verdict:
+def accept(envelope: Envelope, device: RegisteredDevice | None, message: Message) -> Verdict:
     return Accepted("s1", {"temp": 22})
 
 
-def fail_on_the_second(envelope: Envelope, device: Device | None, message: Message) -> Verdict:
+def fail_on_the_second(
+    envelope: Envelope, device: RegisteredDevice | None, message: Message
+) -> Verdict:
     if message.sequence == 2:
         raise RecursionError
     return accept(envelope, device, message)
