@@ -125,7 +125,7 @@ def _is_false(condition: Callable[[], bool]) -> Callable[[], Any]:
 
 @pytest.mark.parametrize(
     ("owner", "method", "task"),
-    [(Sweeper, "run_once", "advisory sweeper"), (LagWatch, "_look", "lag watch")],
+    [(Sweeper, "run_once", "advisory sweeper"), (LagWatch, "_update", "lag watch")],
 )
 async def test_a_watch_that_failed_looks_again(
     nats_server: NatsServer,
