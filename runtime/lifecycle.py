@@ -22,7 +22,7 @@ from runtime.resource.postgres import migrate
 from runtime.settings import HostSettings
 from runtime.stop_signals import StopRequested, StopSignals
 from runtime.worker_channel import SupervisorLink
-from runtime.workers import Supervisor, WorkerPlace, divide
+from runtime.workers import WorkerPlace, WorkerSupervisor, divide
 
 log = get_logger("runtime")
 
@@ -246,18 +246,18 @@ def _reduced(manifest: Manifest, place: WorkerPlace) -> Manifest:
 
 def _supervisor(
     options: ServeOptions, environment: Mapping[str, str], isolated: Mapping[str, bool]
-) -> Supervisor:
+) -> WorkerSupervisor:
     # What a crashing library was doing shows on standard error.
     # `-P`: else `-m` puts the current folder before Python itself, and a `json.py` there ends it.
     command = [sys.executable, "-P", "-X", "faulthandler", "-m", "runtime", "serve"]
     command += [str(path) for path in options.paths]
     if options.bind_only:
         command.append("--bind-only")
-    return Supervisor(command, environment, divide(isolated, options.workers))
+    return WorkerSupervisor(command, environment, divide(isolated, options.workers))
 
 
 async def _supervise(
-    options: ServeOptions, supervisor: Supervisor, signals: StopSignals, began_s: float
+    options: ServeOptions, supervisor: WorkerSupervisor, signals: StopSignals, began_s: float
 ) -> None:
     metrics = Metrics(version("nats-function-runtime"), restarts=supervisor.restarts)
     watch = LoopWatch(metrics)

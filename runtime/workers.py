@@ -30,7 +30,7 @@ DRAIN_MARGIN_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerSpec:
     """What one of the processes is there for.
 
     Attributes:
@@ -56,13 +56,13 @@ class WorkerPlace:
         succeeds_crash: whether it takes over from a process that ended without being asked to.
     """
 
-    worker: Worker
+    worker: WorkerSpec
     socket_path: Path
     succeeds_crash: bool = False
 
     def encode(self) -> str:
         """As an argument of a command."""
-        worker = {name: getattr(self.worker, name) for name in Worker.__slots__}
+        worker = {name: getattr(self.worker, name) for name in WorkerSpec.__slots__}
         socket_path = str(self.socket_path)
         return json.dumps(
             {"worker": worker, "socket": socket_path, "succeeds_crash": self.succeeds_crash}
@@ -72,10 +72,10 @@ class WorkerPlace:
     def decode(cls, text: str) -> "WorkerPlace":
         """What `encode` made."""
         place = json.loads(text)
-        return cls(Worker(**place["worker"]), Path(place["socket"]), place["succeeds_crash"])
+        return cls(WorkerSpec(**place["worker"]), Path(place["socket"]), place["succeeds_crash"])
 
 
-def divide(functions: Mapping[str, bool], count: int) -> list[Worker]:
+def divide(functions: Mapping[str, bool], count: int) -> list[WorkerSpec]:
     """The processes to start.
 
     Even when every function is isolated there is one for the others: what a host does besides, such
@@ -86,12 +86,12 @@ def divide(functions: Mapping[str, bool], count: int) -> list[Worker]:
         count: how many processes shall share those that are not.
     """
     return [
-        *(Worker(str(n), services=n == 1, peers=count) for n in range(1, count + 1)),
-        *(Worker(f"isolated-{name}", name) for name, isolated in functions.items() if isolated),
+        *(WorkerSpec(str(n), services=n == 1, peers=count) for n in range(1, count + 1)),
+        *(WorkerSpec(f"isolated-{name}", name) for name, isolated in functions.items() if isolated),
     ]
 
 
-class Supervisor:
+class WorkerSupervisor:
     """Starts worker processes, starts them again with backoff, drains and ends them.
 
     A worker's standard input is a pipe that nobody writes to: when the supervisor dies, however it
@@ -112,7 +112,7 @@ class Supervisor:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        workers: Sequence[Worker],
+        workers: Sequence[WorkerSpec],
     ) -> None:
         self._command = list(command)
         self._environment = dict(environment)
@@ -205,7 +205,7 @@ class Supervisor:
             path.unlink(missing_ok=True)
         self._directory.rmdir()
 
-    async def _keep(self, worker: Worker) -> None:
+    async def _keep(self, worker: WorkerSpec) -> None:
         pause_s = RESTART_FIRST_S
         crashed = False
         while not self._ending.is_set():

@@ -14,7 +14,7 @@ from runtime.embedded.nats_config import (
 from runtime.embedded.nats_ports import read_ports
 from runtime.embedded.ports import WantedPort
 from runtime.embedded.processes import launch_command
-from runtime.embedded.supervision import Launch, Supervisor
+from runtime.embedded.supervision import Launch, ServerSupervisor
 from runtime.settings import HostSettings
 
 
@@ -45,7 +45,7 @@ class EmbeddedNats:
         )
         self.proof = str(self._config)
         self.log = directory / "stderr.log"
-        self.supervisor = Supervisor(self)
+        self.supervisor = ServerSupervisor(self)
 
     @property
     def url(self) -> str:

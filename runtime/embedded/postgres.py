@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from runtime.embedded.postgres_cluster import PostgresCluster
-from runtime.embedded.supervision import Launch, Supervisor
+from runtime.embedded.supervision import Launch, ServerSupervisor
 from runtime.errors import ConfigError, Problem
 
 
@@ -26,7 +26,7 @@ class EmbeddedPostgres:
         self._cluster = PostgresCluster.at(directory, password)
         self.proof = str(self._cluster.data)
         self.log = self._cluster.log
-        self.supervisor = Supervisor(self)
+        self.supervisor = ServerSupervisor(self)
 
     @property
     def dsn(self) -> str:

@@ -60,7 +60,7 @@ class EmbeddedProgram(Protocol):
         """Whether the reason goes away by itself within moments."""
 
 
-class Supervisor:
+class ServerSupervisor:
     """Runs one server until `stop`."""
 
     def __init__(self, program: EmbeddedProgram) -> None:

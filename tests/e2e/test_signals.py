@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.workers import Supervisor, Worker
+from runtime.workers import WorkerSpec, WorkerSupervisor
 from tests.support.servers import NatsServer
 from tests.support.serving import serving
 
@@ -98,7 +98,7 @@ async def test_a_worker_that_is_spawned_during_a_drain_is_asked_to_end(
 
     monkeypatch.setattr("runtime.workers.asyncio.create_subprocess_exec", slowly)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    supervisor = Supervisor(command, {}, [Worker("1")])
+    supervisor = WorkerSupervisor(command, {}, [WorkerSpec("1")])
     await supervisor.start()
     await spawning.wait()
     draining = asyncio.create_task(supervisor.drain(5, asyncio.Event()))

@@ -17,7 +17,7 @@ import pytest
 
 from runtime.embedded import EmbeddedServers
 from runtime.embedded.processes import find_orphans, has_ended
-from runtime.embedded.supervision import Supervisor
+from runtime.embedded.supervision import ServerSupervisor
 from runtime.errors import ConfigError
 from runtime.settings import HostSettings
 from tests.support.servers import wait_until
@@ -263,7 +263,7 @@ async def test_a_server_that_dies_while_serving_comes_back_with_its_data(
         assert await _stored(environment) == (1, ["before"])
 
 
-def _is_another_ready(supervisor: Supervisor, first: int) -> bool:
+def _is_another_ready(supervisor: ServerSupervisor, first: int) -> bool:
     return supervisor.pid not in (None, first)
 
 
