@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from runtime.broker.connection import ApiError, Broker
 from runtime.broker.drift import Change, drift, merged
+from runtime.broker.manifest_places import is_declared, problem_of_change, problem_of_error
 from runtime.broker.stream_configs import Wanted, wanted_by_manifest, wanted_by_runtime
 from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.manifest.model import Manifest
@@ -32,6 +33,7 @@ _REMEDIES = {
     10047: "lower max_bytes or give the server more room (jetstream max_file_store)",
     10059: "declare the stream under `streams:` in a manifest, or create it",
     10065: "let one stream alone own each subject; `nats stream ls` shows the others",
+    10005: "set replicas to at most the number of the cluster's nodes",
     10074: "set replicas to 1, or connect to a cluster",
     10099: "give each consumer of a work queue filter_subjects that overlap with no other's",
     10100: "give each consumer of a work queue filter_subjects that overlap with no other's",
@@ -70,7 +72,8 @@ async def ensure(broker: Broker, manifest: Manifest, *, allow_loss: bool = False
             messages, and whatever the server refused.
         Unavailable: JetStream does not answer.
     """
-    return await _apply_all(broker, wanted_objects(broker, manifest), allow_loss=allow_loss)
+    wanted = wanted_objects(broker, manifest)
+    return await _apply_all(broker, manifest, wanted, allow_loss=allow_loss)
 
 
 async def inspect(broker: Broker, manifest: Manifest) -> list[Change]:
@@ -85,7 +88,7 @@ async def inspect(broker: Broker, manifest: Manifest) -> list[Change]:
     problems = [
         Problem(change.object, "", "is missing, and only binding is allowed", _BIND_ONLY_REMEDY)
         if change.kind == "create"
-        else _refusal(change)
+        else _refusal(manifest, change)
         for change in changes
         if change.kind == "create" or change.field in _NEEDED_TO_PULL
     ]
@@ -101,7 +104,7 @@ async def ensure_runtime_streams(broker: Broker) -> list[Change]:
         ConfigError: one of them stands there with other subjects, or the server refused it.
         Unavailable: JetStream does not answer.
     """
-    return await _apply_all(broker, wanted_by_runtime(broker.server_version))
+    return await _apply_all(broker, Manifest(), wanted_by_runtime(broker.server_version))
 
 
 def wanted_objects(broker: Broker, manifest: Manifest) -> list[Wanted]:
@@ -145,7 +148,7 @@ def _as_safe_as_the_rest(own: Sequence[Wanted], manifest: Manifest) -> list[Want
 
 
 async def _apply_all(
-    broker: Broker, wanted: Sequence[Wanted], *, allow_loss: bool = False
+    broker: Broker, manifest: Manifest, wanted: Sequence[Wanted], *, allow_loss: bool = False
 ) -> list[Change]:
     made: list[Change] = []
     unanswered = 0
@@ -156,8 +159,8 @@ async def _apply_all(
             changes = [change for _, _, found in survey for change in found]
             if not changes:
                 return made
-            _refuse(changes, allow_loss=allow_loss)
-            await _apply(broker, survey, made, is_last=number == ROUNDS - 1)
+            _refuse(manifest, changes, allow_loss=allow_loss)
+            await _apply(broker, manifest, survey, made, is_last=number == ROUNDS - 1)
         except Unavailable:
             # In a cluster nobody answers for what another host has just created until the nodes
             # have elected its leader.
@@ -212,9 +215,11 @@ async def _most_per_subject(broker: Broker, stream: str) -> int:
             return most
 
 
-async def _apply(broker: Broker, survey: _Survey, made: list[Change], *, is_last: bool) -> None:
+async def _apply(
+    broker: Broker, manifest: Manifest, survey: _Survey, made: list[Change], *, is_last: bool
+) -> None:
     """Make what the survey found to be missing or different, and add it to `made`."""
-    problems: list[Problem] = []
+    refused: list[tuple[Wanted, ApiError]] = []
     for wanted, found, changes in survey:
         if not changes:
             continue
@@ -227,12 +232,27 @@ async def _apply(broker: Broker, survey: _Survey, made: list[Change], *, is_last
             if _lost_a_race(error, wanted, survey):
                 log.debug("%s was changed by another host meanwhile", wanted.name)
                 continue
-            remedy = _REMEDIES.get(error.err_code, "change the manifest or the server's limits")
-            problems.append(Problem(wanted.name, "", error.description, remedy))
+            refused.append((wanted, error))
         else:
             made += changes
-    if problems:
-        raise ConfigError(problems)
+    if refused:
+        raise ConfigError(list(_explain_refused(manifest, refused)))
+
+
+def _explain_refused(
+    manifest: Manifest, refused: Sequence[tuple[Wanted, ApiError]]
+) -> Iterator[Problem]:
+    """What the server said against the objects that somebody declared, or else against all.
+
+    The host's own streams follow those of the manifest: replicas that the server cannot make are
+    one mistake, in the manifest.
+    """
+    told = {error.err_code for wanted, error in refused if is_declared(manifest, wanted)}
+    for wanted, error in refused:
+        if error.err_code in told and not is_declared(manifest, wanted):
+            continue
+        remedy = _REMEDIES.get(error.err_code, "change the manifest or the server's limits")
+        yield problem_of_error(manifest, wanted, error.err_code, error.description, remedy)
 
 
 async def _write(broker: Broker, wanted: Wanted, found: Mapping[str, Any] | None) -> None:
@@ -263,25 +283,23 @@ def _lost_a_race(error: ApiError, wanted: Wanted, survey: _Survey) -> bool:
     return error.err_code in _RACES
 
 
-def _refuse(changes: Iterable[Change], *, allow_loss: bool) -> None:
+def _refuse(manifest: Manifest, changes: Iterable[Change], *, allow_loss: bool) -> None:
     refused = ("immutable",) if allow_loss else ("immutable", "destructive")
-    problems = [_refusal(change) for change in changes if change.kind in refused]
+    problems = [_refusal(manifest, change) for change in changes if change.kind in refused]
     if problems:
         raise ConfigError(problems)
 
 
-def _refusal(change: Change) -> Problem:
+def _refusal(manifest: Manifest, change: Change) -> Problem:
     consequence = (
         "which JetStream cannot change in place"
         if change.kind == "immutable"
         else "which would drop messages or no longer store them"
     )
-    return Problem(
-        change.object,
-        change.field,
-        f"is {change.found!r} on the server and {change.wanted!r} in the manifest, {consequence}",
-        way_out(change),
+    wrong = (
+        f"is {change.found!r} on the server and {change.wanted!r} in the manifest, {consequence}"
     )
+    return problem_of_change(manifest, change, wrong, way_out(change))
 
 
 def way_out(change: Change) -> str:

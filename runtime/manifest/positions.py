@@ -24,6 +24,10 @@ class Positions:
                 return place
         return "manifest"
 
+    def knows(self, *path: str | int) -> bool:
+        """Whether this very entry stands in a file."""
+        return path in self._places
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Positions)
 

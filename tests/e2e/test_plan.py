@@ -127,9 +127,49 @@ async def test_what_jetstream_cannot_change_is_named_with_the_way_out_and_nothin
         "1 to update in place, 1 that JetStream cannot change in place",
     ]
     assert applied.code == 2
-    assert "stream JOBS: storage: is 'file' on the server and 'memory'" in applied.err
+    assert applied.err.startswith(
+        "shop.yaml:11: streams.JOBS.storage: is 'file' on the server and 'memory'"
+    )
     config = (await broker.api("STREAM.INFO.JOBS"))["config"]
     assert (config["storage"], config["max_bytes"]) == ("file", 10_000_000)
+
+
+async def test_replicas_without_a_cluster_are_one_problem_that_names_their_line(
+    shop: Shop,
+) -> None:
+    shop.write({"replicas": 3})
+
+    applied = await shop.run("apply")
+
+    line = (shop.folder / "shop.yaml").read_text().splitlines().index("    replicas: 3") + 1
+    assert applied.code == 2
+    assert applied.err.splitlines() == [
+        f"shop.yaml:{line}: streams.JOBS.replicas: replicas > 1 not supported in non-clustered"
+        " mode; set replicas to 1, or connect to a cluster",
+        "1 problem",
+    ]
+
+
+async def test_what_the_server_refuses_of_a_consumer_names_the_line_of_its_function(
+    shop: Shop, broker: Broker
+) -> None:
+    await shop.run("apply")
+    stream = (await broker.api("STREAM.INFO.JOBS"))["config"]
+    await broker.api("STREAM.UPDATE.JOBS", {**stream, "max_consumers": 1})
+    await broker.api("CONSUMER.DELETE.JOBS.workers")
+    await broker.api(
+        "CONSUMER.CREATE.JOBS.other",
+        {"stream_name": "JOBS", "config": {"durable_name": "other", "ack_policy": "explicit"}},
+    )
+
+    applied = await shop.run("apply")
+
+    assert applied.code == 2
+    assert applied.err.splitlines() == [
+        "shop.yaml:3: functions.work.consumer: maximum consumers limit reached; change the manifest"
+        " or the server's limits",
+        "1 problem",
+    ]
 
 
 async def test_what_would_lose_messages_is_refused_unless_it_is_allowed(
