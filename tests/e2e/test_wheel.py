@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import venv
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from runtime.cli.manifests import SHIPPED
 from tests.support.documentation import ROOT, free_port, read_blocks, serving, write_files
 from tests.support.servers import remove
 
@@ -77,6 +79,16 @@ def test_the_runtime_of_the_wheel_is_not_the_checkout(installed: Path, folder: P
     )
 
     assert Path(told.stdout.strip()).is_relative_to(installed.parent)
+
+
+def test_a_source_distribution_has_the_shipped_manifests_too(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    [archive] = tmp_path.glob("*.tar.gz")
+
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    assert {f"runtime/shipped_manifests/{path.name}" for path in SHIPPED.iterdir()} <= names
 
 
 def test_an_endpoint_in_an_empty_folder_is_served_by_the_backbones_gateway(

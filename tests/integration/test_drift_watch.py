@@ -224,3 +224,42 @@ async def test_a_stream_in_memory_that_its_server_lost_is_made_again_and_reporte
     assert [line["changes"] for line in first if line["event"] == said]
     assert not [line for line in second if line["event"] == said]
     assert made["name"] == "reader"
+
+
+async def test_of_several_processes_one_reports_what_they_share_and_an_isolated_one_its_own(
+    broker: Broker, nats_server: NatsServer
+) -> None:
+    stream, work, alone = fresh("S"), fresh("work"), fresh("alone")
+    spec = {"handler": "on_event", "consumer": {"stream": stream}}
+    manifest = make_manifest(
+        {work: spec, alone: spec | {"isolate": True}}, {stream: {"subjects": [f"{stream}.>"]}}
+    )
+    functions = load_all(manifest)
+    addresses = Addresses(nats_server.url, None)
+    places = [
+        ([work], HostOptions()),
+        ([work], HostOptions(services=False)),
+        ([alone], HostOptions(sweeps=False)),
+    ]
+    all_metrics = [Metrics("0.0.0") for _ in places]
+    hosts = [
+        Host(manifest, {name: functions[name] for name in names}, addresses, metrics, options)
+        for (names, options), metrics in zip(places, all_metrics, strict=True)
+    ]
+    with structlog.testing.capture_logs() as lines:
+        for host in hosts:
+            await host.start()
+        for name in (work, alone):
+            await _change_consumer(broker, stream, name, max_ack_pending=7)
+        await _change_stream(broker, stream, subjects=[f"{stream}.>", f"{stream}more.>"])
+        warnings = await _wait_for_line(lines, DRIFTED, 3)
+        for host in hosts:
+            await host.stop()
+
+    objects = {f"consumer {stream}/{work}", f"consumer {stream}/{alone}", f"stream {stream}"}
+    assert {warning["object"] for warning in warnings} == objects
+    assert len(warnings) == len(objects)
+    watched = [metrics.drifted_fields.keys() for metrics in all_metrics]
+    assert not watched[1]
+    assert watched[2] == {f"consumer {stream}/{alone}", f"consumer MAILBOX/{alone}"}
+    assert not watched[0] & watched[2]
