@@ -27,13 +27,21 @@ def code_version(module: ModuleType) -> str:
     """
     files = _ProjectFiles(module.__name__.partition(".")[0])
     files.add(module.__name__)
-    for folder in list(getattr(module, "__path__", ())):
-        files.add_folder(module.__name__, Path(folder))
+    for folder in _folders(module):
+        files.add_folder(module.__name__, folder)
     digest = hashlib.sha256()
     for name, content in sorted(files.contents.items()):
         digest.update(f"{name}\n{len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()[:_DIGITS] if files.contents else ""
+
+
+def _folders(module: ModuleType) -> list[Path]:
+    """A package's own folders: not one that was added to its path, as the shipped functions are."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return [Path(folder) for folder in getattr(module, "__path__", ())]
+    return [Path(file).parent] if Path(file).stem == "__init__" else []
 
 
 class _ProjectFiles:
@@ -98,7 +106,7 @@ def _find_file(name: str) -> Path | None:
     places = _places(parent) if parent else None
     if parent and not places:
         return None
-    spec = PathFinder.find_spec(name, places)
+    spec = _find_spec(name, places)
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
@@ -108,8 +116,20 @@ def _places(package: str) -> Sequence[str]:
         return list(getattr(sys.modules[package], "__path__", ()))
     parent = package.rpartition(".")[0]
     around = _places(parent) if parent else None
-    spec: ModuleSpec | None = PathFinder.find_spec(package, around)
-    return list(spec.submodule_search_locations or ()) if spec else ()
+    spec = _find_spec(package, around)
+    if spec is not None:
+        return list(spec.submodule_search_locations or ())
+    inner = [Path(place) / package.rpartition(".")[2] for place in around or ()]
+    return [str(folder) for folder in inner if folder.is_dir()]
+
+
+def _find_spec(name: str, places: Sequence[str] | None) -> ModuleSpec | None:
+    try:
+        return PathFinder.find_spec(name, places)
+    except KeyError:
+        # A folder without `__init__.py` whose parent is not imported: Python asks that parent for
+        # its path.
+        return None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -319,6 +319,17 @@ def test_the_code_version_is_that_of_the_content_wherever_it_stands(
     assert len(versions) == 1
 
 
+def test_the_code_version_counts_modules_in_folders_without_an_init() -> None:
+    write("async def handle(ctx: Context) -> None: ...", "package/__init__.py")
+    write("x = 1", "package/inner/deep/module.py")
+    first = load_text(SERVICE, handler="package:handle").code_version
+
+    write("x = 2", "package/inner/deep/module.py")
+    del sys.modules["package"]
+
+    assert load_text(SERVICE, handler="package:handle").code_version != first
+
+
 def test_modules_that_import_each_other_have_a_code_version_too() -> None:
     write("import right", "left.py")
     write("import left\nasync def handle(ctx: Context) -> None: ...", "right.py")
