@@ -24,7 +24,7 @@ _DAY_S = 86_400
 CommandId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class DeviceRequest(BaseModel):
+class DeviceCommandsRequest(BaseModel):
     """A request about one device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -33,7 +33,7 @@ class DeviceRequest(BaseModel):
     device_id: DeviceId
 
 
-class CreateCommand(DeviceRequest):
+class CreateCommand(DeviceCommandsRequest):
     """A command for a device.
 
     Attributes:
@@ -49,13 +49,13 @@ class CreateCommand(DeviceRequest):
     timeout_s: Annotated[int, Field(ge=1, le=30 * _DAY_S)] = 300
 
 
-class CommandRequest(DeviceRequest):
+class CommandRequest(DeviceCommandsRequest):
     """A request about one command."""
 
     command_id: CommandId
 
 
-class ListCommands(DeviceRequest):
+class ListCommands(DeviceCommandsRequest):
     """A device's commands, all or those of one status."""
 
     status: Status | None = None
@@ -81,7 +81,7 @@ class Command(BaseModel):
     result: Any
 
 
-class Answer(BaseModel):
+class DeviceAnswer(BaseModel):
     """One answer of the device. A late one changed nothing, as the command was further already."""
 
     status: AckStatus
@@ -93,7 +93,7 @@ class Answer(BaseModel):
 class CommandWithAnswers(Command):
     """A command with all that its device answered."""
 
-    answers: list[Answer]
+    answers: list[DeviceAnswer]
 
 
 async def create_command(event: Event[CreateCommand], ctx: Context) -> Command:
@@ -135,7 +135,9 @@ async def get_command(event: Event[CommandRequest], ctx: Context) -> CommandWith
     answers = await ctx.postgres.fetch(_QUERIES["acks"], query.command_id)
     return CommandWithAnswers(
         **command.model_dump(),
-        answers=[Answer.model_validate({**row, "result": _load(row["result"])}) for row in answers],
+        answers=[
+            DeviceAnswer.model_validate({**row, "result": _load(row["result"])}) for row in answers
+        ],
     )
 
 

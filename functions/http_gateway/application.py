@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from functions.http_gateway.boundary import Boundary
 from functions.http_gateway.device_door import DeviceDoor
-from functions.http_gateway.discovery import Discovery
+from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.emqx_door import EmqxDoor
 from functions.http_gateway.forwarding import Forwarder
 from functions.http_gateway.pages import Pages
@@ -20,7 +20,7 @@ from functions.http_gateway.storing import Storage
 from runtime import Context
 
 
-def build_application(ctx: Context, table: RouteTable, discovery: Discovery) -> Starlette:
+def build_application(ctx: Context, table: RouteTable, discovery: RouteDiscovery) -> Starlette:
     """The gateway as an ASGI application."""
     pages = Pages(table)
     storage = Storage(ctx)

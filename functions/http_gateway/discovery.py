@@ -23,7 +23,7 @@ class _Known:
     misses: int = 0
 
 
-class Discovery:
+class RouteDiscovery:
     """Asks all micro services for their endpoints, round after round.
 
     A route that is missing from one round is kept, as an answer may be lost or late; one that is

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from functions.http_gateway.bodies import read_body, read_object, require_json
-from functions.http_gateway.discovery import Discovery
+from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.keys import require_admin
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError, code_of, title
@@ -29,7 +29,7 @@ _ERRORS = range(400, 600)
 class Forwarder:
     """Answers every path that is not the gateway's own by asking the endpoint that serves it."""
 
-    def __init__(self, ctx: Context, table: RouteTable, discovery: Discovery) -> None:
+    def __init__(self, ctx: Context, table: RouteTable, discovery: RouteDiscovery) -> None:
         self._ctx = ctx
         self._settings: GatewaySettings = ctx.settings
         self._table = table

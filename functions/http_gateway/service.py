@@ -3,7 +3,7 @@
 import asyncio
 
 from functions.http_gateway.application import build_application
-from functions.http_gateway.discovery import Discovery
+from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.keys import is_set
 from functions.http_gateway.listener import Server, open_listener
 from functions.http_gateway.routes import RouteTable
@@ -20,7 +20,7 @@ async def serve(ctx: Context) -> None:
     settings: GatewaySettings = ctx.settings
     listener = open_listener(settings.host, settings.port)
     table = RouteTable()
-    discovery = Discovery(ctx, table)
+    discovery = RouteDiscovery(ctx, table)
     server = Server(build_application(ctx, table, discovery), settings)
     _warn_of_missing_keys(ctx, settings)
     host, port = listener.getsockname()[:2]

@@ -16,7 +16,7 @@ from functions.domain.registry import RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
 from functions.ingest.jobs import JobMaker
 from functions.ingest.plan import Known, Plan, make_plan, read_telemetry
-from functions.ingest.rate import RateLimiter
+from functions.ingest.rate import DeviceRateLimiter
 from functions.ingest.writing import find_settled, write
 from runtime import Batch, Context, Message
 
@@ -76,7 +76,7 @@ class IngestState:
 
     registry: Registry
     limits: Limits
-    rate: RateLimiter
+    rate: DeviceRateLimiter
     job_maker: JobMaker
     in_order: asyncio.Lock = field(default_factory=asyncio.Lock)
     unsure: set[tuple[int, int]] = field(default_factory=set)
@@ -107,7 +107,7 @@ async def start(ctx: Context[IngestState]) -> IngestState:
     return IngestState(
         registry,
         settings.limits(),
-        RateLimiter(settings.rate_per_s, settings.burst),
+        DeviceRateLimiter(settings.rate_per_s, settings.burst),
         JobMaker(ctx.log),
     )
 

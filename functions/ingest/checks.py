@@ -16,7 +16,7 @@ from functions.domain.admission import (
 )
 from functions.domain.envelope import Envelope
 from functions.domain.registry import RegisteredDevice
-from functions.ingest.rate import RateLimiter
+from functions.ingest.rate import DeviceRateLimiter
 
 PLAIN = frozenset({int, float, bool, NoneType})
 _METRIC_KEY = re.compile(r"[A-Za-z0-9_.:/%-]+", re.ASCII)
@@ -52,7 +52,7 @@ def check(
     device: RegisteredDevice | None,
     stored_at_ns: int,
     limits: Limits,
-    rate: RateLimiter | None,
+    rate: DeviceRateLimiter | None,
 ) -> Verdict:
     """The verdict on a message whose topic and JSON are good.
 

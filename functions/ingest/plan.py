@@ -33,7 +33,7 @@ class Row(NamedTuple):
     metrics: str
 
 
-class Discovery(NamedTuple):
+class DiscoveredSensor(NamedTuple):
     """A name that no sensor of the device has yet."""
 
     device: RegisteredDevice
@@ -50,7 +50,7 @@ class Plan:
     rows: list[Row] = field(default_factory=list)
     sources: list[Message] = field(default_factory=list)
     refused: list[tuple[Message, Refusal]] = field(default_factory=list)
-    discovered: dict[tuple[str, str, str], Discovery] = field(default_factory=dict)
+    discovered: dict[tuple[str, str, str], DiscoveredSensor] = field(default_factory=dict)
     jobs: list[tuple[Message, Publication]] = field(default_factory=list)
 
     def accept(self, message: Message, topic: Topic, time: datetime, accepted: Accepted) -> None:
@@ -68,7 +68,7 @@ class Plan:
         for sensor in metrics:
             if sensor not in device.sensors:
                 key = (topic.tenant_id, topic.device_id, sensor)
-                self.discovered.setdefault(key, Discovery(device, *key, time))
+                self.discovered.setdefault(key, DiscoveredSensor(device, *key, time))
 
     def refuse_row(self, place: int, reason: str, detail: str) -> None:
         """Turn an accepted message into a refused one; the place of every later row moves."""

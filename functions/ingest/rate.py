@@ -3,7 +3,7 @@
 _NS = 1_000_000_000
 
 
-class RateLimiter:
+class DeviceRateLimiter:
     """A token bucket per device, on the clock of the messages themselves.
 
     The stream's stored time counts, not the time of reading, so that a backlog worked off at full
@@ -43,4 +43,4 @@ class RateLimiter:
         self._arrivals = busy if len(busy) < self._max_keys // 2 else {}
 
 
-__all__ = ["RateLimiter"]
+__all__ = ["DeviceRateLimiter"]

@@ -17,7 +17,7 @@ class Unheard(PublishFailed):
     """No stream took the publish, so it is stored nowhere."""
 
 
-class Refused(PublishFailed):
+class PublishRefused(PublishFailed):
     """JetStream refused the publish, so it is stored nowhere.
 
     Attributes:
@@ -64,7 +64,7 @@ class Confirmations:
             future.set_exception(answer)
 
 
-class Awaited:
+class AwaitedPubAck:
     """The confirmations that one call waits for; leaving the block forgets them."""
 
     def __init__(self, confirmations: Confirmations) -> None:
@@ -145,7 +145,9 @@ def _read(msg: Msg) -> PubAck | PublishFailed:
     try:
         ack = json.loads(msg.data)
         if error := ack.get("error"):
-            return Refused(str(error.get("description", "refused")), error.get("err_code", 0))
+            return PublishRefused(
+                str(error.get("description", "refused")), error.get("err_code", 0)
+            )
         return PubAck(ack["stream"], ack["seq"], ack.get("duplicate", False))
     except (ValueError, KeyError, AttributeError):
         return PublishFailed("", "the answer was no confirmation")

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from runtime.broker.client import PENDING_BYTES, OrderedClient
-from runtime.broker.confirmations import Awaited, Confirmations, Refused
+from runtime.broker.confirmations import AwaitedPubAck, Confirmations, PublishRefused
 from runtime.broker.outgoing import check_pattern
 from runtime.context import PubAck, Publication, Reply
 from runtime.errors import NoAnswer, PublishFailed, RequestFailed, RuntimeFault, Unavailable
@@ -288,7 +288,7 @@ class Broker:
         """
         batch_id = secrets.token_hex(11)
         last = publications[-1]
-        with Awaited(self._confirmations) as awaited:
+        with AwaitedPubAck(self._confirmations) as awaited:
             items = []
             for number, each in enumerate(publications, start=1):
                 # In front of the copy's own: see `_acting_first`.
@@ -311,7 +311,7 @@ class Broker:
                 awaited.collect(ACK_TIMEOUT_S)
             except PublishFailed as failure:
                 cause = failure.__cause__
-                if isinstance(cause, Refused) and cause.err_code == _HOLDS_DUPLICATE:
+                if isinstance(cause, PublishRefused) and cause.err_code == _HOLDS_DUPLICATE:
                     return False
                 raise
         return True
@@ -447,7 +447,7 @@ class Broker:
 
     async def _confirmed(self, items: Sequence[_Item]) -> list[PubAck]:
         deadline_s = asyncio.get_running_loop().time() + ACK_TIMEOUT_S
-        awaited = Awaited(self._confirmations)
+        awaited = AwaitedPubAck(self._confirmations)
         with awaited:
             for item in items:
                 await self._offer(item, awaited.expect(item[0]))

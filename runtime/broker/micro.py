@@ -15,9 +15,9 @@ from runtime.broker.micro_protocol import (
     VERBS,
     Answer,
     EndpointStats,
-    Identity,
     Live,
     MicroEndpoint,
+    ServiceIdentity,
     Verb,
     describe,
 )
@@ -64,7 +64,7 @@ class MicroService:
         prefix: str = "$SRV",
     ) -> None:
         self._broker = broker
-        self._identity = Identity(name, version, description, metadata or {})
+        self._identity = ServiceIdentity(name, version, description, metadata or {})
         self._prefix = prefix
         self._endpoints: dict[str, MicroEndpoint] = {}
         self._listeners: dict[str, _Listener] = {}

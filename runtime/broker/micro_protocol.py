@@ -129,7 +129,7 @@ class MicroEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ServiceIdentity:
     """What every answer of one instance begins with."""
 
     name: str
@@ -161,7 +161,7 @@ def check_name(kind: str, name: str) -> None:
         raise ConfigError([problem])
 
 
-def describe(verb: Verb, identity: Identity, endpoints: list[MicroEndpoint]) -> bytes:
+def describe(verb: Verb, identity: ServiceIdentity, endpoints: list[MicroEndpoint]) -> bytes:
     """The answer to PING, INFO or STATS."""
     document: dict[str, object] = {
         "type": f"io.nats.micro.v1.{verb.lower()}_response",

@@ -8,21 +8,21 @@ import structlog
 from runtime.broker.micro_protocol import (
     Answer,
     EndpointStats,
-    Identity,
     MicroEndpoint,
+    ServiceIdentity,
     describe,
 )
 from runtime.errors import ConfigError
 
 
-def identity(**changes: object) -> Identity:
+def identity(**changes: object) -> ServiceIdentity:
     given: dict[str, object] = {
         "name": "host",
         "version": "1.0.0",
         "description": "",
         "metadata": {},
     }
-    return Identity(**{**given, **changes})  # type: ignore[arg-type]
+    return ServiceIdentity(**{**given, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
