@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol
@@ -103,6 +103,16 @@ class Scope:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     state: Any = None
 
+    def has_waited(self, task: "asyncio.Task[Any]") -> bool:
+        """Whether a task's call waits for a connection, or did since this was asked last.
+
+        That is no part of the call's time.
+        """
+        has_waited: Callable[[asyncio.Task[Any]], bool] | None = getattr(
+            self.resources.get("postgres"), "has_waited", None
+        )
+        return has_waited is not None and has_waited(task)
+
 
 class Context(Generic[StateT]):
     """Handed to every call of a function.
@@ -174,7 +184,7 @@ class Context(Generic[StateT]):
 
     @property
     def postgres(self) -> "asyncpg.Pool[asyncpg.Record]":
-        """The connection pool; the manifest must say `uses: [postgres]`."""
+        """The function's share of the pool; the manifest must say `uses: [postgres]`."""
         pool: asyncpg.Pool[asyncpg.Record] = self._resource("postgres")
         return pool
 

@@ -104,7 +104,7 @@ class Dispatcher:
         self.scope = scope
         self._threads = threads
         self._chance = chance
-        self._limit = TimeLimit(function.spec.timeout)
+        self._limit = TimeLimit(function.spec.timeout, scope.has_waited)
         self._limit_s = function.spec.timeout
         self._max_attempts = function.spec.retry.max_attempts
         self._loop = asyncio.get_running_loop()

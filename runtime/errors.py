@@ -4,7 +4,8 @@ RuntimeFault                      the base; never raised itself
 ├── ConfigError                   a person must change a file or a variable; exit code 2
 ├── Unavailable                   a server is away; retried, never a function's fault
 │   ├── PublishFailed             JetStream did not acknowledge a publish
-│   └── NoAnswer                  nobody serves the endpoint that was asked, or not in time
+│   ├── NoAnswer                  nobody serves the endpoint that was asked, or not in time
+│   └── NoConnection              all PostgreSQL connections that the function may hold are taken
 ├── Unsendable                    no NATS server would take the message
 │   └── TooLarge                  it is larger than the server takes
 ├── RequestFailed                 a micro-service endpoint answered with an error
@@ -78,6 +79,13 @@ class NoAnswer(Unavailable):
 
     The servers may be well, so unlike an outage it is an ordinary failure of the function.
     """
+
+
+class NoConnection(Unavailable, TimeoutError):  # noqa: N818 - as the others of the tree
+    """No PostgreSQL connection became free in time. The server may be well."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("PostgreSQL", reason)
 
 
 class Unsendable(RuntimeFault):

@@ -4,9 +4,6 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
-
-import asyncpg
 
 from runtime.binding.block_keepalive import BlockKeepalive
 from runtime.binding.schedule import with_ticks
@@ -19,14 +16,10 @@ from runtime.loader import Function
 from runtime.manifest import Manifest
 from runtime.observe.metrics import Metrics
 from runtime.probes import Probes
-from runtime.resource.http import open_http
-from runtime.resource.postgres import open_pool
+from runtime.resource.shared import SharedResources
 from runtime.start_and_drain import all_or_none, drain_in_order, stop_all
 from runtime.supervised_task import SupervisedTask
 from runtime.wiring import Binding, HostOptions, Wiring
-
-POOL_SIZE = 10
-CLOSE_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +63,10 @@ class Host:
         self._bindings: list[Binding] = []
         self._broker: Broker | None = None
         self.has_begun = False
-        self.probes = Probes(self._bindings, uses_postgres=self._uses("postgres"))
+        self._resources = SharedResources(
+            functions, addresses.database_url, self._options.postgres_connections
+        )
+        self.probes = Probes(self._bindings, self._resources)
         self.blocks = BlockAttribution(functions)
 
     async def start(self) -> None:
@@ -127,13 +123,14 @@ class Host:
     async def _start(self) -> None:
         wiring = await self._connect()
         await wiring.prepare_streams()
-        resources = await self._open_resources()
+        await self._resources.open()
+        self._stack.push_async_callback(self._resources.close)
         ticker = wiring.build_ticker()
         self.probes.tasks = [ticker.task, ticker.settler.task]
         self.blocks.keepalive = BlockKeepalive(wiring.broker, ticker)
         shared = await wiring.build_shared(ticker, self.probes)
         functions = self._functions.values()
-        await all_or_none(wiring.start_function(each, resources) for each in functions)
+        await all_or_none(wiring.start_function(each, self._resources) for each in functions)
         for function in functions:
             wiring.bind(function, shared)
         self._bindings.append(wiring.discovery)
@@ -176,32 +173,8 @@ class Host:
         others = [each for each in self._bindings if each not in services + endpoints]
         return list(services), others, list(endpoints)
 
-    async def _open_resources(self) -> dict[str, Any]:
-        resources: dict[str, Any] = {}
-        if self._uses("postgres"):
-            if self._addresses.database_url is None:
-                raise ValueError("a function uses postgres, but no address was given")
-            pool = await open_pool(self._addresses.database_url, max_size=POOL_SIZE)
-            resources["postgres"] = self.probes.pool = pool
-            self._stack.push_async_callback(_close_pool, pool)
-        if self._uses("http"):
-            client = open_http()
-            resources["http"] = client
-            self._stack.push_async_callback(client.aclose)
-        return resources
-
-    def _uses(self, resource: str) -> bool:
-        return any(resource in function.spec.uses for function in self._functions.values())
-
     def _count_reconnect(self) -> None:
         self._metrics.reconnects += 1
-
-
-async def _close_pool(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    try:
-        await asyncio.wait_for(pool.close(), CLOSE_LIMIT_S)
-    except TimeoutError:
-        pool.terminate()
 
 
 __all__ = ["Addresses", "Host", "HostOptions"]

@@ -150,6 +150,7 @@ async def _run_host(
         sweeps=place is None or place.worker.function is None,
         careful_ack_waits=place.worker.peers if place and place.succeeds_crash else 0,
         peers=place.worker.peers if place else 1,
+        postgres_connections=options.settings.postgres_connections,
         before_endpoints=before_endpoints,
     )
     host = Host(manifest, functions, addresses, metrics, host_options)

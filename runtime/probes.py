@@ -1,15 +1,11 @@
 """The readiness probes of one process: NATS, PostgreSQL and the functions themselves."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from runtime.broker.connection import Broker
 from runtime.observe.health import Probe
-
-if TYPE_CHECKING:
-    import asyncpg
-
-POSTGRES_LIMIT_S = 2
+from runtime.resource.shared import SharedResources
 
 
 class Flowing(Protocol):
@@ -27,35 +23,26 @@ class Probes:
 
     Args:
         bindings: those of the host; the list may grow.
-        uses_postgres: whether a function needs PostgreSQL.
+        resources: what the functions use.
 
     Attributes:
         broker: set when there is a connection.
-        pool: set when there is one.
         has_started: whether every function is bound.
         tasks: those that every function needs: without them no message is settled or kept.
     """
 
-    def __init__(self, bindings: Sequence[Flowing], *, uses_postgres: bool) -> None:
+    def __init__(self, bindings: Sequence[Flowing], resources: SharedResources) -> None:
         self.broker: Broker | None = None
-        self.pool: asyncpg.Pool[asyncpg.Record] | None = None
         self.has_started = False
         self.tasks: Sequence[Flowing] = ()
         self._bindings = bindings
-        self._uses_postgres = uses_postgres
+        self._resources = resources
 
     async def check_nats(self) -> str | None:
         """Whether JetStream answers."""
         if self.broker is None:
             return "STARTING"
         await self.broker.ping()
-        return None
-
-    async def check_postgres(self) -> str | None:
-        """Whether PostgreSQL answers."""
-        if self.pool is None:
-            return "STARTING"
-        await self.pool.fetchval("SELECT 1", timeout=POSTGRES_LIMIT_S)
         return None
 
     async def check_functions(self) -> str | None:
@@ -68,13 +55,13 @@ class Probes:
     def by_name(self) -> dict[str, Probe]:
         """Those that count for readiness."""
         probes: dict[str, Probe] = {"nats": self.check_nats, "functions": self.check_functions}
-        if self._uses_postgres:
-            probes["postgres"] = self.check_postgres
+        if self._resources.uses("postgres"):
+            probes["postgres"] = self._resources.check_postgres
         return probes
 
     def servers(self) -> dict[str, Callable[[], Awaitable[object]]]:
         """Those of the servers that messages may have to wait for, by the server's name."""
         probes: dict[str, Callable[[], Awaitable[object]]] = {"NATS": self.check_nats}
-        if self._uses_postgres:
-            probes["PostgreSQL"] = self.check_postgres
+        if self._resources.uses("postgres"):
+            probes["PostgreSQL"] = self._resources.check_postgres
         return probes

@@ -37,6 +37,7 @@ _VARIABLES = {
     "RUNTIME_LOG_LEVEL": "log_level",
     "RUNTIME_LOG_FORMAT": "log_format",
     "RUNTIME_GRACE_S": "grace_s",
+    "RUNTIME_POSTGRES_CONNECTIONS": "postgres_connections",
 }
 
 
@@ -58,6 +59,7 @@ class HostSettings(BaseModel):
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Literal["auto", "text", "json"] = "auto"
     grace_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    postgres_connections: Annotated[int, Field(ge=1, le=1000)] = 16
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "HostSettings":

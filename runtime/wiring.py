@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -46,6 +46,7 @@ from runtime.manifest.model import ConsumerSpec
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import ENDPOINT_OUTCOMES, Metrics
 from runtime.probes import Probes
+from runtime.resource.shared import SharedResources
 from runtime.threads import FunctionThreads
 
 log = get_logger("runtime.host")
@@ -84,6 +85,7 @@ class HostOptions:
         sweeps: whether it makes dead letters of messages whose processes died.
         careful_ack_waits: see `SharedServices`.
         peers: see `SharedServices`.
+        postgres_connections: how many its functions may hold together.
         before_endpoints: awaited by a drain before the endpoints end, for those who call them from
             other processes of this host.
     """
@@ -94,6 +96,7 @@ class HostOptions:
     sweeps: bool = True
     careful_ack_waits: int = 0
     peers: int = 1
+    postgres_connections: int = 16
     before_endpoints: Callable[[], Awaitable[None]] | None = None
 
 
@@ -209,7 +212,7 @@ class Wiring:
         }
         return Sweeper(self.broker, self._letters, owners)
 
-    async def start_function(self, function: Function, resources: Mapping[str, Any]) -> None:
+    async def start_function(self, function: Function, resources: SharedResources) -> None:
         """Make a function's scope and call its `start`.
 
         Raises:
@@ -217,7 +220,7 @@ class Wiring:
             Unavailable: a server that the hook needs does not answer.
         """
         bound: structlog.stdlib.BoundLogger = get_logger(function.name).bind(function=function.name)
-        own: dict[str, Any] = {name: resources[name] for name in function.spec.uses}
+        own = resources.of(function)
         scope = Scope(function.name, function.settings, self.broker, own, bound)
         self._scopes[function.name] = scope
         if function.start is not None:

@@ -286,6 +286,7 @@ class FunctionSpec(Model):
     start_timeout: Annotated[Duration, Field(gt=0, le=86400)] = 60.0
     isolate: bool = False
     uses: tuple[Literal["postgres", "http"], ...] = ()
+    postgres_connections: Annotated[int, Field(ge=1, le=1000)] = 4
     settings: dict[str, Any] = Field(default_factory=dict)
     description: Annotated[str, StringConstraints(max_length=1024)] = ""
 

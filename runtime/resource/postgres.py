@@ -1,5 +1,6 @@
 """The PostgreSQL pool, the schema's migrations, and what an outage looks like."""
 
+import asyncio
 import importlib.util
 import io
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -12,6 +13,8 @@ import asyncpg
 from runtime.errors import ConfigError, Problem, Unavailable
 
 _CONNECT_TIMEOUT_S = 10.0
+_CLOSE_LIMIT_S = 5.0
+_SESSION = {"application_name": "runtime", "timezone": "UTC"}
 # The same number in every host: whoever holds it migrates, the others wait.
 _MIGRATION_LOCK = 7_163_225_046
 # SQLSTATE classes: connection exception, insufficient resources, operator intervention (shutdown,
@@ -66,8 +69,26 @@ async def open_pool(dsn: str, *, max_size: int) -> "asyncpg.Pool[asyncpg.Record]
             min_size=1,
             max_size=max_size,
             timeout=_CONNECT_TIMEOUT_S,
-            server_settings={"application_name": "runtime", "timezone": "UTC"},
+            server_settings=_SESSION,
         )
+
+
+async def close_pool(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Close a pool; connections that are not given back soon are cut."""
+    try:
+        await asyncio.wait_for(pool.close(), _CLOSE_LIMIT_S)
+    except TimeoutError:
+        pool.terminate()
+
+
+async def connect(dsn: str) -> "asyncpg.Connection[asyncpg.Record]":
+    """One connection outside of any pool. The caller closes it.
+
+    Raises:
+        ConfigError, Unavailable: as for `open_pool`.
+    """
+    with _connecting():
+        return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT_S, server_settings=_SESSION)
 
 
 async def migrate(dsn: str, packages: Sequence[str]) -> None:
@@ -202,4 +223,4 @@ def _connecting() -> Iterator[None]:
         raise unavailable from error
 
 
-__all__ = ["migrate", "open_pool", "outage", "outages"]
+__all__ = ["close_pool", "connect", "migrate", "open_pool", "outage", "outages"]
