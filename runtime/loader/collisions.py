@@ -4,7 +4,7 @@
 package: `functions.hello` may be the user's and `functions.http_gateway` the shipped one.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from runtime.errors import Problem
@@ -13,14 +13,15 @@ from runtime.loader.module import LoadError, import_module
 _DISTRIBUTION = Path(__file__).parents[2]
 _RUNTIME = _DISTRIBUTION / "runtime"
 _FUNCTIONS = _DISTRIBUTION / "functions"
+_MANIFESTS = _RUNTIME / "shipped_manifests"
 
 
-def find_collisions(folder: Path, modules: Collection[str]) -> list[Problem]:
+def find_collisions(folder: Path, modules: Mapping[str, str]) -> list[Problem]:
     """What in `folder` Python would take for a package of this distribution, or the reverse.
 
     Args:
         folder: where a user's own modules are.
-        modules: the dotted names that are about to be imported.
+        modules: the dotted names that are about to be imported, and the file that asks for each.
     """
     return [*_find_runtime(folder, modules), *_find_hidden(folder, modules)]
 
@@ -58,17 +59,25 @@ def _find_runtime(folder: Path, modules: Collection[str]) -> Iterator[Problem]:
             yield Problem(shown, "", wrong, "give it another name, such as my_functions")
 
 
-def _find_hidden(folder: Path, modules: Collection[str]) -> Iterator[Problem]:
+def _find_hidden(folder: Path, modules: Mapping[str, str]) -> Iterator[Problem]:
     theirs = folder / "functions"
     if not theirs.is_dir() or _is_same(theirs, _FUNCTIONS):
         return
     own, shipped = _modules_in(theirs), _modules_in(_FUNCTIONS)
-    used = {name.split(".")[1] for name in modules if name.startswith("functions.")}
-    if not used & (shipped - own):
+    wanted = {
+        name.split(".")[1]
+        for name, file in modules.items()
+        if name.startswith("functions.") and (name.split(".")[1] not in own or _is_shipped(file))
+    }
+    if not wanted & shipped:
         return  # Only the user's own functions run, and the shipped ones may be hidden.
     for name in sorted(own & shipped):
-        wrong = f"hides the shipped functions.{name}, which other shipped functions need"
+        wrong = f"hides the shipped functions.{name}, which shipped functions need"
         yield Problem(f"functions/{name}", "", wrong, "give it another name")
+
+
+def _is_shipped(file: str) -> bool:
+    return Path(file).is_relative_to(_MANIFESTS)
 
 
 def _root(module: str) -> str:

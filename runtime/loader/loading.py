@@ -47,8 +47,12 @@ def load_all(manifest: Manifest) -> dict[str, Function]:
 
 
 def _check_names(manifest: Manifest) -> None:
-    modules = [spec.handler.partition(":")[0] for spec in manifest.functions.values()]
-    modules += manifest.migrations.values()
+    asked = {("functions", name): spec.handler for name, spec in manifest.functions.items()}
+    asked |= {("migrations", name): package for name, package in manifest.migrations.items()}
+    modules = {
+        target.partition(":")[0]: manifest.positions.where(*path).rpartition(":")[0]
+        for path, target in asked.items()
+    }
     make_importable(Path.cwd())
     problems = find_collisions(Path.cwd(), modules) or join_functions(modules)
     if problems:

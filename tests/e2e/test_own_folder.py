@@ -60,9 +60,24 @@ async def test_a_name_that_hides_a_shipped_module_is_refused_while_shipped_funct
     assert (alone.code, alone.err) == (0, "")
     assert beside.code == 2
     assert beside.err == (
-        "functions/domain: hides the shipped functions.domain, which other shipped functions need; "
+        "functions/domain: hides the shipped functions.domain, which shipped functions need; "
         "give it another name\n1 problem\n"
     )
+
+
+async def test_a_function_of_ones_own_is_not_taken_for_the_shipped_one_of_its_name(
+    tmp_path: Path,
+) -> None:
+    files = {"functions/http_gateway.py": HELLO}
+    write_project(tmp_path, files, "functions.http_gateway:greet")
+
+    alone = await runtime(NOWHERE, "check", "my.yaml", folder=tmp_path)
+    beside = await runtime(NOWHERE, "check", "my.yaml", "--with", "gateway", folder=tmp_path)
+
+    assert (alone.code, alone.err) == (0, "")
+    assert beside.code == 2
+    assert beside.err.startswith("functions/http_gateway: hides the shipped functions.http_gateway")
+    assert beside.err.endswith("\n1 problem\n")
 
 
 @pytest.mark.parametrize("file", ["runtime.py", "runtime/__init__.py"])
