@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from runtime.broker.connection import Broker
@@ -78,7 +77,7 @@ def template_database(postgres_server: PostgresServer) -> str:
     """The name of a database with all migrations applied, for `postgres_dsn` to clone."""
 
     async def make() -> None:
-        await _administer(postgres_server, "CREATE DATABASE migrated")
+        await postgres_server.make_database("migrated")
         await migrate(postgres_server.dsn("migrated"), _MIGRATIONS)
 
     run_apart(make)
@@ -91,18 +90,18 @@ async def postgres_dsn(
 ) -> AsyncIterator[str]:
     """The address of a database of the test's own, with all migrations applied."""
     name = f"test_{next(_databases)}"
-    await _administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    await postgres_server.make_database(name, template=template_database)
     yield postgres_server.dsn(name)
-    await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+    await postgres_server.administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 async def empty_postgres_dsn(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """The address of an empty database of the test's own."""
     name = f"test_{next(_databases)}"
-    await _administer(postgres_server, f"CREATE DATABASE {name}")
+    await postgres_server.make_database(name)
     yield postgres_server.dsn(name)
-    await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+    await postgres_server.administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -127,11 +126,3 @@ def nats_cli() -> Callable[..., str]:
         return done.stdout + done.stderr
 
     return run
-
-
-async def _administer(server: PostgresServer, statement: str) -> None:
-    connection = await asyncpg.connect(server.dsn())
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

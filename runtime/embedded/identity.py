@@ -8,22 +8,26 @@ from pathlib import Path
 
 from runtime.embedded.processes import Identity
 from runtime.errors import ConfigError, Problem
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.embedded")
 
 _USERS = ("postgres", "nobody")
 _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
 # Needed for a moment, to let one of the others pass to the server.
 _CAP_SETPCAP = 8
+_NAMES = {_CAP_DAC_OVERRIDE: "CAP_DAC_OVERRIDE", _CAP_DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH"}
 
 
 def choose_identity(directory: Path, programs: Iterable[Path]) -> Identity | None:
     """The user for a server whose data lies in `directory`; None where the host's own user will do.
 
     The owner of existing data stays its owner; otherwise the user `postgres` where there is one, or
-    else `nobody`. A project under /root is closed to either, so there the server keeps the one
-    capability that lets it pass: the narrow CAP_DAC_READ_SEARCH where the host has it (containers
-    mostly do not), or else CAP_DAC_OVERRIDE. Copying programs and data elsewhere would leave them
-    where nobody looks, and opening the folder is not ours to do.
+    else `nobody`, to whom `directory` is handed over. A project under /root is closed to either, so
+    there the server keeps the one capability that lets it pass: the narrow CAP_DAC_READ_SEARCH
+    where the host has it (containers mostly do not), or else CAP_DAC_OVERRIDE. Copying programs and
+    data elsewhere would leave them where nobody looks, and opening the folder is not ours to do.
 
     Raises:
         ConfigError: no such user, or a folder that it cannot pass.
@@ -31,6 +35,8 @@ def choose_identity(directory: Path, programs: Iterable[Path]) -> Identity | Non
     if os.geteuid() != 0:
         return None
     user = _find_user(directory)
+    # First: a new folder is root's, and whether its user can pass is asked below.
+    os.chown(directory, user.pw_uid, user.pw_gid)
     paths = [directory, *programs]
     closed = next((path for path in paths if (find_closed(path, user)) is not None), None)
     if closed is None:
@@ -40,6 +46,13 @@ def choose_identity(directory: Path, programs: Iterable[Path]) -> Identity | Non
     held = _held_capabilities()
     for capability in wanted:
         if held >> _CAP_SETPCAP & held >> capability & 1:
+            log.warning(
+                "PostgreSQL keeps a capability, as its user cannot pass a folder; move the project "
+                "or RUNTIME_DATA_DIR to an open one to do without",
+                user=user.pw_name,
+                folder=str(find_closed(closed, user)),
+                capability=_NAMES[capability],
+            )
             return Identity(user.pw_uid, user.pw_gid, capability)
     raise ConfigError(
         [

@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.embedded.postgres_cluster import PostgresCluster
+from runtime.embedded.postgres_cluster import PostgresCluster, Step
+from runtime.embedded.postgres_roles import Passwords
 from runtime.embedded.supervision import Launch, ServerSupervisor
 from runtime.errors import ConfigError, Problem
 
@@ -14,7 +16,7 @@ class EmbeddedPostgres:
 
     Args:
         directory: absolute; holds the data, the log and the socket.
-        password: of its one user; the data keeps the one it was made with.
+        passwords: of its roles; the data gets them when they have changed.
     """
 
     name = "postgres"
@@ -22,16 +24,21 @@ class EmbeddedPostgres:
     stop_signal = signal.SIGINT
     stop_timeout_s = 60.0
 
-    def __init__(self, directory: Path, password: str) -> None:
-        self._cluster = PostgresCluster.at(directory, password)
+    def __init__(self, directory: Path, passwords: Passwords) -> None:
+        self._cluster = PostgresCluster.at(directory, passwords)
         self.proof = str(self._cluster.data)
         self.log = self._cluster.log
         self.supervisor = ServerSupervisor(self)
 
     @property
     def dsn(self) -> str:
-        """The address, password included."""
+        """The address for functions and migrations, password included."""
         return self._cluster.dsn()
+
+    @property
+    def superuser_dsn(self) -> str:
+        """The address for an administrator, password included."""
+        return self._cluster.superuser_dsn()
 
     async def start(self) -> None:
         """Return when it accepts connections; the first time its data is made.
@@ -44,11 +51,16 @@ class EmbeddedPostgres:
     async def stop(self) -> None:
         """Shut it down in order, whoever is connected."""
         await self.supervisor.stop()
+        await asyncio.to_thread(self._cluster.forget_socket)
 
     async def prepare(self) -> Launch:
-        """Make the data where there is none."""
+        """Make the data where there is none; have it know the roles."""
         if not self._cluster.exists:
-            await self._make_data()
+            await self._run(self._cluster.begin())
+            self._cluster.commit()
+        elif not self._cluster.has_roles:
+            await self._run(self._cluster.steps_for_roles())
+            self._cluster.keep_roles()
         return Launch(self._cluster.server_command(), self._cluster.environment())
 
     async def is_ready(self, server: int) -> bool:
@@ -63,8 +75,8 @@ class EmbeddedPostgres:
         """The children of a killed postmaster hold its shared memory for a moment longer."""
         return "still in use" in complaint
 
-    async def _make_data(self) -> None:
-        for step in self._cluster.begin():
+    async def _run(self, steps: Sequence[Step]) -> None:
+        for step in steps:
             child = await asyncio.create_subprocess_exec(
                 *step.command,
                 env=self._cluster.environment(),
@@ -85,10 +97,9 @@ class EmbeddedPostgres:
                         Problem(
                             where=str(self._cluster.directory),
                             field="",
-                            wrong=f"PostgreSQL cannot make its data here: {reason}",
+                            wrong=f"PostgreSQL cannot prepare its data here: {reason}",
                             remedy="choose another RUNTIME_DATA_DIR, or set DATABASE_URL to a "
                             "running server",
                         )
                     ]
                 )
-        self._cluster.commit()

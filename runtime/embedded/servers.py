@@ -11,6 +11,7 @@ from runtime.embedded.data_lock import DataLock
 from runtime.embedded.nats_server import EmbeddedNats
 from runtime.embedded.ports import check_free
 from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.embedded.postgres_roles import Passwords
 from runtime.embedded.secrets import keep_secret
 from runtime.errors import ConfigError, Problem
 from runtime.settings import HostSettings
@@ -79,8 +80,11 @@ class EmbeddedServers:
             check_free(self.nats.wanted_ports)
             starting.append(self.nats.start())
         if not given["DATABASE_URL"]:
-            password = keep_secret(self._directory / "postgres.password")
-            self.postgres = EmbeddedPostgres(self._directory / "postgres", password)
+            passwords = Passwords(
+                functions=keep_secret(self._directory / "postgres.password"),
+                superuser=keep_secret(self._directory / "postgres-superuser.password"),
+            )
+            self.postgres = EmbeddedPostgres(self._directory / "postgres", passwords)
             starting.append(self.postgres.start())
         _raise_together(await asyncio.gather(*starting, return_exceptions=True))
         if self.nats:

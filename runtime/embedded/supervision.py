@@ -1,6 +1,7 @@
 """Keeps one embedded server running: starts it, waits until it is ready, restarts it, stops it."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from runtime.embedded.private_files import open_log
 from runtime.embedded.processes import end_orphans, find_orphans
 from runtime.errors import ConfigError, Problem
 from runtime.supervised_task import SupervisedTask
@@ -133,8 +135,7 @@ class ServerSupervisor:
         path = self._program.log
         if path.exists() and path.stat().st_size > _LOG_BYTES:
             path.replace(path.with_suffix(".log.1"))
-        with path.open("ab") as log:
-            path.chmod(0o600)
+        with os.fdopen(open_log(path), "ab") as log:
             written_before = log.tell()
             # From the loop's own thread, to whose life the launcher ties the server's.
             self._child = await asyncio.create_subprocess_exec(

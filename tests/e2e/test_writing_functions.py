@@ -79,16 +79,9 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def database(postgres_server: PostgresServer) -> Iterator[str]:
-    async def execute(statement: str) -> None:
-        connection = await asyncpg.connect(postgres_server.dsn())
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    run_apart(lambda: execute("CREATE DATABASE shop"))
+    run_apart(lambda: postgres_server.make_database("shop"))
     yield postgres_server.dsn("shop")
-    run_apart(lambda: execute("DROP DATABASE shop WITH (FORCE)"))
+    run_apart(lambda: postgres_server.administer("DROP DATABASE shop WITH (FORCE)"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -117,7 +118,8 @@ async def test_secrets_are_made_once_and_only_their_owner_may_read_them(
 ) -> None:
     async with _serving(_settings(server_directory)) as (_, first):
         data = server_directory / "data"
-        for name in ("admin.key", "mqtt.password", "postgres.password"):
+        secrets = ("admin.key", "mqtt.password", "postgres.password", "postgres-superuser.password")
+        for name in secrets:
             assert (data / name).stat().st_mode & 0o777 == 0o600
         for folder in (data / "nats", data / "postgres"):
             assert folder.stat().st_mode & 0o777 == 0o700
@@ -280,3 +282,112 @@ async def test_a_project_in_a_folder_closed_to_other_users_is_served(
     async with _serving(_settings(closed_directory)) as (_, environment):
         await _store(environment, "within")
         assert await _stored(environment) == (1, ["within"])
+
+
+def _capabilities(server: psutil.Process) -> int:
+    """The effective capabilities of a process, as a bit mask."""
+    for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    raise AssertionError("no capabilities in /proc")
+
+
+async def test_a_first_start_in_an_open_folder_gives_postgres_no_capability(
+    server_directory: Path,
+) -> None:
+    async with _serving(_settings(server_directory)):
+        postgres = find_orphans("postgres", str(server_directory / "data" / "postgres" / "data"))
+        assert [_capabilities(server) for server in postgres] == [0]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT pg_read_file('/etc/passwd')",
+        "SELECT pg_ls_dir('/')",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "CREATE ROLE another SUPERUSER",
+        "ALTER SYSTEM SET work_mem = '1GB'",
+    ],
+)
+async def test_functions_can_do_nothing_beyond_their_database(
+    postgres_dsn: str, statement: str
+) -> None:
+    connection = await asyncpg.connect(postgres_dsn)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute(statement)
+    await connection.close()
+
+
+_OLD_OBJECTS = """
+CREATE TYPE colour AS ENUM ('red');
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE SCHEMA other;
+CREATE TABLE "Old Table" (id bigint GENERATED ALWAYS AS IDENTITY, number serial, colour colour);
+CREATE TABLE parts (day date) PARTITION BY RANGE (day);
+CREATE TABLE parts_first PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2026-01-02');
+CREATE VIEW seen AS SELECT * FROM "Old Table";
+CREATE SEQUENCE other.free;
+CREATE FUNCTION other.one(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+INSERT INTO "Old Table" (colour) VALUES ('red');
+CREATE EXTENSION vector;
+"""
+
+
+async def test_data_of_an_earlier_version_with_one_superuser_is_taken_over(
+    server_directory: Path,
+) -> None:
+    data = server_directory / "data"
+    async with _serving(_settings(server_directory)) as (servers, environment):
+        assert servers.postgres is not None
+        superuser = await asyncpg.connect(servers.postgres.superuser_dsn)
+        password = (data / "postgres.password").read_text().strip()
+        await superuser.execute("ALTER DATABASE runtime OWNER TO runtime")
+        await superuser.execute("DROP ROLE functions")
+        await superuser.execute(f"ALTER ROLE runtime PASSWORD '{password}'")
+        await superuser.execute(_OLD_OBJECTS)
+        await superuser.close()
+    (data / "postgres" / "roles").unlink()
+    (data / "postgres-superuser.password").unlink()
+
+    async with _serving(_settings(server_directory)) as (_, environment):
+        connection = await asyncpg.connect(environment["DATABASE_URL"])
+        await connection.execute("INSERT INTO \"Old Table\" (colour) VALUES ('red')")
+        assert await connection.fetchval('SELECT count(*) FROM "Old Table"') == 2
+        await connection.execute("DROP TABLE parts_first; ALTER TABLE parts ADD COLUMN more int")
+        await connection.execute(
+            'DROP VIEW seen; DROP TABLE "Old Table"; DROP SCHEMA other CASCADE'
+        )
+        await connection.execute("DROP TYPE colour; DROP DOMAIN positive")
+        assert not await connection.fetchval("SELECT usesuper FROM pg_user WHERE usename = user")
+        await connection.close()
+        former = environment["DATABASE_URL"].replace("//functions:", "//runtime:")
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(former)
+
+
+async def test_a_deleted_password_of_postgres_is_made_anew(server_directory: Path) -> None:
+    async with _serving(_settings(server_directory)) as (_, environment):
+        await _store(environment, "kept")
+        first = environment["DATABASE_URL"]
+    (server_directory / "data" / "postgres.password").unlink()
+    async with _serving(_settings(server_directory)) as (_, environment):
+        assert environment["DATABASE_URL"] != first
+        assert await _stored(environment) == (1, ["kept"])
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(first)
+
+
+async def test_a_data_directory_with_a_long_path_is_served_and_leaves_no_folder_behind(
+    server_directory: Path,
+) -> None:
+    deep = server_directory / ("d" * 60) / ("d" * 60)
+    deep.mkdir(parents=True, mode=0o711)
+    for folder in (deep, deep.parent):
+        folder.chmod(0o711)
+    async with _serving(_settings(deep)) as (_, environment):
+        await _store(environment, "deep")
+        listening = environment["DATABASE_URL"].partition("host=")[2].replace("%2F", "/")
+        assert stat.S_IMODE(os.lstat(listening).st_mode) == 0o700
+        assert not listening.startswith(str(deep))
+    assert not os.access(listening, os.F_OK)

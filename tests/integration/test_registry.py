@@ -149,7 +149,7 @@ async def test_nothing_remembered_is_believed_while_changes_are_not_heard(heard:
     await register(heard.pool)
     assert await heard.status() == "ACTIVE"
     heard.registry.changes.trusted = False
-    await heard.pool.execute("ALTER TABLE device_registry DISABLE TRIGGER ALL")
+    await heard.pool.execute("ALTER TABLE device_registry DISABLE TRIGGER USER")
     await heard.pool.execute("UPDATE device_registry SET status = 'REVOKED'")
     assert await heard.status() == "REVOKED"
 
@@ -158,7 +158,7 @@ async def test_a_lost_listener_comes_back_and_forgets_everything(heard: Heard) -
     await register(heard.pool)
     assert await heard.status() == "ACTIVE"
     count = heard._count
-    await heard.pool.execute("ALTER TABLE device_registry DISABLE TRIGGER ALL")
+    await heard.pool.execute("ALTER TABLE device_registry DISABLE TRIGGER USER")
     await heard.pool.execute("UPDATE device_registry SET status = 'REVOKED'")
     assert await heard.status() == "ACTIVE"
     await heard.pool.execute(

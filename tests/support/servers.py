@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 import psutil
 
 from runtime.embedded.nats_config import (
@@ -21,6 +22,7 @@ from runtime.embedded.nats_config import (
 )
 from runtime.embedded.nats_ports import read_ports
 from runtime.embedded.postgres_cluster import PostgresCluster
+from runtime.embedded.postgres_roles import DATABASE, FUNCTIONS, Passwords
 from runtime.embedded.processes import launch_command
 
 T = TypeVar("T")
@@ -150,7 +152,9 @@ class PostgresServer:
     _options = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}  # noqa: RUF012
 
     def __init__(self, directory: Path) -> None:
-        self._cluster = PostgresCluster.at(directory, "the password of a test")
+        self._cluster = PostgresCluster.at(
+            directory, Passwords("the password of a 'test\\'", "another")
+        )
         self._child: subprocess.Popen[bytes] | None = None
         for step in self._cluster.begin():
             done = subprocess.run(
@@ -175,8 +179,25 @@ class PostgresServer:
         [path] = self._cluster.socket_directory.glob(".s.PGSQL.*[0-9]")
         return path
 
-    def dsn(self, database: str = "postgres") -> str:
+    def dsn(self, database: str = DATABASE) -> str:
+        """The address that functions get."""
         return self._cluster.dsn(database)
+
+    @property
+    def superuser_dsn(self) -> str:
+        return self._cluster.superuser_dsn()
+
+    async def make_database(self, name: str, *, template: str = "template1") -> None:
+        """A database that belongs to the functions' role, as that of the host does."""
+        await self.administer(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {FUNCTIONS}")
+
+    async def administer(self, statement: str) -> None:
+        """Run a statement as the superuser."""
+        connection = await asyncpg.connect(self.superuser_dsn)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
 
     def start(self) -> None:
         with self._cluster.log.open("ab") as log:
