@@ -10,7 +10,8 @@ import uvloop
 from runtime.broker.connection import ApiError, Broker
 from runtime.cli.failure import exit_unavailable, exit_with_problems
 from runtime.errors import ConfigError, Unavailable
-from runtime.observe.logs import configure_logs, scrub
+from runtime.observe.logs import configure_logs
+from runtime.observe.redaction import scrub
 from runtime.settings import HostSettings
 
 T = TypeVar("T")

@@ -11,6 +11,8 @@ from typing import Final, TextIO
 from rich.cells import cell_len, chop_cells
 from structlog.typing import EventDict, WrappedLogger
 
+from runtime.observe.tracebacks import draw_traceback, exc_info_from, plain_traceback
+
 LEAST_ROOM = 20
 """On a terminal that is narrower than this beside the indentation, lines are wrapped by it."""
 
@@ -76,6 +78,7 @@ class ConsoleRenderer:
         """The lines of one entry."""
         width = terminal_width(sys.stderr)
         colors = has_colors(sys.stderr)
+        exc_info = exc_info_from(event.pop("exc_info", None))
         stacks = [str(stack) for field in _STACKS if (stack := event.pop(field, None))]
         level, color = _LEVELS.get(event.pop("level", "info"), _LEVELS["info"])
         time = str(event.pop("timestamp", ""))
@@ -86,7 +89,12 @@ class ConsoleRenderer:
         lines = _wrap(_words(event), None if room is None or room < LEAST_ROOM else room)
         head = f"{_paint(time, _TIME, colors)} {_paint(level.ljust(_LEVEL_WIDTH), color, colors)} "
         drawn = f"\n{' ' * indent}".join(_draw(line, colors=colors) for line in lines)
-        return "\n".join([head + drawn, *(printable(stack, keep="\n\t") for stack in stacks)])
+        shown = [printable(stack, keep="\n\t") for stack in stacks]
+        if exc_info is not None and width is not None:
+            shown.append(draw_traceback(exc_info, width=width, colors=colors))
+        elif exc_info is not None:
+            shown.append(printable(plain_traceback(exc_info), keep="\n\t"))
+        return "\n".join([head + drawn, *shown])
 
 
 def _words(event: EventDict) -> Iterator[_Word]:

@@ -244,9 +244,12 @@ class LoopWatch:
             return ""
 
 
+_LOOP_FILES = ("asyncio/runners.py", "asyncio/base_events.py", "runtime/event_loop.py")
+
+
 def _is_idle(frame: FrameType) -> bool:
     """Whether the loop waits for events. uvloop waits in C, below the frame that started it."""
     if frame.f_code.co_name == "select":
         # A blocking library may wait with a selector too: only the loop's own counts.
         return frame.f_back is not None and frame.f_back.f_code.co_name == "_run_once"
-    return frame.f_code.co_filename.endswith(("asyncio/runners.py", "asyncio/base_events.py"))
+    return frame.f_code.co_filename.endswith(_LOOP_FILES)

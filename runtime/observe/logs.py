@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -17,28 +16,14 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from runtime.observe.console import ConsoleRenderer
+from runtime.observe.redaction import REDACTED, is_secret_name, scrub
 
 LogFormat = Literal["auto", "text", "json"]
 
-REDACTED = "***"
 MAX_VALUE_CHARACTERS = 2048
 MAX_STACK_CHARACTERS = 32_768
 _STACKS = frozenset({"exception", "stack"})
 
-_SECRET_WORDS = frozenset(
-    (
-        *("apikey", "authorization", "cookie", "cookies", "credential", "credentials", "creds"),
-        *("dsn", "jwt", "key", "keys", "nkey", "passphrase", "passwd", "password", "passwords"),
-        *("pwd", "secret", "secrets", "seed", "token", "tokens"),
-    )
-)
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_USERINFO = re.compile(r"(?<=://)[^/\s'\"<>]*@")
-_ASSIGNED = re.compile(
-    r"(?i)\b((?:[a-z0-9]+[_-])*(?:password|passwd|pwd|token|secret|dsn|apikey|api[_-]key|"
-    r"authorization)[\"']?\s*[=:]\s*)(?:(?:bearer|basic)\s+)?(?:\"[^\"]*\"|'[^']*'|[^\s,;&'\"]+)"
-)
-_BEARER = re.compile(r"(?i)\b(bearer\s+)[a-z0-9._~+/=-]{8,}")
 _NUMBERS = (int, float, type(None))
 _PRINTED = (date, time, timedelta, UUID, PurePath)
 
@@ -73,8 +58,8 @@ def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        # Python's own traceback: the pretty ones print local variables, so payloads and secrets.
-        structlog.processors.format_exc_info,
+        # A person's tracebacks are drawn last, by the width of the terminal.
+        *([] if as_text else [structlog.processors.format_exc_info]),
         redact,
     ]
     renderer: Processor = ConsoleRenderer() if as_text else _render_json
@@ -104,6 +89,8 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for field, value in event.items():
         if type(value) is str and field in {"level", "timestamp", "logger"}:
             continue
+        if field == "exc_info":
+            continue  # Whatever draws the traceback takes the secrets out of it.
         if is_secret_name(field):
             event[field] = REDACTED
         elif type(value) is not int:
@@ -112,24 +99,13 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def is_secret_name(field: str) -> bool:
-    """Whether a word of the field's name says that it holds a secret: `admin_key`, `authToken`."""
-    return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(field))
-
-
-def scrub(text: str) -> str:
-    """The text without user and password in URLs, and without `password=…` and bearer tokens."""
-    if "://" in text:
-        text = _USERINFO.sub(f"{REDACTED}@", text)
-    if "=" in text or ":" in text:
-        text = _ASSIGNED.sub(rf"\1{REDACTED}", text)
-    return _BEARER.sub(rf"\1{REDACTED}", text)
-
-
 def _clean(value: object, limit: int) -> object:  # noqa: PLR0911 - one line for each kind of value
     if isinstance(value, str):
-        text = scrub(value)
-        return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+        # What is cut off anyway is not searched: an exception's text may have megabytes.
+        text = scrub(value[: 2 * limit])
+        if len(text) <= limit and len(value) <= 2 * limit:
+            return text
+        return f"{text[:limit]}… ({max(len(value), len(text))} characters)"
     if isinstance(value, _NUMBERS):
         return value
     if isinstance(value, bytes | bytearray | memoryview):

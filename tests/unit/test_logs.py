@@ -13,7 +13,8 @@ import structlog
 from pydantic import SecretStr
 
 from runtime.observe import logs
-from runtime.observe.logs import LogFormat, configure_logs, get_logger, is_secret_name, scrub
+from runtime.observe.logs import LogFormat, configure_logs, get_logger
+from runtime.observe.redaction import is_secret_name, scrub
 
 
 @pytest.fixture(autouse=True)
