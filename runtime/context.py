@@ -1,8 +1,9 @@
 """All that a function sees of the host: the context it is called with, and the ports behind it."""
 
 import asyncio
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 import structlog
 from typing_extensions import TypeVar
 
+from runtime.effects import Effects
 from runtime.errors import ConfigError, Problem
 from runtime.message import DUE_AT, Event, Message
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import httpx
 
 StateT = TypeVar("StateT", default=Any)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +120,25 @@ class Scope:
 class Context(Generic[StateT]):
     """Handed to every call of a function.
 
+    Whatever a call begins with `publish`, `publish_many`, `publish_core`, `request`, `request_many`
+    and `in_progress` must have ended when the function returns: a call that leaves one of them
+    without `await`, or in a task that still runs, has failed. A service's may run on.
+
     Attributes:
         deadline_s: the event loop's clock at which the function's time limit ends it.
         attempt: 1 on a message's first delivery; a batch shows the highest among its messages.
+        effects: what the call has begun; the host's own affair.
     """
 
-    __slots__ = ("_message", "_published", "_scope", "attempt", "deadline_s")
+    __slots__ = (
+        "_is_watched",
+        "_message",
+        "_published",
+        "_scope",
+        "attempt",
+        "deadline_s",
+        "effects",
+    )
 
     def __init__(
         self,
@@ -131,7 +147,10 @@ class Context(Generic[StateT]):
         *,
         deadline_s: float = 0.0,
         attempt: int = 1,
+        is_watched: bool = False,
     ) -> None:
+        self._is_watched = is_watched
+        self.effects: Effects | None = None
         self._scope = scope
         self._message = message
         self._published = 0
@@ -194,14 +213,14 @@ class Context(Generic[StateT]):
         client: httpx.AsyncClient = self._resource("http")
         return client
 
-    async def publish(
+    def publish(
         self,
         subject: str,
         data: bytes,
         *,
         msg_id: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> PubAck:
+    ) -> Coroutine[Any, Any, PubAck]:
         """Store a message in whatever stream owns `subject`, and wait until it is stored.
 
         Without `msg_id` the id is made of the event's stream, sequence, function and a count, so
@@ -212,33 +231,34 @@ class Context(Generic[StateT]):
             PublishFailed: JetStream did not confirm; let it through and the message is retried.
             ValueError: no `msg_id`, and no single stored event to derive one from.
         """
-        if msg_id is None:
-            msg_id = self._derived_id()
-        return await self._scope.broker.publish(subject, data, msg_id=msg_id, headers=headers)
+        return self._begin("publish", self._publish(subject, data, msg_id, headers))
 
-    async def publish_many(self, publications: Sequence[Publication]) -> list[PubAck]:
+    def publish_many(
+        self, publications: Sequence[Publication]
+    ) -> Coroutine[Any, Any, list[PubAck]]:
         """Store several messages and wait for all their confirmations together.
 
         Raises:
             PublishFailed: at least one was not confirmed; the others may be stored, their ids keep
                 a repeated call from doubling them.
         """
-        return await self._scope.broker.publish_many(publications)
+        return self._begin("publish_many", self._scope.broker.publish_many(publications))
 
-    async def publish_core(
+    def publish_core(
         self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Send a message that no stream need store: lost if nobody listens."""
-        await self._scope.broker.publish_core(subject, data, headers=headers)
+        work = self._scope.broker.publish_core(subject, data, headers=headers)
+        return self._begin("publish_core", work)
 
-    async def request(
+    def request(
         self,
         subject: str,
         data: bytes,
         *,
         timeout_s: float = 5.0,
         headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    ) -> Coroutine[Any, Any, Reply]:
         """Ask a micro-service endpoint.
 
         Raises:
@@ -246,19 +266,40 @@ class Context(Generic[StateT]):
             NoAnswer: nobody listens on the subject, or no answer within `timeout_s`.
             Unavailable: NATS is away.
         """
-        return await self._scope.broker.request(subject, data, timeout_s=timeout_s, headers=headers)
+        work = self._scope.broker.request(subject, data, timeout_s=timeout_s, headers=headers)
+        return self._begin("request", work)
 
-    async def request_many(
+    def request_many(
         self, subject: str, data: bytes = b"", *, wait_s: float = 1.0
-    ) -> list[Reply]:
+    ) -> Coroutine[Any, Any, list[Reply]]:
         """Ask everyone who listens on `subject`: the answers that came within `wait_s`, maybe none.
 
         For discovery: `$SRV.INFO` asks every micro service (source: NATS ADR-32).
         """
-        return await self._scope.broker.request_many(subject, data, wait_s=wait_s)
+        work = self._scope.broker.request_many(subject, data, wait_s=wait_s)
+        return self._begin("request_many", work)
 
-    async def in_progress(self) -> None:
+    def in_progress(self) -> Coroutine[Any, Any, None]:
         """Tell JetStream now that the event is worked on; the host's ticker does it anyway."""
+        return self._begin("in_progress", self._in_progress())
+
+    def _begin(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        if self._is_watched:
+            if self.effects is None:
+                self.effects = Effects()
+            # The frame of the function, which called the public method that calls this one.
+            frame = sys._getframe(2)  # noqa: SLF001 - there is no other way to the caller's line
+            self.effects.add((work, name, frame.f_code, frame.f_lineno))
+        return work
+
+    async def _publish(
+        self, subject: str, data: bytes, msg_id: str | None, headers: Mapping[str, str] | None
+    ) -> PubAck:
+        if msg_id is None:
+            msg_id = self._derived_id()
+        return await self._scope.broker.publish(subject, data, msg_id=msg_id, headers=headers)
+
+    async def _in_progress(self) -> None:
         if self._message is not None and self._message.reply:
             await self._scope.broker.in_progress(self._message)
 

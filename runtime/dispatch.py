@@ -11,21 +11,23 @@ What a function may do with a delivery, and what becomes of it:
 
 import asyncio
 import random
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.call_task import failure_of
 from runtime.context import Context, Scope
 from runtime.errors import PayloadError, Reject, Retry
 from runtime.loader import Function
 from runtime.manifest.model import RetrySpec
 from runtime.message import Batch, Event, Message
+from runtime.observe.redaction import mask
 from runtime.resource.outage import is_outage
+from runtime.safe_text import describe, line_of, name_of, seconds_of, text_of
+from runtime.threads import FunctionThreads
 from runtime.time_limit import TimeLimit, TimeLimitExceeded
+from runtime.user_frames import format_traceback, where_of
 
-TRACEBACK_CHARACTERS = 8000
 BISECT_CALLS = 64
 """A batch that keeps failing is split at most this often, lest a bug multiply the calls; but on a
 message's last attempt as often as it takes, as no good one may end as a dead letter."""
@@ -44,12 +46,22 @@ class Later:
         delay_s: seconds to wait at least.
         outage: what was raised where it speaks of a server that is away. Where that proves true,
             the attempt does not count; where it does not, `Dispatcher.judge` it again.
+        note: what else a person should know, such as a delay that could not be used.
+        failure: what was raised; None where that happened in another process.
+        where: the function's line that failed, from another process; see `place`.
     """
 
     delay_s: float
     reason: str
     error_type: str = ""
     outage: Exception | None = None
+    note: str = ""
+    failure: Exception | None = field(default=None, compare=False, repr=False)
+    where: str = field(default="", compare=False)
+
+    def place(self) -> str:
+        """`file:line` of the function's own code that failed; empty where it is not known."""
+        return self.where or (where_of(self.failure) if self.failure else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +72,15 @@ class Dead:
     reason: str
     error_type: str = ""
     traceback: str = ""
+    failure: Exception | None = field(default=None, compare=False, repr=False)
+    where: str = field(default="", compare=False)
+
+    def place(self) -> str:
+        """`file:line` of the function's own code that failed; empty where it is not known."""
+        return self.where or (where_of(self.failure) if self.failure else "")
 
 
 Outcome = Done | Later | Dead
-
-RAISED = (Exception, asyncio.CancelledError, SystemExit)
-"""What a function may raise. A cancellation of its own making would silently end a worker."""
 
 DONE = Done()
 
@@ -85,10 +100,6 @@ def retry_delay_s(policy: RetrySpec, attempt: int, chance: float) -> float:
     return base_s * (1 + policy.jitter * (2 * chance - 1))
 
 
-class EndedItself(Exception):  # noqa: N818 - names what happened
-    """The function raised what would end the host or its worker, had it been let through."""
-
-
 class Dispatcher:
     """Calls one function and judges what came of it."""
 
@@ -97,7 +108,7 @@ class Dispatcher:
         function: Function,
         scope: Scope,
         *,
-        threads: Executor,
+        threads: FunctionThreads,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.function = function
@@ -116,15 +127,22 @@ class Dispatcher:
 
     async def run_event(self, message: Message) -> Outcome:
         """Run a single-event function on one message, a scheduled one on its tick."""
-        function = self.function
+        function, context = self.function, None
         try:
+            if not function.is_async:
+                await self._threads.wait_for_thread()
+            context = self._context(message)
             if function.shape == "schedule":
-                await self._call(self._context(message))
+                await self._call(context)
             else:
-                data = message.data if function.decode is None else function.decode(message.data)
-                await self._call(Event(message, data), self._context(message))
-        except RAISED as raised:
-            return self.judge(message, _as_failure(raised))
+                data = message.data if function.decode is None else self._decode(message.data)
+                await self._call(Event(message, data), context)
+            if context.effects is not None and context.effects.left():
+                await context.effects.check()
+        except Exception as failure:  # noqa: BLE001 - whatever a function raises is judged
+            if context is not None and context.effects is not None:
+                await context.effects.close()
+            return self.judge(message, failure)
         return DONE
 
     async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -159,15 +177,26 @@ class Dispatcher:
         Raises:
             PayloadError: the request does not fit the annotation.
             TimeLimitExceeded: the function took too long.
+            Retry: no thread is free to run a plain function.
             Exception: whatever the function raised.
         """
         function = self.function
-        data = message.data if function.decode is None else function.decode(message.data)
+        if not function.is_async and not self._threads.has_room:
+            raise Retry("calls that do not end have taken all threads of the function")
+        data = message.data if function.decode is None else self._decode(message.data)
+        context = self._context(message)
         try:
-            answer = await self._call(Event(message, data), self._context(message))
-        except (asyncio.CancelledError, SystemExit) as raised:
-            raise _as_failure(raised) from raised
-        return function.encode(answer)
+            answer = await self._call(Event(message, data), context)
+            if context.effects is not None and context.effects.left():
+                await context.effects.check()
+        except Exception:
+            if context.effects is not None:
+                await context.effects.close()
+            raise
+        try:
+            return function.encode(answer)
+        except BaseException as raised:  # a model's own serializer may raise anything
+            raise failure_of(raised, asyncio.current_task()) from raised
 
     def judge(self, message: Message, failure: Exception, *, excuse: bool = True) -> Outcome:
         """What becomes of a message whose function raised `failure`.
@@ -177,33 +206,61 @@ class Dispatcher:
             failure: what was raised.
             excuse: whether an outage may excuse it; False once the servers have proved to be up.
         """
-        kind = type(failure).__name__
+        # Whatever comes of it, a call has been made: another one may repeat what it did.
+        message.called_before = True
+        kind = name_of(failure)
         if isinstance(failure, Reject):
-            return Dead(failure.code, failure.reason, kind)
+            reason = mask(text_of(failure.reason))
+            return Dead(line_of(failure.code), reason, kind, failure=failure)
         if isinstance(failure, PayloadError):
-            return Dead("PAYLOAD_INVALID", failure.reason, kind)
-        reason = _describe(failure) or kind
+            return Dead("PAYLOAD_INVALID", text_of(failure.reason), kind, failure=failure)
         outage = failure if excuse and is_outage(failure) else None
         if message.attempt >= self._max_attempts and outage is None:
-            trace = "".join(traceback.format_exception(failure))[-TRACEBACK_CHARACTERS:]
             code = "TIMEOUT" if isinstance(failure, TimeLimitExceeded) else "ATTEMPTS_EXHAUSTED"
-            return Dead(code, reason, kind, trace)
-        delay_s = failure.delay_s if isinstance(failure, Retry) else None
+            trace = mask(format_traceback(failure))
+            return Dead(code, mask(describe(failure)), kind, trace, failure)
+        return self._later(message, failure, kind, outage)
+
+    def _later(
+        self, message: Message, failure: Exception, kind: str, outage: Exception | None
+    ) -> Later:
+        note, delay_s = "", None
+        if isinstance(failure, Retry) and failure.delay_s is not None:
+            delay_s = seconds_of(failure.delay_s)
+            if delay_s is None:
+                note = "its delay_s is no number of seconds, the retry policy's delay is used"
         if delay_s is None:
-            delay_s = retry_delay_s(self.function.spec.retry, message.attempt, self._chance())
-        return Later(delay_s, reason, kind, outage)
+            policy = self.function.spec.retry
+            delay_s = retry_delay_s(policy, message.attempt, self._chance())
+        return Later(delay_s, mask(describe(failure)), kind, outage, note, failure)
+
+    def _decode(self, data: bytes) -> Any:  # noqa: ANN401 - typed by the annotation
+        """The payload as the annotation asks for it.
+
+        Raises:
+            PayloadError: it does not fit.
+            Exception: what a validator raised.
+        """
+        decode = self.function.decode
+        if decode is None:
+            return data
+        try:
+            return decode(data)
+        except Exception:
+            raise
+        except BaseException as raised:
+            raise failure_of(raised, asyncio.current_task()) from raised
 
     def _decode_all(
         self, messages: Sequence[Message], outcomes: dict[Message, Outcome]
     ) -> list[Event[Any]]:
         """The events of those messages that fit the annotation; the others are judged."""
-        decode = self.function.decode
-        if decode is None:
+        if self.function.decode is None:
             return [Event(message, message.data) for message in messages]
         events: list[Event[Any]] = []
         for message in messages:
             try:
-                events.append(Event(message, decode(message.data)))
+                events.append(Event(message, self._decode(message.data)))
             except Exception as misfit:  # noqa: BLE001 - a model's own validator raises what it likes
                 outcomes[message] = self.judge(message, misfit)
         return events
@@ -213,10 +270,19 @@ class Dispatcher:
     ) -> Exception | None:
         batch = Batch(part)
         attempt = max([event.message.attempt for event in part])
+        if not self.function.is_async:
+            await self._threads.wait_for_thread()
+        context = self._context(None, attempt)
         try:
-            await self._call(batch, self._context(None, attempt))
-        except RAISED as raised:
-            return _as_failure(raised)
+            await self._call(batch, context)
+            if context.effects is not None and context.effects.left():
+                await context.effects.check()
+        except Exception as failure:  # noqa: BLE001 - whatever a function raises is judged
+            if context.effects is not None:
+                await context.effects.close()
+            for event in part:
+                event.message.called_before = True
+            return failure
         if batch.steered:
             for event in part:
                 if steering := batch.steered.get(id(event)):
@@ -235,7 +301,7 @@ class Dispatcher:
         deadline_s = self._loop.time() + self._limit_s
         if message is not None:
             attempt = message.attempt
-        return Context(self.scope, message, deadline_s=deadline_s, attempt=attempt)
+        return Context(self.scope, message, deadline_s=deadline_s, attempt=attempt, is_watched=True)
 
     def _call(self, *arguments: Any) -> Awaitable[Any]:  # noqa: ANN401 - the function's own
         """Call the function with its arguments, the last of which is the context."""
@@ -246,29 +312,6 @@ class Dispatcher:
         else:
             call = self._loop.run_in_executor(self._threads, function.handler, *arguments)
         return self._limit.enforce(call, arguments[-1].deadline_s)
-
-
-def _as_failure(raised: BaseException) -> Exception:
-    """What a function raised, as a failure of its own.
-
-    Raises:
-        CancelledError: it is the host that ends the call.
-    """
-    if isinstance(raised, Exception):
-        return raised
-    task = asyncio.current_task()
-    if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():
-        raise raised
-    failure = EndedItself(f"the function raised {type(raised).__name__}")
-    failure.__cause__ = raised
-    return failure
-
-
-def _describe(failure: Exception) -> str:
-    try:
-        return str(failure)
-    except Exception:  # noqa: BLE001 - a function's own exception may be broken too
-        return ""
 
 
 def _may_be_one_message(failure: Exception) -> bool:

@@ -9,6 +9,7 @@ RuntimeFault                      the base; never raised itself
 ├── Unsendable                    no NATS server would take the message
 │   └── TooLarge                  it is larger than the server takes
 ├── RequestFailed                 a micro-service endpoint answered with an error
+├── EffectNotAwaited              a function returned before an effect of its context had ended
 ├── PayloadError                  a payload does not fit a handler's annotation; never retried
 └── Steering                      raised by a function to steer its delivery
     ├── Reject                    never retry: a dead letter, or an error to an endpoint's caller
@@ -139,6 +140,10 @@ class RequestFailed(RuntimeFault):
         self.description = description
         self.body = body
         super().__init__(f"{subject} answered {code}: {description}")
+
+
+class EffectNotAwaited(RuntimeFault):
+    """A function returned, and an effect of its context was not awaited to its end."""
 
 
 class PayloadError(RuntimeFault):

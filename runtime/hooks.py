@@ -86,12 +86,19 @@ async def _call_within(limit_s: float, hook: Hook, context: Context) -> Any:  # 
 async def _call(hook: Hook, context: Context) -> Any:  # noqa: ANN401 - the hook's own
     try:
         result = hook(context)
-        return await result if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            result = await result
+        if context.effects is not None:
+            # Tasks that a `start` made may run on.
+            await context.effects.check(begun_too=False)
     except (Exception, asyncio.CancelledError):
+        if context.effects is not None:
+            await context.effects.close()
         raise
     except BaseException as raised:
         # Let through, a KeyboardInterrupt or SystemExit would end the loop at this very place.
         raise HookFailed(f"raised {type(raised).__name__}") from raised
+    return result
 
 
 def _place_of(failure: BaseException, hook: Hook) -> str:

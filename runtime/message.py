@@ -30,6 +30,7 @@ class Message:
         stream: stream that stores it; empty for a request.
         sequence: its sequence in that stream, from 1; 0 for a request.
         attempt: 1 for the first delivery.
+        called_before: whether an earlier call may have been made although `attempt` is 1.
         stored_at_ns: nanoseconds since 1970 UTC at which the stream stored it; 0 for a request.
         received_at_s: the event loop's clock when it arrived here.
         extended_at_s: the same clock when its ack wait was last started anew; 0 for never.
@@ -45,6 +46,17 @@ class Message:
     stored_at_ns: int = 0
     received_at_s: float = 0.0
     extended_at_s: float = 0.0
+    called_before: bool = False
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether an earlier delivery may have been handed to the function, wholly or in part.
+
+        False for a first delivery alone. True for a later one whichever way it comes: delivered
+        again, called again in place, parked, handed over by a host that drained, redriven, or set
+        aside because its key had too much here. What this call does may have been done before.
+        """
+        return self.attempt > 1 or self.called_before
 
     @property
     def origin(self) -> str:
@@ -93,6 +105,11 @@ class Event(Generic[T]):
     def attempt(self) -> int:
         """1 on the first delivery."""
         return self.message.attempt
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether an earlier delivery may have been called; see `Message.may_be_repeated`."""
+        return self.message.may_be_repeated
 
     @property
     def stored_at_ns(self) -> int:

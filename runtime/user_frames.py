@@ -1,6 +1,5 @@
 """Where a function failed: its own lines in a traceback, without those of the host."""
 
-import re
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ TRACEBACK_CHARACTERS = 8_000
 
 _HOST = "runtime"
 _INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
-_INPUT = re.compile(r"input_value=.*?, input_type=")
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -56,9 +54,7 @@ def format_traceback(failure: BaseException) -> str:
         lines = traceback.format_exception(*exc_info_of(failure))
     except BaseException:  # noqa: BLE001 - a function's own exception may break what prints it
         lines = traceback.format_tb(failure.__traceback__)
-    # Values of a payload do not belong into a log.
-    whole = _INPUT.sub("input_value=***, input_type=", "".join(lines)[-4 * TRACEBACK_CHARACTERS :])
-    return text_of(whole[-TRACEBACK_CHARACTERS:], TRACEBACK_CHARACTERS)
+    return text_of("".join(lines)[-TRACEBACK_CHARACTERS:], TRACEBACK_CHARACTERS)
 
 
 def _walk(failure: BaseException) -> Iterator[tuple[FrameType, int]]:

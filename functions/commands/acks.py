@@ -33,7 +33,7 @@ async def apply_ack(event: Event[bytes], ctx: Context) -> None:
     except BadEnvelope as bad:
         await quarantine(ctx.postgres, event.message, Refusal.of_message(event.message, bad))
         return
-    if event.attempt > 1 and await _is_settled(event, ctx, envelope):
+    if event.may_be_repeated and await _is_settled(event, ctx, envelope):
         return
     refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns)
     if refusal is None:

@@ -21,7 +21,6 @@ from functions.ingest.writing import find_settled, write
 from runtime import Batch, Context, Message
 
 _PARTITION_DAYS = 7
-_MAX_UNSURE = 200_000
 
 
 class IngestSettings(BaseModel):
@@ -71,7 +70,6 @@ class IngestState:
         job_maker: makes route jobs.
         in_order: held while a batch is judged, as a device's rate is a matter of order. Batches are
             written side by side.
-        unsure: messages of batches that failed: perhaps written, perhaps not.
     """
 
     registry: Registry
@@ -79,23 +77,13 @@ class IngestState:
     rate: DeviceRateLimiter
     job_maker: JobMaker
     in_order: asyncio.Lock = field(default_factory=asyncio.Lock)
-    unsure: set[tuple[int, int]] = field(default_factory=set)
-
-    def is_repeated(self, message: Message) -> bool:
-        """Whether an earlier delivery may have been judged."""
-        return message.attempt > 1 or (bool(self.unsure) and message_key(message) in self.unsure)
 
     def judge(
         self, envelope: Envelope, device: RegisteredDevice | None, message: Message
     ) -> Verdict:
         """The verdict. A repeated message is not charged again: its row may stand already."""
-        rate = None if self.is_repeated(message) else self.rate
+        rate = None if message.may_be_repeated else self.rate
         return check(envelope, device, message.stored_at_ns, self.limits, rate)
-
-
-def message_key(message: Message) -> tuple[int, int]:
-    """What tells messages of the stream apart, also after it was made anew."""
-    return message.sequence, message.stored_at_ns
 
 
 async def start(ctx: Context[IngestState]) -> IngestState:
@@ -121,19 +109,11 @@ async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
     """Write the batch's telemetry. Nothing of it is done unless all of it is durable."""
     state = ctx.state
     read = [(event.message, read_telemetry(event.message)) for event in batch]
-    try:
-        async with state.in_order:
-            plan = await _plan(read, ctx)
-        await write(ctx.postgres, plan)
-        if plan.jobs:
-            await ctx.publish_many([job for _, job in plan.jobs])
-    except BaseException:
-        if len(state.unsure) > _MAX_UNSURE:
-            state.unsure.clear()
-        state.unsure.update(message_key(message) for message, _ in read)
-        raise
-    if state.unsure:
-        state.unsure.difference_update(message_key(message) for message, _ in read)
+    async with state.in_order:
+        plan = await _plan(read, ctx)
+    await write(ctx.postgres, plan)
+    if plan.jobs:
+        await ctx.publish_many([job for _, job in plan.jobs])
 
 
 async def _plan(read: list[tuple[Message, Envelope | Refusal]], ctx: Context[IngestState]) -> Plan:
@@ -148,7 +128,7 @@ async def _plan(read: list[tuple[Message, Envelope | Refusal]], ctx: Context[Ing
         (
             (message, reading.topic if isinstance(reading, Envelope) else None)
             for message, reading in read
-            if state.is_repeated(message)
+            if message.may_be_repeated
         ),
     )
     return make_plan(read, known, settled, state.judge, state.job_maker)

@@ -27,7 +27,7 @@ async def apply_reported(event: Event[bytes], ctx: Context) -> None:
     """
     try:
         envelope = read_envelope(event.message)
-        if event.attempt > 1 and await _is_settled(event, ctx, envelope):
+        if event.may_be_repeated and await _is_settled(event, ctx, envelope):
             return
         refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns)
         update = None if refusal else read_update(envelope)

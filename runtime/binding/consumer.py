@@ -1,8 +1,9 @@
 """A function bound to a durable consumer: pull, call, settle."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from runtime.binding.buffer import PrefetchBuffer
 from runtime.binding.capacity import bounds_of, fair_queue_of
@@ -18,6 +19,7 @@ from runtime.binding.worker import Runner, Worker
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Origin, origin_of
 from runtime.broker.spill_queues import SpillQueues
+from runtime.call_task import create_call_task
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger
@@ -241,8 +243,8 @@ class ConsumerBinding:
         name = self.name
         return take
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = create_call_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

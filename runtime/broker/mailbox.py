@@ -170,6 +170,9 @@ class Mailbox:
         if origin is None:
             return message
         origin.attempt = names.number(message.headers, names.ATTEMPT) + message.attempt
+        # A host that died between storing the copy and settling the original had the original
+        # delivered again, so that not even the first delivery of a copy is the first for certain.
+        origin.called_before = True
         return origin
 
     async def list_parked(self, function: str | None = None) -> AsyncIterator[Parked]:

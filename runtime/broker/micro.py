@@ -21,6 +21,7 @@ from runtime.broker.micro_protocol import (
     Verb,
     describe,
 )
+from runtime.call_task import create_call_task
 from runtime.errors import ConfigError, Problem, PublishFailed, TooLarge, Unavailable, Unsendable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
@@ -235,9 +236,7 @@ class _Listener:
         if self._idle:
             self._idle.pop().set_result(message)
         elif len(self._workers) < self._endpoint.concurrency:
-            worker = asyncio.create_task(
-                self._work(message), name=f"endpoint {self._endpoint.name}"
-            )
+            worker = create_call_task(self._work(message), name=f"endpoint {self._endpoint.name}")
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
         elif len(self._waiting) < self._endpoint.max_waiting:

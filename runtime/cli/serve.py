@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import click
-import uvloop
 
 from runtime.cli.failure import EXIT_CODE, exit_unavailable, exit_with_problems
 from runtime.cli.manifests import takes_manifests
 from runtime.errors import ConfigError, Unavailable
+from runtime.event_loop import run
 from runtime.lifecycle import ServeOptions, serve_as_worker
 from runtime.lifecycle import serve as serve_until_stopped
 from runtime.observe.logs import configure_logs
@@ -39,9 +39,9 @@ def serve(
         configure_logs(settings.log_level, settings.log_format)
         options = ServeOptions(manifests, settings, dict(os.environ), workers, bind_only)
         if worker_place is None:
-            uvloop.run(serve_until_stopped(options))
+            run(serve_until_stopped(options))
         else:
-            uvloop.run(serve_as_worker(options, WorkerPlace.decode(worker_place)))
+            run(serve_as_worker(options, WorkerPlace.decode(worker_place)))
     except ConfigError as error:
         exit_with_problems(error, CONFIG_ERROR_CODE if worker_place else EXIT_CODE)
     except Unavailable as error:

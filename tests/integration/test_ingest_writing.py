@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,7 +113,20 @@ async def test_messages_of_a_failed_batch_are_not_charged_again(function: Ingest
     await function.pool.execute("ALTER TABLE hidden RENAME TO telemetry")
     await function.run(*flood)
     assert await function.counts() == (20, 0)
-    assert not function.state.unsure
+
+
+async def test_a_verdict_stands_when_a_message_is_handed_over_as_its_first_attempt(
+    function: Ingest,
+) -> None:
+    """Drained, redriven or set aside, a message comes with attempt 1 once more."""
+    flood = [raw(n) for n in range(1, 31)]
+    for message in flood:
+        message.stored_at_ns = STORED_AT_NS + message.sequence
+    await function.run(*flood)
+    await function.pool.execute("UPDATE device_registry SET status = 'REVOKED'")
+    await function.run(*[replace(message, called_before=True) for message in flood])
+    assert await function.counts() == (20, 10)
+    assert {row["reason"] for row in (await function.quarantined()).values()} == {"RATE_LIMITED"}
 
 
 BAD: list[tuple[Any, str]] = [

@@ -47,8 +47,13 @@ class Ingest:
         return state
 
     async def run(self, *messages: Message) -> None:
-        """One call of the function."""
-        await ingest(Batch([Event(message, message.data) for message in messages]), self.context)
+        """One call of the function; after a failure the host knows that there was one."""
+        try:
+            await ingest(Batch([Event(each, each.data) for each in messages]), self.context)
+        except BaseException:
+            for message in messages:
+                message.called_before = True
+            raise
 
     @property
     def context(self) -> Context[IngestState]:

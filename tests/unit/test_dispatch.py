@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import asyncpg
@@ -16,6 +15,7 @@ from runtime.loader import Function, load
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Batch, Event, Message
 from runtime.observe.logs import get_logger
+from runtime.threads import FunctionThreads
 from tests.support.workload import behaviours
 
 NAME = "unit"
@@ -49,7 +49,7 @@ def _function(handler: str, **spec: Any) -> Function:
 def _dispatcher(act: Callable[..., Any], handler: str = "on_event", **spec: Any) -> Dispatcher:
     behaviours[NAME] = act
     scope = Scope(NAME, None, None, {}, get_logger("test"))  # type: ignore[arg-type]
-    threads = ThreadPoolExecutor(1)
+    threads = FunctionThreads(NAME, 1)
     return Dispatcher(_function(handler, **spec), scope, threads=threads, chance=lambda: 0.5)
 
 

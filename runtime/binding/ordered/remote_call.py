@@ -12,21 +12,25 @@ from runtime.message import Message
 
 LEADER = "Runtime-Leader"
 """Header of a call: the host that asks for it."""
-LONGEST_REASON = 4096
-"""Characters: an exception's text may be larger than a message, and a dead letter keeps less."""
+CALLED_BEFORE = "Runtime-Called-Before"
+"""Header of a call whose message may have been handed to the function before."""
 UNFINISHED = b'{"outcome":"unfinished"}'
 """The answer of a host that cannot bring the call to its end."""
 
 
 def call_headers(message: Message, function: str, leader: str) -> dict[str, str]:
     """What goes with the payload, so that the other host sees the same message."""
-    return {**mailbox_headers(message, function, message.attempt), LEADER: leader}
+    headers = {**mailbox_headers(message, function, message.attempt), LEADER: leader}
+    if message.called_before:
+        headers[CALLED_BEFORE] = "1"
+    return headers
 
 
 def called_message(call: Message) -> Message | None:
     """The message that a call is about; None when it is no call of ours."""
     message = names.original(call)
     if message is not None:
+        message.called_before = CALLED_BEFORE in call.headers
         message.attempt = names.number(call.headers, names.ATTEMPT)
         message.reply = ""  # The host that asked tells JetStream that work goes on.
     return message
@@ -39,17 +43,20 @@ def encode_outcome(outcome: Outcome) -> bytes:
         content = {
             "outcome": "later",
             "delay_s": outcome.delay_s,
-            "reason": outcome.reason[:LONGEST_REASON],
+            "reason": outcome.reason,
             "error_type": outcome.error_type,
             "outage": outcome.outage is not None,
+            "note": outcome.note,
+            "where": outcome.place(),
         }
     elif isinstance(outcome, Dead):
         content = {
             "outcome": "dead",
             "code": outcome.code,
-            "reason": outcome.reason[:LONGEST_REASON],
+            "reason": outcome.reason,
             "error_type": outcome.error_type,
             "traceback": outcome.traceback,
+            "where": outcome.place(),
         }
     return json.dumps(content).encode()
 
@@ -67,9 +74,19 @@ def decode_outcome(answer: bytes) -> Outcome | None:
     if kind == "later":
         reason = str(content["reason"])
         outage = Unavailable("a server", reason) if content["outage"] else None
-        return Later(float(content["delay_s"]), reason, str(content["error_type"]), outage)
+        return Later(
+            float(content["delay_s"]),
+            reason,
+            str(content["error_type"]),
+            outage,
+            note=str(content.get("note", "")),
+            where=str(content.get("where", "")),
+        )
     if kind == "dead":
-        return Dead(*(str(content[key]) for key in ("code", "reason", "error_type", "traceback")))
+        code, reason, error_type, trace = (
+            str(content[key]) for key in ("code", "reason", "error_type", "traceback")
+        )
+        return Dead(code, reason, error_type, trace, where=str(content.get("where", "")))
     if kind == "unfinished":
         return None
     raise ValueError("not an outcome")

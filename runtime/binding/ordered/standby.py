@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from runtime.binding.ordered.remote_call import LEADER, UNFINISHED, called_message, encode_outcome
 from runtime.broker.connection import Broker, Subscription
+from runtime.call_task import create_call_task
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable, Unsendable
 from runtime.message import Message
@@ -110,7 +111,7 @@ class Standby:
     def _on_call(self, call: Message) -> None:
         leader = call.headers.get(LEADER, "")
         self._heard_at_s[leader] = self._time()
-        task = asyncio.create_task(self._make(call), name=f"call {self._function}")
+        task = create_call_task(self._make(call), name=f"call {self._function}")
         self._calls[task] = leader
         task.add_done_callback(lambda ended: self._calls.pop(ended, None))
 

@@ -1,0 +1,121 @@
+"""The task in which functions are called: whatever a function raises ends its call and no more."""
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from runtime.safe_text import describe, name_of
+
+T = TypeVar("T")
+
+CANCELLED_ITSELF = "the function cancelled its own task (CancelledError)"
+
+_calling: contextvars.ContextVar["CallTask[Any] | None"] = contextvars.ContextVar(
+    "runtime_calling", default=None
+)
+
+
+class EndedItself(Exception):  # noqa: N818 - names what happened
+    """The function raised what would end the host or its worker, had it been let through."""
+
+
+class CallTask(asyncio.Task[T]):
+    """A task that knows whether it was cancelled from outside or by the function that it calls.
+
+    A cancellation is the function's own when the code that asked for it runs in the context of this
+    task: the function itself, a task or a timer that it made. The host cancels from elsewhere.
+
+    Attributes:
+        own_cancels: cancellations of the function's own that were not taken back.
+    """
+
+    __slots__ = ("own_cancels",)
+
+    own_cancels: int
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ANN401 - as the base class has it
+        """Ask the task to end."""
+        if _calling.get() is self:
+            self.own_cancels += 1
+        return super().cancel(msg)
+
+    def uncancel(self) -> int:
+        """Take one request back, the function's own first; how many are left."""
+        if self.own_cancels:
+            self.own_cancels -= 1
+        return super().uncancel()
+
+    def cancel_again(self) -> None:
+        """Repeat a request from outside, which the function has swallowed."""
+        super().cancel()
+
+
+def create_call_task(work: Coroutine[Any, Any, T], *, name: str | None = None) -> CallTask[T]:
+    """Run `work`, which calls functions, in a task of its own."""
+    context = contextvars.copy_context()
+    task = CallTask(work, loop=asyncio.get_running_loop(), name=name, context=context)
+    task.own_cancels = 0
+    context.run(_calling.set, task)
+    return task
+
+
+def failure_of(raised: BaseException, task: "asyncio.Task[Any] | None") -> Exception:
+    """What a function raised, as a failure of its own. To be called where it was caught.
+
+    Args:
+        raised: what was raised.
+        task: where the function was called; None for a thread.
+
+    Raises:
+        BaseException: what was raised, as it is the host that ends the call.
+    """
+    if isinstance(raised, Exception):
+        return raised
+    if isinstance(raised, asyncio.CancelledError) and is_cancelled_by_host(task):
+        raise raised
+    trace = raised.__traceback__
+    if isinstance(raised, GeneratorExit) and (trace is None or trace.tb_next is None):
+        raise raised  # Nothing that was called raised it: the coroutine is being closed.
+    failure = EndedItself(_told(raised))
+    failure.__cause__ = raised
+    return failure
+
+
+def _told(raised: BaseException) -> str:
+    if isinstance(raised, asyncio.CancelledError):
+        return CANCELLED_ITSELF
+    name, text = name_of(raised), describe(raised)
+    return f"the function raised {name}" + (f": {text}" if text != name else "")
+
+
+def is_cancelled_by_host(task: "asyncio.Task[Any] | None") -> bool:
+    """Whether somebody but the function wants the task to end."""
+    if task is None:
+        return False
+    own = task.own_cancels if isinstance(task, CallTask) else 0
+    return task.cancelling() > own
+
+
+async def take_back_own_cancels(task: "asyncio.Task[Any]") -> bool:
+    """Have the task live on although the function it called asked for its end.
+
+    A cancellation by the host that the function has swallowed is repeated.
+
+    Returns:
+        Whether a cancellation of the function's own was still to be delivered.
+    """
+    was_pending = False
+    if isinstance(task, CallTask) and task.own_cancels:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            was_pending = True
+        while task.own_cancels:
+            task.uncancel()
+    if task.cancelling():
+        if isinstance(task, CallTask):
+            task.cancel_again()
+        else:
+            task.cancel()
+    return was_pending

@@ -1,0 +1,76 @@
+"""The effects that one call of a function has begun with its context."""
+
+import asyncio
+from collections.abc import Coroutine
+from types import CodeType, CoroutineType
+from typing import Any, cast
+
+from runtime.errors import EffectNotAwaited
+from runtime.user_frames import place_of
+
+_PRUNE_FROM = 64
+_TURNS = 10
+"""Of the event loop: a request that is cancelled has a subscription to end."""
+
+Effect = tuple[Coroutine[Any, Any, Any], str, CodeType, int]
+"""A coroutine that a method of the context returned, its name, and the line that asked for it."""
+
+
+class Effects:
+    """Knows of each effect whether it was awaited to its end.
+
+    An effect that was not is lost, or comes after the message was acknowledged.
+    """
+
+    __slots__ = ("_begun", "_prune_at")
+
+    def __init__(self) -> None:
+        self._begun: list[Effect] = []
+        self._prune_at = _PRUNE_FROM
+
+    def add(self, effect: Effect) -> None:
+        """Watch one."""
+        begun = self._begun
+        if len(begun) >= self._prune_at:
+            begun[:] = self.left()
+            self._prune_at = max(_PRUNE_FROM, 2 * len(begun))
+        begun.append(effect)
+
+    def left(self) -> list[Effect]:
+        """Those that were not awaited to their end."""
+        return [effect for effect in self._begun if effect[0].cr_frame is not None]  # type: ignore[attr-defined]
+
+    async def check(self, *, begun_too: bool = True) -> None:
+        """Make sure that all have ended, now that the function has returned.
+
+        Args:
+            begun_too: whether one may also not be under way still in a task.
+
+        Raises:
+            EffectNotAwaited: one was never awaited, or is under way.
+        """
+        # Tasks that were made or cancelled a moment ago have their turns first.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+            left = [each for each in self.left() if begun_too or not _has_begun(each)]
+            if not left:
+                return
+        _, name, code, line = left[0]
+        wrong = "had not ended" if _has_begun(left[0]) else "was not awaited"
+        place = place_of(code.co_filename, line)
+        others = f" ({len(left) - 1} more)" if len(left) > 1 else ""
+        raise EffectNotAwaited(f"ctx.{name} at {place} {wrong} when the function returned{others}")
+
+    async def close(self) -> None:
+        """Drop what was never awaited, without Python's warning, as the call has failed anyway."""
+        if not self.left():
+            return
+        await asyncio.sleep(0)
+        for effect in self.left():
+            if not _has_begun(effect):
+                effect[0].close()
+
+
+def _has_begun(effect: Effect) -> bool:
+    work = cast("CoroutineType[Any, Any, Any]", effect[0])
+    return work.cr_suspended or work.cr_running
