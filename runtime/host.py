@@ -126,6 +126,7 @@ class Host:
         await self._resources.open()
         self._stack.push_async_callback(self._resources.close)
         ticker = wiring.build_ticker()
+        self.probes.threads = wiring.threads
         self.probes.tasks = [ticker.task, ticker.settler.task]
         self.blocks.keepalive = BlockKeepalive(wiring.broker, ticker)
         shared = await wiring.build_shared(ticker, self.probes)

@@ -6,6 +6,7 @@ from typing import Protocol
 from runtime.broker.connection import Broker
 from runtime.observe.health import Probe
 from runtime.resource.shared import SharedResources
+from runtime.threads import FunctionThreads
 
 
 class Flowing(Protocol):
@@ -28,12 +29,14 @@ class Probes:
     Attributes:
         broker: set when there is a connection.
         has_started: whether every function is bound.
+        threads: those of each plain function.
         tasks: those that every function needs: without them no message is settled or kept.
     """
 
     def __init__(self, bindings: Sequence[Flowing], resources: SharedResources) -> None:
         self.broker: Broker | None = None
         self.has_started = False
+        self.threads: Sequence[FunctionThreads] = ()
         self.tasks: Sequence[Flowing] = ()
         self._bindings = bindings
         self._resources = resources
@@ -50,7 +53,10 @@ class Probes:
         if not self.has_started:
             return "STARTING"
         stuck = [each.name for each in [*self._bindings, *self.tasks] if not each.is_flowing]
-        return f"NOT_FLOWING {' '.join(stuck)}" if stuck else None
+        if stuck:
+            return f"NOT_FLOWING {' '.join(stuck)}"
+        full = [each.function for each in self.threads if not each.has_room]
+        return f"NO_FREE_THREAD {' '.join(full)}" if full else None
 
     def by_name(self) -> dict[str, Probe]:
         """Those that count for readiness."""

@@ -10,6 +10,7 @@ import structlog
 
 from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.endpoint import endpoint
+from runtime.binding.failures import FailureLogs
 from runtime.binding.in_progress import InProgressTicker
 from runtime.binding.ordered.leader import OrderedBinding
 from runtime.binding.outages import Outages
@@ -45,6 +46,7 @@ from runtime.manifest import Manifest
 from runtime.manifest.model import ConsumerSpec
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import ENDPOINT_OUTCOMES, Metrics
+from runtime.observe.redaction import hide, secrets_in
 from runtime.probes import Probes
 from runtime.resource.shared import SharedResources
 from runtime.threads import FunctionThreads
@@ -117,6 +119,7 @@ class Wiring:
         lag: watches the consumers that are bound.
         drift: warns when the server no longer has what the manifest says.
         discovery: shows the functions that are bound.
+        threads: those of each plain function that is bound.
     """
 
     def __init__(
@@ -144,6 +147,9 @@ class Wiring:
         self.drift = DriftWatch(broker, metrics)
         self.lag = LagWatch(broker, self.drift.compare_consumer)
         self.discovery = Discovery(broker)
+        self._failures = FailureLogs()
+        stack.callback(self._failures.flush)
+        self.threads: list[FunctionThreads] = []
 
     async def prepare_streams(self) -> None:
         """Make JetStream hold what the manifest says, or say where it differs.
@@ -188,7 +194,7 @@ class Wiring:
         await self._mailbox.detect_parking()
         return SharedServices(
             self.broker,
-            SettlementBackends(ticker.settler, self._letters, self._mailbox),
+            SettlementBackends(ticker.settler, self._letters, self._mailbox, self._failures),
             ticker,
             outages,
             self._options.careful_ack_waits,
@@ -223,26 +229,34 @@ class Wiring:
         own = resources.of(function)
         scope = Scope(function.name, function.settings, self.broker, own, bound)
         self._scopes[function.name] = scope
+        hide(secrets_in(function.settings))
+        context = Context(scope, is_watched=True)
         if function.start is not None:
             limit_s = function.spec.start_timeout
-            scope.state = await call_start(function.name, function.start, Context(scope), limit_s)
+            scope.state = await call_start(function.name, function.start, context, limit_s)
         if function.stop is not None:
-            self._stack.push_async_callback(call_stop, function.name, function.stop, Context(scope))
+            self._stack.push_async_callback(call_stop, function.name, function.stop, context)
 
     def bind(self, function: Function, shared: SharedServices) -> None:
         """Build the binding of a function that was started."""
         spec, scope = function.spec, self._scopes[function.name]
         if spec.service:
             if self._options.services:
-                self._bindings.append(ServiceBinding(function, scope))
+                self._bindings.append(
+                    ServiceBinding(function, scope, self._failures.of(function.name))
+                )
                 self.discovery.add_service(function)
             return
         threads = FunctionThreads(function.name, spec.concurrency)
         self._stack.callback(threads.shutdown)
+        if not function.is_async:
+            self.threads.append(threads)
         dispatcher = Dispatcher(function, scope, threads=threads)
         if spec.endpoint:
             metrics = self._metrics.function(function.name, ENDPOINT_OUTCOMES)
-            self.discovery.add_endpoint(function, endpoint(dispatcher, metrics))
+            self.discovery.add_endpoint(
+                function, endpoint(dispatcher, metrics, self._failures.of(function.name))
+            )
             return
         self._bind_consumer(dispatcher, shared)
         if spec.schedule:

@@ -5,23 +5,24 @@ import json
 import secrets
 from collections.abc import Mapping
 
+from runtime.binding.failures import FailureLog
 from runtime.broker.micro import Answer, MicroEndpoint
 from runtime.dispatch import Dispatcher
 from runtime.errors import NoAnswer, PayloadError, Reject, RequestFailed, Retry
 from runtime.loader import Function
 from runtime.manifest.model import EndpointBinding
 from runtime.message import Message
-from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
 from runtime.resource.outage import is_outage
+from runtime.safe_text import line_of, seconds_of, status_of, text_of
 from runtime.time_limit import TimeLimitExceeded
-
-log = get_logger("runtime.endpoint")
 
 RETRY_AFTER_S = 2
 
 
-def endpoint(dispatcher: Dispatcher, metrics: FunctionMetrics) -> MicroEndpoint:
+def endpoint(
+    dispatcher: Dispatcher, metrics: FunctionMetrics, failures: FailureLog
+) -> MicroEndpoint:
     """The micro-service endpoint that runs a function."""
     function = dispatcher.function
     binding = function.spec.endpoint
@@ -35,7 +36,7 @@ def endpoint(dispatcher: Dispatcher, metrics: FunctionMetrics) -> MicroEndpoint:
             answer = Answer(await dispatcher.run_request(message))
             metrics.count("answered")
         except Exception as failure:  # noqa: BLE001 - whatever a function raises becomes an answer
-            answer = _refusal(function.name, failure)
+            answer = _refusal(failure, failures)
             metrics.count("refused" if answer.error and answer.error[0] < 500 else "failed")  # noqa: PLR2004 - HTTP's border between the caller's fault and ours
         metrics.observe(loop.time() - began_s)
         metrics.timeouts = dispatcher.timeouts
@@ -71,28 +72,34 @@ def endpoint_metadata(function: Function, binding: EndpointBinding) -> dict[str,
     return metadata
 
 
-def _refusal(name: str, failure: Exception) -> Answer:
+def _refusal(failure: Exception, failures: FailureLog) -> Answer:
     """An error answer that tells the caller what it may know, and the log the rest."""
+    is_defect = False
     event_id = secrets.token_hex(8)
     headers: Mapping[str, str] = {}
     match failure:
         case Reject():
-            status, code, detail = failure.status, failure.code, failure.reason
+            status, code = status_of(failure.status), line_of(failure.code)
+            detail = text_of(failure.reason)
         case PayloadError():
             status, code, detail = 422, "PAYLOAD_INVALID", failure.reason
         case RequestFailed():
-            status, code, detail = failure.code, failure.description, "an endpoint it asked refused"
+            status, code = status_of(failure.code, 502), line_of(failure.description)
+            detail = "an endpoint it asked refused"
         case TimeLimitExceeded():
             status, code, detail = 504, "TIMEOUT", "the function took too long"
         case Retry():
             status, code, detail = 503, "TRY_AGAIN", "not now, try again"
-            headers = {"Retry-After": str(max(1, round(failure.delay_s or RETRY_AFTER_S)))}
+            headers = {
+                "Retry-After": str(max(1, round(seconds_of(failure.delay_s) or RETRY_AFTER_S)))
+            }
         case _ if is_outage(failure) or isinstance(failure, NoAnswer):
             status, code, detail = 503, "UNAVAILABLE", "a server that this needs is away"
             headers = {"Retry-After": str(RETRY_AFTER_S)}
         case _:
             status, code, detail = 500, "INTERNAL", "the function failed"
+            is_defect = True
     if status >= 500:  # noqa: PLR2004 - HTTP's border between the caller's fault and ours
-        log.error("Request failed", function=name, event_id=event_id, exc_info=failure)
+        failures.refused(failure, status=status, code=code, event_id=event_id, is_defect=is_defect)
     body = json.dumps({"code": code, "detail": detail, "event_id": event_id}).encode()
     return Answer(body, headers=headers, error=(status, code))

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from runtime.binding.failures import FailureLog
+from runtime.call_task import create_call_task, failure_of, take_back_own_cancels
 from runtime.context import Context, Scope
 from runtime.errors import ConfigError
 from runtime.loader import Function
@@ -18,7 +20,8 @@ STEADY_S = 60.0
 class ServiceBinding:
     """Keeps one service function running until drained; after a crash it is started again."""
 
-    def __init__(self, function: Function, scope: Scope) -> None:
+    def __init__(self, function: Function, scope: Scope, failures: FailureLog) -> None:
+        self._failures = failures
         self.name = function.name
         self.restarts = 0
         self._function = function
@@ -38,7 +41,7 @@ class ServiceBinding:
 
     async def start(self) -> None:
         """Run it in the background."""
-        self._task = asyncio.create_task(self._run(), name=f"service {self.name}")
+        self._task = create_call_task(self._run(), name=f"service {self.name}")
         # As far as it comes without waiting: then a port that is taken is known already.
         await asyncio.sleep(0)
 
@@ -75,22 +78,27 @@ class ServiceBinding:
         pause_s = RESTART_FIRST_S
         while not self._scope.stopping.is_set():
             began_s = loop.time()
+            failure: Exception | None
             self._began.set()
             try:
                 await self._function.handler(Context(self._scope))
             except ConfigError:
                 raise
-            except BaseException as ending:
-                if _is_ended(ending):
-                    raise
-                log.exception("Service crashed, it is started again", function=self.name)
+            except BaseException as raised:  # noqa: BLE001 - whatever it is, the service goes on
+                failure = failure_of(raised, self._task)
             else:
                 if self._scope.stopping.is_set():
                     return
-                log.warning("Service returned although nobody asked it to", function=self.name)
+                failure = None
+            if self._task is not None:
+                await take_back_own_cancels(self._task)
             self._began.clear()
             self.restarts += 1
             pause_s = RESTART_FIRST_S if loop.time() - began_s > STEADY_S else pause_s
+            if failure is not None:
+                self._failures.crashed(failure, restarts=self.restarts, again_in_s=pause_s)
+            else:
+                log.warning("Service returned although nobody asked it to", function=self.name)
             await self._pause(pause_s)
             pause_s = min(RESTART_CAP_S, pause_s * 2)
 
@@ -100,10 +108,3 @@ class ServiceBinding:
                 await self._scope.stopping.wait()
         except TimeoutError:
             return
-
-
-def _is_ended(ending: BaseException) -> bool:
-    """Whether the host ends the service, rather than the service itself by what it raises."""
-    task = asyncio.current_task()
-    cancelled = isinstance(ending, asyncio.CancelledError)
-    return cancelled and task is not None and task.cancelling() > 0

@@ -1,11 +1,12 @@
 """The settling contract, acted out: nowhere else is a message acked, naked, parked or buried."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
 
+from runtime.binding.failures import FailureLogs
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
@@ -27,11 +28,12 @@ STORE_AGAIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SettlementBackends:
-    """What settling needs of the broker; one per host."""
+    """What settling needs of the broker and the log; one per host."""
 
     settler: Settler
     dead_letters: DeadLetters
     mailbox: Mailbox
+    failures: FailureLogs = field(default_factory=FailureLogs)
 
 
 class Settlement:
@@ -56,7 +58,9 @@ class Settlement:
         self._backends = backends
         self._settler = backends.settler
         self._metrics = metrics
-        self._function = dispatcher.function.name
+        function = dispatcher.function
+        self._function = function.name
+        self._failures = backends.failures.of(function.name, function.spec.retry.max_attempts)
 
     async def settle(self, message: Message, outcome: Outcome) -> None:
         """Act on an outcome; returns when nothing of it can be lost any more."""
@@ -102,7 +106,13 @@ class Settlement:
         else:
             self.ack_moved([message])
 
+    def note_retry(self, message: Message, later: Later) -> None:
+        """The message failed and is held here until it is called again: nothing is sent."""
+        self._failures.failed(message, later)
+        self._metrics.count("retried")
+
     async def _later(self, message: Message, later: Later) -> None:
+        self._failures.failed(message, later)
         if (
             later.delay_s >= PARK_FROM_S
             and self._before_return is None
@@ -150,7 +160,7 @@ class Settlement:
         self._settler.term(message, f"{dead.code}: {dead.reason}")
         self._metrics.count("dead")
         self._metrics.count_dead_letter(dead.code)
-        self._log_of(message).warning("Message given up to the dead letters", code=dead.code)
+        self._failures.given_up(message, dead)
 
     def _log_of(self, message: Message) -> structlog.stdlib.BoundLogger:
         return log.bind(
