@@ -19,6 +19,7 @@ from runtime.observe.health import LoopWatch
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import Metrics
 from runtime.resource.postgres import migrate
+from runtime.resource.session_check import check_session
 from runtime.settings import HostSettings
 from runtime.stop_signals import StopRequested, StopSignals
 from runtime.worker_channel import SupervisorLink
@@ -69,6 +70,8 @@ async def serve(options: ServeOptions) -> None:
         addresses = _addresses(manifest, environment)
         if manifest.migrations and addresses.database_url:
             packages = list(manifest.migrations.values())
+            # Through a pooler in transaction mode the lock of a migration would be held for ever.
+            await signals.unless_stopped(check_session(addresses.database_url))
             await signals.unless_stopped(migrate(addresses.database_url, packages))
         isolated = {name: spec.isolate for name, spec in manifest.functions.items()}
         if options.workers == 1 and not any(isolated.values()):

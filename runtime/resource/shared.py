@@ -9,6 +9,7 @@ from runtime.resource.function_pool import FunctionPool
 from runtime.resource.http import open_http
 from runtime.resource.postgres import close_pool, open_pool
 from runtime.resource.postgres_probe import PostgresProbe
+from runtime.resource.session_check import check_session
 
 if TYPE_CHECKING:
     import asyncpg
@@ -46,7 +47,8 @@ class SharedResources:
         """Open what is used.
 
         Raises:
-            ConfigError: the address cannot be used, or a function's share is larger than the pool.
+            ConfigError: the address cannot be used, it leads through a pooler in transaction mode,
+                or a function's share is larger than the pool.
             Unavailable: PostgreSQL does not answer.
         """
         if self.uses("http"):
@@ -55,6 +57,7 @@ class SharedResources:
             if self._database_url is None:
                 raise ValueError("a function uses postgres, but no address was given")
             self._check_shares()
+            await check_session(self._database_url)
             self._pool = await open_pool(self._database_url, max_size=self._connections)
             self._probe = PostgresProbe(self._database_url)
 

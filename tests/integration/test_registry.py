@@ -189,10 +189,23 @@ async def test_an_answer_overtaken_by_a_change_is_not_kept(heard: Heard) -> None
 
 
 async def test_stopping_gives_the_connection_back(postgres_dsn: str) -> None:
-    pool = await open_pool(postgres_dsn, max_size=1)
+    pool = await open_pool(postgres_dsn, max_size=2)
     listener = ChangeListener(pool, lambda _: None, structlog.stdlib.get_logger())
     await listener.start()
     await listener.stop()
     assert not listener.trusted
-    assert await pool.fetchval("SELECT 1", timeout=5) == 1
+    async with pool.acquire(timeout=5), pool.acquire(timeout=5) as second:
+        assert await second.fetchval("SELECT 1") == 1
+    await pool.close()
+
+
+async def test_a_pool_with_no_second_connection_is_not_trusted_and_holds_nobody_up(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("functions.domain.changes._ANSWER_WITHIN_S", 0.2)
+    pool = await open_pool(postgres_dsn, max_size=1)
+    listener = ChangeListener(pool, lambda _: None, structlog.stdlib.get_logger())
+    await asyncio.wait_for(listener.start(), 5)
+    assert not listener.trusted
+    await listener.stop()
     await pool.close()

@@ -1,0 +1,170 @@
+"""A PostgreSQL pooler in transaction mode, as pgbouncer is with `pool_mode = transaction`.
+
+Each transaction goes to whichever server connection has been idle for longest. What a session has,
+such as LISTEN, prepared statements and session locks, stays with the server connection and does not
+follow the client. A notification for a connection that serves nobody is dropped.
+"""
+
+import asyncio
+import struct
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+_READY, _QUERY, _SYNC, _TERMINATE = b"Z", b"Q", b"S", b"X"
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+
+
+async def _read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """The type, and the whole message."""
+    head = await reader.readexactly(5)
+    [length] = struct.unpack("!i", head[1:])
+    return head[:1], head + await reader.readexactly(length - 4)
+
+
+@dataclass(eq=False)
+class _Backend:
+    """A connection to the server, and the client that it serves at this moment."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    client: "_Client | None" = None
+
+
+class TransactionPooler:
+    """Listens on loopback in front of a PostgreSQL's Unix socket.
+
+    Args:
+        target: the socket.
+
+    Attributes:
+        dropped: how many messages came from a server connection that served nobody.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.dropped = 0
+        self._target = target
+        self._idle: deque[_Backend] = deque()
+        self._freed = asyncio.Condition()
+        self._backends: list[_Backend] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for backend in self._backends:
+            backend.writer.close()
+
+    def dsn(self, direct: str) -> str:
+        """The address of the pooler, for what `direct` is the server's own address of."""
+        found = urlsplit(direct)
+        user = f"{found.username}:{found.password or 'unused'}"
+        return f"postgresql://{user}@127.0.0.1:{self._port}{found.path}?sslmode=disable"
+
+    async def take(self, client: "_Client") -> _Backend:
+        """A server connection for one transaction."""
+        async with self._freed:
+            await self._freed.wait_for(lambda: bool(self._idle))
+            backend = self._idle.popleft()
+            backend.client = client
+            return backend
+
+    async def give_back(self, backend: _Backend) -> None:
+        """The transaction has ended."""
+        async with self._freed:
+            backend.client = None
+            self._idle.append(backend)
+            self._freed.notify()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            backend = await self._log_in(reader, writer)
+            await self.give_back(backend)
+            relaying = asyncio.create_task(self._relay(backend))
+            self._tasks.add(relaying)
+            await _Client(self, reader, writer).run()
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            return
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    async def _log_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Backend:
+        """Let the client log in at the server, on a connection that others will use too."""
+        backend = _Backend(*await asyncio.open_unix_connection(str(self._target)))
+        self._backends.append(backend)
+        [length] = struct.unpack("!i", await reader.readexactly(4))
+        startup = struct.pack("!i", length) + await reader.readexactly(length - 4)
+        assert startup != _SSL_REQUEST
+        backend.writer.write(startup)
+        while True:
+            kind, message = await _read_message(backend.reader)
+            writer.write(message)
+            if kind == _READY:
+                return backend
+            if kind == b"R" and struct.unpack("!i", message[5:9]) not in {(0,), (12,)}:
+                backend.writer.write((await _read_message(reader))[1])
+
+    async def _relay(self, backend: _Backend) -> None:
+        while True:
+            try:
+                kind, message = await _read_message(backend.reader)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return
+            client = backend.client
+            if client is None:
+                self.dropped += 1
+            else:
+                await client.receive(backend, kind, message)
+
+
+class _Client:
+    """One client, linked to a server connection for the time of a transaction."""
+
+    def __init__(
+        self, pooler: TransactionPooler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._pooler = pooler
+        self._reader = reader
+        self._writer = writer
+        self._backend: _Backend | None = None
+        self._unanswered = 0
+        self._is_synced = True
+
+    async def run(self) -> None:
+        while True:
+            kind, message = await _read_message(self._reader)
+            if kind == _TERMINATE:
+                return
+            if self._backend is None:
+                self._backend = await self._pooler.take(self)
+            self._is_synced = kind in {_QUERY, _SYNC}
+            self._unanswered += self._is_synced
+            self._backend.writer.write(message)
+
+    async def receive(self, backend: _Backend, kind: bytes, message: bytes) -> None:
+        self._writer.write(message)
+        if kind != _READY:
+            return
+        self._unanswered -= 1
+        if message[5:6] == b"I" and not self._unanswered and self._is_synced:
+            self._backend = None
+            await self._pooler.give_back(backend)
