@@ -17,6 +17,7 @@ import uvloop
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.broker.settler import Settler
+from runtime.manifest.model import DEFAULT_BYTE_BUDGET
 from runtime.message import Message
 
 BATCH = 1000
@@ -87,7 +88,7 @@ async def main(stream: str, durable: str) -> None:
             broker,
             stream,
             durable,
-            slots=Slots(lambda: IN_FLIGHT, loop.held),
+            slots=Slots(lambda: IN_FLIGHT, loop.held, lambda: DEFAULT_BYTE_BUDGET),
             deliver=loop.deliver,
             recreate=_recreate,
         )

@@ -34,6 +34,8 @@ class Message:
         stored_at_ns: nanoseconds since 1970 UTC at which the stream stored it; 0 for a request.
         received_at_s: the event loop's clock when it arrived here.
         extended_at_s: the same clock when its ack wait was last started anew; 0 for never.
+        size_bytes: about what it takes here, headers included; 0 for a request.
+        delay_s: seconds until it may be called; for one that failed on the host before.
     """
 
     subject: str
@@ -47,6 +49,8 @@ class Message:
     received_at_s: float = 0.0
     extended_at_s: float = 0.0
     called_before: bool = False
+    size_bytes: int = 0
+    delay_s: float = 0.0
 
     @property
     def may_be_repeated(self) -> bool:

@@ -3,40 +3,55 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from runtime.binding.fair_queue import Awaited, FairQueue, ReadyQueue
+from runtime.binding.fair_queue import FairQueue, ReadyQueue
 from runtime.message import Message
-from runtime.observe.logs import get_logger
-
-log = get_logger("runtime.buffer")
 
 PREFETCH_S = 0.2
 """Messages are fetched ahead for this much work, as measured."""
 RATE_WINDOW_S = 0.1
-OVERDUE_S = 15.0
-"""How much later than it should a failed message may come back before those of its key go on."""
 MAILBOX_SHARE = 4
 
 
-class PrefetchBuffer:
-    """Takes what the pull loops deliver and says how much more may come.
+@dataclass(slots=True, eq=False)
+class Places:
+    """How many places are taken by the messages of one pull loop.
 
-    The capacity follows the function's pace: as many as may run at once, and what it settles in
-    `PREFETCH_S`. A slow function so holds hardly more than it works on, and a fast one never
-    starves between two pulls.
-
-    Attributes:
-        held: everything here and unsettled.
-        guests: those of `held` that did not come from the stream itself but from the mailbox, each
-            with the set of those that came the same way.
-        ready: what waits for its call.
-        ready_bytes: the payloads' size of what waits.
-        line: `ready`, where messages have keys that take turns.
+    A message takes a place until it is released, but not while it is blocked behind a failed one of
+    its key: if those took all places, no other key could go on.
     """
 
-    def __init__(self, *, at_least: int, at_most: int, fair_queue: FairQueue | None = None) -> None:
-        self.held: set[Message] = set()
-        self.guests: dict[Message, set[Message]] = {}
+    taken: int = 0
+
+
+class PrefetchBuffer:
+    """Holds what the pull loops deliver and says how much more may come.
+
+    The capacity follows the function's pace: as many messages as may run at once, and what the
+    function settles in `PREFETCH_S`. A slow function so holds hardly more than it works on, and a
+    fast one never starves between two pulls. The bytes are bounded apart from that.
+
+    Args:
+        at_least: the lowest capacity.
+        at_most: the highest one.
+        max_bytes: how many bytes the messages here may have together.
+        fair_queue: where they wait when they have keys; first come, first served without.
+
+    Attributes:
+        held: everything here and unsettled, each with the places that count it.
+        held_bytes: the size of all that.
+        ready: what waits for its call.
+        ready_bytes: the payloads' size of what waits.
+        fair_queue: `ready`, where messages have keys.
+    """
+
+    def __init__(
+        self, *, at_least: int, at_most: int, max_bytes: int, fair_queue: FairQueue | None = None
+    ) -> None:
+        self.held: dict[Message, Places] = {}
+        self.held_bytes = 0
+        self.max_bytes = max_bytes
         self.fair_queue = fair_queue
         self.ready: ReadyQueue = deque[Message]() if fair_queue is None else fair_queue
         self.ready_bytes = 0
@@ -50,8 +65,8 @@ class PrefetchBuffer:
         self._enough_messages = 0
         self._enough_bytes = 0
         self._finishing = False
-        self._excused_until_s = 0.0
-        self._overdue: dict[int, asyncio.TimerHandle] = {}
+        self._blocked_bytes = 0
+        self._delays: dict[Message, asyncio.TimerHandle] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._settled = 0
@@ -67,74 +82,58 @@ class PrefetchBuffer:
         """How many messages may be here at once, now."""
         return self._capacity + self._extra
 
-    def make_room(self, missing: int) -> None:
-        """Let so many more of the stream in, until the line is opened, than are here."""
-        self._extra = max(0, self.count_own() - self._capacity) + missing
-
-    def guest_capacity(self) -> int:
-        """How many of the mailbox may be among them.
+    def mailbox_capacity(self, taken: int) -> int:
+        """How many messages of the mailbox may be among them; `taken` are here already.
 
         A share, so that however many are parked or redriven they never starve the stream. But all
-        of them before the line is opened: what was handed over comes before what the stream has.
+        of them before the queue is opened: what was handed over comes before what the stream has.
         """
         if self.fair_queue is not None and not self.fair_queue.is_open:
-            return self._capacity + len(self.guests)
+            return self._capacity + taken
         return max(1, self._capacity // MAILBOX_SHARE)
 
+    def free_bytes(self) -> int:
+        """How many bytes more may come; less than none when a large message is here.
+
+        What is blocked behind a failed message has as much room of its own, so that a key that
+        fails does not stop the others.
+        """
+        blocked_bytes = min(self._blocked_bytes, self.max_bytes)
+        return self.max_bytes - self.held_bytes + blocked_bytes
+
+    def make_room(self, missing: int, taken: int) -> None:
+        """Let so many more of the stream in, until the queue is opened, than the `taken` ones."""
+        self._extra = max(0, taken - self._capacity) + missing
+
     def count(self) -> int:
-        """How many are here."""
+        """How many messages are here."""
         return len(self.held)
 
-    def count_own(self) -> int:
-        """How many places are taken by what came from the stream itself.
+    def add(self, message: Message, places: Places) -> None:
+        """Take a message in, to wait for its call."""
+        self.hold(message, places)
+        self.enqueue(message)
 
-        What is blocked takes none. Were all places taken by those that wait for a message, there
-        would be none for it to come back to.
-        """
-        own = len(self.held) - len(self.guests)
-        if self.fair_queue is not None and self.fair_queue.blocked:
-            own -= len(self.fair_queue.blocked.difference(self.guests))
-        return own
-
-    def count_guests(self, fellows: set[Message]) -> int:
-        """How many places are taken by those who came from the mailbox in one way."""
-        if self.fair_queue is not None and self.fair_queue.blocked:
-            return len(fellows) - len(fellows & self.fair_queue.blocked)
-        return len(fellows)
-
-    def add(self, message: Message) -> None:
-        """Take a message in."""
-        self.hold(message)
-        self.ready.append(message)
-        self.ready_bytes += len(message.data)
-        self._wake()
-
-    def welcome(self, guest: Message, fellows: set[Message]) -> None:
-        """Know that a message about to be added came from the mailbox, as its fellows did."""
-        self.guests[guest] = fellows
-        fellows.add(guest)
-
-    def hold(self, message: Message) -> None:
+    def hold(self, message: Message, places: Places) -> None:
         """Have a message here that does not wait for a call, or not yet."""
         if not self.held:
             self._empty.clear()
-        self.held.add(message)
+        self.held[message] = places
+        self.held_bytes += message.size_bytes
+        places.taken += 1
 
-    def take_back(self, fair_key: str, keep: int) -> list[Message]:
-        """Hold the newest messages of a key without having them wait, but for so many.
-
-        Those that came from the mailbox, or were here before, stay, and those stored before them.
-        """
-        if self.fair_queue is None:
-            return []
-        taken = self.fair_queue.take_back(
-            fair_key, keep, lambda each: each.attempt == 1 and each not in self.guests
-        )
-        self.ready_bytes -= sum(len(message.data) for message in taken)
-        return taken
+    def enqueue(self, message: Message) -> None:
+        """Have a message that is held wait for its call."""
+        is_blocked = self.ready.append(message)
+        self.ready_bytes += len(message.data)
+        if is_blocked:
+            self._count_blocked([message], 1)
+        elif message.delay_s:
+            self.delay(message, message.delay_s)
+        self._wake()
 
     def open(self) -> None:
-        """Let the line be taken from."""
+        """Let messages be taken from the queue."""
         if self.fair_queue is not None:
             self.fair_queue.is_open = True
             self._extra = 0
@@ -169,11 +168,27 @@ class PrefetchBuffer:
         self.ready_bytes -= len(message.data)
         return message
 
+    def delay(self, message: Message, delay_s: float) -> None:
+        """Have a failed message of an order wait for its next call here, and its key behind it."""
+        if self.fair_queue is None:
+            raise TypeError("a message is delayed in the queue of an ordered function alone")
+        if message not in self._delays:
+            if message in self.fair_queue.out:
+                self.ready_bytes += len(message.data)
+            self._count_blocked(self.fair_queue.delay(message), 1)
+            self._delays[message] = self._loop.call_later(delay_s, self._resume, message)
+        self._wake()
+        if self.is_stuck:
+            self._empty.set()
+
+    def remaining_s(self, message: Message) -> float:
+        """Seconds until a delayed message is due; 0 for any other."""
+        timer = self._delays.get(message)
+        return max(0.0, timer.when() - self._loop.time()) if timer is not None else 0.0
+
     def release(self, message: Message) -> None:
         """Let go of a message that is settled."""
-        self.held.discard(message)
-        if self.guests:
-            self._dismiss(message)
+        self._let_go(message)
         if self.fair_queue is not None:
             self.fair_queue.release(message)
             self._wake()
@@ -188,10 +203,9 @@ class PrefetchBuffer:
 
     def release_all(self, messages: Sequence[Message]) -> None:
         """Let go of messages that are settled."""
-        self.held.difference_update(messages)
-        if self.guests:
-            for message in messages:
-                self._dismiss(message)
+        let_go = self._let_go
+        for message in messages:
+            let_go(message)
         if self.fair_queue is not None:
             for message in messages:
                 self.fair_queue.release(message)
@@ -201,32 +215,13 @@ class PrefetchBuffer:
             self._empty.set()
         self._measure()
 
-    def expect(self, message: Message, delay_s: float) -> None:
-        """Say that a message is about to be sent back; in an order, those of its key wait for it.
-
-        They do not wait for ever: it may have been removed from its stream meanwhile.
-        """
-        if self.fair_queue is not None and self.fair_queue.is_ordered:
-            self.fair_queue.release(message, comes_back=True)
-            self._watch_for(message, delay_s + OVERDUE_S)
-
-    def expect_from_another(self, awaited: Awaited, delay_s: float) -> None:
-        """As `expect`, for a message that the host before this one sent back."""
-        if self.fair_queue is not None:
-            self.fair_queue.await_return(awaited)
-            self._watch_for(awaited, delay_s + OVERDUE_S)
-
-    def suspend_deadlines(self) -> None:
-        """Say that the server delivers nothing now: no failed message is overdue soon."""
-        self._excused_until_s = self._loop.time() + OVERDUE_S
-
     def clear(self) -> None:
         """Let go of everything."""
         self.held.clear()
-        self.guests.clear()
-        for timer in self._overdue.values():
+        self.held_bytes = 0
+        for timer in self._delays.values():
             timer.cancel()
-        self._overdue.clear()
+        self._delays.clear()
         self._empty.set()
 
     async def wait(self) -> None:
@@ -266,18 +261,35 @@ class PrefetchBuffer:
             _resolve(self._enough)
 
     async def wait_until_empty(self) -> None:
-        """Return when everything is settled, or what is not waits for a message elsewhere."""
+        """Return when everything is settled, or what is not must wait for longer."""
         if self.fair_queue is not None and self.is_stuck:
             return
         await self._empty.wait()
 
     @property
     def is_stuck(self) -> bool:
-        """Whether all that is here waits in the line, and nothing of it may be taken."""
-        fair_queue = self.fair_queue
-        return (
-            fair_queue is not None and fair_queue.is_idle and len(self.held) == fair_queue.waiting
-        )
+        """Whether all that is here waits in the queue, and none of it may be taken now."""
+        queue = self.fair_queue
+        return queue is not None and queue.is_idle and len(self.held) == queue.waiting
+
+    def _let_go(self, message: Message) -> None:
+        places = self.held.pop(message, None)
+        if places is not None:
+            places.taken -= 1
+            self.held_bytes -= message.size_bytes
+            if self._delays and (timer := self._delays.pop(message, None)):
+                timer.cancel()
+
+    def _resume(self, message: Message) -> None:
+        del self._delays[message]
+        if self.fair_queue is not None:
+            self._count_blocked(self.fair_queue.resume(message), -1)
+            self._wake()
+
+    def _count_blocked(self, messages: Sequence[Message], change: int) -> None:
+        for message in messages:
+            self.held[message].taken -= change
+            self._blocked_bytes += change * message.size_bytes
 
     def _wake(self) -> None:
         """Wake who waits for a message, if there is one."""
@@ -293,39 +305,17 @@ class PrefetchBuffer:
             self._enough = None
 
     def _set_alarm(self) -> None:
-        """Wake when the pace lets the next one go, where nothing else holds it back."""
+        """Wake who waits when a token comes in that alone holds a message back."""
         in_s = self.fair_queue.next_in_s() if self.fair_queue is not None else None
         if in_s is not None and self._alarm is None:
-            self._alarm = self._loop.call_later(in_s, self._on_alarm)
+            self._alarm = self._loop.call_later(in_s, self._ring)
 
-    def _on_alarm(self) -> None:
+    def _ring(self) -> None:
         self._alarm = None
         self._wake_all()
 
     def _wake_all(self) -> None:
         for _ in range(min(len(self._waiters), len(self.ready))):
-            self._wake()
-
-    def _dismiss(self, guest: Message) -> None:
-        fellows = self.guests.pop(guest, None)
-        if fellows is not None:
-            fellows.discard(guest)
-
-    def _watch_for(self, awaited: Message | Awaited, limit_s: float) -> None:
-        """Give it up after this time, and no sooner: it may have failed, and come back, before."""
-        if (earlier := self._overdue.get(awaited.sequence)) is not None:
-            earlier.cancel()
-        self._overdue[awaited.sequence] = self._loop.call_later(limit_s, self._give_up, awaited)
-
-    def _give_up(self, awaited: Message | Awaited) -> None:
-        del self._overdue[awaited.sequence]
-        if self._loop.time() < self._excused_until_s:
-            self._watch_for(awaited, OVERDUE_S)
-        elif self.fair_queue is not None and self.fair_queue.stop_awaiting(awaited):
-            log.warning(
-                "A message did not come back in time, those of its key go on",
-                sequence=awaited.sequence,
-            )
             self._wake()
 
     def _is_enough(self) -> bool:

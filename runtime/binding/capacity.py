@@ -1,4 +1,6 @@
-"""How much a function holds at a time, and in which line. Pure decisions on its specification."""
+"""How much a function holds at a time, and in which queue. Pure decisions on its specification."""
+
+from dataclasses import dataclass
 
 from runtime.binding.fair_queue import FairQueue
 from runtime.binding.keys import key_of
@@ -12,22 +14,31 @@ KEYED_WINDOW = 2048
 """How many messages are looked at together where keys take turns, unless the manifest says."""
 
 
-def bounds_of(function: Function) -> dict[str, int]:
-    """How many messages a function holds: its buffer's bounds."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many messages a function holds: the buffer's lowest and highest capacity."""
+
+    at_least: int
+    at_most: int
+
+
+def bounds_of(function: Function) -> Bounds:
+    """How many messages a function holds."""
     spec, size = function.spec, function.spec.batch.size
     pending = spec.consumer.max_ack_pending if spec.consumer else MAX_IN_FLIGHT
     at_least = size * (spec.concurrency + 1) if function.shape == "batch" else spec.concurrency
     if spec.fairness is None:
         at_most = min(spec.max_in_flight or MAX_IN_FLIGHT, pending)
-        return {"at_least": min(at_least, at_most), "at_most": at_most}
+        return Bounds(min(at_least, at_most), at_most)
     # Half for what comes in the stream, half for what waited in the mailbox. All of it at once, as
     # it is there to be chosen from.
     window = min(spec.max_in_flight or max(KEYED_WINDOW, 2 * at_least), pending)
-    return dict.fromkeys(("at_least", "at_most"), max(1, window // 2))
+    half = max(1, window // 2)
+    return Bounds(half, half)
 
 
 def fair_queue_of(function: Function, token_bucket: TokenBucket | None) -> FairQueue | None:
-    """The line in which a function's messages wait, where they have keys."""
+    """The queue in which a function's messages wait, where they have keys."""
     spec = function.spec
     if spec.fairness is None:
         return None

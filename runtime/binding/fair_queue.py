@@ -1,12 +1,12 @@
-"""The line in which messages wait for their call, where their keys take turns.
+"""Round-robin queue by key, with an order inside each key where a function asks for one.
 
-Where there is no key the line is a plain `deque`: first come, first served. `FairQueue` does what
-that does, with a queue for each key. No I/O, and no clock.
+A function without keys has a plain `deque`: first come, first served. `FairQueue` has the same
+methods, and a queue for each key. No I/O, and no clock.
 """
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,82 +17,76 @@ Key = Callable[[Message], str]
 
 
 class ReadyQueue(Protocol):
-    """What the buffer needs of a line; a `deque` has it."""
+    """What the buffer needs of a queue; a `deque` has all of it."""
 
-    def append(self, message: Message, /) -> None:
-        """Have the message wait."""
+    def append(self, message: Message, /) -> object:
+        """Add the message; true when it is blocked behind a failed message of its key."""
 
     def popleft(self) -> Message:
-        """Take the one whose turn it is.
+        """Remove the next message.
 
         Raises:
-            IndexError: it is nobody's.
+            IndexError: there is none, or none may be taken now.
         """
 
     def __getitem__(self, place: int, /) -> Message:
-        """With 0 the one that `popleft` would take."""
+        """With 0 the message that `popleft` would return."""
 
     def __len__(self) -> int:
-        """How many can be taken one after the other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """A message that failed and will be delivered again: its keys, and its sequence."""
-
-    fair_key: str
-    order_key: str
-    sequence: int
+        """How many messages can be taken one after the other."""
 
 
 @dataclass(slots=True, eq=False)
-class _Queue:
-    """The messages of one key of the order, or of a whole group that has none.
+class _KeyQueue:
+    """The messages of one order key; of a whole group where there is no order.
 
     Attributes:
-        awaited: the sequence of a message that failed and will be delivered again; 0 for none.
-        is_busy: whether nothing of it may be taken, as one is being worked on or awaited.
+        is_busy: whether none may be taken, as a message of the key is in a call or delayed.
+        is_delayed: whether its first message failed and waits for its next attempt.
+        is_listed: whether it stands in its group's `listed`.
     """
 
     group: "_Group"
     key: str
     messages: deque[Message] = field(default_factory=deque)
-    awaited: int = 0
     is_busy: bool = False
+    is_delayed: bool = False
     is_listed: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Those who share a turn: the queues of one key of the fairness.
+    """The queues of one fair key, which take turns among themselves.
 
     Attributes:
-        listed: its queues of which something may be taken, the next one first.
+        listed: its queues from which a message may be taken, the next one first.
         running: messages taken and not released.
+        waiting: messages in its queues.
+        is_scheduled: whether it stands in the round.
     """
 
     key: str
-    queues: dict[str, _Queue] = field(default_factory=dict)
-    listed: deque[_Queue] = field(default_factory=deque)
+    queues: dict[str, _KeyQueue] = field(default_factory=dict)
+    listed: deque[_KeyQueue] = field(default_factory=deque)
     running: int = 0
     waiting: int = 0
-    has_turn: bool = False
+    is_scheduled: bool = False
 
 
 class FairQueue:
-    """A line in which groups take turns, and of each key of the order one message is out at a time.
+    """Round-robin queue by fair key; at most one message of an order key is taken at a time.
 
     Args:
-        fair_key: whose turn a message shares.
-        order_key: if given, the messages of one such key are taken one after the other, by their
-            sequence: the next one when the one before was released.
-        most_running: how many of one group may be out at a time.
-        bucket: if given, each message that is taken uses up a turn of it.
+        fair_key: messages with the same one share a place in the round.
+        order_key: if given, the messages of one order key are taken in the order of their
+            sequences, each after the one before it was released.
+        most_running: how many messages of one fair key may be taken and not released.
+        token_bucket: if given, each message that is taken uses a token.
 
     Attributes:
-        is_open: while False nothing can be taken.
+        is_open: while False no message can be taken.
         most_out: how many messages of all keys may be out at a time; None for any number.
-        blocked: those that wait for one of their key that failed and will be delivered again.
+        out: messages that were taken and not released.
     """
 
     def __init__(
@@ -106,13 +100,12 @@ class FairQueue:
         self.fair_key = fair_key
         self.is_open = True
         self.most_out: int | None = None
-        self.blocked: set[Message] = set()
         self._order_key = order_key
         self._most_running = most_running
         self._token_bucket = token_bucket
         self._groups: dict[str, _Group] = {}
-        self._rate_limiter: deque[_Group] = deque()
-        self._out: dict[Message, _Queue] = {}
+        self._round: deque[_Group] = deque()
+        self.out: dict[Message, _KeyQueue] = {}
         self._waiting = 0
         self._listed = 0
 
@@ -124,142 +117,101 @@ class FairQueue:
             return 0
         count = self._waiting if self._order_key is None else self._listed
         if self.most_out is not None:
-            count = min(count, self.most_out - len(self._out))
+            count = min(count, self.most_out - len(self.out))
         return count if self._token_bucket is None else min(count, self._token_bucket.count())
 
-    def next_in_s(self) -> float | None:
-        """When a message can be taken that only the bucket holds back; None when there is none."""
-        if self._token_bucket is None or not self._may_take():
-            return None
-        return self._token_bucket.next_in_s()
-
     def __getitem__(self, place: int, /) -> Message:
-        return self._rate_limiter[place].listed[0].messages[0]
+        return self._round[place].listed[0].messages[0]
 
-    def append(self, message: Message, /) -> None:
-        """Have the message wait behind those of its key that were stored before it."""
+    def append(self, message: Message, /) -> bool:
+        """Add a message behind those of its key that were stored before it.
+
+        Returns whether the message is blocked: a message of its key waits for its next attempt.
+        """
         queue = self._queue_of(message)
         _insert(queue.messages, message)
         queue.group.waiting += 1
         self._waiting += 1
-        if queue.awaited == message.sequence:
-            self._unblock(queue)
-        elif queue.awaited:
-            self.blocked.add(message)
         self._list(queue)
+        return queue.is_delayed
 
     def popleft(self) -> Message:
-        """Take the next message of the group whose turn it is.
+        """Remove the next message of the group whose turn it is.
 
         Raises:
-            IndexError: it is nobody's.
+            IndexError: there is none.
         """
-        group = self._rate_limiter.popleft()
-        group.has_turn = False
+        group = self._round.popleft()
+        group.is_scheduled = False
         queue = group.listed.popleft()
         queue.is_listed = False
         self._listed -= 1
         message = queue.messages.popleft()
         if self._token_bucket is not None:
             self._token_bucket.take()
-        self._out[message] = queue
+        self.out[message] = queue
         group.waiting -= 1
         group.running += 1
         self._waiting -= 1
         queue.is_busy = self._order_key is not None
         self._list(queue)
-        self._give_turn(group)
+        self._schedule(group)
         return message
 
-    def release(self, message: Message, *, comes_back: bool = False) -> None:
-        """Say that a message is not worked on any more; nothing happens when it was never taken.
-
-        Args:
-            message: it.
-            comes_back: whether it will be delivered again, so that those of its key must wait.
-        """
-        queue = self._out.pop(message, None)
-        if queue is None:
-            return
-        queue.group.running -= 1
-        if comes_back and self._order_key is not None:
-            self._block(queue, message.sequence)
-        else:
+    def release(self, message: Message) -> None:
+        """Let the next message of its key be taken; one that was never taken changes nothing."""
+        queue = self.out.pop(message, None)
+        if queue is not None:
+            queue.group.running -= 1
             queue.is_busy = False
-        self._list(queue)
-        self._give_turn(queue.group)
-        self._forget(queue)
+            self._list(queue)
+            self._schedule(queue.group)
+            self._forget(queue)
 
-    def is_awaited(self, message: Message) -> bool:
-        """Whether those of its key wait for this very message."""
-        queue = self._find(message)
-        return queue is not None and queue.awaited == message.sequence != 0
+    def delay(self, message: Message) -> Sequence[Message]:
+        """Have a message of an order key be the next of its key, but not before `resume`.
 
-    def stop_awaiting(self, awaited: Message | Awaited) -> bool:
-        """Let those of its key go on without it; False when they do not wait for it."""
-        queue = self._find(awaited)
-        if queue is None or queue.awaited != awaited.sequence:
-            return False
-        self._unblock(queue)
-        self._list(queue)
-        self._forget(queue)
-        return True
-
-    def await_return(self, awaited: Awaited) -> None:
-        """Have those of a key wait for a message that another host has sent back."""
-        queue = self._queue(awaited.fair_key, awaited.order_key)
-        if not any(message.sequence == awaited.sequence for message in queue.messages):
-            self._block(queue, awaited.sequence)
-            self._unlist(queue)
-
-    def awaited(self) -> list[Awaited]:
-        """What those of some key wait for."""
-        return [
-            Awaited(group.key, queue.key, queue.awaited)
-            for group in self._groups.values()
-            for queue in group.queues.values()
-            if queue.awaited
-        ]
-
-    def fair_keys(self) -> list[str]:
-        """The keys of the fairness that have messages here."""
-        return list(self._groups)
-
-    def take_back(
-        self, fair_key: str, keep: int, may_go: Callable[[Message], bool]
-    ) -> list[Message]:
-        """Have the newest messages of a group wait no more, until so many are left.
-
-        Args:
-            fair_key: the group's.
-            keep: how many stay.
-            may_go: whether a message need not stay; with one that must, those before it stay, too.
+        Returns all messages of the key, this one included: they are blocked from now on. None of
+        them is when the key was delayed before.
         """
-        group = self._groups.get(fair_key)
-        if group is None or group.waiting <= keep:
-            return []
-        waiting = [message for queue in group.queues.values() for message in queue.messages]
-        waiting.sort(key=_sequence)
-        gone: list[Message] = []
-        while len(waiting) > keep and may_go(waiting[-1]):
-            gone.append(waiting.pop())
-        for message in gone:
-            self._remove(message)
-        gone.reverse()
-        return gone
+        queue = self.out.pop(message, None)
+        if queue is not None:
+            queue.group.running -= 1
+            _insert(queue.messages, message)
+            queue.group.waiting += 1
+            self._waiting += 1
+            self._schedule(queue.group)
+        else:
+            queue = self._queue_of(message)
+        if queue.is_delayed:
+            return ()
+        queue.is_busy = queue.is_delayed = True
+        self._unlist(queue)
+        return tuple(queue.messages)
 
-    def keys_of(self, message: Message) -> tuple[str, str]:
-        """A message's key of the fairness and of the order."""
-        return self.fair_key(message), self._order_key(message) if self._order_key else ""
+    def resume(self, message: Message) -> Sequence[Message]:
+        """Let a delayed message be taken; returns the messages that are blocked no more."""
+        queue = self._find(message)
+        if queue is None or not queue.is_delayed:
+            return ()
+        queue.is_busy = queue.is_delayed = False
+        self._list(queue)
+        return tuple(queue.messages)
+
+    def next_in_s(self) -> float | None:
+        """Seconds until a message can be taken that waits for a token alone; None for never."""
+        if self._token_bucket is None or not self._may_take():
+            return None
+        return self._token_bucket.next_in_s()
 
     def waiting_of(self, fair_key: str) -> int:
-        """How many messages of a group wait."""
+        """How many messages of a fair key wait."""
         group = self._groups.get(fair_key)
         return group.waiting if group is not None else 0
 
     @property
     def is_ordered(self) -> bool:
-        """Whether messages have a key of the order."""
+        """Whether messages have an order key."""
         return self._order_key is not None
 
     @property
@@ -269,83 +221,63 @@ class FairQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is out, and nothing may be taken."""
-        return not self._out and not self
+        """Whether no message is out, and none may be taken."""
+        return not self.out and not self
 
     @property
     def groups(self) -> int:
-        """How many keys of the fairness have messages here."""
+        """How many fair keys have messages here."""
         return len(self._groups)
 
-    def _remove(self, message: Message) -> None:
-        queue = self._queue_of(message)
-        queue.messages.remove(message)
-        queue.group.waiting -= 1
-        self._waiting -= 1
-        self.blocked.discard(message)
-        if not queue.messages:
-            self._unlist(queue)
-            self._forget(queue)
-
     def _may_take(self) -> bool:
-        if not self._rate_limiter or not self.is_open:
+        if not self._round or not self.is_open:
             return False
-        return self.most_out is None or len(self._out) < self.most_out
+        return self.most_out is None or len(self.out) < self.most_out
 
-    def _queue_of(self, message: Message) -> _Queue:
-        return self._queue(*self.keys_of(message))
-
-    def _queue(self, fair_key: str, order_key: str) -> _Queue:
+    def _queue_of(self, message: Message) -> _KeyQueue:
+        fair_key, order_key = self._keys_of(message)
         group = self._groups.get(fair_key)
         if group is None:
             group = self._groups[fair_key] = _Group(fair_key)
         queue = group.queues.get(order_key)
         if queue is None:
-            queue = group.queues[order_key] = _Queue(group, order_key)
+            queue = group.queues[order_key] = _KeyQueue(group, order_key)
         return queue
 
-    def _find(self, message: Message | Awaited) -> _Queue | None:
-        if isinstance(message, Awaited):
-            fair_key, order_key = message.fair_key, message.order_key
-        else:
-            fair_key, order_key = self.keys_of(message)
+    def _find(self, message: Message) -> _KeyQueue | None:
+        fair_key, order_key = self._keys_of(message)
         group = self._groups.get(fair_key)
         return group.queues.get(order_key) if group is not None else None
 
-    def _block(self, queue: _Queue, awaited: int) -> None:
-        queue.awaited, queue.is_busy = awaited, True
-        self.blocked.update(queue.messages)
+    def _keys_of(self, message: Message) -> tuple[str, str]:
+        return self.fair_key(message), self._order_key(message) if self._order_key else ""
 
-    def _unblock(self, queue: _Queue) -> None:
-        queue.awaited, queue.is_busy = 0, False
-        self.blocked.difference_update(queue.messages)
-
-    def _list(self, queue: _Queue) -> None:
+    def _list(self, queue: _KeyQueue) -> None:
         if queue.messages and not queue.is_busy and not queue.is_listed:
             queue.is_listed = True
             queue.group.listed.append(queue)
             self._listed += 1
-            self._give_turn(queue.group)
+            self._schedule(queue.group)
 
-    def _unlist(self, queue: _Queue) -> None:
+    def _unlist(self, queue: _KeyQueue) -> None:
         if not queue.is_listed:
             return
         queue.is_listed = False
         self._listed -= 1
         group = queue.group
         group.listed.remove(queue)
-        if not group.listed and group.has_turn:
-            group.has_turn = False
-            self._rate_limiter.remove(group)
+        if not group.listed and group.is_scheduled:
+            group.is_scheduled = False
+            self._round.remove(group)
 
-    def _give_turn(self, group: _Group) -> None:
+    def _schedule(self, group: _Group) -> None:
         most = self._most_running
-        if group.listed and not group.has_turn and (most is None or group.running < most):
-            group.has_turn = True
-            self._rate_limiter.append(group)
+        if group.listed and not group.is_scheduled and (most is None or group.running < most):
+            group.is_scheduled = True
+            self._round.append(group)
 
-    def _forget(self, queue: _Queue) -> None:
-        """Keys come and go; what is empty is not kept."""
+    def _forget(self, queue: _KeyQueue) -> None:
+        """Keys come and go, so an empty queue is not kept."""
         group = queue.group
         if not queue.messages and not queue.is_busy and group.queues.get(queue.key) is queue:
             del group.queues[queue.key]
@@ -354,7 +286,7 @@ class FairQueue:
 
 
 def _insert(messages: deque[Message], message: Message) -> None:
-    """Put a message in its place by its sequence, which is the last but for redeliveries."""
+    """Insert by sequence: at the end, unless the message was delivered before."""
     if not messages or messages[-1].sequence <= message.sequence:
         messages.append(message)
     else:

@@ -1,12 +1,12 @@
-"""The pull loops that feed one function's buffer: from its stream, from its mailbox, and others."""
+"""The pull loops that feed one function's buffer, one for each of its consumers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
-from runtime.binding.buffer import PrefetchBuffer
+from runtime.binding.admission import Admission
+from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
@@ -33,50 +33,71 @@ class Source:
     restore: Callable[[Message], Message] | None = None
 
 
-class Sink(Protocol):
-    """Lets messages in, and says how many there is room for."""
-
-    def add(self, message: Message) -> None:
-        """Let one in."""
-
-    def capacity(self) -> int:
-        """How many may be here at once, now."""
-
-    def guest_capacity(self) -> int:
-        """How many of the mailbox may be among them."""
-
-
 class PullerSet:
-    """Pulls for a buffer until stopped.
+    """Pulls into a buffer until stopped.
 
     Args:
         broker: the connection.
-        buffer: where messages go.
-        sources: the function's own.
-        door: lets messages in: the buffer, or whoever stands before it.
-        deliver: takes a message of the stream, and lets it in by the door sooner or later.
+        buffer: whose bytes are shared by all pull loops.
         renewed: called with a stream and a consumer of it that was made anew.
+        failed: called with a message that could not be taken in, and why.
     """
 
     def __init__(
         self,
         broker: Broker,
         buffer: PrefetchBuffer,
-        sources: Sequence[Source],
         *,
-        sink: Sink,
-        deliver: Callable[[Message], None],
         renewed: Callable[[str, str], None],
+        failed: Callable[[Message, Exception], None],
     ) -> None:
         self._broker = broker
         self._buffer = buffer
-        self._sink = sink
-        self._deliver = deliver
         self._renewed = renewed
-        self._is_stopped = False
-        self._mail: set[Message] = set()
-        self._own = [self._puller(source) for source in sources]
-        self._others: list[Puller] = []
+        self._failed = failed
+        self._pullers: list[Puller] = []
+
+    def add(
+        self,
+        source: Source,
+        admission: Admission,
+        places: Places,
+        *,
+        capacity: Callable[[], int],
+        held: Callable[[], int],
+        byte_share: int = 1,
+    ) -> None:
+        """Pull from one more consumer.
+
+        Args:
+            source: the consumer.
+            admission: takes its messages in.
+            places: counts those that are here.
+            capacity: see `Slots`.
+            held: see `Slots`.
+            byte_share: this part of the buffer's bytes may be asked for, 1 for all, 8 for an
+                eighth: a request that waits for messages reserves them.
+        """
+        buffer, most_bytes = self._buffer, self._buffer.max_bytes // byte_share
+        restore, admit = source.restore, admission.admit
+
+        def deliver(message: Message) -> None:
+            try:
+                admit(restore(message) if restore else message, places)
+            except Exception as failure:  # noqa: BLE001 - a defect must not cost the message
+                self._failed(message, failure)
+
+        self._pullers.append(
+            Puller(
+                self._broker,
+                source.stream,
+                source.durable,
+                slots=Slots(capacity, held, lambda: min(most_bytes, buffer.free_bytes())),
+                deliver=deliver,
+                recreate=source.recreate,
+                renewed=partial(self._renewed, source.stream, source.durable),
+            )
+        )
 
     @property
     def is_flowing(self) -> bool:
@@ -84,81 +105,19 @@ class PullerSet:
         return all(puller.is_flowing for puller in self._pullers)
 
     @property
-    def _pullers(self) -> list[Puller]:
-        return self._own + self._others
+    def is_stopped(self) -> bool:
+        """Whether nothing more comes."""
+        return all(puller.is_stopped for puller in self._pullers)
 
     async def start(self) -> None:
         """Begin to pull."""
-        await asyncio.gather(*(puller.start() for puller in self._own))
+        await asyncio.gather(*(puller.start() for puller in self._pullers))
 
     async def stop(self, timeout_s: float) -> None:
         """Pull no more; see `Puller.stop`."""
-        self._is_stopped = True
         await asyncio.gather(*(puller.stop(timeout_s) for puller in self._pullers))
 
     def poke(self) -> None:
         """Tell the pull loops that places became free."""
-        for puller in self._own:
+        for puller in self._pullers:
             puller.poke()
-        for puller in self._others:
-            puller.poke()
-
-    async def add_guests(self, source: Source, share: Callable[[], int]) -> "Guests":
-        """Pull from one more consumer of the mailbox, whose messages take no more than a share."""
-        fellows: set[Message] = set()
-        guests = Guests(self._guest_puller(source, fellows, share), fellows)
-        if self._is_stopped:
-            return guests
-        self._others.append(guests.puller)
-        await guests.puller.start()
-        return guests
-
-    async def remove_guests(self, guests: "Guests") -> None:
-        """Pull from it no more. What the server had sent by now has been taken in."""
-        if guests.puller in self._others:
-            self._others.remove(guests.puller)
-        await guests.puller.stop(DRAIN_S)
-
-    def _puller(self, source: Source) -> Puller:
-        buffer, sink = self._buffer, self._sink
-        if source.restore is not None:
-            return self._guest_puller(source, self._mail, sink.guest_capacity)
-        # Where keys take turns, what waits in the mailbox must not hide what comes in the stream.
-        held = buffer.count if buffer.fair_queue is None else buffer.count_own
-        return Puller(
-            self._broker,
-            source.stream,
-            source.durable,
-            slots=Slots(sink.capacity, held),
-            deliver=self._deliver,
-            recreate=source.recreate,
-            renewed=partial(self._renewed, source.stream, source.durable),
-        )
-
-    def _guest_puller(
-        self, source: Source, fellows: set[Message], share: Callable[[], int]
-    ) -> Puller:
-        welcome, add = self._buffer.welcome, self._sink.add
-
-        def deliver(message: Message) -> None:
-            guest = source.restore(message) if source.restore else message
-            welcome(guest, fellows)
-            add(guest)
-
-        return Puller(
-            self._broker,
-            source.stream,
-            source.durable,
-            slots=Slots(share, lambda: self._buffer.count_guests(fellows)),
-            deliver=deliver,
-            recreate=source.recreate,
-            renewed=partial(self._renewed, source.stream, source.durable),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Guests:
-    """A pull loop over a consumer of the mailbox, and what is here of its messages, unsettled."""
-
-    puller: Puller
-    here: set[Message]

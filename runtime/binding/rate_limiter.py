@@ -1,7 +1,7 @@
-"""The pace at which messages have their turn, where a function's manifest limits its rate.
+"""A stage that lets messages into the buffer at a rate, where a manifest limits one.
 
-A token bucket: in any stretch of t seconds at most `burst + limit * t` messages are handed to the
-function.
+Where messages have keys, the `FairQueue` takes from the token bucket itself: which message is next
+is known there alone.
 """
 
 import asyncio
@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from runtime.binding.buffer import PrefetchBuffer
+from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.binding.token_bucket import TokenBucket
 from runtime.message import Message
 
 PACE_S = 0.01
-"""RateLimiter are handed out no more often than this, several at a time if need be."""
+"""The timer runs no more often than this, and lets in several messages at a time if need be."""
 
 
 class Loop(Protocol):
@@ -28,14 +28,16 @@ class Loop(Protocol):
 
 
 class RateLimiter:
-    """Lets messages into a buffer at the pace of a rate, and has no more fetched than that.
+    """Lets a message in for each token, and has no more fetched than there are tokens.
 
-    Pull requests are as large as there are turns left, so that what waits for its turn waits at the
-    server, where other hosts find it. Only what a request of before brings too late waits here.
+    So messages wait at the server, where other hosts find them. Only what an earlier request brings
+    too soon waits here.
 
     Args:
-        bucket: of this process.
-        poke: called when turns have come in.
+        buffer: where messages go.
+        token_bucket: of this process.
+        poke: called when tokens have come in.
+        loop: for the time, and for a timer.
     """
 
     def __init__(
@@ -53,25 +55,25 @@ class RateLimiter:
         self._early: deque[Message] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, message: Message) -> None:
-        """Let a message in, now or when its turn comes."""
-        if not self._early and self._token_bucket.take():
-            self._buffer.add(message)
-        else:
-            self._buffer.hold(message)
+    def admit(self, message: Message, places: Places) -> bool:
+        """Let the message pass for a token, or hold it until there is one."""
+        passes = not self._early and self._token_bucket.take()
+        if not passes:
+            self._buffer.hold(message, places)
             self._early.append(message)
-        self._look_again()
+        self._set_timer()
+        return passes
 
     def capacity(self) -> int:
         """How many messages may be here at once, now."""
         return min(self._buffer.capacity(), self._buffer.count() + self._free())
 
-    def guest_capacity(self) -> int:
-        """How many of the mailbox may be among them."""
-        return min(self._buffer.guest_capacity(), len(self._buffer.guests) + self._free())
+    def mailbox_capacity(self, taken: int) -> int:
+        """How many messages of the mailbox may be among them."""
+        return min(self._buffer.mailbox_capacity(taken), taken + self._free())
 
     def stop(self) -> list[Message]:
-        """Let nobody in any more; those whose turn has not come."""
+        """Let no message in any more; returns those that had no token yet."""
         if self._timer is not None:
             self._timer.cancel()
         early, self._early = list(self._early), deque()
@@ -80,14 +82,14 @@ class RateLimiter:
     def _free(self) -> int:
         return max(0, self._token_bucket.count() - len(self._early))
 
-    def _look_again(self) -> None:
+    def _set_timer(self) -> None:
         next_in_s = self._token_bucket.next_in_s()
         if self._timer is None and next_in_s is not None:
-            self._timer = self._loop.call_later(max(PACE_S, next_in_s), self._turn)
+            self._timer = self._loop.call_later(max(PACE_S, next_in_s), self._on_timer)
 
-    def _turn(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         while self._early and self._token_bucket.take():
-            self._buffer.add(self._early.popleft())
+            self._buffer.enqueue(self._early.popleft())
         self._poke()
-        self._look_again()
+        self._set_timer()

@@ -1,6 +1,6 @@
 """The settling contract, acted out: nowhere else is a message acked, naked, parked or buried."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ from runtime.binding.failures import FailureLogs
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
-from runtime.dispatch import DONE, Dead, Dispatcher, Later, Outcome
+from runtime.dispatch import Dead, Dispatcher, Done, Later, Outcome
 from runtime.errors import PublishFailed, Unsendable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
@@ -18,7 +18,8 @@ from runtime.observe.metrics import FunctionMetrics
 
 log = get_logger("runtime.settlement")
 
-BeforeReturn = Callable[[Message, float], Awaitable[None]]
+RetryInPlace = Callable[[Message, float], None]
+"""Has a message wait here, for so many seconds, until its next attempt."""
 
 PARK_FROM_S = 30.0
 """A shorter wait is a NAK with delay: it holds an ack-pending slot, but costs no publish."""
@@ -43,8 +44,8 @@ class Settlement:
         dispatcher: the function's.
         backends: the host's.
         metrics: the function's.
-        before_return: awaited before a message is sent back to be delivered again, with it and the
-            seconds until then. If given, nothing is parked: it comes back the way it came.
+        retry_in_place: if given, a message that is to be tried again stays here unsettled. For an
+            ordered function, as nothing of its key may overtake it.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Settlement:
         dispatcher: Dispatcher,
         backends: SettlementBackends,
         metrics: FunctionMetrics,
-        before_return: BeforeReturn | None = None,
+        retry_in_place: RetryInPlace | None = None,
     ) -> None:
-        self._before_return = before_return
+        self._retry_in_place = retry_in_place
         self._backends = backends
         self._settler = backends.settler
         self._metrics = metrics
@@ -62,14 +63,17 @@ class Settlement:
         self._function = function.name
         self._failures = backends.failures.of(function.name, function.spec.retry.max_attempts)
 
-    async def settle(self, message: Message, outcome: Outcome) -> None:
-        """Act on an outcome; returns when nothing of it can be lost any more."""
-        if outcome is DONE:
+    async def settle(self, message: Message, outcome: Outcome) -> bool:
+        """Act on an outcome; returns when nothing of it can be lost any more.
+
+        False when the message stays here, to be called again.
+        """
+        if isinstance(outcome, Done):
             self.ack(message)
-        elif isinstance(outcome, Later):
-            await self._later(message, outcome)
-        elif isinstance(outcome, Dead):
-            await self._bury(message, outcome)
+            return True
+        if isinstance(outcome, Later):
+            return await self._later(message, outcome)
+        return await self._bury(message, outcome)
 
     def ack(self, message: Message) -> None:
         """The function is done with the message."""
@@ -94,28 +98,41 @@ class Settlement:
         """Have a message that nobody worked on delivered to somebody else, now."""
         self._settler.nak(message, 0)
 
-    async def hand_over(self, message: Message) -> None:
+    def refuse(self, message: Message) -> None:
+        """Have a message that could not be taken in delivered again after a while."""
+        self._settler.nak(message, STORE_AGAIN_S)
+
+    async def hand_over(self, message: Message, delay_s: float = 0.0) -> None:
         """Have a message that was not finished delivered again, with no attempt used up.
 
         JetStream counts each delivery, a NAK's too; a copy in the mailbox does not count this one.
+
+        Args:
+            message: the message.
+            delay_s: what is left of the wait for its next attempt.
         """
         try:
-            await self._backends.mailbox.hand_over(message, self._function)
+            await self._backends.mailbox.hand_over(message, self._function, delay_s)
         except (PublishFailed, Unsendable):
             self.give_back(message)
         else:
             self.ack_moved([message])
 
-    def note_retry(self, message: Message, later: Later) -> None:
-        """The message failed and is held here until it is called again: nothing is sent."""
-        self._failures.failed(message, later)
+    def retry_later(self, message: Message, delay_s: float = STORE_AGAIN_S) -> bool:
+        """Have the message tried again after a while; False when it stays here until then."""
         self._metrics.count("retried")
+        if self._retry_in_place is None:
+            self._settler.nak(message, delay_s)
+            return True
+        message.attempt += 1
+        self._retry_in_place(message, delay_s)
+        return False
 
-    async def _later(self, message: Message, later: Later) -> None:
+    async def _later(self, message: Message, later: Later) -> bool:
         self._failures.failed(message, later)
         if (
             later.delay_s >= PARK_FROM_S
-            and self._before_return is None
+            and self._retry_in_place is None
             and self._backends.mailbox.supports_parking
         ):
             try:
@@ -129,16 +146,10 @@ class Settlement:
             else:
                 self.ack_moved([message])
                 self._metrics.count("parked")
-                return
-        await self._send_back(message, later.delay_s)
+                return True
+        return self.retry_later(message, later.delay_s)
 
-    async def _send_back(self, message: Message, delay_s: float) -> None:
-        if self._before_return is not None:
-            await self._before_return(message, delay_s)
-        self._settler.nak(message, delay_s)
-        self._metrics.count("retried")
-
-    async def _bury(self, message: Message, dead: Dead) -> None:
+    async def _bury(self, message: Message, dead: Dead) -> bool:
         letter = DeadLetter(
             function=self._function,
             message=message,
@@ -155,12 +166,12 @@ class Settlement:
             self._log_of(message).error(
                 "Dead letter not stored, the message stays", reason=failure.reason
             )
-            await self._send_back(message, STORE_AGAIN_S)
-            return
+            return self.retry_later(message)
         self._settler.term(message, f"{dead.code}: {dead.reason}")
         self._metrics.count("dead")
         self._metrics.count_dead_letter(dead.code)
         self._failures.given_up(message, dead)
+        return True
 
     def _log_of(self, message: Message) -> structlog.stdlib.BoundLogger:
         return log.bind(

@@ -1,6 +1,6 @@
-"""RateLimiter that come in evenly: a token bucket. No I/O; the clock is whoever's it is given.
+"""Token bucket: in any stretch of t seconds at most `burst + limit * t` tokens are taken.
 
-In any stretch of t seconds at most `burst + limit * t` turns are taken.
+No I/O; the clock is whichever is given.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def token_bucket_of(rate: RateSpec, share: int, time: Callable[[], float]) -> "T
 
 
 class TokenBucket:
-    """RateLimiter that come in evenly, and are kept up to a number."""
+    """Tokens that come in evenly, and are kept up to a number."""
 
     def __init__(self, per_s: float, most: int, time: Callable[[], float]) -> None:
         self._per_s = per_s
@@ -44,7 +44,7 @@ class TokenBucket:
         return True
 
     def next_in_s(self) -> float | None:
-        """When there will be one more; None when none can be added."""
+        """Seconds until there is one more; None when none can be added."""
         missing = (self._full_at_s - self._time()) * self._per_s
         if missing <= 0:
             return None

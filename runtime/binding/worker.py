@@ -1,16 +1,30 @@
-"""Who calls a function on what the buffer holds."""
+"""Takes messages from the buffer, calls the function, and has every outcome settled."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from runtime.binding.buffer import PrefetchBuffer
-from runtime.dispatch import Outcome
+from runtime.binding.outages import Outages
+from runtime.binding.recent_acks import RecentAcks
+from runtime.binding.settlement import Settlement
+from runtime.broker.puller import Origin, origin_of
+from runtime.call_task import create_call_task
+from runtime.dispatch import DONE, Dispatcher, Later, Outcome
 from runtime.message import Message
+from runtime.observe.logs import get_logger
+from runtime.observe.metrics import FunctionMetrics
+
+log = get_logger("runtime.worker")
+
+FALSE_OUTAGE_PAUSES_S = (0.2, 0.5, 1.0)
+"""Before a call is made again that spoke of an outage which no probe saw."""
+TURN_S = 0.005
+"""How long a function that never waits may keep the event loop to itself."""
 
 
 class Runner(Protocol):
-    """What calls the function: the dispatcher, or somebody before it."""
+    """What calls the function: the dispatcher, or a layer in front of it."""
 
     async def run_event(self, message: Message) -> Outcome:
         """Run it on one message."""
@@ -20,13 +34,13 @@ class Runner(Protocol):
 
 
 class Worker:
-    """Who calls the function on single messages, in one or several tasks.
+    """Calls the function on single messages, in one or several tasks.
 
     Args:
         run_event: see `Runner`.
 
     Attributes:
-        is_retired: whether it takes no more messages.
+        is_stopped: whether it takes no more messages.
     """
 
     def __init__(self, run_event: Callable[[Message], Awaitable[Outcome]]) -> None:
@@ -35,7 +49,7 @@ class Worker:
         self._idle: set[asyncio.Task[Any]] = set()
 
     async def wait(self, buffer: PrefetchBuffer) -> None:
-        """Return when a message waits. Ends the task when the worker retires meanwhile."""
+        """Return when a message waits. Ends the task when the worker is stopped meanwhile."""
         task = asyncio.current_task()
         if task is None:
             return
@@ -50,3 +64,271 @@ class Worker:
         self.is_stopped = True
         for task in self._idle:
             task.cancel()
+
+
+class WorkerPool:
+    """The tasks that work on one function's messages.
+
+    A task that fails for a reason of the host's own is logged and replaced, and what it held is
+    settled as that message's failure.
+
+    Args:
+        dispatcher: the function's.
+        runner: calls the function.
+        buffer: where messages come from.
+        settlement: settles them.
+        recent_acks: knows which deliveries are repeats.
+        outages: waits for servers that are away.
+        metrics: the function's.
+        poke: called when places became free.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        buffer: PrefetchBuffer,
+        settlement: Settlement,
+        recent_acks: RecentAcks,
+        *,
+        outages: Outages,
+        metrics: FunctionMetrics,
+        poke: Callable[[], None],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._buffer = buffer
+        self._settlement = settlement
+        self._recent_acks = recent_acks
+        self._outages = outages
+        self._metrics = metrics
+        self._pull = poke
+        spec = dispatcher.function.spec
+        self._is_batch = dispatcher.function.shape == "batch"
+        self._batch = spec.batch
+        # Half of the bytes, so that the next batch can gather meanwhile.
+        self._batch_bytes = min(spec.batch.bytes, max(1, buffer.max_bytes // 2))
+        self._concurrency = spec.concurrency
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+        self._time = asyncio.get_running_loop().time
+
+    def start(self) -> None:
+        """Begin to work."""
+        if self._is_batch:
+            self._spawn(self._run_batches)
+        else:
+            worker = Worker(self._runner.run_event)
+            for _ in range(self._concurrency):
+                self.add_worker(worker)
+
+    def add_worker(self, worker: Worker) -> None:
+        """Have one message more worked on at a time, by this worker, until it is stopped."""
+        self._spawn(lambda: self._run_events(worker), lambda: not worker.is_stopped)
+
+    async def stop(self) -> None:
+        """End every call; what is unfinished stays in the buffer."""
+        self._is_stopping = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def poke(self) -> None:
+        """Tell the pull loops what is free now; once a turn, as looking costs 1 µs a loop."""
+        self._metrics.in_flight = len(self._buffer.held)
+        self._metrics.timeouts = self._dispatcher.timeouts
+        self._pull()
+
+    def _spawn(
+        self,
+        run: Callable[[], Coroutine[Any, Any, None]],
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            if self._is_stopping or not is_wanted():
+                return
+            failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if failure is not None:
+                log.error("A worker failed, the next begins", function=self._name, exc_info=failure)
+                self._spawn(run, is_wanted)
+
+        task = create_call_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+
+    @property
+    def _name(self) -> str:
+        return self._dispatcher.function.name
+
+    async def _run_events(self, worker: Worker) -> None:
+        buffer, run_event, ack = self._buffer, worker.run_event, self._settlement.ack
+        time, metrics, recent_acks = self._time, self._metrics, self._recent_acks
+        turn_ends_s = 0.0
+        while not worker.is_stopped:
+            if not buffer.ready:
+                self.poke()
+                await worker.wait(buffer)
+                turn_ends_s = time() + TURN_S
+            message = buffer.take()
+            if message.attempt > 1 and recent_acks.has(message):
+                self._ack_repeats([message])
+                await asyncio.sleep(0)
+                continue
+            metrics.in_flight = len(buffer.held)
+            began_s = time()
+            try:
+                outcome = await run_event(message)
+            except BaseException as failure:
+                self._on_lost_call([message], failure)
+                raise
+            ended_s = time()
+            metrics.observe(ended_s - began_s)
+            if outcome is DONE:
+                ack(message)
+                recent_acks.add(message)
+                buffer.release(message)
+            else:
+                recent_acks.forget(message)
+                await self._settle(message, outcome)
+            if ended_s > turn_ends_s:
+                self.poke()
+                await asyncio.sleep(0)
+                turn_ends_s = time() + TURN_S
+
+    async def _run_batches(self) -> None:
+        slots = asyncio.Semaphore(self._concurrency)
+        while True:
+            await slots.acquire()
+            batch = await self._collect()
+            task = create_call_task(self._run_batch(batch, slots))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _collect(self) -> list[Message]:
+        """The next batch: whichever of size, bytes and wait is reached first."""
+        buffer, spec = self._buffer, self._batch
+        await buffer.wait()
+        waited_s = self._time() - buffer.ready[0].received_at_s
+        size = min(spec.size, buffer.capacity())
+        await buffer.wait_for(size, self._batch_bytes, spec.wait - waited_s)
+        return buffer.take_all(spec.size, self._batch_bytes)
+
+    async def _run_batch(self, batch: list[Message], slots: asyncio.Semaphore) -> None:
+        try:
+            batch = self._without_repeats(batch)
+            rest = await self._call_batch(batch) if batch else []
+        except BaseException as failure:
+            self._on_lost_call(batch, failure)
+            raise
+        finally:
+            # The next batch need not wait until what failed of this one is stored elsewhere.
+            slots.release()
+        # Together: each dead letter and each parking waits for a confirmation of its own.
+        await asyncio.gather(
+            *(self._finish(message, self._rejudge(message, outcome)) for message, outcome in rest)
+        )
+
+    async def _call_batch(
+        self, batch: list[Message], false_outages: int = 0
+    ) -> list[tuple[Message, Outcome]]:
+        """Call the function and acknowledge what is done; what is not, with its outcomes."""
+        self._metrics.in_flight = len(self._buffer.held)
+        began_s = self._time()
+        outcomes = await self._runner.run_batch(batch)
+        self._metrics.observe(self._time() - began_s)
+        done: list[Message] = []
+        rest: list[tuple[Message, Outcome]] = []
+        for message, outcome in zip(batch, outcomes, strict=True):
+            if outcome is DONE:
+                done.append(message)
+            else:
+                self._recent_acks.forget(message)
+                rest.append((message, outcome))
+        self._settlement.ack_all(done)
+        self._recent_acks.add_all(done)
+        self._buffer.release_all(done)
+        self.poke()
+        excused = [message for message, outcome in rest if _is_outage(outcome)]
+        if excused and (again := await self._wait_for_servers(false_outages)) is not None:
+            rest = [(message, outcome) for message, outcome in rest if not _is_outage(outcome)]
+            rest += await self._call_batch(excused, again)
+        return rest
+
+    def _without_repeats(self, batch: list[Message]) -> list[Message]:
+        """Those that are not done already, and of two deliveries of one message the later."""
+        if all(message.attempt == 1 for message in batch):
+            return batch
+        kept: dict[Origin, Message] = {}
+        done, replaced = [], []
+        for message in batch:
+            if message.attempt > 1 and self._recent_acks.has(message):
+                done.append(message)
+                continue
+            origin = origin_of(message.reply)
+            if origin in kept:
+                replaced.append(kept[origin])
+            kept[origin] = message
+        self._ack_repeats(done)
+        self._buffer.release_all(replaced)
+        return list(kept.values())
+
+    def _ack_repeats(self, done: list[Message]) -> None:
+        self._settlement.ack_repeats(done)
+        self._buffer.release_all(done)
+
+    async def _settle(self, message: Message, outcome: Outcome) -> None:
+        false_outages = 0
+        while _is_outage(outcome):
+            again = await self._wait_for_servers(false_outages)
+            if again is None:
+                outcome = self._rejudge(message, outcome)
+            else:
+                false_outages = again
+                outcome = await self._runner.run_event(message)
+        await self._finish(message, outcome)
+
+    async def _wait_for_servers(self, false_outages: int) -> int | None:
+        """Wait out an outage; how many in a row no probe has seen, None when that is enough.
+
+        A server that died a moment ago may still answer a probe over a connection that outlives it,
+        or be back before the probe looks: such a failure is no attempt either.
+        """
+        if await self._outages.wait_until_over():
+            return 0
+        if false_outages == len(FALSE_OUTAGE_PAUSES_S):
+            return None
+        await asyncio.sleep(FALSE_OUTAGE_PAUSES_S[false_outages])
+        return false_outages + 1
+
+    async def _finish(self, message: Message, outcome: Outcome) -> None:
+        try:
+            has_left = await self._settlement.settle(message, outcome)
+        except Exception:
+            # Nothing here should fail; if it does, the message must not be held for ever.
+            log.exception("Settling failed, the message is tried again", function=self._name)
+            has_left = self._settlement.retry_later(message)
+        if has_left:
+            self._buffer.release(message)
+        self.poke()
+
+    def _on_lost_call(self, messages: Sequence[Message], failure: BaseException) -> None:
+        """A call was ended without an outcome; when it is not the pool that ends it, settle."""
+        if self._is_stopping:
+            return
+        kind = type(failure).__name__
+        log.debug("A call ended without an outcome", function=self._name, error=kind)
+        for message in messages:
+            if message in self._buffer.held and self._settlement.retry_later(message):
+                self._buffer.release(message)
+
+    def _rejudge(self, message: Message, outcome: Outcome) -> Outcome:
+        """All servers answer, so what looked like an outage is an ordinary failure."""
+        if isinstance(outcome, Later) and outcome.outage is not None:
+            return self._dispatcher.judge(message, outcome.outage, excuse=False)
+        return outcome
+
+
+def _is_outage(outcome: Outcome) -> bool:
+    return isinstance(outcome, Later) and outcome.outage is not None

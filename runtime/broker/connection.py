@@ -55,6 +55,15 @@ class Subscription:
     def __init__(self, inner: NatsSubscription) -> None:
         self._inner = inner
 
+    @property
+    def id(self) -> int:
+        """The number that the connection gave it; messages carry it."""
+        return int(self._inner._id)  # noqa: SLF001 - the library shows it on messages alone
+
+    def share_queue(self, other: NatsSubscription) -> None:
+        """Have another subscription's messages wait in this one's queue."""
+        other._pending_queue = self._inner._pending_queue  # noqa: SLF001 - no public way
+
     async def unsubscribe(self) -> None:
         """Stop at once; what has arrived and was not handled yet is dropped."""
         try:
@@ -407,9 +416,18 @@ class Broker:
         return await self.subscribe_raw(subject, on_message, queue=queue)
 
     async def subscribe_raw(
-        self, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
+        self,
+        subject: str,
+        callback: Callable[[Msg], Awaitable[None]],
+        *,
+        queue: str = "",
+        in_order_with: Subscription | None = None,
     ) -> Subscription:
-        """As `subscribe`, with the client library's own message: for the pull loop alone."""
+        """As `subscribe`, with the client library's own message: for the pull loop alone.
+
+        With `in_order_with` the messages of both subscriptions are handled in the order in which
+        the server sent them. Both must have the same callback, which does not wait for anything.
+        """
         check_pattern(subject, queue)
         try:
             # The bounds guard against a subscriber that cannot keep up; ours are bounded by what
@@ -419,6 +437,8 @@ class Broker:
             )
         except nats.errors.Error as failure:
             raise Unavailable("NATS", type(failure).__name__) from failure
+        if in_order_with is not None:
+            in_order_with.share_queue(inner)
         return Subscription(inner)
 
     async def respond(

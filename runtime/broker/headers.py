@@ -23,6 +23,8 @@ REASON = "Runtime-Reason"
 ERROR_TYPE = "Runtime-Error-Type"
 TRACEBACK = "Runtime-Traceback"
 TIME = "Runtime-Time"
+DELAY = "Runtime-Delay"
+"""On a copy of a message that failed on a host that drained: seconds until its next attempt."""
 
 TAIL = "Runtime-Tail"
 """On a dead letter: the sequence that stores the payload's end. On that end: `end`."""
@@ -134,6 +136,8 @@ def original(copy: Message, data: bytes | None = None) -> Message | None:
         attempt=copy.attempt,
         stored_at_ns=number(headers, STORED_AT),
         received_at_s=copy.received_at_s,
+        size_bytes=copy.size_bytes,
+        delay_s=number(headers, DELAY),
     )
 
 

@@ -9,6 +9,7 @@ often an acknowledgement was lost.
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import ceil
 
 from runtime.broker import headers as names
 from runtime.broker import stored
@@ -138,18 +139,26 @@ class Mailbox:
             ]
         )
 
-    async def hand_over(self, message: Message, function: str) -> PubAck:
+    async def hand_over(self, message: Message, function: str, delay_s: float = 0.0) -> PubAck:
         """Have the function get the message again at once, as if this delivery had never been.
+
+        Args:
+            message: as it was delivered.
+            function: who gets it again.
+            delay_s: how long the next host lets an order of messages wait for this one.
 
         Raises:
             PublishFailed: it is not stored.
         """
+        headers = mailbox_headers(message, function, max(0, message.attempt - 1))
+        if delay_s > 0:
+            headers[names.DELAY] = str(ceil(delay_s))
         return await self._broker.publish(
             f"mailbox.ready.{function}",
             message.data,
             # One delivery is handed over once; its reply subject is its own.
             msg_id=f"over-{function}-{message.reply}",
-            headers=mailbox_headers(message, function, max(0, message.attempt - 1)),
+            headers=headers,
         )
 
     def fits(self, message: Message, function: str) -> bool:

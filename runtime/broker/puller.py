@@ -1,23 +1,26 @@
 """The continuous pull loop of one durable consumer.
 
-Overlapping pull requests, sized by the free slots of whoever handles the messages, so that nothing
-is fetched that has no place and a slow message never holds the next request back. Source: NATS
-ADR-37 (JetStream simplification, `consume`) and ADR-13 (pull requests and their status codes).
+Overlapping pull requests, sized by the free slots and the free bytes of whoever handles the
+messages, so that nothing is fetched that has no place and a slow message never holds the next
+request back. Source: NATS ADR-37 (JetStream simplification, `consume`) and ADR-13 (pull requests
+and their status codes).
 """
 
 import asyncio
 import json
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
 from runtime.broker.connection import ApiError, Broker, Subscription
+from runtime.broker.pull_limits import PullLimits
 from runtime.errors import Unavailable
 from runtime.message import NO_HEADERS, Message
 from runtime.observe.logs import get_logger
+from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.puller")
 
@@ -27,9 +30,15 @@ MISSED_HEARTBEATS = 2.5
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 10.0
 STALE_DRAIN_S = 5.0
+MOST_REQUESTS = 4
+"""Pull requests that are open at a time; each asks for a quarter of the capacity at least."""
+LEAST_REQUEST_BYTES = 64 * 1024
+GROWTH = 1.25
+"""A request that was too small for the next message is followed by one with so much more room."""
 _NS = 1_000_000_000
 _TOKENS_V1 = 9
-
+_FRAME_BYTES = 256
+"""More than the server counts of a message besides its payload and headers."""
 
 Origin = tuple[str, str, str, str]
 
@@ -54,10 +63,34 @@ class Slots:
     Attributes:
         capacity: the most messages that may be here at once, at this moment.
         held: how many are here now, unsettled.
+        free_bytes: how many bytes may come besides what is here now.
     """
 
     capacity: Callable[[], int]
     held: Callable[[], int]
+    free_bytes: Callable[[], int]
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A subscription on which at most one pull request is open at a time.
+
+    The server serves open requests in turn, and does not say when one has got all it asked for.
+    With a subscription each, what may still come is known, in messages and in bytes.
+
+    Attributes:
+        subject: below which its messages are sent.
+        subscription: to what is below.
+        number: of the last request, the next token of its subject.
+        messages: how many may still come; 0 when no request is open.
+        size_bytes: how many bytes may still come.
+    """
+
+    subject: str
+    subscription: Subscription
+    number: int = 0
+    messages: int = 0
+    size_bytes: int = 0
 
 
 class Puller:
@@ -67,6 +100,9 @@ class Puller:
     all end in a new request, the last after `recreate`. `deliver` is called on the event loop, in
     the order in which the server sent the messages, and must not block. `renewed` is called when
     the consumer has turned out to be another than before, whoever made it anew.
+
+    No more bytes are asked for than there is room for, with one exception: a message for which that
+    is too little comes alone, when no other is here.
     """
 
     def __init__(
@@ -89,13 +125,18 @@ class Puller:
         self._recreate = recreate
         self._renewed = renewed
         self._created = ""
+        self._open = 0
         self._outstanding = 0
-        self._requests = 0
-        self._max_request = 0
+        self._outstanding_bytes = 0
+        self._limits = PullLimits()
+        self._usual_bytes = _FRAME_BYTES
+        self._refused_bytes = 0
         self._inbox = ""
-        self._subscription: Subscription | None = None
-        self._stale: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._requests: dict[int, _Request] = {}
+        self._draining: set[asyncio.Task[None]] = set()
+        self._task = SupervisedTask(
+            self._run, f"pull {stream}/{durable}", on_failure=self._forget_requests
+        )
         self._wake = asyncio.Event()
         self._ready = asyncio.Event()
         self._trouble = ""
@@ -110,20 +151,31 @@ class Puller:
         return self._outstanding
 
     @property
+    def outstanding_bytes(self) -> int:
+        """The most bytes that they may have."""
+        return self._outstanding_bytes
+
+    @property
     def is_flowing(self) -> bool:
         """Whether the server was heard within the heartbeat bound and nothing is being healed."""
         quiet_s = self._time() - self._heard_at_s
-        return not self._trouble and quiet_s < HEARTBEAT_S * MISSED_HEARTBEATS * 2
+        is_heard = not self._trouble and quiet_s < HEARTBEAT_S * MISSED_HEARTBEATS * 2
+        return is_heard and self._task.is_flowing
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more will be delivered."""
+        return not self._requests and self._task.has_ended
 
     async def start(self) -> None:
         """Begin to pull."""
         self._stack.callback(self._broker.on_reconnect(self._forget_requests))
-        self._task = asyncio.create_task(self._run(), name=f"pull {self.stream}/{self.durable}")
+        self._task.start()
         await self._ready.wait()
 
     def poke(self) -> None:
         """Say that slots became free; wakes the loop when another request is worth it."""
-        if self._request_size() and not self._wake.is_set():
+        if not self._wake.is_set() and self._next_request() is not None:
             self._wake.set()
 
     async def stop(self, timeout_s: float) -> None:
@@ -132,20 +184,17 @@ class Puller:
         With a timeout of 0 what has not been delivered yet is dropped, and comes again.
         """
         self._stack.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
         self._ready.set()  # Whoever is still starting it need not wait any more.
-        if self._subscription is not None:
-            if timeout_s > 0:
-                await self._subscription.drain(timeout_s)
-            else:
-                await self._subscription.unsubscribe()
-            self._subscription = None
-        if self._stale is not None:
-            if timeout_s <= 0:
-                self._stale.cancel()
-            await asyncio.gather(self._stale, return_exceptions=True)
+        if timeout_s > 0:
+            await _drain_all(self._requests.values(), timeout_s)
+        else:
+            for request in self._requests.values():
+                await request.subscription.unsubscribe()
+            for task in self._draining:
+                task.cancel()
+        self._requests = {}
+        await asyncio.gather(*self._draining, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
@@ -158,15 +207,15 @@ class Puller:
     async def _turn(self) -> None:
         if self._trouble:
             await self._heal()
-        if self._subscription is None:
-            await self._look()
-            await self._open_inbox()
+        if not self._inbox:
+            await self._look_at_consumer()
+            self._open_inbox()
         # Cleared before looking: a slot that is freed while the request is being sent counts.
         self._wake.clear()
         # What is asked while the connection is down would reach the server after it is rebuilt,
         # with an inbox that has been replaced by then.
-        if self._broker.is_connected and (size := self._request_size()):
-            await self._request(size)
+        if self._broker.is_connected and (wanted := self._next_request()) is not None:
+            await self._request(*wanted)
         self._ready.set()
         try:
             # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together
@@ -176,51 +225,111 @@ class Puller:
         except TimeoutError:
             self._check_heartbeat()
 
-    def _request_size(self) -> int:
-        """How many to ask for now: 0 until a quarter of the capacity is free, or nothing is due."""
-        capacity = self._slots.capacity()
-        free = capacity - self._slots.held() - self._outstanding
-        if free <= 0 or (self._outstanding and free < capacity // 4):
-            return 0
-        return min(free, self._max_request) if self._max_request else free
+    def _next_request(self) -> tuple[int, int] | None:
+        """How many messages and bytes to ask for now, 0 bytes meaning one message of any size.
 
-    async def _request(self, size: int) -> None:
-        self._requests += 1
-        self._outstanding += size
-        if self._outstanding == size:
+        None until a quarter of the capacity is free, or nothing is due.
+        """
+        slots = self._slots
+        capacity = slots.capacity()
+        held = slots.held() + self._outstanding
+        free = capacity - held
+        if free <= 0 or (self._outstanding and free < capacity // 4):
+            return None
+        free_bytes = slots.free_bytes() - self._outstanding_bytes
+        if free_bytes <= 0 or self._open == MOST_REQUESTS:
+            return None
+        # The next message has more than the refused bytes.
+        enough_bytes = max(self._usual_bytes, self._refused_bytes * GROWTH)
+        if free_bytes < enough_bytes:
+            if held:
+                return None
+            if self._refused_bytes:
+                return 1, 0
+        size = self._limits.messages(min(free, max(1, int(free_bytes // self._usual_bytes))))
+        if not self._refused_bytes:
+            # What a request reserves and does not use is missing for the next one, so it asks for
+            # twice what so many messages usually take.
+            usual_bytes = max(LEAST_REQUEST_BYTES, 2 * size * self._usual_bytes)
+            free_bytes = min(free_bytes, usual_bytes)
+        return size, self._limits.size_bytes(free_bytes)
+
+    async def _request(self, messages: int, size_bytes: int) -> None:
+        request = await self._closed_request()
+        if not self._outstanding:
             self._heard_at_s = self._time()
+        request.number += 1
+        request.messages, request.size_bytes = messages, size_bytes
+        self._open += 1
+        self._outstanding += messages
+        self._outstanding_bytes += size_bytes
+        expires_s = self._limits.expires_s(EXPIRES_S)
         body = {
-            "batch": size,
-            "expires": int(EXPIRES_S * _NS),
-            "idle_heartbeat": int(HEARTBEAT_S * _NS),
+            "batch": messages,
+            "expires": int(expires_s * _NS),
+            # At most half the time of the request. Source: NATS ADR-13.
+            "idle_heartbeat": int(min(HEARTBEAT_S, expires_s / 2) * _NS),
         }
+        if size_bytes:
+            body["max_bytes"] = size_bytes
         await self._broker.send(
             f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.durable}",
             json.dumps(body).encode(),
-            f"{self._inbox}.{self._requests}",
+            f"{request.subject}.{request.number}",
         )
 
-    async def _open_inbox(self) -> None:
+    async def _closed_request(self) -> _Request:
+        for request in self._requests.values():
+            if not request.messages:
+                return request
+        subject = f"{self._inbox}.{len(self._requests)}"
+        first = next(iter(self._requests.values())).subscription if self._requests else None
+        subscription = await self._broker.subscribe_raw(
+            f"{subject}.*", self._on_msg, in_order_with=first
+        )
+        request = self._requests[subscription.id] = _Request(subject, subscription)
+        return request
+
+    def _open_inbox(self) -> None:
         """A fresh inbox each time: requests from before a reconnect may live on at the server."""
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
-        self._subscription = await self._broker.subscribe_raw(f"{self._inbox}.*", self._on_msg)
-        self._outstanding = 0
 
     def _forget_requests(self) -> None:
-        stale, self._subscription = self._subscription, None
-        if stale is not None:
+        stale, self._requests = self._requests, {}
+        self._inbox = ""
+        self._open = self._outstanding = self._outstanding_bytes = 0
+        if stale:
             # What has arrived is still ours to work on: dropped, it would cost an attempt.
-            self._stale = asyncio.create_task(stale.drain(STALE_DRAIN_S))
+            task = asyncio.create_task(_drain_all(stale.values(), STALE_DRAIN_S))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
         self._wake.set()
 
     async def _on_msg(self, msg: Msg) -> None:
         self._heard_at_s = now = self._time()
+        request = self._requests.get(msg.sid)
         reply = msg.reply
         if not reply:
-            self._on_status(msg.headers or {})
+            # A status has the subject of its request, which may be over by our own count.
+            if request is not None and msg.subject == f"{request.subject}.{request.number}":
+                self._on_status(request, msg.headers or {})
             return
-        self._outstanding = max(0, self._outstanding - 1)
-        self._failures = 0
+        headers = msg.headers or NO_HEADERS
+        size_bytes = len(msg.data) + _FRAME_BYTES
+        if headers:
+            size_bytes += sum(map(len, headers)) + sum(map(len, headers.values()))
+        if request is not None:
+            # Here and not in a method of its own: this runs for each message.
+            self._usual_bytes += (size_bytes - self._usual_bytes) >> 3
+            self._refused_bytes = self._failures = 0
+            if request.messages > 1:
+                request.messages -= 1
+                self._outstanding -= 1
+                used_bytes = size_bytes if size_bytes < request.size_bytes else request.size_bytes
+                request.size_bytes -= used_bytes
+                self._outstanding_bytes -= used_bytes
+            else:
+                self._close(request)
         tokens = reply.split(".")
         # After `$JS.ACK.`: [domain, account,] stream, consumer, deliveries, sequence, consumer's
         # sequence, time, pending. Source: NATS ADR-15; with the account it is version 2.
@@ -229,44 +338,44 @@ class Puller:
             Message(
                 msg.subject,
                 msg.data,
-                msg.headers or NO_HEADERS,
+                headers,
                 reply,
                 tokens[first],
                 int(tokens[first + 3]),
                 int(tokens[first + 2]),
                 int(tokens[first + 5]),
                 now,
+                size_bytes=size_bytes,
             )
         )
-        if not self._outstanding:
+        if request is not None and not request.messages:
             self.poke()  # Slots that were too few to be asked for beside what was on its way.
 
-    def _on_status(self, headers: dict[str, str]) -> None:
+    def _close(self, request: _Request) -> None:
+        """Nothing more comes for the request."""
+        if request.messages:
+            self._open -= 1
+            self._outstanding -= request.messages
+            self._outstanding_bytes -= request.size_bytes
+            request.messages = request.size_bytes = 0
+
+    def _on_status(self, request: _Request, headers: dict[str, str]) -> None:
         status = headers.get("Status", "")
         text = headers.get("Description", "").split("\n", 1)[0].strip()
         lowered = text.lower()
         if status == "100":
             return
-        if status in {"404", "408"} or "batch completed" in lowered or "message size" in lowered:
-            self._ended(headers)
-        elif "exceeded maxrequestbatch" in lowered:
-            self._max_request = int(text.rsplit(" ", 1)[-1])
-            self._ended(headers, everything=True)
-        elif status == "409" and ("leadership" in lowered or "shutdown" in lowered):
-            self._ended(headers, everything=True)
-            self._trouble = text
+        refused_bytes = request.size_bytes
+        self._close(request)
+        if "message size" in lowered:
+            self._refused_bytes = max(1, refused_bytes)
+        elif status in {"404", "408"} or "batch completed" in lowered or self._limits.learn(text):
+            pass  # Ended as it should; or asking for less from now on.
         else:
-            # 400, 409 Consumer Deleted and its like, 423, 503: look at the consumer first.
-            self._ended(headers, everything=True)
+            # 409 Leadership Change and Server Shutdown, 409 Consumer Deleted and its like, 400,
+            # 423, 503: look at the consumer first.
             self._trouble = f"{status} {text}".strip()
         self._wake.set()
-
-    def _ended(self, headers: dict[str, str], *, everything: bool = False) -> None:
-        unserved = headers.get("Nats-Pending-Messages", "")
-        if everything or not unserved.isdigit():
-            self._outstanding = 0
-        else:
-            self._outstanding = max(0, self._outstanding - int(unserved))
 
     def _check_heartbeat(self) -> None:
         if not self._outstanding:
@@ -282,23 +391,23 @@ class Puller:
         """
         reason = self._trouble
         try:
-            await self._look()
+            await self._look_at_consumer()
         except ApiError as failure:
             if failure.code != 404:  # noqa: PLR2004 - HTTP's not found
                 raise
             self._log.warning("Consumer is gone, making it again")
             await self._recreate()
-            await self._look()
+            await self._look_at_consumer()
         if self._failures:
             await self._pause()
         self._failures += 1
         self._trouble = ""
         self._forget_requests()
-        await self._open_inbox()
+        self._open_inbox()
         self._heard_at_s = self._time()
         self._log.info("Pulling again", after=reason)
 
-    async def _look(self) -> None:
+    async def _look_at_consumer(self) -> None:
         """Notice that the consumer is another than before: that connection may have missed it.
 
         Raises:
@@ -318,3 +427,14 @@ class Puller:
 
     async def _pause(self) -> None:
         await asyncio.sleep(min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 10)))
+
+
+async def _drain_all(requests: Iterable[_Request], timeout_s: float) -> None:
+    """End subscriptions after what the server had sent was delivered.
+
+    The first subscription's queue is that of all, so its end comes last.
+    """
+    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    for request in reversed(list(requests)):
+        left_s = deadline_s - asyncio.get_running_loop().time()
+        await request.subscription.drain(max(0.01, left_s))

@@ -1,12 +1,15 @@
-"""Spill queues: what one key has too much of, moved out of everybody's way into the mailbox.
+"""Spill queues: what exceeds a key's share of a function's buffer, moved into the mailbox.
 
-`mailbox.overflow.{function}.{name}` holds the messages of one key, in the order in which they were
-set aside, for a consumer of their own. A message keeps its identity and its attempts there, as one
-that is parked does. The name is a hash: keys are made of what devices send, and may be anything.
+`mailbox.spill.{function}.{slot}.{key}` holds the messages of one key, in the order in which they
+were moved. Each slot has a consumer, and the keys of a slot share it: so their number on a server
+is bounded, however many keys there are. A message keeps its identity and its attempts there, as one
+that is parked does. The key is a hash: keys are made of what devices send, and may be anything.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from runtime.broker import headers as names
@@ -18,19 +21,35 @@ from runtime.context import Publication
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Message
 
+SLOTS = 16
 _NAME_BYTES = 8
 
 
 @lru_cache(maxsize=4096)
 def name_of(key: str) -> str:
-    """The name of a key's overflow queue: 16 hexadecimal digits."""
+    """A key as a token of a subject: 16 hexadecimal digits."""
     return hashlib.blake2b(
         key.encode("utf-8", "surrogatepass"), digest_size=_NAME_BYTES
     ).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class SpilledKey:
+    """What the spill queues hold of one key.
+
+    Attributes:
+        slot: of the queue.
+        name: the key's.
+        count: messages, delivered ones included.
+    """
+
+    slot: int
+    name: str
+    count: int
+
+
 class SpillQueues:
-    """The overflow queues of one function; all its hosts share them."""
+    """The spill queues of one function; all its hosts share them."""
 
     def __init__(self, broker: Broker, function: str, spec: FunctionSpec) -> None:
         self._broker = broker
@@ -39,49 +58,60 @@ class SpillQueues:
         self._mailbox = Mailbox(broker)
         self._stores_together = False
 
-    def durable(self, name: str) -> str:
-        """The consumer of a queue."""
-        return f"{self._function}~{name}"
+    def durable(self, slot: int) -> str:
+        """The consumer of a slot."""
+        return f"{self._function}~{slot}"
 
-    async def ensure(self, name: str) -> None:
-        """Make sure that a queue has its consumer.
+    async def prepare(self) -> None:
+        """Make the consumers, and learn what the mailbox can do.
+
+        Raises:
+            ApiError: there is no mailbox, or the server refused a consumer.
+            Unavailable: JetStream does not answer.
+        """
+        await asyncio.gather(*(self.ensure(slot) for slot in range(SLOTS)))
+        found = await self._broker.api(f"STREAM.INFO.{MAILBOX}")
+        self._stores_together = bool(found["config"].get("allow_atomic"))
+
+    async def ensure(self, slot: int) -> None:
+        """Make sure that a slot has its consumer.
 
         Raises:
             ApiError: the server refused it.
             Unavailable: JetStream does not answer.
         """
-        durable = self.durable(name)
-        config = spill_consumer_config(durable, self._subject(name), self._function, self._spec)
+        durable = self.durable(slot)
+        config = spill_consumer_config(durable, self._subject(slot), self._function, self._spec)
         payload = {"stream_name": MAILBOX, "config": config}
         await self._broker.api(f"CONSUMER.CREATE.{MAILBOX}.{durable}", payload)
-
-    async def look(self) -> None:
-        """Learn what the mailbox can do.
-
-        Raises:
-            ApiError: there is none.
-            Unavailable: JetStream does not answer.
-        """
-        found = await self._broker.api(f"STREAM.INFO.{MAILBOX}")
-        self._stores_together = bool(found["config"].get("allow_atomic"))
 
     def fits(self, message: Message) -> bool:
         """Whether the server takes the message together with the headers that tell its origin."""
         small = not message.headers and len(message.data) < self._broker.max_payload_bytes // 2
         return small or self._mailbox.fits(message, self._function)
 
-    async def put(self, name: str, messages: Sequence[Message], *, in_order: bool) -> None:
-        """Store messages at the end of a queue; one that is there already is not stored again.
+    async def put(
+        self, slot: int, messages: Sequence[tuple[str, Message]], *, in_order: bool
+    ) -> None:
+        """Store messages at the end of a slot; one that is there already is not stored again.
 
         Args:
-            name: the queue's.
-            messages: at least one, at most 1,000.
+            slot: of the queue.
+            messages: at least one, at most 1,000, each after the name of its key.
             in_order: whether, whatever happens, each must be stored after those before it.
 
         Raises:
             PublishFailed: the last ones, or all, are not stored; without order any of them.
         """
-        publications = self._publications(name, messages)
+        publications = [
+            Publication(
+                subject=self._subject(slot, name),
+                data=message.data,
+                msg_id=f"spill-{identity_of(message, self._function)}",
+                headers=mailbox_headers(message, self._function, message.attempt - 1),
+            )
+            for name, message in messages
+        ]
         if self._stores_together and await self._broker.publish_together(publications):
             return
         if not in_order:
@@ -90,60 +120,50 @@ class SpillQueues:
         for publication in publications:
             await self._broker.publish_many([publication])
 
-    def _publications(self, name: str, messages: Sequence[Message]) -> list[Publication]:
-        subject = self._subject(name)
-        return [
-            Publication(
-                subject=subject,
-                data=message.data,
-                msg_id=f"overflow-{identity_of(message, self._function)}",
-                headers=mailbox_headers(message, self._function, message.attempt - 1),
-            )
-            for message in messages
-        ]
-
-    async def counts(self) -> dict[str, int]:
-        """How many messages each queue holds that holds any, delivered ones included.
+    async def keys(self) -> list[SpilledKey]:
+        """The keys of which the queues hold messages.
 
         Raises:
             ApiError: the mailbox is gone.
             Unavailable: JetStream does not answer.
         """
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         while True:
-            payload = {"subjects_filter": self._subject("*"), "offset": len(found)}
+            payload = {"subjects_filter": self._subject("*"), "offset": len(counts)}
             answer = await self._broker.api(f"STREAM.INFO.{MAILBOX}", payload)
             page: dict[str, int] = answer["state"].get("subjects") or {}
-            found |= {subject.rsplit(".", 1)[1]: count for subject, count in page.items()}
-            if not page or len(found) >= answer.get("total", 0):
-                return found
+            counts |= page
+            if not page or len(counts) >= answer.get("total", 0):
+                break
+        parts = ((subject.split(".")[-2:], count) for subject, count in counts.items())
+        return [SpilledKey(int(slot), name, n) for (slot, name), n in parts if slot.isdigit()]
 
-    async def first_sequence(self, name: str) -> int:
-        """The sequence that the first message of a queue has in the stream it came from.
+    async def first_sequence(self, slot: int, name: str) -> int:
+        """The sequence that the first message of a key has in the stream it came from.
 
         0 when there is none.
 
         Raises:
             Unavailable: JetStream does not answer.
         """
-        async for copy in stored.scan(self._broker, MAILBOX, self._subject(name)):
+        async for copy in stored.scan(self._broker, MAILBOX, self._subject(slot, name)):
             return names.number(copy.headers, names.SEQUENCE)
         return 0
 
-    async def ack_pending(self, name: str) -> int:
-        """How many messages of a queue are delivered and not settled; 0 without a consumer.
+    async def ack_pending(self, slot: int) -> int:
+        """How many messages of a slot are delivered and not settled; 0 without a consumer.
 
         Raises:
             Unavailable: JetStream does not answer.
         """
         try:
-            found = await self._broker.api(f"CONSUMER.INFO.{MAILBOX}.{self.durable(name)}")
+            found = await self._broker.api(f"CONSUMER.INFO.{MAILBOX}.{self.durable(slot)}")
         except ApiError:
             return 0
         return int(found["num_ack_pending"])
 
-    def _subject(self, name: str) -> str:
-        return f"mailbox.overflow.{self._function}.{name}"
+    def _subject(self, slot: int | str, name: str = "*") -> str:
+        return f"mailbox.spill.{self._function}.{slot}.{name}"
 
 
 def owner_of(durable: str) -> str:

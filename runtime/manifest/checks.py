@@ -30,10 +30,14 @@ _OWN_STREAMS = {
 """Streams the host makes for itself, and the subjects it keeps for them."""
 _SHORTEST_AGE_S = 0.1
 _IDLE_KEYS = {
-    "endpoint": ("batch", "fair_by", "max_in_flight", "ordered_by", "rate", "retry"),
-    "schedule": ("batch", "fair_by", "max_in_flight", "ordered_by", "rate"),
+    "endpoint": (
+        *("batch", "fair_by", "max_in_flight", "max_in_flight_bytes"),
+        *("ordered_by", "rate", "retry"),
+    ),
+    "schedule": ("batch", "fair_by", "max_in_flight", "max_in_flight_bytes", "ordered_by", "rate"),
     "service": (
-        *("batch", "concurrency", "fair_by", "max_in_flight", "ordered_by", "rate", "retry"),
+        *("batch", "concurrency", "fair_by", "max_in_flight", "max_in_flight_bytes"),
+        *("ordered_by", "rate", "retry"),
         "timeout",
     ),
 }
@@ -255,6 +259,13 @@ def _check_function_limits(path: Path, function: FunctionSpec) -> Iterator[Findi
                 f"{slots} messages never fill a batch of {batch.size}",
                 f"use at least {batch.size}, or smaller batches",
             )
+    budget = function.max_in_flight_bytes
+    if budget is not None and "batch" in function.model_fields_set and budget < 2 * batch.bytes:
+        yield (
+            (*path, "max_in_flight_bytes"),
+            f"{budget} bytes do not hold two batches of {batch.bytes} bytes",
+            f"use at least {2 * batch.bytes}, or smaller batches",
+        )
     if bound is not None:
         yield from _check_consumer_limits(path, function, bound)
 

@@ -141,7 +141,7 @@ class BatchSpec(Model):
     """When a batch is handed over: whichever of the three is reached first."""
 
     size: Annotated[int, Field(ge=1, le=10_000)] = 500
-    bytes: Annotated[Size, Field(ge=1)] = 8_000_000
+    bytes: Annotated[Size, Field(ge=1)] = 2_000_000
     wait: Annotated[Duration, Field(ge=0, le=300)] = 0.05
 
 
@@ -262,6 +262,9 @@ def check_bindings(bound: Iterable[str]) -> None:
         )
 
 
+DEFAULT_BYTE_BUDGET = 4_000_000
+
+
 class FunctionSpec(Model):
     """One function: its handler and exactly one of the four `BINDINGS`.
 
@@ -281,6 +284,7 @@ class FunctionSpec(Model):
     fair_by: KeySpec | None = None
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
     max_in_flight: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    max_in_flight_bytes: Annotated[Size, Field(ge=64 * 1024)] | None = None
     rate: RateSpec | None = None
     timeout: Annotated[Duration, Field(gt=0, le=86400)] = 30.0
     start_timeout: Annotated[Duration, Field(gt=0, le=86400)] = 60.0
@@ -294,6 +298,16 @@ class FunctionSpec(Model):
     def fairness(self) -> KeySpec | None:
         """Whose messages take turns; None where first come is first served."""
         return self.fair_by or self.ordered_by
+
+    @property
+    def byte_budget(self) -> int:
+        """How many bytes one process holds of the function's messages at most.
+
+        What is on its way from the server is included, and so is a second batch that gathers while
+        one is worked on. The server ends a connection for which 64 MB wait, and ten functions share
+        one. Source: nats-server's `max_pending`.
+        """
+        return self.max_in_flight_bytes or max(DEFAULT_BYTE_BUDGET, 2 * self.batch.bytes)
 
     @property
     def max_deliveries(self) -> int | None:

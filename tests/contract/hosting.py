@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from runtime.binding.ordered.leader import OrderedBinding
+from runtime.message import Message
 from tests.support.documentation import ROOT
-from tests.support.host import running_host
+from tests.support.host import eventually, running_host
 from tests.support.serving import serving
 
 
@@ -46,6 +48,7 @@ class InProcess:
     def __init__(self, served: Served) -> None:
         self._served = served
         self._open = AsyncExitStack()
+        self._delays_s: list[float] = []
 
     async def start(self) -> None:
         """Return when it is ready."""
@@ -53,6 +56,43 @@ class InProcess:
         functions = {served.function: served.spec}
         host = running_host(served.url, functions, streams=served.streams, grace_s=served.grace_s)
         self._host = await self._open.enter_async_context(host)
+        if "ordered_by" in served.spec:
+            await self._note_delays()
+
+    async def wait_until_delayed(self) -> float:
+        """For how many seconds a failed message of an order waits for its next call."""
+
+        async def look() -> bool:
+            return bool(self._delays_s)
+
+        await eventually(look, "a failed message")
+        return self._delays_s.pop(0)
+
+    async def end_delays(self) -> None:
+        """Make what waits due now."""
+        work = await self._leading()
+        for message, timer in list(work.buffer._delays.items()):
+            timer.cancel()
+            work.buffer._resume(message)
+
+    async def _note_delays(self) -> None:
+        settlement = (await self._leading())._settlement
+        retry_in_place = settlement._retry_in_place
+
+        def note(message: Message, delay_s: float) -> None:
+            retry_in_place(message, delay_s)
+            self._delays_s.append(delay_s)
+
+        settlement._retry_in_place = note
+
+    async def _leading(self) -> Any:
+        [binding] = [each for each in self._host._bindings if isinstance(each, OrderedBinding)]
+
+        async def leads() -> bool:
+            return binding.leads
+
+        await eventually(leads, "a leader")
+        return binding._work
 
     async def drain(self) -> None:
         await self._open.aclose()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from runtime.broker.dead_letters import DeadLetter
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.stored import parse_time_ns
+from tests.contract.hosting import InProcess
 from tests.contract.scene import Scene
 from tests.support.host import letters_of, wait_for_letters
 from tests.support.versions import has_message_schedules
@@ -42,7 +43,7 @@ class Acknowledged(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class Again(Settlement):
-    """`-NAK` with this delay and no other."""
+    """`-NAK` with this delay and no other; in an ordered function nothing, as it waits there."""
 
     delay_s: float
 
@@ -52,19 +53,29 @@ class Again(Settlement):
         return self.delay_s <= QUICK_S
 
     async def verify(self, scene: Scene, attempt: int) -> None:
+        scene.counted["retried"] += 1
+        if scene.kind.is_ordered:
+            await self._verify_in_place(scene)
+            return
         frame = await scene.next_settlement()
         assert (frame.verb, frame.delay_s) == ("-NAK", self.delay_s)
-        scene.counted["retried"] += 1
         if not self.is_waited_for:
             assert (await scene.look())["num_ack_pending"] == 1
             await scene.wire.run_now(frame)
+
+    async def _verify_in_place(self, scene: Scene) -> None:
+        assert isinstance(scene.host, InProcess)
+        assert await scene.host.wait_until_delayed() == self.delay_s
+        await scene.expect_held()
+        if not self.is_waited_for:
+            await scene.host.end_delays()
 
 
 @dataclass(frozen=True, slots=True)
 class Parked(Settlement):
     """Stored in the mailbox until it is due, then `+ACK`.
 
-    Before nats-server 2.12, and in an ordered function: `-NAK`.
+    Before nats-server 2.12: `-NAK`. In an ordered function: nothing, as it waits there.
     """
 
     delay_s: float
@@ -135,14 +146,23 @@ class Unburied(Settlement):
     last: bool = False
 
     async def verify(self, scene: Scene, attempt: int) -> None:
+        scene.counted["retried"] += 1
+        if scene.kind.is_ordered:
+            assert isinstance(scene.host, InProcess)
+            assert await scene.host.wait_until_delayed() == STORE_AGAIN_S
+            await self._end_refusal(scene)
+            await scene.host.end_delays()
+            return
         frame = await scene.next_settlement()
         assert (frame.verb, frame.delay_s) == ("-NAK", STORE_AGAIN_S)
+        await self._end_refusal(scene)
+        await scene.wire.run_now(frame)
+
+    async def _end_refusal(self, scene: Scene) -> None:
         assert (await scene.look())["num_ack_pending"] == 1
         assert not await letters_of(scene.broker, scene.name)
-        scene.counted["retried"] += 1
         if self.last and scene.refusal:
             await scene.refusal.end()
-        await scene.wire.run_now(frame)
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,8 +183,8 @@ async def test_draining_finishes_what_is_here_and_takes_nothing_new(
 
 
 async def _stopped(host: Host) -> bool:
-    [binding] = [each for each in host._bindings if hasattr(each, "buffer")]
-    return all(puller._subscription is None for puller in binding.pullers._pullers)  # type: ignore[attr-defined]
+    [binding] = [each for each in host._bindings if hasattr(each, "pullers")]
+    return bool(binding.pullers.is_stopped)
 
 
 @pytest.mark.parametrize("handler", ["on_event", "on_batch"])

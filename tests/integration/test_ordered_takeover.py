@@ -105,10 +105,10 @@ async def _set_aside(belt: Belt, dead: DeadHost, messages: list[Message]) -> lis
     functions = {belt.name: {"handler": "on_event", **SPEC, "consumer": {"stream": belt.stream}}}
     queues = SpillQueues(belt.broker, belt.name, make_manifest(functions).functions[belt.name])
     name = name_of(KEYS[0])
-    await queues.put(name, messages, in_order=True)
-    await queues.ensure(name)
+    await queues.put(3, [(name, message) for message in messages], in_order=True)
+    await queues.ensure(3)
     await _ack(belt, messages)
-    return await dead.pull(MAILBOX, queues.durable(name), 10)
+    return await dead.pull(MAILBOX, queues.durable(3), 10)
 
 
 async def _hand_over(belt: Belt, messages: list[Message]) -> list[Message]:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from runtime import Context, Reject, Retry
-from runtime.binding.ordered import leader as ordered
 from runtime.broker.connection import Broker
 from runtime.context import Publication
 from runtime.host import Host
@@ -152,30 +151,32 @@ async def test_a_long_wait_keeps_the_order_too(belt: Belt) -> None:
         assert watched.journal.entries == [("key1", 3), ("key1", 5)]
 
 
-async def test_of_more_waits_than_a_successor_is_told_the_longest_are(
-    belt: Belt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ordered, "MOST_AWAITED", 2)
+async def test_a_successor_waits_for_what_is_left_of_a_delay(belt: Belt) -> None:
     watched, failed = Watched(), Journal()
-    delays_s = {"key0": 12.0, "key1": 3.0, "key2": 12.0, "key3": 3.0}
+    time = asyncio.get_running_loop().time
+    failed_at_s: dict[str, float] = {}
+    called_at_s: dict[str, float] = {}
+    delays_s = {"key0": 4.0, "key1": 1.0}
 
     async def act(ctx: Context, event: Any) -> None:
         key = event.subject.rsplit(".", 1)[1]
         if int(event.raw) <= len(delays_s) and ctx.attempt == 1:
+            failed_at_s[key] = time()
             failed.add(key)
             raise Retry("later", delay_s=delays_s[key])
+        called_at_s.setdefault(key, time())
         await watched.work(event, 0)
 
-    spec: dict[str, Any] = {"consumer": {"stream": belt.stream, "ack_wait": "1s"}}
-    async with belt.run(act, **spec):
+    async with belt.run(act):
         await belt.give(*delays_s)
         await failed.wait(len(delays_s))
         await belt.give(*delays_s)
-    async with belt.run(act, **spec):
+    async with belt.run(act):
         await watched.journal.wait(2 * len(delays_s), 30)
         await belt.settle()
 
     assert watched.done == belt.given
+    assert called_at_s["key0"] - failed_at_s["key0"] >= delays_s["key0"] - 0.1
 
 
 async def test_what_is_given_up_lets_the_next_go_on(belt: Belt) -> None:

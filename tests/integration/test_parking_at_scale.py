@@ -89,7 +89,7 @@ async def test_ten_thousand_jobs_that_wait_for_hours_do_not_slow_those_to_a_live
         listed = await runtime(nats_server.url, "parked", "ls", "--function", jobs.name)
 
         jobs.is_dead = False
-        hurried = await runtime(nats_server.url, "parked", "run_now", "--function", jobs.name)
+        hurried = await runtime(nats_server.url, "parked", "run-now", "--function", jobs.name)
         await jobs.delivered.wait(3 * LIVE + DEAD, timeout_s=60)
 
     assert while_waiting_s < 2 * before_s + NOISE_S

@@ -18,7 +18,7 @@ from tests.support.servers import NatsServer
 from tests.support.versions import delete_consumer, keeps_creation
 
 
-class SettlementBackends:
+class Holder:
     """Whoever handles the messages: takes them, and lets go of them when the test says so."""
 
     def __init__(self, broker: Broker, capacity: int, **config: Any) -> None:
@@ -26,6 +26,7 @@ class SettlementBackends:
         self.stream = fresh("PULL")
         self.capacity = capacity
         self.config = config
+        self.max_bytes = 4_000_000
         self.held: deque[Message] = deque()
         self.most_held = 0
         self.seen: list[int] = []
@@ -38,7 +39,7 @@ class SettlementBackends:
             broker,
             self.stream,
             "work",
-            slots=Slots(lambda: self.capacity, lambda: len(self.held)),
+            slots=Slots(lambda: self.capacity, lambda: len(self.held), self._free_bytes),
             deliver=self._deliver,
             recreate=self._recreate,
             renewed=lambda: self.renewals.append(len(self.seen)),
@@ -72,6 +73,9 @@ class SettlementBackends:
             await self.broker.send(self.held.popleft().reply, b"+ACK")
             self.puller.poke()
 
+    def _free_bytes(self) -> int:
+        return self.max_bytes - sum(message.size_bytes for message in self.held)
+
     def _deliver(self, message: Message) -> None:
         self.held.append(message)
         self.most_held = max(self.most_held, len(self.held))
@@ -94,167 +98,174 @@ class SettlementBackends:
 
 
 @pytest.fixture
-async def open_desk(broker: Broker) -> AsyncIterator[Callable[..., Any]]:
-    desks: list[SettlementBackends] = []
+async def open_holder(broker: Broker) -> AsyncIterator[Callable[..., Any]]:
+    holders: list[Holder] = []
 
-    async def open_one(
-        capacity: int, *, over: Broker = broker, **config: Any
-    ) -> SettlementBackends:
-        desk = SettlementBackends(over, capacity, **config)
-        desks.append(desk)
-        await desk.make()
-        await desk.puller.start()
-        return desk
+    async def open_one(capacity: int, *, over: Broker = broker, **config: Any) -> Holder:
+        holder = Holder(over, capacity, **config)
+        holders.append(holder)
+        await holder.make()
+        await holder.puller.start()
+        return holder
 
     yield open_one
-    for desk in desks:
-        await desk.puller.stop(1)
+    for holder in holders:
+        await holder.puller.stop(1)
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 7])
 @pytest.mark.parametrize("max_ack_pending", [1, 1000])
 async def test_many_small_batches_never_stall(
-    open_desk: Callable[..., Any], capacity: int, max_ack_pending: int
+    open_holder: Callable[..., Any], capacity: int, max_ack_pending: int
 ) -> None:
-    desk = await open_desk(capacity, max_ack_pending=max_ack_pending)
+    holder = await open_holder(capacity, max_ack_pending=max_ack_pending)
 
     for number in range(1, 41):
-        await desk.give(number % 4)
-        await desk.wait(sum(each % 4 for each in range(1, number + 1)), timeout_s=2)
+        await holder.give(number % 4)
+        await holder.wait(sum(each % 4 for each in range(1, number + 1)), timeout_s=2)
 
-    assert desk.seen == sorted(desk.seen)
-    assert len(set(desk.seen)) == len(desk.seen) == 60
-    assert desk.most_held <= capacity
+    assert holder.seen == sorted(holder.seen)
+    assert len(set(holder.seen)) == len(holder.seen) == 60
+    assert holder.most_held <= capacity
 
 
 async def test_a_consumer_that_allows_less_than_there_are_slots_still_flows(
-    open_desk: Callable[..., Any],
+    open_holder: Callable[..., Any],
 ) -> None:
-    desk = await open_desk(200, max_ack_pending=3)
+    holder = await open_holder(200, max_ack_pending=3)
 
-    await desk.give(300)
-    await desk.wait(300, timeout_s=10)
+    await holder.give(300)
+    await holder.wait(300, timeout_s=10)
 
-    assert sorted(desk.seen) == list(range(1, 301))
-    assert desk.most_held <= 3
+    assert sorted(holder.seen) == list(range(1, 301))
+    assert holder.most_held <= 3
 
 
 async def test_no_more_is_fetched_than_there_are_slots(
-    open_desk: Callable[..., Any], broker: Broker
+    open_holder: Callable[..., Any], broker: Broker
 ) -> None:
-    desk = await open_desk(3)
-    desk.keeps = True
+    holder = await open_holder(3)
+    holder.keeps = True
 
-    await desk.give(50)
-    await desk.wait(3)
-    await desk.let_go(1)
-    await desk.wait(4)
-    found = await consumer(broker, desk.stream, "work")
+    await holder.give(50)
+    await holder.wait(3)
+    await holder.let_go(1)
+    await holder.wait(4)
+    found = await consumer(broker, holder.stream, "work")
 
-    assert desk.most_held == 3
+    assert holder.most_held == 3
     assert found["num_ack_pending"] == 3
     assert found["num_pending"] == 46
 
 
 async def test_a_few_free_slots_are_used_as_soon_as_nothing_is_on_its_way(
-    open_desk: Callable[..., Any],
+    open_holder: Callable[..., Any],
 ) -> None:
-    desk = await open_desk(16)
-    desk.keeps = True
-    await desk.give(10)
-    await desk.wait(10)
-    await desk.let_go(2)  # too few to be asked for beside the six that are on their way
+    holder = await open_holder(16)
+    holder.keeps = True
+    await holder.give(10)
+    await holder.wait(10)
+    await holder.let_go(2)  # too few to be asked for beside the six that are on their way
 
-    await desk.give(8)
+    await holder.give(8)
 
-    await desk.wait(18, timeout_s=2)
+    await holder.wait(18, timeout_s=2)
 
 
 async def test_a_request_that_nobody_served_is_followed_by_another(
-    open_desk: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    open_holder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EXPIRES_S", 0.5)
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.2)
-    desk = await open_desk(5)
+    holder = await open_holder(5)
+    asked: list[Message] = []
+    subject = f"$JS.API.CONSUMER.MSG.NEXT.{holder.stream}.work"
+    listening = await holder.broker.subscribe(subject, asked.append)
 
     async def asked_again() -> bool:
-        return bool(desk.puller._requests >= 4)
+        return len(asked) >= 3
 
-    await eventually(asked_again, "a fourth request")
-    await desk.give(20)
-    await desk.wait(20, timeout_s=3)
+    await eventually(asked_again, "a third request more")
+    await listening.unsubscribe()
+    await holder.give(20)
+    await holder.wait(20, timeout_s=3)
 
-    assert desk.puller.is_flowing
-    assert desk.recreated == 0
+    assert holder.puller.is_flowing
+    assert holder.recreated == 0
 
 
-async def test_a_server_that_takes_small_requests_only_gets_small_ones(
-    open_desk: Callable[..., Any],
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_batch": 10}, {"max_expires": 300_000_000}, {"max_bytes": 5000}],
+    ids=["batch", "expires", "bytes"],
+)
+async def test_a_consumer_that_takes_small_requests_only_gets_small_ones(
+    open_holder: Callable[..., Any], limit: dict[str, int]
 ) -> None:
-    desk = await open_desk(100, max_batch=10)
+    holder = await open_holder(100, **limit)
 
-    await desk.give(200)
-    await desk.wait(200, timeout_s=10)
+    await holder.give(200)
+    await holder.wait(200, timeout_s=10)
 
-    assert sorted(desk.seen) == list(range(1, 201))
+    assert sorted(holder.seen) == list(range(1, 201))
 
 
 async def test_a_deleted_consumer_is_made_again(
-    open_desk: Callable[..., Any], broker: Broker
+    open_holder: Callable[..., Any], broker: Broker
 ) -> None:
-    desk = await open_desk(10)
-    await desk.give(5)
-    await desk.wait(5)
+    holder = await open_holder(10)
+    await holder.give(5)
+    await holder.wait(5)
 
-    await delete_consumer(broker, desk.stream, "work")
-    await desk.wait(10)  # a new consumer begins at the first message
-    await desk.give(1)
-    await desk.wait(11)
+    await delete_consumer(broker, holder.stream, "work")
+    await holder.wait(10)  # a new consumer begins at the first message
+    await holder.give(1)
+    await holder.wait(11)
 
-    assert desk.recreated == 1
-    assert desk.renewals == [5]  # before the first of the new one's
-    assert desk.puller.is_flowing
+    assert holder.recreated == 1
+    assert holder.renewals == [5]  # before the first of the new one's
+    assert holder.puller.is_flowing
 
 
 async def test_one_that_somebody_else_has_made_anew_is_noticed(
-    open_desk: Callable[..., Any], broker: Broker
+    open_holder: Callable[..., Any], broker: Broker
 ) -> None:
-    desk = await open_desk(10)
-    await desk.give(5)
-    await desk.wait(5)
+    holder = await open_holder(10)
+    await holder.give(5)
+    await holder.wait(5)
 
-    await make_anew(desk, broker)
-    await desk.wait(10)
+    await make_anew(holder, broker)
+    await holder.wait(10)
 
-    assert desk.renewals[0] == 5
+    assert holder.renewals[0] == 5
 
 
 async def test_one_that_was_made_anew_while_the_connection_was_lost_is_noticed(
-    open_desk: Callable[..., Any], broker: Broker, nats_server: NatsServer
+    open_holder: Callable[..., Any], broker: Broker, nats_server: NatsServer
 ) -> None:
     async with Proxy(nats_server.port) as proxy:
         over = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
-        desk = await open_desk(10, over=over)
-        await desk.give(5)
-        await desk.wait(5)
+        holder = await open_holder(10, over=over)
+        await holder.give(5)
+        await holder.wait(5)
         await over.flush()
         proxy.cut()
-        await make_anew(desk, broker)
+        await make_anew(holder, broker)
         proxy.heal()
-        await desk.wait(10)
+        await holder.wait(10)
 
-        assert desk.renewals == [5]
-        await desk.puller.stop(1)
+        assert holder.renewals == [5]
+        await holder.puller.stop(1)
         await over.close()
 
 
-async def make_anew(desk: SettlementBackends, broker: Broker) -> None:
-    await delete_consumer(broker, desk.stream, "work")
-    desk.broker = broker
+async def make_anew(holder: Holder, broker: Broker) -> None:
+    await delete_consumer(broker, holder.stream, "work")
+    holder.broker = broker
 
     async def is_made() -> bool:
         try:
-            await desk._recreate()
+            await holder._recreate()
         except ApiError:
             return False  # The server is still removing the old one's folder.
         return True
@@ -263,19 +274,18 @@ async def make_anew(desk: SettlementBackends, broker: Broker) -> None:
 
 
 async def test_what_the_server_had_sent_is_delivered_before_the_loop_has_stopped(
-    open_desk: Callable[..., Any], broker: Broker
+    open_holder: Callable[..., Any], broker: Broker
 ) -> None:
-    desk = await open_desk(2000)
-    desk.keeps = True
-    await desk.give(1500)
+    holder = await open_holder(2000)
+    holder.keeps = True
+    await holder.give(1500)
 
-    await desk.wait(1, timeout_s=5)
-    await desk.puller.stop(5)
-    found = await consumer(broker, desk.stream, "work")
+    await holder.wait(1, timeout_s=5)
+    await holder.puller.stop(5)
+    found = await consumer(broker, holder.stream, "work")
 
-    assert found["num_ack_pending"] == len(desk.seen)
-    assert desk.puller._task is not None
-    assert desk.puller._task.done()
+    assert found["num_ack_pending"] == len(holder.seen)
+    assert holder.puller.is_stopped
 
 
 @pytest.fixture
@@ -287,30 +297,30 @@ async def own_server(server_directory: Path) -> AsyncIterator[NatsServer]:
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
 async def test_a_server_that_was_gone_is_pulled_from_again(
-    open_desk: Callable[..., Any], own_server: NatsServer, end: str
+    open_holder: Callable[..., Any], own_server: NatsServer, end: str
 ) -> None:
     broker = await Broker.connect(own_server.url, name="test")
-    desk = await open_desk(10, over=broker)
-    await desk.give(20)
-    await desk.wait(20)
+    holder = await open_holder(10, over=broker)
+    await holder.give(20)
+    await holder.wait(20)
 
     for round_number in range(1, 4):
         await asyncio.to_thread(getattr(own_server, end))
-        desk.puller.poke()
+        holder.puller.poke()
         await asyncio.to_thread(own_server.start)
         await eventually(lambda: _connected(broker), "the connection")
-        await desk.give(20)
+        await holder.give(20)
 
         # What was being settled when the server died may come once more; nothing is missing.
         async def are_all_here(wanted: int = 20 + 20 * round_number) -> bool:
-            return set(desk.seen) == set(range(1, wanted + 1))
+            return set(holder.seen) == set(range(1, wanted + 1))
 
         await eventually(are_all_here, "every message")
 
-    assert set(desk.attempts[20:]) <= {1, 2}
+    assert set(holder.attempts[20:]) <= {1, 2}
     if keeps_creation(broker):
-        assert desk.renewals == []
-    await desk.puller.stop(1)
+        assert holder.renewals == []
+    await holder.puller.stop(1)
     await broker.close()
 
 
@@ -319,40 +329,40 @@ async def _connected(broker: Broker) -> bool:
 
 
 async def test_a_server_that_stands_still_is_pulled_from_when_it_goes_on(
-    open_desk: Callable[..., Any], own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    open_holder: Callable[..., Any], own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.3)
     broker = await Broker.connect(own_server.url, name="test")
-    desk = await open_desk(10, over=broker)
-    await desk.give(5)
-    await desk.wait(5)
+    holder = await open_holder(10, over=broker)
+    await holder.give(5)
+    await holder.wait(5)
 
     own_server.pause()
 
     async def troubled() -> bool:
-        return not desk.puller.is_flowing
+        return not holder.puller.is_flowing
 
     await eventually(troubled, "a missed heartbeat")
     own_server.resume()
-    await desk.give(5)
-    await desk.wait(10)
+    await holder.give(5)
+    await holder.wait(10)
 
     async def flowing() -> bool:
-        return bool(desk.puller.is_flowing)
+        return bool(holder.puller.is_flowing)
 
     await eventually(flowing, "a healed loop")
-    assert desk.renewals == []
-    await desk.puller.stop(1)
+    assert holder.renewals == []
+    await holder.puller.stop(1)
     await broker.close()
 
 
 async def test_one_that_has_stopped_is_told_of_no_reconnect_any_more(
-    open_desk: Callable[..., Any], broker: Broker
+    open_holder: Callable[..., Any], broker: Broker
 ) -> None:
     before = list(broker._reconnect_callbacks)
-    desk = await open_desk(1)
+    holder = await open_holder(1)
     assert len(broker._reconnect_callbacks) == len(before) + 1
-    await desk.puller.stop(0)
+    await holder.puller.stop(0)
     assert broker._reconnect_callbacks == before
 
 
@@ -365,3 +375,44 @@ async def test_whoever_drains_a_subscription_can_be_cancelled_at_any_moment(brok
         was_cancelled = draining.cancel()
         await asyncio.wait({draining})
         assert draining.cancelled() == was_cancelled
+
+
+async def test_what_is_here_and_on_its_way_keeps_to_its_bytes(
+    open_holder: Callable[..., Any], broker: Broker
+) -> None:
+    holder = await open_holder(2000)
+    holder.keeps, holder.max_bytes = True, 1_000_000
+    for size in (100, 100, 100, 90_000, 100, 300_000) * 20:
+        await broker.publish(f"{holder.stream}.a", bytes(size))
+    most_bytes, done = 0, 0
+
+    while done < 120:
+        await holder.wait(done + 1)
+        here = sum(message.size_bytes for message in holder.held)
+        most_bytes = max(most_bytes, here + holder.puller.outstanding_bytes)
+        done += 1
+        await holder.let_go()
+
+    # The server counts a little less for each message than the pull loop does.
+    assert most_bytes <= 1_010_000
+    assert set(holder.attempts) == {1}
+    assert holder.seen == list(range(1, 121))
+
+
+async def test_a_message_that_is_larger_than_all_its_bytes_comes_alone(
+    open_holder: Callable[..., Any], broker: Broker
+) -> None:
+    holder = await open_holder(100)
+    holder.keeps, holder.max_bytes = True, 100_000
+    sizes = (100, 500_000, 100, 100, 700_000, 700_000, 100)
+    for size in sizes:
+        await broker.publish(f"{holder.stream}.a", bytes(size))
+    together = []
+
+    for number in range(1, len(sizes) + 1):
+        await holder.wait(number)
+        together.append(sum(message.size_bytes for message in holder.held))
+        await holder.let_go()
+
+    assert holder.seen == list(range(1, len(sizes) + 1))
+    assert max(together) < 700_000 + 100_000

@@ -1,4 +1,4 @@
-"""The line in which messages wait where they have keys: whose turn it is, without a clock."""
+"""The queue in which messages with keys wait: which one is next, without a clock."""
 
 import json
 import random
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.binding.fair_queue import Awaited, FairQueue
+from runtime.binding.fair_queue import FairQueue
 from runtime.binding.keys import LONGEST, NO_KEY, key_of
 from runtime.binding.token_bucket import TokenBucket
 from runtime.manifest.model import KeySpec
@@ -71,38 +71,31 @@ def test_of_a_key_of_the_order_the_next_comes_when_the_one_before_is_released() 
     assert _take_all(queue) == [2]
 
 
-def test_a_key_waits_for_the_message_that_failed_and_takes_it_first() -> None:
+def test_a_key_waits_for_its_failed_message_and_gives_it_first() -> None:
     queue = _ordered()
-    first, *_ = _fill(queue, "s.t.one", "s.t.one")
+    first, second, other = _fill(queue, "s.t.one", "s.t.one", "s.t.two")
     queue.popleft()
-    queue.release(first, comes_back=True)
 
-    assert not queue
-    assert queue.awaited() == [Awaited("t", "one", 1)]
-    queue.append(_message(1, "s.t.one"))
-    assert queue.popleft().sequence == 1
-    assert not queue
-    assert queue.awaited() == []
-
-
-def test_a_key_does_not_wait_for_ever() -> None:
-    queue = _ordered()
-    first, *_ = _fill(queue, "s.t.one", "s.t.one")
-    queue.popleft()
-    queue.release(first, comes_back=True)
-
-    assert queue.stop_awaiting(first)
-    assert not queue.stop_awaiting(first)
+    assert queue.delay(first) == (first, second)
+    assert queue.append(_message(4, "s.t.one"))
+    assert not queue.append(_message(5, "s.t.three"))
+    assert _take_all(queue) == [3, 5]
+    assert [each.sequence for each in queue.resume(first)] == [1, 2, 4]
+    assert _take_all(queue) == [1]
+    queue.release(first)
     assert _take_all(queue) == [2]
+    assert other in queue.out
 
 
-def test_what_another_host_sent_back_is_waited_for() -> None:
+def test_a_message_that_comes_with_a_delay_is_not_taken_before() -> None:
     queue = _ordered()
-    _fill(queue, "s.t.one", "s.t.two")
-    queue.await_return(Awaited("t", "one", 7))
+    message, _ = _fill(queue, "s.t.one", "s.t.two")
 
+    assert queue.delay(message) == (message,)
+    assert queue.delay(message) == ()
     assert _take_all(queue) == [2]
-    queue.append(_message(7, "s.t.one"))
+    assert queue.resume(message) == (message,)
+    assert queue.resume(message) == ()
     assert _take_all(queue) == [1]
 
 
@@ -205,15 +198,3 @@ def test_a_key_never_takes_much_room_in_the_record_of_a_lease(text: str) -> None
 
 def test_a_subject_without_that_part_has_no_key() -> None:
     assert key_of(KeySpec(token=3))(_message(1, "s.a")) == NO_KEY
-
-
-def test_the_newest_that_may_go_need_not_wait_any_more() -> None:
-    queue = _ordered()
-    _fill(queue, "s.loud.one", "s.loud.two", "s.calm.one", "s.loud.one", "s.loud.two", "s.loud.six")
-
-    gone = queue.take_back("loud", 2, lambda message: message.sequence != 4)
-
-    assert [message.sequence for message in gone] == [5, 6]
-    assert (queue.waiting, queue.waiting_of("loud"), queue.waiting_of("calm")) == (4, 3, 1)
-    assert _take_all(queue) == [1, 3, 2]
-    assert queue.take_back("nobody", 0, lambda _: True) == []

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from runtime.binding.buffer import PrefetchBuffer
+from runtime.binding.admission import Admission
+from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.binding.rate_limiter import PACE_S, RateLimiter
 from runtime.binding.token_bucket import TokenBucket, token_bucket_of
 from runtime.manifest.model import RateSpec
@@ -45,22 +46,24 @@ class ManualLoop:
 
 
 class Gate:
-    """RateLimiter into an intake, and how often the pull loops were told of new ones."""
+    """A rate limiter before a buffer, and how often the pull loops were told of new ones."""
 
     def __init__(self, limit: str, burst: int | None = None, *, share: int = 1) -> None:
         self.loop = ManualLoop()
-        self.buffer = PrefetchBuffer(at_least=100, at_most=100)
+        self.buffer = PrefetchBuffer(at_least=100, at_most=100, max_bytes=1_000_000)
+        self.places = Places()
         self.pokes = 0
         rate = RateSpec.model_validate({"limit": limit, "burst": burst})
         token_bucket = token_bucket_of(rate, share, self.loop.time)
         self.rate_limiter = RateLimiter(self.buffer, token_bucket, poke=self._poke, loop=self.loop)
+        self.admission = Admission([self.rate_limiter], self.buffer)
 
     def _poke(self) -> None:
         self.pokes += 1
 
     def give(self, count: int) -> None:
         for number in range(count):
-            self.rate_limiter.add(Message("s", b"x", sequence=number))
+            self.admission.admit(Message("s", b"x", sequence=number), self.places)
 
     @property
     def let_in(self) -> int:
@@ -115,13 +118,13 @@ async def test_no_more_turns_are_kept_than_the_burst() -> None:
 async def test_as_many_may_be_fetched_as_there_are_turns_left() -> None:
     gate = Gate("10/s", 5)
 
-    before = (gate.rate_limiter.capacity(), gate.rate_limiter.guest_capacity())
+    before = (gate.rate_limiter.capacity(), gate.rate_limiter.mailbox_capacity(0))
     gate.give(3)
-    between = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.guest_capacity())
+    between = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.mailbox_capacity(0))
     gate.give(2)
-    used_up = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.guest_capacity())
+    used_up = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.mailbox_capacity(0))
     gate.give(4)
-    too_many = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.guest_capacity())
+    too_many = (gate.rate_limiter.capacity() - gate.here, gate.rate_limiter.mailbox_capacity(0))
     gate.loop.pass_time(0.6)
 
     assert (before, between, used_up, too_many) == ((5, 5), (2, 2), (0, 0), (0, 0))
@@ -132,7 +135,7 @@ async def test_as_many_may_be_fetched_as_there_are_turns_left() -> None:
 async def test_the_function_s_own_slots_stay_the_most_that_is_fetched() -> None:
     gate = Gate("10000/s", 5000)
 
-    assert (gate.rate_limiter.capacity(), gate.rate_limiter.guest_capacity()) == (100, 25)
+    assert (gate.rate_limiter.capacity(), gate.rate_limiter.mailbox_capacity(0)) == (100, 25)
 
 
 async def test_pull_loops_are_told_of_each_turn_until_all_are_back_and_then_left_alone() -> None:

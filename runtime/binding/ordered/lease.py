@@ -82,6 +82,10 @@ class Lease:
             if subscription is not None:
                 await subscription.unsubscribe()
 
+    async def wait_until_lost(self) -> None:
+        """Return when another host may hold it."""
+        await self._lost.wait()
+
     async def keep(self) -> None:
         """Renew it until it is lost; returns then."""
         while not self._lost.is_set():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.binding.consumer import ConsumerBinding
-from runtime.binding.ordered.crash_isolation import CrashIsolation
+from runtime.binding.crash_isolation import CrashIsolation
 from runtime.binding.ordered.remote_call import call_headers, decode_outcome
 from runtime.binding.ordered.standby import BEAT_S, subject_of
 from runtime.binding.worker import Worker
@@ -151,7 +151,7 @@ class RemoteWorkers:
         log.debug("Another host helps with an ordered function", function=self._function)
 
     async def _call(self, peer: Peer, message: Message) -> Outcome:
-        there = not peer.worker.is_stopped and not self._crash_isolation.candidates(message)
+        there = not peer.worker.is_stopped and not self._crash_isolation.is_candidate(message)
         if there and self._mailbox.fits(message, self._function):
             outcome = await self._ask(peer, message)
             if outcome is not None:
