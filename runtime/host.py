@@ -131,6 +131,7 @@ class Host:
         self.blocks.keepalive = BlockKeepalive(wiring.broker, ticker)
         shared = await wiring.build_shared(ticker, self.probes)
         functions = self._functions.values()
+        self._stack.push_async_callback(wiring.stop_functions)
         await all_or_none(wiring.start_function(each, self._resources) for each in functions)
         for function in functions:
             wiring.bind(function, shared)

@@ -1,5 +1,6 @@
 """Builds what the functions of a process share, and binds each function to it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ class Wiring:
         self._bindings = bindings
         self._stack = stack
         self._scopes: dict[str, Scope] = {}
+        self._stops: list[Callable[[], Awaitable[None]]] = []
         self._mailbox = Mailbox(broker)
         self._letters = DeadLetters(broker)
         self._clock: Clock | None = options.clock
@@ -235,7 +237,11 @@ class Wiring:
             limit_s = function.spec.start_timeout
             scope.state = await call_start(function.name, function.start, context, limit_s)
         if function.stop is not None:
-            self._stack.push_async_callback(call_stop, function.name, function.stop, context)
+            self._stops.append(partial(call_stop, function.name, function.stop, context))
+
+    async def stop_functions(self) -> None:
+        """Call the `stop` of every function that was started, all together."""
+        await asyncio.gather(*(stop() for stop in self._stops))
 
     def bind(self, function: Function, shared: SharedServices) -> None:
         """Build the binding of a function that was started."""

@@ -25,7 +25,7 @@ READY_POLL_S = 0.1
 CONFIG_ERROR_CODE = 78
 """What a worker ends with that cannot run as it is configured: EX_CONFIG of sysexits.h. Not 2, with
 which a function may end its process."""
-DRAIN_MARGIN_S = 20.0
+DRAIN_MARGIN_S = 30.0
 """How long after its grace period a worker may still run: for `stop` hooks and its last flush."""
 
 

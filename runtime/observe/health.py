@@ -131,6 +131,8 @@ class LoopWatch:
         self._peaks_s = (0.0, 0.0)
         self._window_from_s = 0.0
         self._blocked_by = ""
+        self._seen_beat_s = 0.0
+        self._report_after_s = threshold_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -182,25 +184,30 @@ class LoopWatch:
             self._timer = self._loop.call_later(TICK_S, self._beat)
 
     def _watch(self) -> None:
-        seen_beat_s, report_after_s = self._beat_s, self._threshold_s
         while not self._stopped.wait(self._poll_s):
-            beat_s = self._beat_s
-            if beat_s != seen_beat_s:
-                seen_beat_s, report_after_s = beat_s, self._threshold_s
-            blocked_s = time.monotonic() - beat_s - TICK_S
-            if blocked_s > report_after_s and self._report(blocked_s):
-                report_after_s = 2 * blocked_s
-            if blocked_s > self._threshold_s:
-                self._act_for_the_loop(blocked_s)
-            limit_s = self._limit_s()
-            if limit_s is not None and blocked_s > max(limit_s, self._threshold_s):
-                self._end(blocked_s)
+            try:
+                self._look()
+            except Exception:
+                # This thread must go on: it is the one that names the culprit.
+                log.exception("The watch over the event loop failed, and goes on")
+
+    def _look(self) -> None:
+        beat_s = self._beat_s
+        if beat_s != self._seen_beat_s:
+            self._seen_beat_s, self._report_after_s = beat_s, self._threshold_s
+        blocked_s = time.monotonic() - beat_s - TICK_S
+        if blocked_s > self._report_after_s and self._report(blocked_s):
+            self._report_after_s = 2 * blocked_s
+        if blocked_s > self._threshold_s:
+            self._act_for_the_loop(blocked_s)
+        limit_s = self._limit_s()
+        if limit_s is not None and blocked_s > max(limit_s, self._threshold_s):
+            self._end(blocked_s)
 
     def _act_for_the_loop(self, blocked_s: float) -> None:
         try:
             self._stand_in(blocked_s)
         except Exception:
-            # This thread must go on: it is the one that names the culprit.
             log.exception("Nothing was done for the loop while it stood still")
 
     def _end(self, blocked_s: float) -> None:

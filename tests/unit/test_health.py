@@ -224,6 +224,23 @@ async def test_a_failing_name_does_not_end_the_watch(lines: Lines) -> None:
     assert block["function"] == ""
 
 
+async def test_a_failing_limit_does_not_end_the_watch(lines: Lines) -> None:
+    asked = threading.Semaphore(0)
+
+    def limit_s() -> float | None:
+        asked.release()
+        raise KeyError
+
+    watch = LoopWatch(Metrics("1.0.0"), limit_s=limit_s, threshold_s=0.05)
+    watch.start()
+    try:
+        again = [await asyncio.to_thread(asked.acquire, timeout=DEADLINE_S) for _ in range(2)]
+    finally:
+        watch.stop()
+    assert again == [True, True]
+    assert lines.written[0]["event"] == "The watch over the event loop failed, and goes on"
+
+
 async def test_a_loop_that_turns_is_not_late(lines: Lines) -> None:
     watch = LoopWatch(Metrics("1.0.0"))
     watch.start()
