@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from runtime.binding.ordered.lease import SAFE_SHARE, Lease
 from runtime.broker.connection import Broker
-from runtime.broker.leases import LeaseBook, with_leases
+from runtime.broker.leases import SAFE_SHARE, Lease, LeaseBook, with_leases
 from runtime.broker.streams import ensure
 from tests.support.host import fresh, make_manifest
 

@@ -11,12 +11,11 @@ from typing import Any
 from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.crash_isolation import CrashIsolation
 from runtime.binding.fair_queue import FairQueue
-from runtime.binding.ordered.lease import Lease
 from runtime.binding.ordered.remote_workers import RemoteWorkers
 from runtime.binding.ordered.standby import Standby
 from runtime.binding.puller_set import Source
 from runtime.broker.connection import ApiError
-from runtime.broker.leases import LeaseBook, LeaseRecord
+from runtime.broker.leases import Lease, LeaseBook, LeaseRecord
 from runtime.broker.puller import origin_of
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
