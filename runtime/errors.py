@@ -19,6 +19,8 @@ RuntimeFault                      the base; never raised itself
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runtime.safe_text import text_of
+
 SHOWN_CHARACTERS = 128
 """How much of a subject stands in an error: subjects may be made of what devices send."""
 
@@ -171,14 +173,15 @@ class Reject(Steering):
     Args:
         code: reason code in upper snake case, such as `UNKNOWN_ROUTE`.
         reason: one sentence for a person.
-        status: the error code an endpoint answers with, HTTP's meaning. Default 400.
+        status: the error code an endpoint answers with, from 400 to 599 with HTTP's meaning; any
+            other value counts as 400.
     """
 
     def __init__(self, code: str, reason: str = "", *, status: int = 400) -> None:
         self.code = code
-        self.reason = reason or code
+        self.reason = reason if _is_given(reason) else code
         self.status = status
-        super().__init__(f"{code}: {self.reason}")
+        super().__init__(f"{text_of(code)}: {text_of(self.reason)}")
 
 
 class Retry(Steering):
@@ -186,10 +189,17 @@ class Retry(Steering):
 
     Args:
         reason: one sentence for a person.
-        delay_s: seconds to wait, at least; None leaves it to the function's retry policy.
+        delay_s: seconds to wait, at least; None leaves it to the function's retry policy. Less than
+            0 counts as 0, more than 30 days as 30 days. What is no number of seconds, NaN for
+            example, counts as None and is a warning in the log.
     """
 
     def __init__(self, reason: str = "", *, delay_s: float | None = None) -> None:
-        self.reason = reason or "the function asked for another attempt"
+        self.reason = reason if _is_given(reason) else "the function asked for another attempt"
         self.delay_s = delay_s
-        super().__init__(self.reason)
+        super().__init__(text_of(self.reason))
+
+
+def _is_given(reason: object) -> bool:
+    """Whether a reason says something; it may be of any type, though it should be a text."""
+    return reason is not None and not (isinstance(reason, str) and not reason)

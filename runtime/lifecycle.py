@@ -18,6 +18,7 @@ from runtime.observe.admin import AdminServer
 from runtime.observe.health import LoopWatch
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import Metrics
+from runtime.observe.redaction import hide, passwords_in
 from runtime.resource.postgres import migrate
 from runtime.resource.session_check import check_session
 from runtime.settings import HostSettings
@@ -123,6 +124,7 @@ def placeholders(settings: HostSettings) -> dict[str, str]:
 
 def _addresses(manifest: Manifest, environment: Mapping[str, str]) -> Addresses:
     nats_url, database_url = environment.get("NATS_URL"), environment.get("DATABASE_URL")
+    hide([*passwords_in(nats_url), *passwords_in(database_url)])
     problems = []
     if not nats_url:
         problems.append(Problem("NATS_URL", "", "is not set", "set it to the server's address"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from runtime.call_task import failure_of
 from runtime.errors import Problem
 from runtime.loader.module import LoadError
 from runtime.manifest.document import UNRESOLVED
@@ -46,7 +47,8 @@ def fill_settings(
         )
         problems += [_redact(problem, given) for problem in found if problem.field not in known]
         return None, problems
-    except Exception as failure:  # noqa: BLE001 - a validator's own mistake, whatever it is
+    except BaseException as raised:  # noqa: BLE001 - a validator's own mistake, whatever it is
+        failure = failure_of(raised, None)
         # A validator cannot know what to do with a value that was not found, which is told already.
         if not holds_unresolved(given):
             problems.append(_explain_failure(model, failure, path, positions))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,8 +12,18 @@ from pydantic import BaseModel, field_validator
 from runtime import Batch, Context, Event
 from runtime.binding import service
 from runtime.broker.connection import Broker
-from runtime.errors import RequestFailed
-from tests.support.host import Journal, fresh, letters_of, running_host, wait_for_letters
+from runtime.errors import ConfigError, RequestFailed
+from runtime.loader.options import fill_settings
+from runtime.manifest.positions import Positions
+from tests.support import workload
+from tests.support.host import (
+    Journal,
+    fresh,
+    letters_of,
+    running_host,
+    start_host,
+    wait_for_letters,
+)
 from tests.support.servers import NatsServer
 
 POISON = 13
@@ -262,3 +273,62 @@ async def test_whatever_a_service_raises_starts_it_again(
         assert await host.probes.check_functions() is None
 
     assert journal.entries == ["began"] * (len(NAMES) + 1)
+
+
+@pytest.mark.parametrize("ending", NAMES)
+async def test_a_start_hook_that_raises_keeps_the_host_from_starting_and_is_named(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    async def start(ctx: Context) -> None:
+        ENDINGS[ending]()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(workload, "start", start, raising=False)
+    name = fresh("odd")
+    spec = {"handler": "on_raw_request", "endpoint": {"subject": f"{name}.call"}}
+
+    with pytest.raises(ConfigError, match=f"function {name}: its start"):
+        await start_host(nats_server.url, {name: spec})
+
+
+@pytest.mark.parametrize("ending", NAMES)
+async def test_a_stop_hook_that_raises_keeps_no_other_from_running(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    stopped: list[str] = []
+
+    async def stop(ctx: Context) -> None:
+        stopped.append(ctx.function)
+        ENDINGS[ending]()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(workload, "stop", stop, raising=False)
+    names = [fresh("odd"), fresh("odd")]
+    specs = {
+        name: {"handler": "on_raw_request", "endpoint": {"subject": f"{name}.call"}}
+        for name in names
+    }
+    async with running_host(nats_server.url, specs):
+        pass
+
+    assert sorted(stopped) == sorted(names)
+
+
+@pytest.mark.parametrize("ending", RAISED)
+def test_settings_whose_validator_raises_are_a_problem_of_the_manifest(ending: str) -> None:
+    class Settings(BaseModel):
+        limit: int = 1
+
+        @field_validator("limit")
+        @classmethod
+        def _break(cls, value: int) -> int:
+            ENDINGS[ending]()
+            return value
+
+    module = ModuleType("odd")
+    module.Settings = Settings  # type: ignore[attr-defined]
+
+    filled, problems = fill_settings(module, {"limit": 2}, path=(), positions=Positions())
+
+    assert filled is None
+    assert len(problems) == 1

@@ -89,7 +89,10 @@ async def test_whatever_is_raised_ends_as_one_dead_letter_after_one_call(
             await wait_until_settled(broker, stream, name)
 
     assert sorted(journal.entries) == list(range(1, len(RAISED) + 1))
+    rejected = range(2 * len(ODD))
     for letter in letters:
+        if int(letter.message.data) in rejected:
+            assert letter.error_type == "Reject"
         assert 0 < len(letter.code) <= CODE_CHARACTERS
         assert len(letter.reason) <= REASON_CHARACTERS
         (letter.code + letter.reason + letter.error_type + letter.traceback).encode()
