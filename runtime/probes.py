@@ -8,6 +8,8 @@ from runtime.observe.health import Probe
 from runtime.resource.shared import SharedResources
 from runtime.threads import FunctionThreads
 
+STORAGE_FULL_S = 15.0
+
 
 class Flowing(Protocol):
     """What is asked of a binding."""
@@ -42,11 +44,15 @@ class Probes:
         self._resources = resources
 
     async def check_nats(self) -> str | None:
-        """Whether JetStream answers."""
+        """Whether JetStream answers, and stored what it was last given to store.
+
+        It answers when its disk is full. What it refused is forgotten after a while: a host that
+        gets no traffic as it is not ready would publish nothing that could prove the contrary.
+        """
         if self.broker is None:
             return "STARTING"
         await self.broker.ping()
-        return None
+        return "STORAGE_FULL" if self.broker.refused_for_space_s < STORAGE_FULL_S else None
 
     async def check_functions(self) -> str | None:
         """Whether every function is bound and does its work."""

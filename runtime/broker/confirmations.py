@@ -17,6 +17,10 @@ class Unheard(PublishFailed):
     """No stream took the publish, so it is stored nowhere."""
 
 
+NO_SPACE = 10023
+"""What a server answers whose disk or store is full. Source: nats-server `server/errors.json`."""
+
+
 class PublishRefused(PublishFailed):
     """JetStream refused the publish, so it is stored nowhere.
 
@@ -34,10 +38,13 @@ class Confirmations:
 
     Attributes:
         inbox: `receive` must be subscribed to `{inbox}.*`.
+        refused_for_space_at_s: when the server last refused a message as it had no room to store
+            any, on the loop's clock.
     """
 
     def __init__(self) -> None:
         self.inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self.refused_for_space_at_s = float("-inf")
         self._expected: dict[str, asyncio.Future[PubAck]] = {}
         self._numbers = itertools.count()
 
@@ -61,6 +68,8 @@ class Confirmations:
         if isinstance(answer, PubAck):
             future.set_result(answer)
         else:
+            if isinstance(answer, PublishRefused) and answer.err_code == NO_SPACE:
+                self.refused_for_space_at_s = asyncio.get_running_loop().time()
             future.set_exception(answer)
 
 

@@ -192,6 +192,12 @@ class Broker:
         except (TimeoutError, nats.errors.Error) as failure:
             raise Unavailable("NATS", type(failure).__name__) from failure
 
+    @property
+    def refused_for_space_s(self) -> float:
+        """How many seconds ago JetStream had no room to store a message; infinite for never."""
+        now_s = asyncio.get_running_loop().time()
+        return now_s - self._confirmations.refused_for_space_at_s
+
     async def ping(self, timeout_s: float = 2.0) -> None:
         """Prove that JetStream answers.
 
