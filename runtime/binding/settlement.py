@@ -1,4 +1,4 @@
-"""The settling contract, acted out: nowhere else is a message acked, naked, parked or buried."""
+"""Acts on outcomes: the only place that settles a function's messages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
