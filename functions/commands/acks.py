@@ -11,6 +11,7 @@ from functions.domain.admission import refuse_device
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.named_sql import read_queries
 from functions.domain.quarantine import Refusal, is_quarantined, quarantine
+from functions.domain.refusal_log import log_refusals
 from runtime import Context, Event
 
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
@@ -31,7 +32,7 @@ async def apply_ack(event: Event[bytes], ctx: Context) -> None:
     try:
         envelope = read_envelope(event.message)
     except BadEnvelope as bad:
-        await quarantine(ctx.postgres, event.message, Refusal.of_message(event.message, bad))
+        await _refuse(event, ctx, Refusal.of_message(event.message, bad))
         return
     if event.may_be_repeated and await _is_settled(event, ctx, envelope):
         return
@@ -39,8 +40,12 @@ async def apply_ack(event: Event[bytes], ctx: Context) -> None:
     if refusal is None:
         refusal = await _apply(event, ctx, envelope)
     if refusal is not None:
-        ctx.log.debug("an answer was refused", reason=refusal.reason)
-        await quarantine(ctx.postgres, event.message, refusal)
+        await _refuse(event, ctx, refusal)
+
+
+async def _refuse(event: Event[bytes], ctx: Context, refusal: Refusal) -> None:
+    await quarantine(ctx.postgres, event.message, refusal)
+    log_refusals(ctx, [refusal])
 
 
 async def _is_settled(event: Event[bytes], ctx: Context, envelope: Envelope) -> bool:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.domain.envelope import Envelope
 from functions.domain.quarantine import Refusal
+from functions.domain.refusal_log import log_refusals
 from functions.domain.registry import RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
 from functions.ingest.jobs import JobMaker
@@ -112,6 +113,7 @@ async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
     async with state.in_order:
         plan = await _plan(read, ctx)
     await write(ctx.postgres, plan)
+    log_refusals(ctx, (refusal for _, refusal in plan.refused))
     if plan.jobs:
         await ctx.publish_many([job for _, job in plan.jobs])
 

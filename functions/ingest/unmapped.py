@@ -2,6 +2,7 @@
 
 from functions.domain.envelope import BAD_TOPIC_FORMAT
 from functions.domain.quarantine import Refusal, quarantine_many
+from functions.domain.refusal_log import log_refusals
 from functions.domain.topics import DOWNLINKS, Topic, mqtt_topic, parse_topic
 from runtime import Batch, Context, Message
 
@@ -21,6 +22,7 @@ async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[None]) -> None:
     if refused:
         async with ctx.postgres.acquire() as connection, connection.transaction():
             await quarantine_many(connection, refused)
+        log_refusals(ctx, (refusal for _, refusal in refused))
 
 
 def judge(message: Message) -> Refusal | None:

@@ -7,6 +7,7 @@ import orjson
 from functions.domain.admission import refuse_device
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.quarantine import Refusal, is_quarantined, quarantine
+from functions.domain.refusal_log import log_refusals
 from functions.shadow import store
 from functions.shadow.changes import (
     ChangeRefused,
@@ -70,6 +71,7 @@ def read_update(envelope: Envelope) -> Update:
 
 
 async def _apply(event: Event[bytes], ctx: Context, envelope: Envelope, update: Update) -> None:
+    refusal: Refusal | None = None
     async with ctx.postgres.acquire() as connection, connection.transaction():
         shadow = await store.lock(connection, envelope.tenant_id, envelope.device_id)
         if not await store.note_message(connection, shadow, event.sequence, event.stored_at_ns):
@@ -84,14 +86,17 @@ async def _apply(event: Event[bytes], ctx: Context, envelope: Envelope, update: 
             # anew when the version has moved on.
             refusal = Refusal.of_envelope(envelope, refused.code, refused.reason)
             await quarantine(connection, event.message, refusal)
-            return
-        await store.save(connection, shadow)
+        else:
+            await store.save(connection, shadow)
+    if refusal is not None:
+        log_refusals(ctx, [refusal])
+        return
     await send_delta(ctx, shadow, update.client_token)
 
 
 async def _refuse(event: Event[bytes], ctx: Context, refusal: Refusal) -> None:
-    ctx.log.debug("a report was refused", reason=refusal.reason)
     await quarantine(ctx.postgres, event.message, refusal)
+    log_refusals(ctx, [refusal])
 
 
 def _is_client_token(token: Any) -> bool:  # noqa: ANN401 - as it came
