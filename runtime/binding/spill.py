@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.binding.fair_queue import FairQueue
@@ -43,7 +44,7 @@ class _Slot:
     number: int
     moving: deque[tuple[str, Message]] = field(default_factory=deque)
     extra: int = 0
-    mover: "asyncio.Task[None] | None" = None
+    mover: SupervisedTask | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -148,9 +149,7 @@ class Spill:
         """Move nothing any more. What was on its way is still held."""
         await self._watch.stop()
         movers = [slot.mover for slot in self._slots if slot.mover is not None]
-        for mover in movers:
-            mover.cancel()
-        await asyncio.gather(*movers, return_exceptions=True)
+        await asyncio.gather(*(mover.stop() for mover in movers))
 
     async def ack_pending(self, *, make_room: bool) -> int:
         """How many messages of the queues are delivered and not settled, on any host.
@@ -193,8 +192,8 @@ class Spill:
         return slot
 
     def _begin(self, slot: _Slot) -> None:
-        if slot.mover is None or slot.mover.done():
-            slot.mover = asyncio.create_task(self._move(slot), name="spill")
+        if slot.mover is None or slot.mover.has_ended:
+            slot.mover = SupervisedTask(partial(self._move, slot), "spill mover").start()
 
     async def _move(self, slot: _Slot) -> None:
         is_failing = False

@@ -8,7 +8,10 @@ import pytest
 import structlog
 
 from runtime.binding.in_progress import InProgressTicker
+from runtime.binding.ordered.leader import OrderedBinding
+from runtime.binding.ordered.standby import Standby, subject_of
 from runtime.binding.schedule import ScheduleTicker
+from runtime.binding.spill import Spill
 from runtime.broker.advisories import Sweeper
 from runtime.broker.connection import Broker
 from runtime.lag import LagWatch
@@ -174,3 +177,81 @@ async def test_an_advisory_that_cannot_be_handled_keeps_no_other_from_it(
             await eventually(given_up, "the dead letter")
 
     assert not fault.is_due
+
+
+async def test_a_standby_that_failed_is_heard_again(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, work = fresh("S"), fresh("work")
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    functions = {
+        work: {
+            "handler": "on_event",
+            "consumer": {"stream": stream},
+            "ordered_by": {"token": 2},
+        }
+    }
+    with structlog.testing.capture_logs() as lines:
+        async with running_host(nats_server.url, functions, streams=streams) as first:
+            [leader] = [each for each in first._bindings if isinstance(each, OrderedBinding)]
+            await eventually(_is_false(lambda: not leader.leads), "a leader")
+            fault = Fault(monkeypatch, Standby, "_announce")
+            async with running_host(nats_server.url, functions, streams=streams):
+                await asyncio.wait_for(fault.called_again.wait(), 10)
+
+    assert f"standby {work}" in tasks_that_failed(lines)
+
+
+async def test_a_leader_whose_beat_failed_is_heard_again(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, work, fault_is_due = fresh("S"), fresh("work"), True
+    beats_again = asyncio.Event()
+
+    def subject_or_fault(function: str, what: str) -> str:
+        nonlocal fault_is_due
+        if what == "leader" and fault_is_due:
+            fault_is_due = False
+            raise ValueError("a defect")
+        if what == "leader":
+            beats_again.set()
+        return subject_of(function, what)
+
+    monkeypatch.setattr("runtime.binding.ordered.remote_workers.subject_of", subject_or_fault)
+    spec = {"handler": "on_event", "consumer": {"stream": stream}, "ordered_by": {"token": 2}}
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    with structlog.testing.capture_logs() as lines:
+        async with running_host(nats_server.url, {work: spec}, streams=streams):
+            await asyncio.wait_for(beats_again.wait(), 15)
+
+    assert tasks_that_failed(lines) == [f"leader {work}"]
+
+
+async def test_messages_that_could_not_be_moved_aside_are_moved_later(
+    broker: Broker, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, work, journal, release = fresh("S"), fresh("work"), Journal(), asyncio.Event()
+
+    async def act(ctx: Any, event: Any) -> None:
+        await release.wait()
+        journal.add(event.sequence)
+
+    spec = {
+        "handler": "on_event",
+        "consumer": {"stream": stream},
+        "fair_by": {"token": 2},
+        "concurrency": 2,
+        "max_in_flight": 20,
+    }
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    fault = Fault(monkeypatch, Spill, "_store")
+    with structlog.testing.capture_logs() as lines:
+        async with running_host(nats_server.url, {work: spec}, {work: act}, streams=streams):
+            for _ in range(60):
+                await broker.publish(f"{stream}.a", b"x")
+            await asyncio.wait_for(fault.called_again.wait(), 10)
+            release.set()
+            await journal.wait(60)
+
+    assert "spill mover" in tasks_that_failed(lines)
+    assert sorted(journal.entries) == list(range(1, 61))

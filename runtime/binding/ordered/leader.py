@@ -113,9 +113,11 @@ class OrderedBinding:
             finally:
                 await _cancel({keeping, leading}, CANCEL_AGAIN_S)
                 await self._stop_work()
-            if not leading.cancelled() and (failure := leading.exception()):
-                log.error("Leading failed, another host may", function=self.name, exc_info=failure)
-                await asyncio.sleep(PAUSE_S)
+            for task in (leading, keeping):
+                if not task.cancelled() and (failure := task.exception()):
+                    sentence = "Leading failed, another host may"
+                    log.error(sentence, function=self.name, exc_info=failure)
+                    await asyncio.sleep(PAUSE_S)
             await self._lease.give_back()
             log.warning("Another host may go on with an ordered function", function=self.name)
 

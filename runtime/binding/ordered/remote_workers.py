@@ -17,6 +17,7 @@ from runtime.dispatch import Dispatcher, Outcome
 from runtime.errors import NoAnswer, RuntimeFault, Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.remote_workers")
 
@@ -81,7 +82,7 @@ class RemoteWorkers:
         self._id = secrets.token_hex(8)
         self._peers: dict[str, Peer] = {}
         self._subscription: Subscription | None = None
-        self._beating: asyncio.Task[None] | None = None
+        self._beating = SupervisedTask(self._beat, f"leader {self._function}")
         self._time = asyncio.get_running_loop().time
 
     async def start(self) -> None:
@@ -93,13 +94,11 @@ class RemoteWorkers:
         subject = subject_of(self._function, "standbys")
         self._work.before_giving_back = self.stop
         self._subscription = await self._broker.subscribe(subject, self._on_standby)
-        self._beating = asyncio.create_task(self._beat(), name=f"crew {self._function}")
+        self._beating.start()
 
     async def stop(self) -> None:
         """Ask nobody any more, and have the calls ended that are still made elsewhere."""
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+        await self._beating.stop()
         if self._subscription is not None:
             await self._subscription.unsubscribe()
             self._subscription = None

@@ -12,6 +12,7 @@ from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable, Unsendable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.standby")
 
@@ -49,7 +50,7 @@ class Standby:
         self._heard_at_s: dict[str, float] = {}
         self._stack = AsyncExitStack()
         self._asked: Subscription | None = None
-        self._beating: asyncio.Task[None] | None = None
+        self._beating: SupervisedTask | None = None
         self._time = asyncio.get_running_loop().time
 
     async def start(self) -> None:
@@ -67,14 +68,13 @@ class Standby:
             self._stack.push_async_callback(subscription.unsubscribe)
         subject = subject_of(self._function, f"call.{self._id}")
         self._asked = await self._broker.subscribe(subject, self._on_call)
-        self._beating = asyncio.create_task(self._beat(), name=f"standby {self._function}")
+        self._beating = SupervisedTask(self._beat, f"standby {self._function}").start()
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, end those that are here within `grace_s`, or else give them back."""
         if self._beating is None:
             return
-        self._beating.cancel()
-        await asyncio.gather(self._beating, return_exceptions=True)
+        await self._beating.stop()
         self._beating = None
         await self._announce(0)
         # Whoever asks from now on learns at once that nobody is here.
