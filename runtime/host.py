@@ -98,6 +98,14 @@ class Host:
         await stop_all(self._bindings)
         await self._stack.aclose()
 
+    def held(self) -> dict[str, int]:
+        """How many messages are here and not settled, by function."""
+        return {
+            name: self._metrics.function(name).in_flight
+            for name, function in self._functions.items()
+            if function.spec.consumer or function.spec.schedule
+        }
+
     @property
     def has_failed(self) -> bool:
         """Whether a service has found that it cannot run; `wait_for_failure` says why."""

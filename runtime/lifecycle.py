@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from runtime.announcements import Announcements
 from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigError, Problem
 from runtime.host import Addresses, Host, HostOptions
+from runtime.listeners import check_ports
 from runtime.loader import load_all
 from runtime.manifest import Manifest, read
 from runtime.observe.admin import AdminServer
@@ -22,13 +24,13 @@ from runtime.observe.redaction import hide, passwords_in
 from runtime.resource.postgres import migrate
 from runtime.resource.session_check import check_session
 from runtime.settings import HostSettings
+from runtime.start_screen import LOOPBACK, StartScreen
 from runtime.stop_signals import StopRequested, StopSignals
 from runtime.worker_channel import SupervisorLink
 from runtime.workers import WorkerPlace, WorkerSupervisor, divide
 
 log = get_logger("runtime")
 
-LOOPBACK = "127.0.0.1"
 COLLECTOR_THRESHOLDS = (20_000, 50, 50)
 
 
@@ -61,8 +63,10 @@ async def serve(options: ServeOptions) -> None:
     began_s = time.monotonic()
     signals = StopSignals()
     signals.install()
+    announce = Announcements(options.settings, began_s=began_s)
     # Mistakes show before the first server starts; what it will add stands in as a placeholder.
-    load_all(read(options.paths, {**placeholders(options.settings), **options.environment}))
+    planned = read(options.paths, {**placeholders(options.settings), **options.environment})
+    check_ports(options.settings, planned, load_all(planned))
     embedded = EmbeddedServers(options.settings)
     try:
         environment = {**options.environment, **await signals.unless_stopped(embedded.start())}
@@ -74,15 +78,17 @@ async def serve(options: ServeOptions) -> None:
             # Through a pooler in transaction mode the lock of a migration would be held for ever.
             await signals.unless_stopped(check_session(addresses.database_url))
             await signals.unless_stopped(migrate(addresses.database_url, packages))
+        announce.screen = _screen(options, manifest, embedded)
         isolated = {name: spec.isolate for name, spec in manifest.functions.items()}
         if options.workers == 1 and not any(isolated.values()):
-            await _run_host(options, manifest, addresses, signals=signals, began_s=began_s)
+            await _run_host(options, manifest, addresses, signals=signals, announce=announce)
         else:
             supervisor = _supervisor(options, environment, isolated)
-            await _supervise(options, supervisor, signals, began_s)
+            await _supervise(options, supervisor, signals, announce)
     except StopRequested:
-        log.info("Stopped before it was ready")
+        announce.stopped_early()
     finally:
+        announce.end()
         await embedded.stop()
 
 
@@ -97,18 +103,19 @@ async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
     link = SupervisorLink(signals.drain, options.settings.grace_s)
     manifest = read(options.paths, options.environment)
     addresses = _addresses(manifest, options.environment)
+    announce = Announcements(options.settings, began_s=began_s, worker=place.worker.name)
     try:
         await _run_host(
             options,
             manifest,
             addresses,
             signals=signals,
-            began_s=began_s,
+            announce=announce,
             place=place,
             before_endpoints=link.wait_for_callers,
         )
     except StopRequested:
-        log.info("Stopped before it was ready")
+        announce.stopped_early()
 
 
 def placeholders(settings: HostSettings) -> dict[str, str]:
@@ -143,7 +150,7 @@ async def _run_host(
     addresses: Addresses,
     *,
     signals: StopSignals,
-    began_s: float,
+    announce: Announcements,
     place: WorkerPlace | None = None,
     before_endpoints: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
@@ -184,22 +191,13 @@ async def _run_host(
     try:
         await signals.unless_stopped(host.start())
         if not host.has_failed:
-            log.info(
-                "Ready",
-                functions=len(functions),
-                seconds=round(time.monotonic() - began_s, 2),
-                **(
-                    {"worker": place.worker.name}
-                    if place
-                    else _addresses_shown(options.settings, admin.port)
-                ),
-            )
+            announce.ready(admin_port=admin.port, functions=len(functions))
         _tune_gc()
-        await _until_stopped(host, signals, options.settings.grace_s)
+        await _until_stopped(host, signals, options.settings.grace_s, announce)
     finally:
         watch.stop()
         await admin.stop()
-    log.info("Stopped")
+    announce.stopped()
 
 
 def _tune_gc() -> None:
@@ -214,13 +212,15 @@ def _tune_gc() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-async def _until_stopped(host: Host, signals: StopSignals, grace_s: float) -> None:
+async def _until_stopped(
+    host: Host, signals: StopSignals, grace_s: float, announce: Announcements
+) -> None:
     """Serve until a signal, or until a service says that it cannot run as it is configured."""
     stop = asyncio.create_task(signals.drain.wait())
     failed = asyncio.create_task(host.wait_for_failure())
     try:
         await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
-        log.info("Draining", grace_s=grace_s)
+        announce.draining(host.held())
         drain = asyncio.create_task(host.drain(grace_s))
         at_once = asyncio.create_task(signals.at_once.wait())
         await asyncio.wait({drain, at_once}, return_when=asyncio.FIRST_COMPLETED)
@@ -263,7 +263,10 @@ def _supervisor(
 
 
 async def _supervise(
-    options: ServeOptions, supervisor: WorkerSupervisor, signals: StopSignals, began_s: float
+    options: ServeOptions,
+    supervisor: WorkerSupervisor,
+    signals: StopSignals,
+    announce: Announcements,
 ) -> None:
     metrics = Metrics(version("nats-function-runtime"), restarts=supervisor.restarts)
     watch = LoopWatch(metrics)
@@ -280,30 +283,40 @@ async def _supervise(
         await admin.start()
         watch.start()
         await supervisor.start()
-        doors = _addresses_shown(options.settings, admin.port)
-        log.info("Started", workers=len(supervisor.socket_paths), **doors)
+        announce.started(admin_port=admin.port, workers=len(supervisor.socket_paths))
         try:
             await signals.unless_stopped(supervisor.wait_until_ready())
-            log.info("Ready", seconds=round(time.monotonic() - began_s, 2))
+            announce.ready(admin_port=admin.port)
             await signals.unless_stopped(supervisor.wait_for_failure())
         except StopRequested:
-            log.info("Draining", grace_s=options.settings.grace_s)
+            announce.draining()
         finally:
             await supervisor.drain(options.settings.grace_s, signals.at_once)
     finally:
         await supervisor.stop()
         watch.stop()
         await admin.stop()
-    log.info("Stopped")
+    announce.stopped()
 
 
-def _addresses_shown(settings: HostSettings, admin_port: int) -> dict[str, str]:
-    """Where people and devices find the host; embedded servers alone have an address of ours."""
-    doors = {"admin": f"http://{LOOPBACK}:{admin_port}"}
-    if settings.nats_url is None:
-        doors["nats"] = f"nats://{LOOPBACK}:{settings.nats_port}"
-        doors["mqtt"] = f"mqtt://{LOOPBACK}:{settings.mqtt_port}"
-    return doors
+def _screen(options: ServeOptions, manifest: Manifest, embedded: EmbeddedServers) -> StartScreen:
+    settings = options.settings
+    made = {"admin.key": settings.admin_key, "mqtt.password": settings.mqtt_admin_password}
+    keys = [settings.data_dir / name for name, given in made.items() if given is None]
+    nats = embedded.nats
+    is_used = bool(manifest.migrations) or any(
+        "postgres" in spec.uses for spec in manifest.functions.values()
+    )
+    return StartScreen(
+        manifest,
+        settings,
+        options.paths,
+        options.workers,
+        nats=f"{LOOPBACK}:{nats.ports.nats}" if nats else None,
+        mqtt=f"{LOOPBACK}:{nats.ports.mqtt}" if nats else None,
+        database=embedded.postgres is not None if is_used else None,
+        keys=tuple(key for key in keys if key.exists()) if nats or embedded.postgres else (),
+    )
 
 
 __all__ = ["ServeOptions", "WorkerPlace", "placeholders", "serve", "serve_as_worker"]

@@ -39,6 +39,7 @@ class RouteDiscovery:
         self._round: asyncio.Task[None] | None = None
         self._credit_spent_at_s = 0.0
         self._warned: set[tuple[str, str]] = set()
+        self._is_first_round = True
 
     async def run(self) -> None:
         """Ask for ever."""
@@ -114,7 +115,10 @@ class RouteDiscovery:
                 )
             self._known[key] = _Known(route)
         if added:
-            self._ctx.log.info("Routes were found.", added=added, served=len(self._known))
+            # Those of the first round are what the gateway was started for, and no news.
+            tell = self._ctx.log.debug if self._is_first_round else self._ctx.log.info
+            tell("Routes were found.", added=added, served=len(self._known))
+        self._is_first_round = False
         self._table.replace(known.route for known in self._known.values())
 
     def _choose(self, seen: dict[_Key, HttpRoute], route: HttpRoute) -> None:

@@ -38,7 +38,7 @@ async def serve(ctx: Context) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await discovery.close()
-    ctx.log.info("The gateway has answered its last request.", port=port)
+    ctx.log.info("All requests are answered.", port=port)
 
 
 async def _stop_with(stopping: asyncio.Event, server: Server) -> None:
@@ -50,4 +50,4 @@ def _warn_of_missing_keys(ctx: Context, settings: GatewaySettings) -> None:
     if not is_set(settings.admin_key):
         ctx.log.warning("No admin key: every route that needs it is refused.", setting="admin_key")
     if not is_set(settings.bridge_key):
-        ctx.log.info("No bridge key: EMQX is answered 503.", setting="bridge_key")
+        ctx.log.debug("No bridge key: EMQX is answered 503.", setting="bridge_key")

@@ -18,15 +18,15 @@ def show_value(field: str, value: Any) -> str:  # noqa: ANN401 - whatever JSON h
     if field in _LIMITS and isinstance(value, int) and value <= 0:
         return "no limit"
     if field in _DURATIONS and isinstance(value, int):
-        return _show_duration(value)
+        return show_duration(value)
     if field in _SIZES and isinstance(value, int):
-        return _show_size(value)
+        return show_size(value)
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
     return str(value) if value not in (None, "") else "none"
 
 
-def _show_duration(duration_ns: int) -> str:
+def show_duration(duration_ns: int) -> str:
     """As a manifest writes it, to the nanosecond."""
     parts, left_ns = [], duration_ns
     for unit, seconds in _DURATION_UNITS:
@@ -38,7 +38,7 @@ def _show_duration(duration_ns: int) -> str:
     return "".join(parts)
 
 
-def _show_size(size_bytes: int) -> str:
+def show_size(size_bytes: int) -> str:
     """As a manifest writes it, to the byte."""
     for unit, factor in _SIZE_UNITS:
         if size_bytes >= factor and size_bytes % (factor // 100) == 0:

@@ -18,6 +18,15 @@ from runtime.embedded.supervision import Launch, ServerSupervisor
 from runtime.settings import HostSettings
 
 
+def wanted_ports(settings: HostSettings) -> tuple[WantedPort, ...]:
+    """The ports that the settings choose for the server."""
+    return (
+        WantedPort(settings.nats_port, "the embedded nats-server", "RUNTIME_NATS_PORT"),
+        WantedPort(settings.monitor_port, "its monitoring", "RUNTIME_MONITOR_PORT"),
+        WantedPort(settings.mqtt_port, "its MQTT listener", "RUNTIME_MQTT_PORT"),
+    )
+
+
 class EmbeddedNats:
     """A nats-server that lives as long as the host and keeps its data across hosts.
 
@@ -38,11 +47,7 @@ class EmbeddedNats:
         self.ports = NatsPorts(
             settings.nats_port or -1, settings.monitor_port or -1, settings.mqtt_port or -1
         )
-        self.wanted_ports = (
-            WantedPort(settings.nats_port, "the embedded nats-server", "RUNTIME_NATS_PORT"),
-            WantedPort(settings.monitor_port, "its monitoring", "RUNTIME_MONITOR_PORT"),
-            WantedPort(settings.mqtt_port, "its MQTT listener", "RUNTIME_MQTT_PORT"),
-        )
+        self.wanted_ports = wanted_ports(settings)
         self.proof = str(self._config)
         self.log = directory / "stderr.log"
         self.supervisor = ServerSupervisor(self)

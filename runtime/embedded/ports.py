@@ -12,11 +12,12 @@ from runtime.errors import ConfigError, Problem
 
 @dataclass(frozen=True, slots=True)
 class WantedPort:
-    """A port on 127.0.0.1, who wants it, and the variable that changes it. 0 is always free."""
+    """A port, who wants it, and the variable or the place that changes it. 0 is always free."""
 
     number: int
     wanted_by: str
     variable: str
+    host: str = "127.0.0.1"
 
 
 def check_free(wanted: Sequence[WantedPort]) -> None:
@@ -26,6 +27,23 @@ def check_free(wanted: Sequence[WantedPort]) -> None:
         ConfigError: naming every port that cannot, or that two want.
     """
     problems = [problem for port in wanted if (problem := _find_problem(port))]
+    problems += _find_shared(wanted)
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_distinct(wanted: Sequence[WantedPort]) -> None:
+    """Return when no two want the same port.
+
+    Raises:
+        ConfigError: naming every port that two want.
+    """
+    if problems := _find_shared(wanted):
+        raise ConfigError(problems)
+
+
+def _find_shared(wanted: Sequence[WantedPort]) -> list[Problem]:
+    problems = []
     seen: dict[int, WantedPort] = {}
     for port in wanted:
         other = seen.setdefault(port.number, port)
@@ -38,16 +56,21 @@ def check_free(wanted: Sequence[WantedPort]) -> None:
                     remedy=f"set {other.variable} or {port.variable} to another",
                 )
             )
-    if problems:
-        raise ConfigError(problems)
+    return problems
 
 
 def _find_problem(port: WantedPort) -> Problem | None:
-    with socket.socket() as trial:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            port.host, port.number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError:
+        return None  # Whoever listens there has more to say of the name.
+    with socket.socket(family) as trial:
         # As the servers do: a closed connection that lingers is no hindrance, a listener is.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            trial.bind(("127.0.0.1", port.number))
+            trial.bind(address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 wrong = f"{port.wanted_by} wants it, and {_find_holder(port.number)} has it"

@@ -80,6 +80,8 @@ SUBJECT_PATTERN = r"^[^\s.]+(\.[^\s.]+)*$"
 HTTP_PATH_PATTERN = r"^/[A-Za-z0-9_\-./{}]*$"
 FIELD_PATTERN = r"^([^\s.]+\.)*[^\s.]+$"
 QUEUE_GROUP_PATTERN = r"^[^\s]*$"
+LINK_NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9 _-]{0,10}$"
+LINK_URL_PATTERN = r"^[a-z][a-z0-9+.-]*://[!-~]+$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 ModulePath = Annotated[str, StringConstraints(pattern=MODULE_PATTERN)]
@@ -88,6 +90,8 @@ Subject = Annotated[
     StringConstraints(pattern=SUBJECT_PATTERN, max_length=255),
     AfterValidator(check_subject),
 ]
+LinkName = Annotated[str, StringConstraints(pattern=LINK_NAME_PATTERN)]
+LinkUrl = Annotated[str, StringConstraints(pattern=LINK_URL_PATTERN, max_length=255)]
 CronExpression = Annotated[str, StringConstraints(max_length=255), AfterValidator(check_cron)]
 
 
@@ -271,6 +275,7 @@ class FunctionSpec(Model):
     With `ordered_by` the messages of one key are worked on one after the other, in the order in
     which they were stored, on whichever host. With `fair_by`, which is `ordered_by` where that
     alone is given, the keys take turns, so that one key's many messages hold no other's back.
+    `links` are addresses for people, which the host shows when it starts on a terminal.
     """
 
     handler: Annotated[str, StringConstraints(pattern=HANDLER_PATTERN)]
@@ -292,6 +297,7 @@ class FunctionSpec(Model):
     uses: tuple[Literal["postgres", "http"], ...] = ()
     postgres_connections: Annotated[int, Field(ge=1, le=1000)] = 4
     settings: dict[str, Any] = Field(default_factory=dict)
+    links: dict[LinkName, LinkUrl] = Field(default_factory=dict)
     description: Annotated[str, StringConstraints(max_length=1024)] = ""
 
     @property

@@ -24,6 +24,8 @@ _FORMS = {
     model.SUBJECT_PATTERN: "write parts joined by dots, without spaces, such as telemetry.>",
     model.FIELD_PATTERN: "write names joined by dots, without spaces, such as customer.id",
     model.HTTP_PATH_PATTERN: "write a path such as /api/v1/devices/{device_id}",
+    model.LINK_NAME_PATTERN: "use 1 to 11 letters, digits, blanks, - or _",
+    model.LINK_URL_PATTERN: "write an address such as http://127.0.0.1:8080/docs",
     model.QUEUE_GROUP_PATTERN: "write it without spaces",
 }
 _KINDS = {

@@ -13,6 +13,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from runtime.observe.tracebacks import draw_traceback, exc_info_from, plain_traceback
 
+DEFAULT_WIDTH = 80
 LEAST_ROOM = 20
 """On a terminal that is narrower than this beside the indentation, lines are wrapped by it."""
 
@@ -45,12 +46,12 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
-def terminal_width(stream: TextIO) -> int | None:
-    """The columns of the terminal behind `stream`; None when there is no terminal."""
+def terminal_width(stream: TextIO) -> int:
+    """The columns of the terminal behind `stream`, or as many as a terminal has in general."""
     try:
-        return os.get_terminal_size(stream.fileno()).columns or None
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
     except (OSError, ValueError):
-        return None
+        return DEFAULT_WIDTH
 
 
 def has_colors(stream: TextIO) -> bool:
@@ -76,7 +77,7 @@ class ConsoleRenderer:
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> str:
         """The lines of one entry."""
-        width = terminal_width(sys.stderr)
+        width = terminal_width(sys.stderr) if sys.stderr.isatty() else None
         colors = has_colors(sys.stderr)
         exc_info = exc_info_from(event.pop("exc_info", None))
         stacks = [str(stack) for field in _STACKS if (stack := event.pop(field, None))]
@@ -97,17 +98,29 @@ class ConsoleRenderer:
         return "\n".join([head + drawn, *shown])
 
 
+def is_of_the_host(event: EventDict) -> bool:
+    """Whether the host itself made an entry, and no function or library."""
+    return str(event.get("logger", "")).partition(".")[0] == _HOST
+
+
+def join_words(event: EventDict) -> str:
+    """Sentence and fields of an entry in one line, without time and level."""
+    kept = {name: value for name, value in event.items() if name not in {"level", "timestamp"}}
+    return _draw(list(_words(kept)), colors=False)
+
+
 def _words(event: EventDict) -> Iterator[_Word]:
-    """The sentence's words, then those of the fields; the function's name is the first field."""
+    """The function's name, the sentence's words, then those of the fields."""
+    is_own = is_of_the_host(event)
+    logger = str(event.pop("logger", ""))
+    if function := str(event.pop("function", "")):
+        yield _Word("", key=f"{printable(function)}:")
     for word in str(event.pop("event", "")).split():
         yield _Word(printable(word))
-    logger = str(event.pop("logger", ""))
-    fields = {"function": event.pop("function")} if "function" in event else {}
-    fields |= event
     # The host's own loggers tell its author something, and nobody else.
-    if logger.partition(".")[0] != _HOST and logger != fields.get("function"):
-        fields["logger"] = logger
-    for name, value in fields.items():
+    if logger and not is_own and logger != function:
+        event["logger"] = logger
+    for name, value in event.items():
         first, *more = _show(value).split(" ")
         yield _Word(first, key=f"{printable(name)}=", gap=2)
         for word in more:

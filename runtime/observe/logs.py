@@ -1,10 +1,8 @@
 """Structured logs: a constant sentence plus fields, to standard error, without secrets."""
 
-import contextlib
 import json
 import logging
 import sys
-import threading
 from collections.abc import Mapping
 from datetime import date, time, timedelta
 from pathlib import PurePath
@@ -15,7 +13,9 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from runtime.observe import stderr
 from runtime.observe.console import ConsoleRenderer
+from runtime.observe.progress import Progress
 from runtime.observe.redaction import REDACTED, is_secret_name, scrub
 
 LogFormat = Literal["auto", "text", "json"]
@@ -63,6 +63,9 @@ def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
         redact,
     ]
     renderer: Processor = ConsoleRenderer() if as_text else _render_json
+    _FOR_A_PERSON[:] = [as_text and sys.stderr.isatty() and number == logging.INFO]
+    if as_text:
+        shared.append(_PROGRESS)
     # Loggers that were used once keep this very list.
     _PROCESSORS[:] = [*shared, renderer]
     structlog.configure(
@@ -72,6 +75,26 @@ def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
         cache_logger_on_first_use=True,
     )
     _configure_standard_library(number, shared, renderer)
+
+
+def is_for_a_person() -> bool:
+    """Whether entries of INFO, and none below, go to a terminal as lines of text."""
+    return _FOR_A_PERSON[0]
+
+
+def begin_progress(*, is_shown: bool = True) -> None:
+    """On a terminal, show the host's own INFO entries in passing alone until `end_progress`.
+
+    Args:
+        is_shown: False leaves them out; one process of several shows them.
+    """
+    if is_for_a_person():
+        _PROGRESS.begin(is_shown=is_shown)
+
+
+def end_progress() -> None:
+    """Let entries of INFO stay again."""
+    _PROGRESS.end()
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -123,7 +146,8 @@ def _clean(value: object, limit: int) -> object:  # noqa: PLR0911 - one line for
 
 
 _PROCESSORS: list[Processor] = []
-_WRITE_LOCK = threading.Lock()
+_FOR_A_PERSON = [False]
+_PROGRESS = Progress()
 
 
 class _StderrLogger:
@@ -133,9 +157,7 @@ class _StderrLogger:
         self.name = name
 
     def msg(self, line: str) -> None:
-        # A terminal that is gone, or a full disk, must not fail the work that logs.
-        with contextlib.suppress(OSError), _WRITE_LOCK:
-            sys.stderr.write(line + "\n")
+        stderr.write(line)
 
     debug = info = warning = warn = error = err = critical = fatal = exception = log = msg
 
@@ -143,9 +165,9 @@ class _StderrLogger:
 class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self.format(record)
-            with _WRITE_LOCK:
-                sys.stderr.write(line + "\n")
+            stderr.write(self.format(record))
+        except structlog.DropEvent:
+            return
         except Exception:  # noqa: BLE001 - logging must not end the work that logs
             self.handleError(record)
 

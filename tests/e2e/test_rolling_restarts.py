@@ -249,6 +249,8 @@ async def test_functions_that_call_each_other_survive_restarts_of_their_only_hos
         "ADMIN_KEY": "k" * 32,
         "GATEWAY_PORT": str(port),
         "RUNTIME_GRACE_S": "20",
+        # The routes of the first round are found in an entry of this level.
+        "RUNTIME_LOG_LEVEL": "DEBUG",
     }
     visitors = Visitors(port)
     visiting = [asyncio.create_task(visitors.run()) for _ in range(8)]

@@ -294,10 +294,56 @@ async def test_a_taken_gateway_port_ends_it_and_is_named(
             project.folder, "app.yaml", "--workers", workers, GATEWAY_PORT=port, **addresses
         )
 
+    names = (await project.broker.api("STREAM.NAMES")).get("streams") or []
     assert code == 2
-    assert any(port in line and "GATEWAY_PORT" in line for line in served.lines), served.text
-    # The other worker, which has no gateway, may have been ready; the host never was.
-    assert all('"worker"' in line for line in served.lines if '"Ready"' in line), served.text
+    assert served.lines[-2].startswith(
+        f"port {port}: function gateway_{project.stream} wants it, and process "
+    )
+    assert served.lines[-2].endswith("has it; end what has it, or set GATEWAY_PORT to another port")
+    assert served.lines[-1] == "1 problem"
+    assert project.stream not in names
+
+
+async def test_a_taken_port_of_any_service_is_found_before_a_server_is_started(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from pydantic import BaseModel\n"
+        "from runtime import Context\n"
+        "class Settings(BaseModel):\n"
+        "    host: str = '127.0.0.1'\n"
+        "    port: int\n"
+        "async def serve(ctx: Context) -> None: ...\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "app.yaml").write_text(
+            "functions:\n"
+            "  shop:\n"
+            "    handler: shop:serve\n"
+            "    service: true\n"
+            f"    settings: {{port: {port}}}\n"
+        )
+        code, served, _ = await _ended(tmp_path, "app.yaml")
+
+    assert code == 2
+    assert served.lines[0].startswith(f"port {port}: function shop wants it, and process ")
+    assert served.lines[0].endswith(
+        "end what has it, or set the port in app.yaml:5 to another port"
+    )
+    assert not (tmp_path / ".runtime").exists()
+
+
+async def test_two_that_want_one_port_are_named_before_a_server_is_started(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text("streams: {S: {subjects: [s]}}\n")
+    code, served, _ = await _ended(tmp_path, "app.yaml", RUNTIME_ADMIN_PORT="4222")
+
+    assert code == 2
+    assert served.lines[0] == (
+        "port 4222: both the admin server and the embedded nats-server want it; set"
+        " RUNTIME_ADMIN_PORT or RUNTIME_NATS_PORT to another"
+    )
+    assert not (tmp_path / ".runtime").exists()
 
 
 def _runs(process: psutil.Process) -> bool:

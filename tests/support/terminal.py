@@ -4,18 +4,41 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
+import subprocess
+import sys
 import termios
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
+from rich.cells import cell_len
+
+_ERASE = "\r\x1b[K"
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_DEADLINE_S = 60.0
+_TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    " os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Makes the terminal the program's own, so that Ctrl-C is a signal for it."""
 
 
 def visible(text: str) -> str:
-    """The text without what a terminal obeys: colours, links, movements of the cursor."""
-    return _ESCAPE.sub("", text).replace("\r\n", "\n")
+    """The text without what a terminal obeys: colours, links, a line that was erased."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    plain = _ESCAPE.sub("", "\n".join(line.rpartition(_ERASE)[2] for line in lines))
+    return "\n".join(line.rstrip() for line in plain.split("\n"))
+
+
+def widest(text: str) -> int:
+    """The columns of the longest line, those that were erased included."""
+    shown = _ESCAPE.sub("", text.replace(_ERASE, "\n").replace("\r\n", "\n"))
+    return max(map(cell_len, shown.split("\n")))
 
 
 @contextmanager
@@ -28,3 +51,86 @@ def open_terminal(columns: int, rows: int = 40) -> Iterator[tuple[int, TextIO]]:
             yield person, stream
         finally:
             os.close(person)
+
+
+class OnTerminal:
+    """A program on a terminal of its own, whose output is read all the time."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", person: int) -> None:
+        self.process = process
+        self._person = person
+        self._read = b""
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+
+    @property
+    def raw(self) -> str:
+        """All that it wrote."""
+        return self._read.decode("utf-8", errors="replace")
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that are on the terminal, those scrolled away included."""
+        return visible(self.raw).rstrip("\n").split("\n")
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Return when what is shown has this in it."""
+        until_s = time.monotonic() + _DEADLINE_S
+        with self._changed:
+            while not (found := re.search(pattern, "\n".join(self.lines), re.MULTILINE)):
+                left_s = until_s - time.monotonic()
+                assert left_s > 0, f"{pattern!r} did not show:\n" + "\n".join(self.lines)
+                self._changed.wait(left_s)
+        return found
+
+    def press_ctrl_c(self) -> None:
+        """As a person does: the terminal makes a signal of it."""
+        os.write(self._person, b"\x03")
+
+    def wait_until_ended(self) -> int:
+        """Its exit code."""
+        code = self.process.wait(_DEADLINE_S)
+        self._reader.join(_DEADLINE_S)
+        return code
+
+    def _follow(self) -> None:
+        while True:
+            try:
+                more = os.read(self._person, 65536)
+            except OSError:
+                more = b""  # The terminal ends with the last program on it.
+            with self._changed:
+                self._read += more
+                self._changed.notify_all()
+            if not more:
+                return
+
+
+@contextmanager
+def on_terminal(
+    command: Sequence[str | Path], *, columns: int, folder: Path, environment: Mapping[str, str]
+) -> Iterator[OnTerminal]:
+    """A program on a terminal so wide; ended at the end."""
+    with open_terminal(columns) as (person, program):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _TAKE_TERMINAL, *command],
+            cwd=folder,
+            env={"PATH": os.defpath, "HOME": "/nonexistent", "TERM": "xterm", **environment},
+            stdin=program,
+            stdout=program,
+            stderr=program,
+            start_new_session=True,
+        )
+        program.close()
+        shown = OnTerminal(process, person)
+        try:
+            yield shown
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()

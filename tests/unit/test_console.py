@@ -43,7 +43,7 @@ def test_an_entry_is_time_level_sentence_and_fields(draw: Draw) -> None:
     [line] = draw("Given up", function="ingest", attempts=3, reason="no such site")
 
     assert re.fullmatch(
-        r'\d\d:\d\d:\d\d WARN  Given up  function=ingest  attempts=3  reason="no such site"', line
+        r'\d\d:\d\d:\d\d WARN  ingest: Given up  attempts=3  reason="no such site"', line
     )
 
 

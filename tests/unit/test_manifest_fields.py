@@ -10,6 +10,7 @@ STREAM = "streams:\n  S: {{subjects: [s], {0}}}\n"
 FUNCTION = "functions:\n  f: {{handler: a:b, service: true, {0}}}\n"
 SCHEDULE = "functions:\n  f: {{handler: a:b, schedule: {{{0}}}}}\n"
 ENDPOINT = "functions:\n  f: {{handler: a:b, endpoint: {{{0}}}}}\n"
+SERVICE = "functions:\n  f: {{handler: a:b, service: true, {0}}}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (SCHEDULE, "cron: '@daily'", "functions.f.schedule.cron: '@daily' does not have the five fields of cron; write minute, hour, day of month, month and day of week, such as '*/5 * * * *'"),
         (SCHEDULE, "cron: '0 0 */30 2 MON#5'", "functions.f.schedule.cron: '0 0 */30 2 MON#5' is never due; write a day that some month has"),
         (SCHEDULE, "cron: '* * * * *', timezone: Europe/Wien", "functions.f.schedule.timezone: 'Europe/Wien' is no time zone; did you mean Europe/Vienna?"),
+        (SERVICE, "links: {A very long name: 'http://a'}", "functions.f.links.A very long name: 'A very long name' does not fit; use 1 to 11 letters, digits, blanks, - or _"),
+        (SERVICE, "links: {Docs: 'a b'}", "functions.f.links.Docs: 'a b' does not fit; write an address such as http://127.0.0.1:8080/docs"),
         (ENDPOINT, "subject: a b", "functions.f.endpoint.subject: 'a b' does not fit; write parts joined by dots, without spaces, such as telemetry.>"),
         (ENDPOINT, "subject: a.>.b", "functions.f.endpoint.subject: 'a.>.b' has a > in the middle; > may only be the last part"),
         (ENDPOINT, "queue_group: a", "functions.f.endpoint.subject: is missing; add `subject:`"),
