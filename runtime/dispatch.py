@@ -7,6 +7,7 @@ What a function may do with a delivery, and what becomes of it:
     ran into its time limit               Later, or Dead on the last attempt
     raised Reject                         Dead
     payload does not fit the annotation   Dead
+    bytes are no message of NATS          Dead, and the function is not called
 """
 
 import asyncio
@@ -127,6 +128,8 @@ class Dispatcher:
 
     async def run_event(self, message: Message) -> Outcome:
         """Run a single-event function on one message, a scheduled one on its tick."""
+        if message.unreadable is not None:
+            return _judge_unreadable(message)
         function, context = self.function, None
         try:
             if not function.is_async:
@@ -255,6 +258,10 @@ class Dispatcher:
         self, messages: Sequence[Message], outcomes: dict[Message, Outcome]
     ) -> list[Event[Any]]:
         """The events of those messages that fit the annotation; the others are judged."""
+        if any(message.unreadable is not None for message in messages):
+            bad = [message for message in messages if message.unreadable is not None]
+            outcomes |= {message: _judge_unreadable(message) for message in bad}
+            messages = [message for message in messages if message.unreadable is None]
         if self.function.decode is None:
             return [Event(message, message.data) for message in messages]
         events: list[Event[Any]] = []
@@ -312,6 +319,12 @@ class Dispatcher:
         else:
             call = self._loop.run_in_executor(self._threads, function.handler, *arguments)
         return self._limit.enforce(call, arguments[-1].deadline_s)
+
+
+def _judge_unreadable(message: Message) -> Dead:
+    """No function sees a message that is none as NATS defines them."""
+    reason = message.unreadable.reason if message.unreadable is not None else ""
+    return Dead("MESSAGE_UNREADABLE", reason)
 
 
 def _may_be_one_message(failure: Exception) -> bool:

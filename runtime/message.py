@@ -14,6 +14,19 @@ DUE_AT = "Runtime-Due-At"
 """Header of a scheduled function's tick: when it was due, ISO 8601."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why a message is none as NATS defines them: whoever sent it sent other bytes.
+
+    Attributes:
+        reason: one sentence for a person.
+        header_block: the bytes of its headers where they cannot be read; empty where they can.
+    """
+
+    reason: str
+    header_block: bytes = b""
+
+
 @dataclass(slots=True, eq=False)
 class Message:
     """One delivery of one stored message, or one request to an endpoint.
@@ -23,7 +36,8 @@ class Message:
     delivery.
 
     Attributes:
-        subject: the subject it was published on.
+        subject: the subject it was published on. Bytes that are no UTF-8 are surrogates in it, as
+            `os.fsdecode` makes them; so in the headers.
         data: the payload, untouched.
         headers: one value per key; never None.
         reply: where the settling goes (JetStream) or the answer (request); empty when neither.
@@ -36,6 +50,7 @@ class Message:
         extended_at_s: the same clock when its ack wait was last started anew; 0 for never.
         size_bytes: about what it takes here, headers included; 0 for a request.
         delay_s: seconds until it may be called; for one that failed on the host before.
+        unreadable: why no function may see it; None for a message as it should be.
     """
 
     subject: str
@@ -51,6 +66,7 @@ class Message:
     called_before: bool = False
     size_bytes: int = 0
     delay_s: float = 0.0
+    unreadable: Unreadable | None = None
 
     @property
     def may_be_repeated(self) -> bool:

@@ -2,26 +2,44 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import nats.errors
 from nats.aio.client import NO_RESPONDERS_STATUS, PING_PROTO, Client, Srv
-from nats.aio.msg import Msg
 
-from runtime.broker.outgoing import publish_command, settlement_commands
+from runtime.broker.headers import unreadable_subject
+from runtime.broker.incoming import HeaderError, Parser, read_headers
+from runtime.broker.outgoing import check_pattern, publish_command, settlement_commands
+from runtime.broker.subscription import Callback, CallbackFailures, CallbackSubscription
 from runtime.broker.transport import ThreadSafeTransport
 from runtime.errors import Unsendable
+from runtime.message import NO_HEADERS, Message, Unreadable
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.broker")
 
 PENDING_BYTES = 32 * 1024 * 1024
 """Outgoing bytes kept while the connection is down."""
+RECONNECT_WAIT_S = 0.25
+REFUSED_WAIT_CAP_S = 5.0
+STEADY_S = 10.0
+"""After so long a connection is a good one: the waits after refusals start small again."""
+_READ_BYTES = 65_536
+_PERMISSIONS = "permissions violation"
+
+
+class ServerRefused(nats.errors.Error):
+    """The server said `-ERR`, after which it ends the connection. The text is the server's."""
 
 
 class OrderedClient(Client):
     """The client library's connection, with its PING in line and many messages in one write.
 
-    It goes over a `ThreadSafeTransport`.
+    It goes over a `ThreadSafeTransport`, reads with a `Parser` of its own and, whatever the server
+    says, connects again until it is closed.
 
     The library writes PING to the socket at once, ahead of commands it still holds back, so that
     its `flush` proves nothing and its `drain` ends before the server has read the UNSUB: messages
@@ -29,6 +47,151 @@ class OrderedClient(Client):
     """
 
     _transport: ThreadSafeTransport | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = Parser(self)  # type: ignore[assignment]
+        self._listeners: dict[int, CallbackSubscription] = self._subs  # type: ignore[assignment]
+        self._failures = CallbackFailures()
+        self._refusals = 0
+        self._stands_since_s = 0.0
+        self._answers: dict[str, asyncio.Future[Message]] = {}
+        self._answer_inbox = ""
+
+    async def listen(
+        self, subject: str, callback: Callback, queue: str = ""
+    ) -> CallbackSubscription:
+        """Have `callback` called for whatever arrives; see `CallbackSubscription`.
+
+        Raises:
+            Unsendable: nobody can subscribe to that.
+        """
+        check_pattern(subject, queue)
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        self._sid += 1
+        subscription = CallbackSubscription(
+            self,
+            self._sid,
+            subject,
+            callback=callback,
+            queue=queue,
+            failures=self._failures,
+        )
+        self._listeners[self._sid] = subscription
+        await self._send_subscribe(subscription)
+        return subscription
+
+    def deliver(self, sid: int, subject: bytes, reply: bytes, payload: bytes, block: bytes) -> None:
+        """Give what has arrived to its subscription. Raises nothing, whatever the bytes are."""
+        subscription = self._listeners.get(sid)
+        if subscription is None:
+            return
+        try:
+            headers = read_headers(block) if block else NO_HEADERS
+            message = Message(subject.decode(), payload, headers, reply.decode())
+        except (HeaderError, UnicodeDecodeError):
+            message = _unreadable(subject, reply, payload, block)
+        subscription.take(message)
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """As the library's, for what a server would take alone.
+
+        Raises:
+            Unsendable: see `publish_command`.
+        """
+        await self._write(publish_command(subject, reply, headers, payload, self._max_payload))
+
+    async def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Message:
+        """Send a request and wait for its first answer.
+
+        Raises:
+            NoRespondersError: nobody listens.
+            TimeoutError: no answer in time.
+            Unsendable: see `publish_command`.
+        """
+        if not self._answer_inbox:
+            self._answer_inbox = f"_INBOX.{secrets.token_hex(11)}"
+            await self.listen(f"{self._answer_inbox}.*", self._take_answer)
+        reply = f"{self._answer_inbox}.{secrets.token_hex(8)}"
+        answered: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._answers[reply] = answered
+        try:
+            await self.publish(subject, payload, reply, headers)
+            async with asyncio.timeout(timeout_s):
+                answer = await answered
+        finally:
+            del self._answers[reply]
+        if answer.headers.get("Status") == NO_RESPONDERS_STATUS:
+            raise nats.errors.NoRespondersError
+        return answer
+
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> list[Unsendable]:
+        """As `publish` for each subject and payload, at a third of its cost; those refused."""
+        commands, refused = settlement_commands(messages, self._max_payload)
+        await self._write(commands)
+        return refused
+
+    async def publish_all_headed(
+        self, messages: Sequence[tuple[str, str, Mapping[str, str], bytes]]
+    ) -> None:
+        """As `publish` for each subject, reply, headers and payload, in one write.
+
+        Raises:
+            Unsendable: see `publish_command`; nothing is sent.
+        """
+        most = self._max_payload
+        await self._write(b"".join([publish_command(*message, most) for message in messages]))
+
+    def stand_in(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """See `ThreadSafeTransport.stand_in`; while there is no connection, nothing happens."""
+        if self.is_connected and self._transport is not None:
+            commands, _ = settlement_commands(messages, self._max_payload)
+            self._transport.stand_in(commands)
+
+    async def close(self) -> None:
+        """As the library's, which leaves the socket of a try that has failed as it is."""
+        await super().close()
+        if self._transport is not None:
+            self._transport.close()
+
+    def drop_unsent(self) -> None:
+        """Forget what was not sent: a server that takes nothing would keep `close` for ever."""
+        self._pending = []
+        self._pending_data_size = 0
+
+    async def flush(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the library's
+        """As the library's, but one that is cancelled ends."""
+        with _heeding_cancellation():
+            await super().flush(*arguments, **named)
+
+    def _take_answer(self, answer: Message) -> None:
+        answered = self._answers.get(answer.subject)
+        if answered is not None and not answered.done():
+            answered.set_result(answer)
+
+    async def _write(self, commands: bytes) -> None:
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        if self.is_draining_pubs:
+            raise nats.errors.ConnectionDrainingError
+        if not self.is_connected and len(commands) + self.pending_data_size > PENDING_BYTES:
+            raise nats.errors.OutboundBufferLimitError
+        await self._send_command(commands)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
 
     async def _send_ping(self, future: "asyncio.Future[bool] | None" = None) -> None:
         self._pongs.append(future or asyncio.get_running_loop().create_future())
@@ -49,99 +212,107 @@ class OrderedClient(Client):
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
-    async def publish(
-        self,
-        subject: str,
-        payload: bytes = b"",
-        reply: str = "",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """As the library's, for what a server would take alone; the library's requests come here.
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """As the library's, and heed a limit that was changed while the connection stands."""
+        await super()._process_info(info, initial_connection)
+        if isinstance(most := info.get("max_payload"), int):
+            self._max_payload = most
 
-        Raises:
-            Unsendable: see `publish_command`.
+    async def _process_err(self, err_msg: str) -> None:
+        """Connect again, whatever it is; the library closes for good for all but two of them.
+
+        What this user may not do is told and nothing more: the server goes on.
         """
-        await self._write(publish_command(subject, reply, headers, payload, self._max_payload))
+        failure = ServerRefused(err_msg)
+        self._err = failure
+        if _PERMISSIONS in err_msg:
+            log.warning("NATS does not allow this user something", said=err_msg)
+            return
+        log.warning("NATS ends the connection", said=err_msg)
+        self._count_refusal()
+        await self._process_op_err(failure)
 
-    async def request(
-        self,
-        subject: str,
-        payload: bytes = b"",
-        timeout: float = 0.5,  # noqa: ASYNC109 - the library's
-        old_style: bool = False,
-        headers: Mapping[str, str] | None = None,
-    ) -> Msg:
-        """As the library's, but one that is cancelled ends, and one that is refused leaves nothing.
+    async def _read_loop(self) -> None:
+        """As the library's, but whatever goes wrong ends in another connection.
 
-        Raises:
-            Unsendable: see `publish_command`.
+        The library stops reading at what it did not foresee, and the connection stays as it is,
+        deaf. Source: nats-py 2.16 `client.py`.
         """
-        if not self._resp_sub_prefix:
-            await self._init_request_sub()
-        inbox = (self._resp_sub_prefix or b"").decode()
-        token = secrets.token_hex(13)
-        answered: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._resp_map[token] = answered
-        try:
-            await self.publish(subject, payload, f"{inbox}{token}", headers)
-            async with asyncio.timeout(timeout):
-                answer = await answered
-        finally:
-            del self._resp_map[token]
-        if answer.headers and answer.headers.get("Status") == NO_RESPONDERS_STATUS:
-            raise nats.errors.NoRespondersError
-        return answer
+        while self._transport is not None and not (self.is_closed or self.is_reconnecting):
+            try:
+                if self._transport.at_eof():
+                    raise nats.errors.UnexpectedEOF  # noqa: TRY301 - one way out for all of them
+                await self._ps.parse(await self._transport.read(_READ_BYTES))
+            except Exception as failure:  # noqa: BLE001 - what was not foreseen most of all
+                await self._error_cb(failure)
+                await self._process_op_err(failure)
+                return
 
-    async def flush(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the library's
-        """As the library's, but one that is cancelled ends."""
-        with _heeding_cancellation():
-            await super().flush(*arguments, **named)
+    async def _attempt_reconnect(self) -> None:
+        """As the library's, but only a connection ends it."""
+        while True:
+            try:
+                await super()._attempt_reconnect()
+            except Exception:
+                log.exception("Connecting to NATS failed unexpectedly, trying again")
+                await asyncio.sleep(REFUSED_WAIT_CAP_S)
+            else:
+                return
 
     async def _connect_to_server(self, s: Srv) -> None:
-        """Close what the try before has left open, then connect with a transport of our own."""
+        """Close what the try before has left open, then connect with a transport of our own.
+
+        A server that refused us is left alone for a while first, each time for longer.
+        """
         if self._transport is not None:
             self._transport.close()
+        if self._refusals > 1:
+            wait_s = RECONNECT_WAIT_S * 2 ** min(self._refusals, 10)
+            await asyncio.sleep(min(REFUSED_WAIT_CAP_S, wait_s))
         self._transport = ThreadSafeTransport()
         await super()._connect_to_server(s)
 
-    def stand_in(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `ThreadSafeTransport.stand_in`; while there is no connection, nothing happens."""
-        if self.is_connected and self._transport is not None:
-            commands, _ = settlement_commands(messages, self._max_payload)
-            self._transport.stand_in(commands)
+    async def _process_connect_init(self) -> None:
+        """As the library's; a server that refuses us, or says nothing at all, is a failed try."""
+        try:
+            with _heeding_cancellation():
+                await super()._process_connect_init()
+        except nats.errors.Error:
+            self._count_refusal()
+            raise
+        except UnicodeDecodeError as failure:
+            self._count_refusal()
+            raise nats.errors.Error("nats: the server said what cannot be read") from failure
+        if not self.is_connected:
+            # The library goes on all the same, with tasks that would read the next connection too.
+            for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                if task is not None:
+                    task.cancel()
+            raise nats.errors.Error("nats: no PONG from the server")
+        self._stands_since_s = time.monotonic()
 
-    def drop_unsent(self) -> None:
-        """Forget what was not sent: a server that takes nothing would keep `close` for ever."""
-        self._pending = []
-        self._pending_data_size = 0
+    def _count_refusal(self) -> None:
+        if self._stands_since_s and time.monotonic() - self._stands_since_s > STEADY_S:
+            self._refusals = 0
+        self._stands_since_s = 0.0
+        self._refusals += 1
 
-    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> list[Unsendable]:
-        """As `publish` for each subject and payload, at a third of its cost; those refused."""
-        commands, refused = settlement_commands(messages, self._max_payload)
-        await self._write(commands)
-        return refused
 
-    async def publish_all_headed(
-        self, messages: Sequence[tuple[str, str, Mapping[str, str], bytes]]
-    ) -> None:
-        """As `publish` for each subject, reply, headers and payload, in one write.
-
-        Raises:
-            Unsendable: see `publish_command`; nothing is sent.
-        """
-        most = self._max_payload
-        await self._write(b"".join([publish_command(*message, most) for message in messages]))
-
-    async def _write(self, commands: bytes) -> None:
-        if self.is_closed:
-            raise nats.errors.ConnectionClosedError
-        if self.is_draining_pubs:
-            raise nats.errors.ConnectionDrainingError
-        if not self.is_connected and len(commands) + self.pending_data_size > PENDING_BYTES:
-            raise nats.errors.OutboundBufferLimitError
-        await self._send_command(commands)
-        if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
+def _unreadable(subject: bytes, reply: bytes, payload: bytes, block: bytes) -> Message:
+    """A message that keeps every byte, and says why it is none as NATS defines them."""
+    message = Message(
+        subject.decode("utf-8", "surrogateescape"),
+        payload,
+        reply=reply.decode("utf-8", "surrogateescape"),
+    )
+    try:
+        if block:
+            message.headers = read_headers(block)
+    except HeaderError as failure:
+        message.unreadable = Unreadable(str(failure), block)
+    else:
+        message.unreadable = unreadable_subject(message.subject)
+    return message
 
 
 @contextmanager

@@ -7,10 +7,9 @@ import secrets
 from types import TracebackType
 from typing import Self
 
-from nats.aio.msg import Msg
-
 from runtime.context import PubAck
 from runtime.errors import PublishFailed
+from runtime.message import Message
 
 
 class Unheard(PublishFailed):
@@ -59,7 +58,7 @@ class Confirmations:
         """Whatever still comes for it is dropped."""
         del self._expected[reply]
 
-    async def receive(self, msg: Msg) -> None:
+    def receive(self, msg: Message) -> None:
         """Take a confirmation in, or the news that there will be none."""
         future = self._expected.get(msg.subject)
         if future is None or future.done():
@@ -147,9 +146,9 @@ class AwaitedPubAck:
             future.exception()  # Seen: several may fail while only the first is raised.
 
 
-def _read(msg: Msg) -> PubAck | PublishFailed:
+def _read(msg: Message) -> PubAck | PublishFailed:
     """The confirmation, or why there is none."""
-    if msg.headers and msg.headers.get("Status") == "503":
+    if msg.headers.get("Status") == "503":
         return Unheard("", "no stream took it")
     try:
         ack = json.loads(msg.data)

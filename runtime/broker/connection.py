@@ -3,24 +3,20 @@
 import asyncio
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import nats.errors
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
 
-from runtime.broker.client import PENDING_BYTES, OrderedClient
+from runtime.broker.client import PENDING_BYTES, RECONNECT_WAIT_S, OrderedClient
 from runtime.broker.confirmations import AwaitedPubAck, Confirmations, PublishRefused
-from runtime.broker.outgoing import check_pattern
+from runtime.broker.subscription import Callback, Subscription
 from runtime.context import PubAck, Publication, Reply
 from runtime.errors import NoAnswer, PublishFailed, RequestFailed, RuntimeFault, Unavailable
-from runtime.message import NO_HEADERS, Message
+from runtime.message import Message
 from runtime.observe.logs import get_logger
 
 log = get_logger("runtime.broker")
-
-Callback = Callable[[Message], Awaitable[None] | None]
 
 _Item = tuple[str, bytes, str | None, Mapping[str, str] | None]
 
@@ -28,7 +24,6 @@ ACK_TIMEOUT_S = 5.0
 OFFER_AGAIN_S = (0.1, 0.25, 0.5)
 """Pauses before a publish that no stream took is tried again: a stream whose leader is changing
 takes nothing for that long. A leader that was killed is missed for seconds: that is for callers."""
-RECONNECT_WAIT_S = 0.25
 _HOLDS_DUPLICATE = 10201
 PING_INTERVAL_S = 5
 CLOSE_LIMIT_S = 2
@@ -49,42 +44,6 @@ class ApiError(RuntimeFault):
         super().__init__(f"JetStream answered {code} ({err_code}): {description}")
 
 
-class Subscription:
-    """Interest in a subject, until `unsubscribe` or `drain`."""
-
-    def __init__(self, inner: NatsSubscription) -> None:
-        self._inner = inner
-
-    @property
-    def id(self) -> int:
-        """The number that the connection gave it; messages carry it."""
-        return int(self._inner._id)  # noqa: SLF001 - the library shows it on messages alone
-
-    def share_queue(self, other: NatsSubscription) -> None:
-        """Have another subscription's messages wait in this one's queue."""
-        other._pending_queue = self._inner._pending_queue  # noqa: SLF001 - no public way
-
-    async def unsubscribe(self) -> None:
-        """Stop at once; what has arrived and was not handled yet is dropped."""
-        try:
-            await self._inner.unsubscribe()
-        except (nats.errors.ConnectionClosedError, nats.errors.BadSubscriptionError):
-            log.debug("Subscription was gone already")
-
-    async def drain(self, timeout_s: float) -> None:
-        """Stop, but only after everything the server had sent by now went through the callback."""
-        # In a task of its own: the library swallows the cancellation of whoever drains, and so does
-        # `wait_for` before Python 3.12. Source: nats-py 2.16 `subscription.py`, `_drain`.
-        draining = asyncio.ensure_future(self._inner.drain())  # type: ignore[no-untyped-call]
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.shield(draining)
-        except (TimeoutError, nats.errors.Error):
-            log.debug("Subscription ended without a full drain")
-        finally:
-            draining.cancel()
-
-
 class Broker:
     """A connection that is rebuilt for ever, and the little of NATS that the layers above need.
 
@@ -95,6 +54,8 @@ class Broker:
         self._client = client
         self._confirmations = Confirmations()
         self._reconnect_callbacks: list[Callable[[], None]] = []
+        self._ended = asyncio.Event()
+        self._closing = False
         self.reconnects = 0
 
     @classmethod
@@ -114,12 +75,14 @@ class Broker:
         refusals: list[str] = []
 
         async def on_error(error: Exception) -> None:
-            refusals.append(type(error).__name__)
+            # A refusal has the server's words.
+            says = str(error).removeprefix("nats: ") if type(error) is nats.errors.Error else ""
+            refusals.append(says or type(error).__name__)
             log.debug("NATS connection error", error=type(error).__name__)
 
         try:
-            await asyncio.wait_for(
-                client.connect(
+            async with asyncio.timeout(timeout_s):
+                await client.connect(
                     servers=[part.strip() for part in url.split(",")],
                     name=name,
                     max_reconnect_attempts=-1,
@@ -133,9 +96,11 @@ class Broker:
                     error_cb=on_error,
                     reconnected_cb=broker._on_reconnect,
                     disconnected_cb=broker._on_disconnect,
-                ),
-                timeout_s,
-            )
+                    closed_cb=broker._on_closed,
+                )
+                confirmations = broker._confirmations
+                await client.listen(f"{confirmations.inbox}.*", confirmations.receive)
+                await client.flush()
         except (TimeoutError, OSError, nats.errors.Error) as failure:
             await client.close()
             reason = refusals[-1] if refusals else type(failure).__name__
@@ -144,15 +109,24 @@ class Broker:
             raise Unavailable(
                 f"NATS at {place}", f"no connection within {timeout_s:g} s ({reason})"
             ) from failure
-        confirmations = broker._confirmations
-        await client.subscribe(f"{confirmations.inbox}.*", cb=confirmations.receive)
-        await client.flush()
+        except BaseException:
+            await client.close()
+            raise
         return broker
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection stands at this moment."""
         return self._client.is_connected
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the connection is closed for good, and not by `close`."""
+        return self._ended.is_set()
+
+    async def wait_until_ended(self) -> None:
+        """Return when the connection is closed for good, and not by `close`: nothing works then."""
+        await self._ended.wait()
 
     @property
     def server_version(self) -> tuple[int, int, int]:
@@ -172,6 +146,7 @@ class Broker:
 
     async def close(self) -> None:
         """Send what is waiting, within `CLOSE_LIMIT_S`, and end the connection."""
+        self._closing = True
         try:
             if self._client.is_connected:
                 async with asyncio.timeout(CLOSE_LIMIT_S):
@@ -218,10 +193,12 @@ class Broker:
         """
         data = json.dumps(payload).encode() if payload is not None else b""
         try:
-            answer = await self._client.request(f"$JS.API.{subject}", data, timeout=timeout_s)
+            answer = await self._client.ask(f"$JS.API.{subject}", data, timeout_s)
+            document: dict[str, Any] = json.loads(answer.data)
         except (TimeoutError, nats.errors.Error) as failure:
             raise Unavailable("JetStream", type(failure).__name__) from failure
-        document: dict[str, Any] = json.loads(answer.data)
+        except ValueError as failure:
+            raise Unavailable("JetStream", "the answer is no JSON") from failure
         if error := document.get("error"):
             raise ApiError(
                 error.get("code", 500), error.get("err_code", 0), error.get("description", "")
@@ -360,9 +337,7 @@ class Broker:
             Unsendable: no server would take the request.
         """
         try:
-            answer = await self._client.request(
-                subject, data, timeout=timeout_s, headers=headers or None
-            )
+            answer = await self._client.ask(subject, data, timeout_s, headers or None)
         except nats.errors.NoRespondersError as failure:
             raise NoAnswer(subject, "no responders") from failure
         except (TimeoutError, nats.errors.Error) as failure:
@@ -370,7 +345,9 @@ class Broker:
                 raise Unavailable("NATS", "the connection is lost") from failure
             reason = "timeout" if isinstance(failure, TimeoutError) else type(failure).__name__
             raise NoAnswer(subject, reason) from failure
-        found = answer.headers or {}
+        if answer.unreadable is not None:
+            raise NoAnswer(subject, f"the answer cannot be read: {answer.unreadable.reason}")
+        found = answer.headers
         if code := found.get("Nats-Service-Error-Code"):
             number = int(code) if code.isdigit() else 500
             raise RequestFailed(subject, number, found.get("Nats-Service-Error", ""), answer.data)
@@ -406,46 +383,17 @@ class Broker:
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
         """Have `callback` called, one message after the other, for whatever arrives on `subject`.
 
+        A plain function is called at once and must not block; a coroutine function is called when
+        the one before has ended. One that raises is told in the log, and the next message comes.
+
         Raises:
             Unavailable: the connection is closed.
             Unsendable: nobody can subscribe to that.
         """
-        asynchronous = asyncio.iscoroutinefunction(callback)
-
-        async def on_message(msg: Msg) -> None:
-            message = Message(msg.subject, msg.data, msg.headers or NO_HEADERS, msg.reply)
-            if asynchronous:
-                await callback(message)  # type: ignore[misc]
-            else:
-                callback(message)
-
-        return await self.subscribe_raw(subject, on_message, queue=queue)
-
-    async def subscribe_raw(
-        self,
-        subject: str,
-        callback: Callable[[Msg], Awaitable[None]],
-        *,
-        queue: str = "",
-        in_order_with: Subscription | None = None,
-    ) -> Subscription:
-        """As `subscribe`, with the client library's own message: for the pull loop alone.
-
-        With `in_order_with` the messages of both subscriptions are handled in the order in which
-        the server sent them. Both must have the same callback, which does not wait for anything.
-        """
-        check_pattern(subject, queue)
         try:
-            # The bounds guard against a subscriber that cannot keep up; ours are bounded by what
-            # they pulled, so the library's own limit (it drops!) must never be reached.
-            inner = await self._client.subscribe(
-                subject, queue=queue, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
-            )
+            return Subscription(await self._client.listen(subject, callback, queue))
         except nats.errors.Error as failure:
             raise Unavailable("NATS", type(failure).__name__) from failure
-        if in_order_with is not None:
-            in_order_with.share_queue(inner)
-        return Subscription(inner)
 
     async def respond(
         self, message: Message, data: bytes, headers: Mapping[str, str] | None = None
@@ -499,6 +447,10 @@ class Broker:
         log.info("NATS connection rebuilt")
         for callback in list(self._reconnect_callbacks):
             callback()
+
+    async def _on_closed(self) -> None:
+        if not self._closing:
+            self._ended.set()
 
     async def _on_disconnect(self) -> None:
         if not self._client.is_closed:

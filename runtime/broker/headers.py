@@ -10,7 +10,8 @@ import re
 import sys
 from collections.abc import Mapping
 
-from runtime.message import Message
+from runtime.broker.incoming import HeaderError, read_headers
+from runtime.message import Message, Unreadable
 
 STREAM = "Runtime-Stream"
 SEQUENCE = "Runtime-Sequence"
@@ -36,6 +37,9 @@ FIRST_REASON = "Runtime-First-Reason"
 FIRST_TIME = "Runtime-First-Time"
 REDRIVES = "Runtime-Redrives"
 """On a redriven message: how many times it was redriven."""
+
+HEADER_BLOCK = "Runtime-Header-Block"
+"""The bytes of an original's headers that nobody can read, escaped, a character for each byte."""
 
 CUT = "Runtime-Headers-Cut"
 """Names of the original's headers that found no room in the copy."""
@@ -108,8 +112,10 @@ def unshield(headers: Mapping[str, str]) -> dict[str, str]:
 
 def origin_headers(message: Message) -> dict[str, str]:
     """The headers of a copy: the message's own, shielded, and where it was first stored."""
+    block = message.unreadable.header_block if message.unreadable is not None else b""
     return {
         **shield(message.headers),
+        **({HEADER_BLOCK: escape(block.decode("latin-1"))} if block else {}),
         STREAM: message.stream,
         SEQUENCE: str(message.sequence),
         SUBJECT: escape(message.subject),
@@ -126,8 +132,9 @@ def original(copy: Message, data: bytes | None = None) -> Message | None:
     stream, sequence = headers.get(STREAM, ""), number(headers, SEQUENCE)
     if not stream or not sequence:
         return None
+    subject = unescape(headers.get(SUBJECT, ""))
     return Message(
-        subject=unescape(headers.get(SUBJECT, "")),
+        subject=subject,
         data=copy.data if data is None else data,
         headers=unshield(headers),
         reply=copy.reply,
@@ -138,7 +145,30 @@ def original(copy: Message, data: bytes | None = None) -> Message | None:
         received_at_s=copy.received_at_s,
         size_bytes=copy.size_bytes,
         delay_s=number(headers, DELAY),
+        unreadable=_unreadable(headers.get(HEADER_BLOCK, "")) or unreadable_subject(subject),
     )
+
+
+def unreadable_subject(subject: str) -> Unreadable | None:
+    """Why a subject is none; None for one that is UTF-8."""
+    if subject.isascii():
+        return None
+    try:
+        subject.encode()
+    except UnicodeEncodeError:
+        return Unreadable("its subject is not UTF-8")
+    return None
+
+
+def _unreadable(escaped: str) -> Unreadable | None:
+    if not escaped:
+        return None
+    block = unescape(escaped).encode("latin-1", "replace")
+    try:
+        read_headers(block)
+    except HeaderError as failure:
+        return Unreadable(str(failure), block)
+    return None
 
 
 def _unescaped(found: re.Match[str]) -> str:

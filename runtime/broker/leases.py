@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.broker import stored
-from runtime.broker.connection import ApiError, Broker, Subscription
+from runtime.broker.connection import ApiError, Broker
+from runtime.broker.subscription import Subscription
 from runtime.errors import PublishFailed, Unavailable, Unsendable
 from runtime.manifest.model import Manifest, StreamSpec
 from runtime.message import Message

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
-from runtime.broker.connection import Broker, Subscription
+from runtime.broker.connection import Broker
 from runtime.broker.micro_protocol import (
     VERBS,
     Answer,
@@ -21,6 +21,7 @@ from runtime.broker.micro_protocol import (
     Verb,
     describe,
 )
+from runtime.broker.subscription import Subscription
 from runtime.call_task import create_call_task
 from runtime.errors import ConfigError, Problem, PublishFailed, TooLarge, Unavailable, Unsendable
 from runtime.message import Message
@@ -33,6 +34,7 @@ log = get_logger("runtime.broker.micro")
 BUSY = Answer.failure(429, "TOO_MANY_REQUESTS", "the endpoint is busy; try again shortly")
 STOPPING = Answer.failure(503, "STOPPING", "the service is stopping; try again")
 TOO_LARGE = Answer.failure(500, "ANSWER_TOO_LARGE", "the answer is too large to be sent")
+UNREADABLE = Answer.failure(400, "MESSAGE_UNREADABLE", "the request is no message of NATS")
 UNSENDABLE = Answer.failure(500, "ANSWER_NOT_SENT", "the answer could not be sent")
 CANCEL_TIMEOUT_S = 1.0
 
@@ -232,6 +234,9 @@ class _Listener:
     async def _receive(self, message: Message) -> None:
         if self._stopped:
             await self._refuse(message, STOPPING)
+            return
+        if message.unreadable is not None:
+            await self._refuse(message, UNREADABLE)
             return
         if self._idle:
             self._idle.pop().set_result(message)

@@ -9,16 +9,16 @@ and their status codes).
 import asyncio
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
-from nats.aio.msg import Msg
-
-from runtime.broker.connection import ApiError, Broker, Subscription
+from runtime.broker.connection import ApiError, Broker
 from runtime.broker.pull_limits import PullLimits
+from runtime.broker.subscription import Subscription
 from runtime.errors import Unavailable
-from runtime.message import NO_HEADERS, Message
+from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.supervised_task import SupervisedTask
 
@@ -80,17 +80,19 @@ class _Request:
 
     Attributes:
         subject: below which its messages are sent.
-        subscription: to what is below.
+        subscription: to what is below; None until it stands.
         number: of the last request, the next token of its subject.
         messages: how many may still come; 0 when no request is open.
         size_bytes: how many bytes may still come.
+        is_forgotten: whether the loop has begun anew since.
     """
 
     subject: str
-    subscription: Subscription
+    subscription: Subscription | None = None
     number: int = 0
     messages: int = 0
     size_bytes: int = 0
+    is_forgotten: bool = False
 
 
 class Puller:
@@ -132,7 +134,7 @@ class Puller:
         self._usual_bytes = _FRAME_BYTES
         self._refused_bytes = 0
         self._inbox = ""
-        self._requests: dict[int, _Request] = {}
+        self._requests: list[_Request] = []
         self._draining: set[asyncio.Task[None]] = set()
         self._task = SupervisedTask(
             self._run, f"pull {stream}/{durable}", on_failure=self._forget_requests
@@ -187,13 +189,14 @@ class Puller:
         await self._task.stop()
         self._ready.set()  # Whoever is still starting it need not wait any more.
         if timeout_s > 0:
-            await _drain_all(self._requests.values(), timeout_s)
+            await _drain_all(self._requests, timeout_s)
         else:
-            for request in self._requests.values():
-                await request.subscription.unsubscribe()
+            for request in self._requests:
+                if request.subscription is not None:
+                    await request.subscription.unsubscribe()
             for task in self._draining:
                 task.cancel()
-        self._requests = {}
+        self._requests = []
         await asyncio.gather(*self._draining, return_exceptions=True)
 
     async def _run(self) -> None:
@@ -279,15 +282,16 @@ class Puller:
         )
 
     async def _closed_request(self) -> _Request:
-        for request in self._requests.values():
+        for request in self._requests:
             if not request.messages:
                 return request
-        subject = f"{self._inbox}.{len(self._requests)}"
-        first = next(iter(self._requests.values())).subscription if self._requests else None
-        subscription = await self._broker.subscribe_raw(
-            f"{subject}.*", self._on_msg, in_order_with=first
+        request = _Request(f"{self._inbox}.{len(self._requests)}")
+        # A plain callback is called as messages come, so that those of all requests keep the order
+        # in which the server sent them.
+        request.subscription = await self._broker.subscribe(
+            f"{request.subject}.*", partial(self._on_message, request)
         )
-        request = self._requests[subscription.id] = _Request(subject, subscription)
+        self._requests.append(request)
         return request
 
     def _open_inbox(self) -> None:
@@ -295,30 +299,33 @@ class Puller:
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
 
     def _forget_requests(self) -> None:
-        stale, self._requests = self._requests, {}
+        stale, self._requests = self._requests, []
+        for request in stale:
+            request.is_forgotten = True
+            request.messages = request.size_bytes = 0
         self._inbox = ""
         self._open = self._outstanding = self._outstanding_bytes = 0
         if stale:
             # What has arrived is still ours to work on: dropped, it would cost an attempt.
-            task = asyncio.create_task(_drain_all(stale.values(), STALE_DRAIN_S))
+            task = asyncio.create_task(_drain_all(stale, STALE_DRAIN_S))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
         self._wake.set()
 
-    async def _on_msg(self, msg: Msg) -> None:
+    def _on_message(self, request: _Request, message: Message) -> None:
         self._heard_at_s = now = self._time()
-        request = self._requests.get(msg.sid)
-        reply = msg.reply
+        reply = message.reply
         if not reply:
             # A status has the subject of its request, which may be over by our own count.
-            if request is not None and msg.subject == f"{request.subject}.{request.number}":
-                self._on_status(request, msg.headers or {})
+            is_current = message.subject == f"{request.subject}.{request.number}"
+            if is_current and not request.is_forgotten:
+                self._on_status(request, message.headers)
             return
-        headers = msg.headers or NO_HEADERS
-        size_bytes = len(msg.data) + _FRAME_BYTES
+        headers = message.headers
+        size_bytes = len(message.data) + _FRAME_BYTES
         if headers:
             size_bytes += sum(map(len, headers)) + sum(map(len, headers.values()))
-        if request is not None:
+        if not request.is_forgotten:
             # Here and not in a method of its own: this runs for each message.
             self._usual_bytes += (size_bytes - self._usual_bytes) >> 3
             self._refused_bytes = self._failures = 0
@@ -334,21 +341,14 @@ class Puller:
         # After `$JS.ACK.`: [domain, account,] stream, consumer, deliveries, sequence, consumer's
         # sequence, time, pending. Source: NATS ADR-15; with the account it is version 2.
         first = 2 if len(tokens) == _TOKENS_V1 else 4
-        self._deliver(
-            Message(
-                msg.subject,
-                msg.data,
-                headers,
-                reply,
-                tokens[first],
-                int(tokens[first + 3]),
-                int(tokens[first + 2]),
-                int(tokens[first + 5]),
-                now,
-                size_bytes=size_bytes,
-            )
-        )
-        if request is not None and not request.messages:
+        message.stream = tokens[first]
+        message.sequence = int(tokens[first + 3])
+        message.attempt = int(tokens[first + 2])
+        message.stored_at_ns = int(tokens[first + 5])
+        message.received_at_s = now
+        message.size_bytes = size_bytes
+        self._deliver(message)
+        if not request.messages:
             self.poke()  # Slots that were too few to be asked for beside what was on its way.
 
     def _close(self, request: _Request) -> None:
@@ -359,7 +359,7 @@ class Puller:
             self._outstanding_bytes -= request.size_bytes
             request.messages = request.size_bytes = 0
 
-    def _on_status(self, request: _Request, headers: dict[str, str]) -> None:
+    def _on_status(self, request: _Request, headers: Mapping[str, str]) -> None:
         status = headers.get("Status", "")
         text = headers.get("Description", "").split("\n", 1)[0].strip()
         lowered = text.lower()
@@ -430,11 +430,9 @@ class Puller:
 
 
 async def _drain_all(requests: Iterable[_Request], timeout_s: float) -> None:
-    """End subscriptions after what the server had sent was delivered.
-
-    The first subscription's queue is that of all, so its end comes last.
-    """
+    """End subscriptions after what the server had sent was delivered."""
     deadline_s = asyncio.get_running_loop().time() + timeout_s
-    for request in reversed(list(requests)):
+    for request in list(requests):
         left_s = deadline_s - asyncio.get_running_loop().time()
-        await request.subscription.drain(max(0.01, left_s))
+        if request.subscription is not None:
+            await request.subscription.drain(max(0.01, left_s))

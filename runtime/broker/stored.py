@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from runtime.broker.connection import ApiError, Broker
-from runtime.message import NO_HEADERS, Message
+from runtime.broker.incoming import HeaderError, read_headers
+from runtime.message import NO_HEADERS, Message, Unreadable
 
 _TIMESTAMP = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))"
@@ -106,22 +107,18 @@ async def _get(broker: Broker, stream: str, payload: Mapping[str, Any]) -> Messa
             return None
         raise
     found = answer["message"]
+    block = base64.b64decode(found.get("hdrs") or "")
+    headers, unreadable = NO_HEADERS, None
+    try:
+        headers = read_headers(block) if block else NO_HEADERS
+    except HeaderError as failure:
+        unreadable = Unreadable(str(failure), block)
     return Message(
         subject=found["subject"],
         data=base64.b64decode(found.get("data", "")),
-        headers=_parse(base64.b64decode(found["hdrs"])) if found.get("hdrs") else NO_HEADERS,
+        headers=headers,
+        unreadable=unreadable,
         stream=stream,
         sequence=found["seq"],
         stored_at_ns=parse_time_ns(found["time"]),
     )
-
-
-def _parse(block: bytes) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for line in block.split(b"\r\n")[1:]:
-        name, separator, value = line.partition(b":")
-        if separator:
-            headers[name.strip().decode("utf-8", "replace")] = value.strip().decode(
-                "utf-8", "replace"
-            )
-    return headers

@@ -68,6 +68,9 @@ def describe_whole(letter: DeadLetter) -> dict[str, Any]:
         payload = {"text": data.decode("utf-8")}
     except UnicodeDecodeError:
         payload = {"base64": base64.b64encode(data).decode("ascii")}
+    unreadable = letter.message.unreadable
+    if unreadable is not None and unreadable.header_block:
+        payload["header_block_base64"] = base64.b64encode(unreadable.header_block).decode("ascii")
     return {
         **describe(letter),
         "headers": dict(letter.message.headers),
@@ -103,6 +106,8 @@ def draw(letter: DeadLetter) -> str:
     ]
     if headers:
         sections += ["Headers", _indented(align(_clean(headers)))]
+    if message.unreadable is not None and (block := message.unreadable.header_block):
+        sections += [f"Header block, {len(block):,} bytes", _indented(_draw_hex(block))]
     if letter.traceback:
         sections += ["Traceback", _indented(printable(letter.traceback.rstrip(), keep="\n"))]
     sections += [f"Payload, {len(message.data):,} bytes", _indented(_draw_payload(message.data))]

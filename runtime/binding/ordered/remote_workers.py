@@ -11,8 +11,9 @@ from runtime.binding.crash_isolation import CrashIsolation
 from runtime.binding.ordered.remote_call import call_headers, decode_outcome
 from runtime.binding.ordered.standby import BEAT_S, subject_of
 from runtime.binding.worker import Worker
-from runtime.broker.connection import Broker, Subscription
+from runtime.broker.connection import Broker
 from runtime.broker.mailbox import Mailbox
+from runtime.broker.subscription import Subscription
 from runtime.dispatch import Dispatcher, Outcome
 from runtime.errors import NoAnswer, RuntimeFault, Unavailable
 from runtime.message import Message

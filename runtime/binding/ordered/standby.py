@@ -6,7 +6,8 @@ import secrets
 from contextlib import AsyncExitStack
 
 from runtime.binding.ordered.remote_call import LEADER, UNFINISHED, called_message, encode_outcome
-from runtime.broker.connection import Broker, Subscription
+from runtime.broker.connection import Broker
+from runtime.broker.subscription import Subscription
 from runtime.call_task import create_call_task
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable, Unsendable
