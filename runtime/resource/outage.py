@@ -16,7 +16,9 @@ def is_outage(failure: BaseException) -> bool:
     """
     if isinstance(failure, Unavailable):
         return not isinstance(failure, NoAnswer)
-    if isinstance(failure, asyncpg.PostgresError | asyncpg.InterfaceError):
+    if isinstance(
+        failure, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
+    ):
         return outage(failure) is not None
     return isinstance(failure, OSError) and _raised_by_driver(failure.__traceback__)
 

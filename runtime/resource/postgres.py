@@ -33,15 +33,21 @@ def outage(error: BaseException) -> Unavailable | None:
         if not state.startswith(_OUTAGE_CLASSES) and state != _STANDBY:
             return None
         return Unavailable("PostgreSQL", f"{type(error).__name__} (SQLSTATE {state})")
-    if isinstance(error, asyncpg.InterfaceError):
-        # The one sign by which the driver tells a lost connection from its own misuse. A value that
-        # it cannot encode is a ValueError too, and its text repeats the value.
-        if isinstance(error, ValueError) or "clos" not in str(error):
-            return None
-        return Unavailable("PostgreSQL", "the connection is closed")
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        lost = _is_lost(error)
+        return Unavailable("PostgreSQL", "the connection is closed") if lost else None
     if isinstance(error, OSError | TimeoutError):
         return Unavailable("PostgreSQL", f"no answer ({type(error).__name__})")
     return None
+
+
+def _is_lost(error: asyncpg.InterfaceError | asyncpg.InternalClientError) -> bool:
+    """Whether the driver speaks of a lost connection, and not of its own misuse."""
+    if isinstance(error, asyncpg.InternalClientError):
+        # A call in the moment between the server's last words and the end of the connection.
+        return str(error).startswith("cannot switch to state")
+    # The text is the one sign. A value that it cannot encode is a ValueError too, and repeated.
+    return not isinstance(error, ValueError) and "clos" in str(error)
 
 
 @contextmanager
@@ -49,7 +55,12 @@ def outages() -> Iterator[None]:
     """Within it an outage of PostgreSQL becomes `Unavailable`; other errors pass as they are."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+    ) as error:
         unavailable = outage(error)
         if unavailable is None:
             raise

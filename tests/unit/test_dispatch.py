@@ -10,7 +10,7 @@ from pydantic import BaseModel, model_validator
 
 from runtime.context import Context, Scope
 from runtime.dispatch import DONE, Dead, Dispatcher, Later
-from runtime.errors import PayloadError, PublishFailed, Reject, Retry, Unavailable
+from runtime.errors import PayloadError, PublishFailed, Reject, Retry, TooLarge, Unavailable
 from runtime.loader import Function, load
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Batch, Event, Message
@@ -105,6 +105,7 @@ async def test_the_last_attempt_ends_in_a_dead_letter(failure: Exception) -> Non
         PublishFailed("a.b", "no confirmation"),
         asyncpg.CannotConnectNowError("starting up"),
         asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is …"),
     ],
 )
 async def test_an_outage_is_excused_even_on_the_last_attempt_until_the_servers_prove_up(
@@ -119,6 +120,13 @@ async def test_an_outage_is_excused_even_on_the_last_attempt_until_the_servers_p
 
     again = dispatcher.judge(message, failure, excuse=False)
     assert isinstance(again, Dead)
+
+
+async def test_what_no_server_would_take_is_the_function_s_own_failure() -> None:
+    outcome = await _dispatcher(_raising(TooLarge("a.b", 2, 1))).run_event(_message())
+
+    assert isinstance(outcome, Later)
+    assert (outcome.outage, outcome.error_type) == (None, "TooLarge")
 
 
 async def test_a_connection_of_the_function_s_own_that_breaks_is_no_outage() -> None:
