@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import NoReturn
 
 from runtime.binding.block_keepalive import BlockKeepalive
 from runtime.binding.schedule import with_ticks
@@ -12,14 +13,18 @@ from runtime.block_attribution import BlockAttribution
 from runtime.broker.connection import Broker
 from runtime.broker.leases import with_leases
 from runtime.discovery import Discovery
+from runtime.errors import Unavailable
 from runtime.loader import Function
 from runtime.manifest import Manifest
+from runtime.observe.logs import get_logger
 from runtime.observe.metrics import Metrics
 from runtime.probes import Probes
 from runtime.resource.shared import SharedResources
 from runtime.start_and_drain import all_or_none, drain_in_order, stop_all
 from runtime.supervised_task import SupervisedTask
 from runtime.wiring import Binding, HostOptions, Wiring
+
+log = get_logger("runtime.host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +117,25 @@ class Host:
         return any(service.has_ended for service in self._service_bindings())
 
     async def wait_for_failure(self) -> None:
-        """Return never, unless a service cannot run as it is configured.
+        """Return never, unless this process cannot do its work any more.
 
         Raises:
-            ConfigError: what that service said.
+            ConfigError: what a service said that cannot run as it is configured.
+            Unavailable: the connection to NATS is closed for good.
         """
         services = [asyncio.ensure_future(service.wait()) for service in self._service_bindings()]
-        forever = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.gather(forever, *services)
+            await asyncio.gather(self._wait_until_cut_off(), *services)
         finally:
             for service in services:
                 service.cancel()
+
+    async def _wait_until_cut_off(self) -> NoReturn:
+        if self._broker is None:
+            raise RuntimeError("the host was not started")
+        await self._broker.wait_until_ended()
+        log.error("The connection to NATS is closed for good, the process ends")
+        raise Unavailable("NATS", "the connection is closed for good; start the process again")
 
     def _service_bindings(self) -> list[ServiceBinding]:
         return [binding for binding in self._bindings if isinstance(binding, ServiceBinding)]

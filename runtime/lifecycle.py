@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runtime.announcements import Announcements
 from runtime.embedded import EmbeddedServers
-from runtime.errors import ConfigError, Problem
+from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.host import Addresses, Host, HostOptions
 from runtime.listeners import check_ports
 from runtime.loader import load_all
@@ -184,6 +184,7 @@ async def _run_host(
         host.probes.by_name(),
         metrics.registry,
         watch=watch,
+        is_alive=host.probes.is_alive,
         socket_path=place.socket_path if place else None,
     )
     await admin.start()
@@ -215,11 +216,13 @@ def _tune_gc() -> None:
 async def _until_stopped(
     host: Host, signals: StopSignals, grace_s: float, announce: Announcements
 ) -> None:
-    """Serve until a signal, or until a service says that it cannot run as it is configured."""
+    """Serve until a signal, or until the host finds that it cannot go on."""
     stop = asyncio.create_task(signals.drain.wait())
     failed = asyncio.create_task(host.wait_for_failure())
     try:
         await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done() and isinstance(failed.exception(), Unavailable):
+            grace_s = 0.0  # Without a connection, what is finished now cannot be settled.
         announce.draining(host.held())
         drain = asyncio.create_task(host.drain(grace_s))
         at_once = asyncio.create_task(signals.at_once.wait())

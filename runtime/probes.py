@@ -43,6 +43,10 @@ class Probes:
         self._bindings = bindings
         self._resources = resources
 
+    def is_alive(self) -> bool:
+        """Whether this process can do its work without being started again."""
+        return self.broker is None or not self.broker.has_ended
+
     async def check_nats(self) -> str | None:
         """Whether JetStream answers, and stored what it was last given to store.
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from pathlib import Path
 
 import uvicorn
@@ -27,8 +27,9 @@ _FRESH = {"Cache-Control": "no-store"}
 class AdminServer:
     """Answers an orchestrator's and Prometheus's questions.
 
-    `/healthz`: 200 while the loop's lag is below `MAX_LAG_S`. `/readyz`: 200 when every probe
-    passes, else 503; the body names each probe with a code. `/metrics`: Prometheus' text format.
+    `/healthz`: 200 while the loop's lag is below `MAX_LAG_S` and the process need not be started
+    again. `/readyz`: 200 when every probe passes, else 503; the body names each probe with a code.
+    `/metrics`: Prometheus' text format.
 
     Args:
         host: address to listen on.
@@ -36,6 +37,7 @@ class AdminServer:
         probes: by name, such as `nats`, `postgres`, `functions`.
         registry: what `/metrics` shows.
         watch: knows the event loop's lag.
+        is_alive: False once only a new start helps.
         socket_path: listen on this Unix socket instead: a worker's door for its supervisor.
         workers: the supervisor's: by label, the `socket_path` of each worker, whose readiness
             becomes one probe more and whose metrics are merged with `registry`.
@@ -50,6 +52,7 @@ class AdminServer:
         registry: CollectorRegistry,
         *,
         watch: LoopWatch,
+        is_alive: Callable[[], bool] = lambda: True,
         socket_path: Path | None = None,
         workers: Mapping[str, Path] | None = None,
         forgiven: Collection[str] = (),
@@ -58,6 +61,7 @@ class AdminServer:
         self._port = port
         self._registry = registry
         self._watch = watch
+        self._is_alive = is_alive
         self._socket_path = socket_path
         self._workers = dict(workers or {})
         doors = {probe_name(name): readiness_of(path) for name, path in self._workers.items()}
@@ -123,7 +127,7 @@ class AdminServer:
 
     async def _healthz(self, _request: Request) -> Response:
         lag_s = self._watch.lag_s
-        healthy = lag_s < MAX_LAG_S
+        healthy = lag_s < MAX_LAG_S and self._is_alive()
         return JSONResponse(
             {"healthy": healthy, "loop_lag_s": round(lag_s, 3)},
             status_code=200 if healthy else 503,

@@ -39,6 +39,10 @@ CRASH = """
 async def start(ctx: Context) -> None:
     os._exit(3)
 """
+CLOSE = """
+async def work(event: Event[bytes], ctx: Context) -> None:
+    await ctx._scope.broker._client.close()
+"""
 START = """
 async def start(ctx: Context) -> None:
     print("STARTING", flush=True)
@@ -144,6 +148,24 @@ async def test_a_second_signal_ends_it_at_once_and_the_message_comes_again(
     assert took_s < 5
     assert second != first
     assert data == b"wait"
+
+
+async def test_a_connection_that_is_closed_for_good_ends_the_process_with_1(
+    project: Project, addresses: dict[str, str]
+) -> None:
+    # No server's word closes it any more: only what nobody has thought of.
+    project.write(module=CLOSE)
+    async with serving(project.folder, **addresses) as served:
+        await served.wait_for_line("Ready")
+        await project.give(b"close")
+        told = await served.wait_for_line(
+            "The connection to NATS is closed for good, the process ends"
+        )
+        code = await served.wait_until_ended()
+
+    assert (told["level"], code) == ("error", 1)
+    assert served.lines[-1].startswith("NATS is unavailable: the connection is closed for good")
+    assert "Traceback" not in served.text
 
 
 async def test_a_thread_that_hangs_does_not_keep_it_from_ending(

@@ -28,6 +28,7 @@ async def serving(
     metrics: Metrics | None = None,
     socket_path: Path | None = None,
     workers: dict[str, Path] | None = None,
+    is_alive: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[tuple[AdminServer, LoopWatch]]:
     metrics = metrics or Metrics("1.0.0")
     watch = LoopWatch(metrics)
@@ -38,6 +39,7 @@ async def serving(
         probes or {},
         metrics.registry,
         watch=watch,
+        is_alive=is_alive,
         socket_path=socket_path,
         workers=workers,
     )
@@ -60,6 +62,13 @@ async def passes() -> str | None:
 
 async def fails() -> str | None:
     raise ConnectionError("postgres://me:hunter2@10.0.0.7/db")
+
+
+async def test_a_host_that_only_a_new_start_helps_is_not_healthy() -> None:
+    async with serving(is_alive=lambda: False) as (server, _):
+        answer = await get(server, "/healthz")
+    assert answer.status_code == 503
+    assert answer.json()["healthy"] is False
 
 
 async def test_a_host_whose_loop_turns_is_healthy() -> None:

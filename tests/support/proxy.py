@@ -22,6 +22,7 @@ class Proxy:
         self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._near: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._is_cut = False
@@ -60,6 +61,11 @@ class Proxy:
         """Forward nothing. Connections stay open and new ones are accepted, as by a dead route."""
         self._flowing.clear()
 
+    def say(self, line: bytes) -> None:
+        """Send this to every client, as if the server did; between two lines of the server's."""
+        for writer in self._near:
+            writer.write(line)
+
     def heal(self) -> None:
         """Forward again, also what was held back meanwhile."""
         self._is_cut = False
@@ -82,6 +88,7 @@ class Proxy:
 
     async def _serve(self, near: Streams) -> None:
         self._writers.add(near[1])
+        self._near.add(near[1])
         writers = {near[1]}
         try:
             far = await self._connect()
@@ -94,6 +101,7 @@ class Proxy:
             pass  # One side has gone, or the server does not run: so has the other side, then.
         finally:
             self._writers -= writers
+            self._near -= writers
             for writer in writers:
                 writer.transport.abort()
 
