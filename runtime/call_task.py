@@ -60,6 +60,11 @@ def create_call_task(work: Coroutine[Any, Any, T], *, name: str | None = None) -
     return task
 
 
+def current_call() -> "asyncio.Task[Any] | None":
+    """The task of the call that is being made here, also in a task that the function has made."""
+    return _calling.get() or asyncio.current_task()
+
+
 def failure_of(raised: BaseException, task: "asyncio.Task[Any] | None") -> Exception:
     """What a function raised, as a failure of its own. To be called where it was caught.
 

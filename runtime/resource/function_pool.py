@@ -1,11 +1,13 @@
 """One function's share of the PostgreSQL pool: asyncpg's own interface, fewer connections."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from runtime.call_task import current_call
 from runtime.errors import NoConnection
 
 if TYPE_CHECKING:
@@ -38,12 +40,12 @@ class FunctionPool:
         self._wait_s = max(LEAST_WAIT_S, 2 * timeout_s)
         self._free = asyncio.Semaphore(connections)
         self._held: set[Connection] = set()
-        self._waiting: set[asyncio.Task[Any]] = set()
+        self._waiting: Counter[asyncio.Task[Any] | None] = Counter()
         self._waited: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._time = asyncio.get_running_loop().time
 
     def has_waited(self, task: "asyncio.Task[Any]") -> bool:
-        """Whether a task waits for a connection, or did for long since this was asked last."""
+        """Whether a task's call waits for a connection, or did since this was asked last."""
         waited = task in self._waited
         self._waited.discard(task)
         return waited or task in self._waiting
@@ -67,9 +69,8 @@ class FunctionPool:
                 self._free.release()
 
     async def _take(self, limit_s: float | None) -> "Connection":
-        task, began_s = asyncio.current_task(), self._time()
-        if task is not None:
-            self._waiting.add(task)
+        task, began_s = current_call(), self._time()
+        self._waiting[task] += 1
         try:
             async with asyncio.timeout(self._wait_s if limit_s is None else limit_s) as wait:
                 connection = await self._take_in_turn()
@@ -80,10 +81,11 @@ class FunctionPool:
             reason = f"no connection was free, the function holds {held} of {self._connections}"
             raise NoConnection(reason) from None
         finally:
-            if task is not None:
-                self._waiting.discard(task)
-                if self._time() - began_s > LONG_WAIT_S:
-                    self._waited.add(task)
+            self._waiting[task] -= 1
+            if not self._waiting[task]:
+                del self._waiting[task]
+            if task is not None and self._time() - began_s > LONG_WAIT_S:
+                self._waited.add(task)
         self._held.add(connection)
         return connection
 

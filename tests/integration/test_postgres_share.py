@@ -102,6 +102,31 @@ async def test_waiting_for_a_connection_uses_up_neither_time_nor_an_attempt(
     assert await letters_of(broker, work) == []
 
 
+async def test_waiting_in_tasks_of_its_own_is_waiting_of_the_call(
+    broker: Broker, nats_server: NatsServer, postgres_dsn: str
+) -> None:
+    stream, work, journal = fresh("S"), fresh("work"), Journal()
+
+    async def ask(ctx: Context) -> None:
+        async with ctx.postgres.acquire():
+            journal.add(ctx.attempt)
+            await asyncio.sleep(0.6)
+
+    async def act(ctx: Context, event: Any) -> None:
+        await asyncio.gather(*(ask(ctx) for _ in range(4)))
+
+    spec = _spec(stream, "a", timeout="1s", postgres_connections=1, retry={"attempts": 1})
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    async with running_host(
+        nats_server.url, {work: spec}, {work: act}, streams=streams, database_url=postgres_dsn
+    ):
+        await broker.publish(f"{stream}.a", b"x")
+        await wait_until_settled(broker, stream, work)
+
+    assert journal.entries == [1] * 4
+    assert await letters_of(broker, work) == []
+
+
 async def test_a_call_that_holds_a_connection_and_waits_for_another_is_given_up_in_the_end(
     broker: Broker,
     nats_server: NatsServer,
