@@ -14,6 +14,7 @@ from runtime.broker.connection import Broker
 from runtime.broker.leases import with_leases
 from runtime.discovery import Discovery
 from runtime.errors import Unavailable
+from runtime.host_options import HostOptions
 from runtime.loader import Function
 from runtime.manifest import Manifest
 from runtime.observe.logs import get_logger
@@ -22,7 +23,7 @@ from runtime.probes import Probes
 from runtime.resource.shared import SharedResources
 from runtime.start_and_drain import all_or_none, drain_in_order, stop_all
 from runtime.supervised_task import SupervisedTask
-from runtime.wiring import Binding, HostOptions, Wiring
+from runtime.wiring import Binding, Wiring
 
 log = get_logger("runtime.host")
 
@@ -142,7 +143,7 @@ class Host:
 
     async def _start(self) -> None:
         wiring = await self._connect()
-        await wiring.prepare_streams()
+        await wiring.streams.prepare()
         await self._resources.open()
         self._stack.push_async_callback(self._resources.close)
         ticker = wiring.build_ticker()

@@ -1,9 +1,8 @@
 """Builds what the functions of a process share, and binds each function to it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -15,36 +14,25 @@ from runtime.binding.failures import FailureLogs
 from runtime.binding.in_progress import InProgressTicker
 from runtime.binding.ordered.leader import OrderedBinding
 from runtime.binding.outages import Outages
-from runtime.binding.puller_set import Source
-from runtime.binding.schedule import ScheduleTicker, tick_subject
+from runtime.binding.schedule import ScheduleTicker
 from runtime.binding.service import ServiceBinding
 from runtime.binding.settlement import SettlementBackends
 from runtime.broker.advisories import Sweeper
 from runtime.broker.clock import Clock, ServerClock
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
-from runtime.broker.drift import Change, without_memory
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
-from runtime.broker.stream_configs import (
-    FUNCTION_METADATA,
-    MAILBOX,
-    SCHEDULES,
-    Wanted,
-    tick_consumer,
-)
-from runtime.broker.streams import ensure, wanted_objects
-from runtime.broker.streams import inspect as inspect_streams
 from runtime.context import Context, Scope
 from runtime.discovery import Discovery
 from runtime.dispatch import Dispatcher
 from runtime.drift_watch import DriftWatch
-from runtime.errors import ConfigError, Unavailable
+from runtime.function_streams import FunctionStreams
 from runtime.hooks import call_start, call_stop
+from runtime.host_options import HostOptions
 from runtime.lag import LagWatch
 from runtime.loader import Function
 from runtime.manifest import Manifest
-from runtime.manifest.model import ConsumerSpec
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import ENDPOINT_OUTCOMES, Metrics
 from runtime.observe.redaction import hide, secrets_in
@@ -76,33 +64,6 @@ class Binding(Protocol):
         """End at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostOptions:
-    """How a process runs its functions.
-
-    Attributes:
-        services: whether functions with a lifetime of their own run here too; with several worker
-            processes they run in one.
-        bind_only: make and change no stream and no consumer.
-        clock: what schedules go by; JetStream's unless another is given.
-        sweeps: whether it makes dead letters of messages whose processes died.
-        careful_ack_waits: see `SharedServices`.
-        peers: see `SharedServices`.
-        postgres_connections: how many its functions may hold together.
-        before_endpoints: awaited by a drain before the endpoints end, for those who call them from
-            other processes of this host.
-    """
-
-    services: bool = True
-    bind_only: bool = False
-    clock: Clock | None = None
-    sweeps: bool = True
-    careful_ack_waits: int = 0
-    peers: int = 1
-    postgres_connections: int = 16
-    before_endpoints: Callable[[], Awaitable[None]] | None = None
-
-
 class Wiring:
     """Connects the functions of one process with the broker.
 
@@ -119,6 +80,7 @@ class Wiring:
         broker: the connection.
         lag: watches the consumers that are bound.
         drift: warns when the server no longer has what the manifest says.
+        streams: makes what the functions pull from.
         discovery: shows the functions that are bound.
         threads: those of each plain function that is bound.
     """
@@ -134,7 +96,6 @@ class Wiring:
         bindings: list[Binding],
         stack: AsyncExitStack,
     ) -> None:
-        self._manifest = manifest
         self._functions = functions
         self._options = options
         self._metrics = metrics
@@ -149,45 +110,17 @@ class Wiring:
         self.drift = DriftWatch(broker, metrics)
         self.lag = LagWatch(broker, self.drift.compare_consumer)
         self.discovery = Discovery(broker)
+        self.streams = FunctionStreams(
+            manifest,
+            functions,
+            options,
+            broker=broker,
+            drift=self.drift,
+            restore=self._mailbox.restore,
+        )
         self._failures = FailureLogs()
         stack.callback(self._failures.flush)
         self.threads: list[FunctionThreads] = []
-
-    async def prepare_streams(self) -> None:
-        """Make JetStream hold what the manifest says, or say where it differs.
-
-        Raises:
-            ConfigError: a person must change something first.
-            Unavailable: JetStream does not answer.
-        """
-        known = []
-        if self._options.bind_only:
-            known = await inspect_streams(self.broker, self._manifest)
-            for change in known:
-                log.warning("JetStream differs from the manifest", change=str(change))
-        else:
-            changes = await ensure(self.broker, self._manifest)
-            # A server that was started again has lost what it kept in memory; nothing is new in it.
-            _log_changes(without_memory(changes))
-        self.drift.watch(self._watched_here(), known)
-
-    def _watched_here(self) -> list[Wanted]:
-        """The streams and consumers whose drift this process reports.
-
-        Of several processes one reports what they share, and that of an isolated function its own.
-        """
-        if not self._options.services:
-            return []
-        owners = [
-            (each, (each.config.get("metadata") or {}).get(FUNCTION_METADATA))
-            for each in wanted_objects(self.broker, self._manifest)
-        ]
-        return [
-            each
-            for each, owner in owners
-            if owner in self._functions
-            or (self._options.sweeps and owner not in self._manifest.functions)
-        ]
 
     async def build_shared(self, ticker: InProgressTicker, probes: Probes) -> SharedServices:
         """What every consumer binding shares."""
@@ -216,7 +149,7 @@ class Wiring:
         owners = {
             (source.stream, source.durable): name
             for name, function in self._functions.items()
-            for source in self._sources(function)
+            for source in self.streams.sources_of(function)
         }
         return Sweeper(self.broker, self._letters, owners)
 
@@ -272,7 +205,7 @@ class Wiring:
     def _bind_consumer(self, dispatcher: Dispatcher, shared: SharedServices) -> None:
         function = dispatcher.function
         metrics = self._metrics.function(function.name)
-        sources = self._sources(function)
+        sources = self.streams.sources_of(function)
         self.lag.add(sources[0].stream, sources[0].durable, metrics)
         leads: Callable[[], bool] | None = None
         if function.spec.ordered_by:
@@ -283,48 +216,3 @@ class Wiring:
             self._bindings.append(ConsumerBinding(dispatcher, sources, shared, metrics))
         drift = partial(self.drift.of_function, function.name)
         self.discovery.add_consumer(function, sources[0], metrics, leads=leads, drift=drift)
-
-    def _sources(self, function: Function) -> list[Source]:
-        """The consumers a function pulls from: its stream's, then its mailbox."""
-        spec, name = function.spec, function.name
-        if spec.consumer:
-            stream, durable = spec.consumer.stream, spec.consumer.durable_of(name)
-            subjects = spec.consumer.filter_subjects or self._manifest.streams[stream].subjects
-            ack_wait_s = spec.consumer.ack_wait
-        elif spec.schedule:
-            stream, durable = SCHEDULES, tick_consumer(name)
-            subjects, ack_wait_s = (tick_subject(name),), ConsumerSpec().ack_wait
-        else:
-            return []
-        return [
-            Source(stream, durable, subjects, ack_wait_s, self._recreate),
-            Source(
-                MAILBOX,
-                name,
-                (f"mailbox.ready.{name}",),
-                ack_wait_s,
-                self._recreate,
-                self._mailbox.restore,
-            ),
-        ]
-
-    async def _recreate(self) -> None:
-        """Make a consumer again that is gone.
-
-        Raises:
-            Unavailable: a person must do it.
-        """
-        try:
-            if self._options.bind_only:
-                await inspect_streams(self.broker, self._manifest)
-            else:
-                _log_changes(await ensure(self.broker, self._manifest))
-        except ConfigError as refusal:
-            raise Unavailable("JetStream", str(refusal)) from refusal
-
-
-def _log_changes(changes: Sequence[Change]) -> None:
-    for change in changes:
-        log.debug("JetStream changed", change=str(change))
-    if changes:
-        log.info("JetStream now has what the manifest says", changes=len(changes))

@@ -1,0 +1,141 @@
+"""The streams and consumers of a process's functions: made, compared, and pulled from."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from runtime.binding.puller_set import Source
+from runtime.binding.schedule import tick_subject
+from runtime.broker.connection import Broker
+from runtime.broker.drift import Change, without_memory
+from runtime.broker.stream_configs import (
+    FUNCTION_METADATA,
+    MAILBOX,
+    SCHEDULES,
+    Wanted,
+    tick_consumer,
+)
+from runtime.broker.streams import ensure, wanted_objects
+from runtime.broker.streams import inspect as inspect_streams
+from runtime.drift_watch import DriftWatch
+from runtime.errors import ConfigError, Unavailable
+from runtime.host_options import HostOptions
+from runtime.loader import Function
+from runtime.manifest import Manifest
+from runtime.manifest.model import ConsumerSpec
+from runtime.message import Message
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.host")
+
+
+class FunctionStreams:
+    """Knows what the functions of a process need of JetStream.
+
+    Args:
+        manifest: with the streams of leases and ticks.
+        functions: those that run here, by name.
+        options: whether streams and consumers may be made.
+        broker: the connection.
+        drift: told what the server should have.
+        restore: makes a message of the mailbox the one that it was.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        functions: Mapping[str, Function],
+        options: HostOptions,
+        *,
+        broker: Broker,
+        drift: DriftWatch,
+        restore: Callable[[Message], Message],
+    ) -> None:
+        self._manifest = manifest
+        self._functions = functions
+        self._options = options
+        self._broker = broker
+        self._drift = drift
+        self._restore = restore
+
+    async def prepare(self) -> None:
+        """Make JetStream hold what the manifest says, or say where it differs.
+
+        Raises:
+            ConfigError: a person must change something first.
+            Unavailable: JetStream does not answer.
+        """
+        known = []
+        if self._options.bind_only:
+            known = await inspect_streams(self._broker, self._manifest)
+            for change in known:
+                log.warning("JetStream differs from the manifest", change=str(change))
+        else:
+            changes = await ensure(self._broker, self._manifest)
+            # A server that was started again has lost what it kept in memory; nothing is new in it.
+            _log_changes(without_memory(changes))
+        self._drift.watch(self._watched_here(), known)
+
+    def _watched_here(self) -> list[Wanted]:
+        """The streams and consumers whose drift this process reports.
+
+        Of several processes one reports what they share, and that of an isolated function its own.
+        """
+        if not self._options.services:
+            return []
+        owners = [
+            (each, (each.config.get("metadata") or {}).get(FUNCTION_METADATA))
+            for each in wanted_objects(self._broker, self._manifest)
+        ]
+        return [
+            each
+            for each, owner in owners
+            if owner in self._functions
+            or (self._options.sweeps and owner not in self._manifest.functions)
+        ]
+
+    def sources_of(self, function: Function) -> list[Source]:
+        """The consumers a function pulls from: its stream's, then its mailbox."""
+        spec, name = function.spec, function.name
+        if spec.consumer:
+            stream, durable = spec.consumer.stream, spec.consumer.durable_of(name)
+            subjects = spec.consumer.filter_subjects or self._manifest.streams[stream].subjects
+            ack_wait_s = spec.consumer.ack_wait
+        elif spec.schedule:
+            stream, durable = SCHEDULES, tick_consumer(name)
+            subjects, ack_wait_s = (tick_subject(name),), ConsumerSpec().ack_wait
+        else:
+            return []
+        return [
+            Source(stream, durable, subjects, ack_wait_s, self._recreate),
+            Source(
+                MAILBOX,
+                name,
+                (f"mailbox.ready.{name}",),
+                ack_wait_s,
+                self._recreate,
+                self._restore,
+            ),
+        ]
+
+    async def _recreate(self) -> None:
+        """Make a consumer again that is gone.
+
+        Raises:
+            Unavailable: a person must do it.
+        """
+        try:
+            if self._options.bind_only:
+                await inspect_streams(self._broker, self._manifest)
+            else:
+                _log_changes(await ensure(self._broker, self._manifest))
+        except ConfigError as refusal:
+            raise Unavailable("JetStream", str(refusal)) from refusal
+
+
+def _log_changes(changes: Sequence[Change]) -> None:
+    for change in changes:
+        log.debug("JetStream changed", change=str(change))
+    if changes:
+        log.info("JetStream now has what the manifest says", changes=len(changes))
+
+
+__all__ = ["FunctionStreams"]
