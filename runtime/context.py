@@ -127,18 +127,9 @@ class Context(Generic[StateT]):
     Attributes:
         deadline_s: the event loop's clock at which the function's time limit ends it.
         attempt: 1 on a message's first delivery; a batch shows the highest among its messages.
-        effects: what the call has begun; the host's own affair.
     """
 
-    __slots__ = (
-        "_is_watched",
-        "_message",
-        "_published",
-        "_scope",
-        "attempt",
-        "deadline_s",
-        "effects",
-    )
+    __slots__ = ("_effects", "_message", "_published", "_scope", "attempt", "deadline_s")
 
     def __init__(
         self,
@@ -147,10 +138,8 @@ class Context(Generic[StateT]):
         *,
         deadline_s: float = 0.0,
         attempt: int = 1,
-        is_watched: bool = False,
     ) -> None:
-        self._is_watched = is_watched
-        self.effects: Effects | None = None
+        self._effects: Effects | None = None
         self._scope = scope
         self._message = message
         self._published = 0
@@ -283,13 +272,8 @@ class Context(Generic[StateT]):
         """Tell JetStream now that the event is worked on; the host's ticker does it anyway."""
         return self._begin("in_progress", self._in_progress())
 
-    def _begin(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        if self._is_watched:
-            if self.effects is None:
-                self.effects = Effects()
-            # The frame of the function, which called the public method that calls this one.
-            frame = sys._getframe(2)  # noqa: SLF001 - there is no other way to the caller's line
-            self.effects.add((work, name, frame.f_code, frame.f_lineno))
+    def _begin(self, _name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """The effect that a public method returns."""
         return work
 
     async def _publish(
@@ -326,6 +310,26 @@ class Context(Generic[StateT]):
                     )
                 ]
             ) from None
+
+
+class WatchedContext(Context[StateT]):
+    """A context whose effects the host looks at when the function has returned."""
+
+    __slots__ = ()
+
+    @property
+    def effects(self) -> Effects | None:
+        """Those that the call has begun; None for a call without any."""
+        return self._effects
+
+    def _begin(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        effects = self._effects
+        if effects is None:
+            effects = self._effects = Effects()
+        # The frame of the function, which called the public method that calls this one.
+        frame = sys._getframe(2)  # noqa: SLF001 - there is no other way to the caller's line
+        effects.add((work, name, frame.f_code, frame.f_lineno))
+        return work
 
 
 __all__ = ["BrokerPort", "Context", "Event", "Message", "PubAck", "Publication", "Reply", "Scope"]

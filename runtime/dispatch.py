@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.call_task import failure_of
-from runtime.context import Context, Scope
+from runtime.context import Scope, WatchedContext
 from runtime.errors import PayloadError, Reject, Retry
 from runtime.loader import Function
 from runtime.manifest.model import RetrySpec
@@ -304,11 +304,11 @@ class Dispatcher:
         last = self._max_attempts
         return calls < BISECT_CALLS or any(event.message.attempt >= last for event in part)
 
-    def _context(self, message: Message | None, attempt: int = 1) -> Context:
+    def _context(self, message: Message | None, attempt: int = 1) -> WatchedContext:
         deadline_s = self._loop.time() + self._limit_s
         if message is not None:
             attempt = message.attempt
-        return Context(self.scope, message, deadline_s=deadline_s, attempt=attempt, is_watched=True)
+        return WatchedContext(self.scope, message, deadline_s=deadline_s, attempt=attempt)
 
     def _call(self, *arguments: Any) -> Awaitable[Any]:  # noqa: ANN401 - the function's own
         """Call the function with its arguments, the last of which is the context."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.context import Context
+from runtime.context import WatchedContext
 from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.observe.logs import get_logger
 from runtime.resource.outage import is_outage
@@ -25,7 +25,7 @@ class HookFailed(Exception):  # noqa: N818 - names what happened
     """A hook raised what is no `Exception`, or ran into its time limit."""
 
 
-async def call_start(name: str, hook: Hook, context: Context, limit_s: float) -> Any:  # noqa: ANN401 - the hook's own
+async def call_start(name: str, hook: Hook, context: WatchedContext, limit_s: float) -> Any:  # noqa: ANN401 - the hook's own
     """What a module's `start` returns.
 
     Raises:
@@ -49,7 +49,7 @@ async def call_start(name: str, hook: Hook, context: Context, limit_s: float) ->
         raise ConfigError([Problem(f"function {name}", "", wrong, remedy)]) from None
 
 
-async def call_stop(name: str, hook: Hook, context: Context) -> None:
+async def call_stop(name: str, hook: Hook, context: WatchedContext) -> None:
     """Call a module's `stop`, whose failure is logged and goes no further."""
     try:
         await _call_within(STOP_LIMIT_S, hook, context)
@@ -58,7 +58,7 @@ async def call_stop(name: str, hook: Hook, context: Context) -> None:
         log.exception("A function's stop failed", function=name)
 
 
-async def _call_within(limit_s: float, hook: Hook, context: Context) -> Any:  # noqa: ANN401
+async def _call_within(limit_s: float, hook: Hook, context: WatchedContext) -> Any:  # noqa: ANN401
     """Call a hook in a task of its own, so that one that ignores its cancellation can be left.
 
     Raises:
@@ -83,7 +83,7 @@ async def _call_within(limit_s: float, hook: Hook, context: Context) -> Any:  # 
             call.exception()  # Read, or asyncio says that nobody retrieved it.
 
 
-async def _call(hook: Hook, context: Context) -> Any:  # noqa: ANN401 - the hook's own
+async def _call(hook: Hook, context: WatchedContext) -> Any:  # noqa: ANN401 - the hook's own
     try:
         result = hook(context)
         if inspect.isawaitable(result):

@@ -23,7 +23,7 @@ from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
-from runtime.context import Context, Scope
+from runtime.context import Scope, WatchedContext
 from runtime.discovery import Discovery
 from runtime.dispatch import Dispatcher
 from runtime.drift_watch import DriftWatch
@@ -165,7 +165,7 @@ class Wiring:
         scope = Scope(function.name, function.settings, self.broker, own, bound)
         self._scopes[function.name] = scope
         hide(secrets_in(function.settings))
-        context = Context(scope, is_watched=True)
+        context = WatchedContext(scope)
         if function.start is not None:
             limit_s = function.spec.start_timeout
             scope.state = await call_start(function.name, function.start, context, limit_s)

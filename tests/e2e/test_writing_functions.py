@@ -180,6 +180,16 @@ async def test_what_cannot_succeed_is_a_dead_letter(
     assert ("a defect in the bank" in headers.get("Runtime-Traceback", "")) == (attempts == "3")
 
 
+async def test_a_failed_attempt_is_a_line_in_the_log(shop: Shop, broker: Broker) -> None:
+    await broker.publish("payments.new", as_json(number=3, account="broken"))
+    line = await asyncio.to_thread(
+        shop.served.wait_for, "An attempt failed", function="charge", attempt="1 of 3"
+    )
+
+    assert all(f'"{line[name]}"' in PAGE.read_text() for name in ("error", "where"))
+    assert line["again_in_s"] == 0.1
+
+
 async def test_a_batch_steers_each_message_and_isolates_its_poison(
     shop: Shop, broker: Broker
 ) -> None:
