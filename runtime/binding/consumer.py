@@ -26,7 +26,7 @@ from runtime.binding.worker import Runner, Worker, WorkerPool
 from runtime.broker.connection import Broker
 from runtime.broker.spill_queues import SLOTS, SpillQueues
 from runtime.broker.stream_configs import MAILBOX
-from runtime.dispatch import Dispatcher
+from runtime.dispatch import Dead, Dispatcher
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
@@ -122,6 +122,7 @@ class ConsumerBinding:
         self._rate_limiter = self._make_rate_limiter(token_bucket)
         self.spill = self._make_spill()
         self._held = Held(self.buffer.held, self._ack_wait_s)
+        self._burials: set[asyncio.Task[bool]] = set()
         self._connect_pullers()
 
     @property
@@ -180,6 +181,7 @@ class ConsumerBinding:
 
     async def _end_work(self) -> None:
         await self._workers.stop()
+        await asyncio.gather(*self._burials, return_exceptions=True)
         if self.spill is not None:
             await self.spill.stop()
         if self.before_giving_back is not None:
@@ -272,4 +274,11 @@ class ConsumerBinding:
     def _on_failed_admission(self, message: Message, failure: Exception) -> None:
         log.error("A message could not be taken in", function=self.name, exc_info=failure)
         self.buffer.release(message)
-        self._settlement.refuse(message)
+        outcome = self._dispatcher.judge(message, failure, excuse=False)
+        if not isinstance(outcome, Dead):
+            self._settlement.refuse(message)
+            return
+        # Its last attempt: nobody else would say why it is given up.
+        burial = asyncio.create_task(self._settlement.settle(message, outcome), name="burial")
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
