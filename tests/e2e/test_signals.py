@@ -82,6 +82,25 @@ async def test_sighup_is_ignored_by_a_host_without_a_terminal_and_by_its_workers
     assert "A worker ended" not in served.text
 
 
+async def test_a_worker_that_is_asked_to_end_by_itself_waits_for_no_other(
+    folder: Path, addresses: dict[str, str]
+) -> None:
+    """Its endpoints end at once: the callers of the other workers go on, and have others to ask."""
+    (folder / "signals.py").write_text(MODULE.replace("    await asyncio.Event().wait()\n", ""))
+    async with serving(folder, "app.yaml", "--workers", "2", **addresses) as served:
+        await served.wait_for_line("Ready", count=3)
+        psutil.Process(_children(served.process.pid)[0]).send_signal(signal.SIGTERM)
+        ended = await asyncio.wait_for(
+            served.wait_for_line("A worker ended, it is started again"), 8
+        )
+        await served.wait_for_line("Ready", count=4)
+        served.send(signal.SIGTERM)
+        code = await asyncio.wait_for(served.wait_until_ended(), 8)
+
+    assert ended["ended_by"] == "exit code 0"
+    assert code == 0
+
+
 def _children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children()]
 
