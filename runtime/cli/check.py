@@ -1,16 +1,20 @@
 """`runtime check`: everything that can be known without a server."""
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from runtime.broker.field_text import show_duration, show_size
+from runtime.broker.stream_configs import ns
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.manifests import takes_manifests
-from runtime.cli.printing import count
+from runtime.cli.printing import count, print_json, printable
+from runtime.cli.selection import FunctionFilter, common_subject, function_filter, kind_of
+from runtime.cli.table import Column, print_table
 from runtime.errors import ConfigError, Problem
 from runtime.lifecycle import placeholders
 from runtime.loader import Function, load_all
@@ -18,27 +22,55 @@ from runtime.manifest import Manifest, read_what_is_right
 from runtime.manifest.model import FunctionSpec, StreamSpec
 from runtime.settings import HostSettings
 
+_STREAM_COLUMNS = (
+    Column("STREAM", least=16, is_name=True),
+    Column("SUBJECTS", least=24),
+    Column("KEEPS", priority=1),
+    Column("CONSUMERS", priority=2, least=20),
+)
+_FUNCTION_COLUMNS = (
+    Column("FUNCTION", least=20, is_name=True),
+    Column("SHAPE", priority=1),
+    Column("BOUND TO", least=24, is_name=True),
+    Column("HANDLER", priority=2, least=24, is_name=True),
+    Column("VERSION", priority=3),
+)
+
 
 @click.command()
 @takes_manifests
-def check(manifests: tuple[Path, ...]) -> None:
+@function_filter
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def check(manifests: tuple[Path, ...], chosen: FunctionFilter, as_json: bool) -> None:
     """Check MANIFESTS, files or folders, and load their functions.
 
     Nothing is started and no server is asked. Prints what would run; exits with 2 when there are
-    mistakes, after printing every one of them.
+    mistakes, after printing every one of them. The endpoints of a micro service are one row, unless
+    they are asked for. On a terminal, columns that do not fit are left out.
     """
     try:
         manifest, functions = _check(manifests)
     except ConfigError as error:
         exit_with_problems(error)
-    console = Console(markup=False)
-    if manifest.streams:
-        console.print(_draw_streams(manifest))
-    if functions:
-        console.print(_draw_functions(functions))
-    console.print(
-        f"{count(len(manifest.streams), 'stream')}, {count(len(functions), 'function')}: OK"
-    )
+    shown = {
+        name: function
+        for name, function in functions.items()
+        if chosen.takes(name, kind_of(function.spec), _service_of(name, function.spec))
+    }
+    streams = {} if chosen.pattern or chosen.kind else manifest.streams
+    if as_json:
+        for name, spec in streams.items():
+            print_json(_describe_stream(manifest, name, spec))
+        for name, function in shown.items():
+            print_json(_describe_function(name, function))
+        return
+    if streams:
+        print_table(_STREAM_COLUMNS, [_draw_stream(manifest, *item) for item in streams.items()])
+        click.echo()
+    if shown:
+        print_table(_FUNCTION_COLUMNS, list(_draw_functions(shown, folds=chosen.folds)))
+        click.echo()
+    click.echo(f"{count(len(manifest.streams), 'stream')}, {count(len(functions), 'function')}: OK")
 
 
 def _check(paths: tuple[Path, ...]) -> tuple[Manifest, dict[str, Function]]:
@@ -54,35 +86,94 @@ def _check(paths: tuple[Path, ...]) -> tuple[Manifest, dict[str, Function]]:
     return reading.manifest, functions
 
 
-def _draw_streams(manifest: Manifest) -> Table:
-    table = Table("STREAM", "SUBJECTS", "KEEPS", "CONSUMERS", box=box.SIMPLE_HEAD)
-    for name, spec in manifest.streams.items():
-        durables = [*spec.consumers]
-        for function, declared in manifest.functions.items():
-            if declared.consumer and declared.consumer.stream == name:
-                durables.append(declared.consumer.durable_of(function))
-        table.add_row(name, " ".join(spec.subjects), _show_keeping(spec), " ".join(durables))
-    return table
+def _durables(manifest: Manifest, stream: str, spec: StreamSpec) -> list[str]:
+    bound = [
+        declared.consumer.durable_of(function)
+        for function, declared in manifest.functions.items()
+        if declared.consumer and declared.consumer.stream == stream
+    ]
+    return [*spec.consumers, *bound]
+
+
+def _draw_stream(manifest: Manifest, name: str, spec: StreamSpec) -> tuple[str, ...]:
+    durables = " ".join(_durables(manifest, name, spec))
+    return name, printable(" ".join(spec.subjects)), _show_keeping(spec), durables
+
+
+def _describe_stream(manifest: Manifest, name: str, spec: StreamSpec) -> dict[str, Any]:
+    return {
+        "stream": name,
+        "subjects": list(spec.subjects),
+        "retention": spec.retention,
+        "max_age_s": spec.max_age or None,
+        "max_bytes": spec.max_bytes if spec.max_bytes > 0 else None,
+        "consumers": _durables(manifest, name, spec),
+    }
 
 
 def _show_keeping(spec: StreamSpec) -> str:
-    age = f", {spec.max_age / 3600:g}h" if spec.max_age else ""
-    size = f", {spec.max_bytes / 1e9:g}GB" if spec.max_bytes > 0 else ""
+    age = f", {show_duration(ns(spec.max_age))}" if spec.max_age else ""
+    size = f", {show_size(spec.max_bytes)}" if spec.max_bytes > 0 else ""
     return f"{spec.retention}{age}{size}"
 
 
-def _draw_functions(functions: dict[str, Function]) -> Table:
-    table = Table("FUNCTION", "SHAPE", "BOUND TO", "HANDLER", "VERSION", box=box.SIMPLE_HEAD)
+def _draw_functions(functions: dict[str, Function], *, folds: bool) -> Iterator[tuple[str, ...]]:
+    services = Counter(
+        _service_of(name, function.spec)
+        for name, function in functions.items()
+        if folds and function.spec.endpoint
+    )
+    drawn = set()
     for name, function in functions.items():
-        shape = function.shape if function.is_async else f"{function.shape}, thread"
-        table.add_row(
-            name,
-            shape,
-            _show_binding(name, function.spec),
-            function.spec.handler,
-            function.code_version,
-        )
-    return table
+        service = _service_of(name, function.spec)
+        if not function.spec.endpoint or services[service] < 2:  # noqa: PLR2004 - alone in its service
+            yield _draw_function(name, function)
+        elif service not in drawn:
+            drawn.add(service)
+            members = [
+                each
+                for other, each in functions.items()
+                if each.spec.endpoint and _service_of(other, each.spec) == service
+            ]
+            yield _draw_service(service, members)
+
+
+def _draw_function(name: str, function: Function) -> tuple[str, ...]:
+    shape = function.shape if function.is_async else f"{function.shape}, thread"
+    bound_to = printable(_show_binding(name, function.spec))
+    return name, shape, bound_to, function.spec.handler, function.code_version
+
+
+def _draw_service(service: str, members: list[Function]) -> tuple[str, ...]:
+    subjects = [each.spec.endpoint.subject for each in members if each.spec.endpoint]
+    modules = {each.spec.handler.partition(":")[0] for each in members}
+    versions = {each.code_version for each in members}
+    return (
+        service,
+        count(len(members), "endpoint"),
+        printable(common_subject(subjects)),
+        common_subject(modules).replace(">", "*") if len(modules) > 1 else "".join(modules),
+        "".join(versions) if len(versions) == 1 else f"{len(versions)} versions",
+    )
+
+
+def _describe_function(name: str, function: Function) -> dict[str, Any]:
+    spec = function.spec
+    return {
+        "function": name,
+        "kind": kind_of(spec),
+        "service": _service_of(name, spec),
+        "shape": function.shape,
+        "in_thread": not function.is_async,
+        "bound_to": _show_binding(name, spec),
+        "handler": spec.handler,
+        "code_version": function.code_version,
+    }
+
+
+def _service_of(name: str, spec: FunctionSpec) -> str:
+    """The micro service of an endpoint; empty for every other."""
+    return (spec.endpoint.service or name) if spec.endpoint else ""
 
 
 def _show_binding(name: str, spec: FunctionSpec) -> str:
@@ -97,5 +188,7 @@ def _show_binding(name: str, spec: FunctionSpec) -> str:
         )
     if spec.schedule:
         every, cron = spec.schedule.every, spec.schedule.cron
-        return f"every {every:g}s" if every is not None else f"{cron} {spec.schedule.timezone}"
+        if every is not None:
+            return f"every {show_duration(ns(every))}"
+        return f"{cron} {spec.schedule.timezone}"
     return "its own lifetime"

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runtime.broker.dead_letters import DeadLetter
-from runtime.cli.printing import align, count, print_table, printable, show_span, show_time
+from runtime.cli.printing import align, count, printable, show_span, show_time
+from runtime.cli.table import Column, print_table
 
 HEX_LIMIT_BYTES = 4096
 """Bytes that are no text are shown so far; `--raw` gives them all."""
@@ -17,13 +18,27 @@ _WIDTH = 16
 _UNSHOWN = re.compile(rb"[^ -~]")
 
 
+_COLUMNS = (
+    Column("SEQ", is_number=True),
+    Column("AGE", is_number=True, in_pipe=False),
+    Column("FAILED AT", priority=4),
+    Column("FUNCTION", least=16, is_name=True),
+    Column("CODE", least=16),
+    Column("ATTEMPTS", priority=2, is_number=True),
+    Column("SUBJECT", priority=3, least=16),
+    Column("REASON", priority=1, least=32),
+)
+
+
 def draw_table(letters: Iterable[DeadLetter]) -> None:
     """Print one line for each."""
+    now = datetime.now(UTC)
     print_table(
-        ("SEQ", "FAILED AT", "FUNCTION", "CODE", "ATTEMPTS", "SUBJECT", "REASON"),
+        _COLUMNS,
         [
             (
                 str(letter.sequence),
+                show_span((now - letter.failed_at).total_seconds()),
                 show_time(letter.failed_at),
                 printable(letter.function),
                 printable(letter.code),
@@ -33,7 +48,6 @@ def draw_table(letters: Iterable[DeadLetter]) -> None:
             )
             for letter in letters
         ],
-        numbers=("SEQ", "ATTEMPTS"),
     )
 
 

@@ -3,8 +3,7 @@
 import asyncio
 import json
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
@@ -12,65 +11,38 @@ import click
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetters
 from runtime.broker.function_consumers import FunctionConsumer, count_parked, find_consumers
-from runtime.broker.stream_configs import MAILBOX
+from runtime.broker.stream_configs import MAILBOX, SCHEDULES
 from runtime.cli.connection import nats_url_option, run
-from runtime.cli.pause import show_end
-from runtime.cli.printing import print_json, print_table, printable
+from runtime.cli.function_table import FunctionView, draw_functions
+from runtime.cli.printing import print_json, printable
+from runtime.cli.selection import FunctionFilter, Kind, function_filter
 
 ANSWERS_S = 1.0
 """How long hosts have to say what they run."""
 
 
-@dataclass(slots=True)
-class FunctionView:
-    """What is known of one function.
-
-    Attributes:
-        bound_to: `stream/durable`, or an endpoint's subject; empty for a service.
-        pending: messages not delivered yet, in its stream and its mailbox; None without a consumer.
-        ack_pending: delivered and not settled.
-        retried: of those, the ones that were delivered more than once.
-        parked: waiting for a later attempt, outside the consumer.
-        dead_letters: given up, and neither redriven nor purged.
-        versions: how many instances run which version of its code.
-        paused_until: None when it is not paused.
-        drift: how its stream and consumers differ from the manifest of a host that runs it.
-    """
-
-    function: str
-    bound_to: str = ""
-    pending: int | None = None
-    ack_pending: int | None = None
-    retried: int | None = None
-    parked: int | None = None
-    dead_letters: int = 0
-    versions: dict[str, int] = field(default_factory=dict)
-    paused_until: datetime | None = None
-    drift: str = ""
-
-    @property
-    def instances(self) -> int:
-        """How many processes run it."""
-        return sum(self.versions.values())
-
-
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@function_filter
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each function, a line.")
 @nats_url_option
-def ls(as_json: bool, nats_url: str | None) -> None:
+def ls(chosen: FunctionFilter, as_json: bool, nats_url: str | None) -> None:
     """Show every function: how far behind, what failed, and who runs which version.
 
     INSTANCES counts processes, a worker each. A function that has consumers but no instance is
-    served by nobody.
+    served by nobody. The endpoints of a micro service are one row, unless they are asked for. On a
+    terminal, columns that do not fit are left out.
     """
-    views = run(nats_url, _find_functions)
+    every = run(nats_url, _find_functions)
+    views = [view for view in every if chosen.takes(view.function, view.kind, view.service)]
     if as_json:
         for view in views:
             print_json(asdict(view) | {"instances": view.instances})
-    elif not views:
+    elif not every:
         click.echo("No functions: no host runs, and none ever bound one on this server.")
+    elif not views:
+        click.echo("No functions match.")
     else:
-        _draw_table(views)
+        draw_functions(views, folds=chosen.folds)
         for view in views:
             if view.drift:
                 click.echo(f"{printable(view.function)}: {printable(view.drift)}")
@@ -84,6 +56,7 @@ async def _find_functions(broker: Broker) -> list[FunctionView]:
     for name in consumers.keys() | letters.keys() | hosts.keys():
         views[name] = FunctionView(name, dead_letters=letters.get(name, 0))
     for name, answers in hosts.items():
+        views[name].kind, views[name].service = answers[0].kind, answers[0].service
         views[name].bound_to = answers[0].bound_to
         views[name].versions = dict(Counter(answer.version for answer in answers))
         views[name].drift = next((answer.drift for answer in answers if answer.drift), "")
@@ -94,8 +67,10 @@ async def _find_functions(broker: Broker) -> list[FunctionView]:
 
 
 def _add_consumers(view: FunctionView, consumers: list[FunctionConsumer]) -> None:
-    own = [consumer.name for consumer in consumers if consumer.stream != MAILBOX]
-    view.bound_to = " ".join(own)
+    own = [consumer for consumer in consumers if consumer.stream != MAILBOX]
+    is_schedule = any(consumer.stream == SCHEDULES for consumer in own)
+    view.kind = "schedule" if is_schedule else "consumer"
+    view.bound_to = " ".join(consumer.name for consumer in own)
     view.pending = sum(consumer.pending for consumer in consumers)
     view.ack_pending = sum(consumer.ack_pending for consumer in consumers)
     view.retried = sum(consumer.redelivered for consumer in consumers)
@@ -107,8 +82,10 @@ class _Instance:
     """What one process says of one function."""
 
     function: str
-    bound_to: str
+    kind: Kind
     version: str
+    bound_to: str = ""
+    service: str = ""
     drift: str = ""
 
 
@@ -127,52 +104,17 @@ async def _ask_hosts(broker: Broker) -> dict[str, list[_Instance]]:
 def _instances_of(service: dict[str, Any]) -> list[_Instance]:
     own = service.get("metadata") or {}
     if "handler" in own:
-        return [_Instance(service["name"], "", own["code_version"])]
+        return [_Instance(service["name"], "service", own["code_version"])]
     return [
-        _Instance(
-            metadata["function"],
-            endpoint["subject"],
-            metadata["code_version"],
-            str(metadata.get("drift", "")),
-        )
+        _instance_of(str(service["name"]), endpoint["subject"], metadata)
         for endpoint in service["endpoints"]
         if "function" in (metadata := endpoint.get("metadata") or {})
     ]
 
 
-def _draw_table(views: list[FunctionView]) -> None:
-    counts = ("PENDING", "ACK PENDING", "RETRIED", "PARKED", "DEAD LETTERS", "INSTANCES")
-    print_table(
-        ("FUNCTION", *counts, "VERSION", "STATE", "BOUND TO"),
-        [
-            (
-                printable(view.function),
-                *map(_show_count, (view.pending, view.ack_pending, view.retried, view.parked)),
-                _show_count(view.dead_letters),
-                _show_count(view.instances),
-                _show_versions(view.versions),
-                _show_state(view),
-                printable(view.bound_to),
-            )
-            for view in views
-        ],
-        numbers=counts,
-    )
-
-
-def _show_count(number: int | None) -> str:
-    return "-" if number is None else f"{number:,}"
-
-
-def _show_versions(versions: dict[str, int]) -> str:
-    if len(versions) < 2:  # noqa: PLR2004 - one version needs no count beside it
-        return printable("".join(versions)) or "-"
-    return " ".join(f"{printable(name)} x{number}" for name, number in sorted(versions.items()))
-
-
-def _show_state(view: FunctionView) -> str:
-    if view.paused_until:
-        return f"paused {show_end(view.paused_until)}"
-    if not view.instances:
-        return "not running"
-    return "running, drifted" if view.drift else "running"
+def _instance_of(service: str, subject: str, metadata: dict[str, Any]) -> _Instance:
+    function, version = metadata["function"], metadata["code_version"]
+    if "durable" not in metadata:
+        return _Instance(function, "endpoint", version, subject, service)
+    kind: Kind = "schedule" if metadata.get("stream") == SCHEDULES else "consumer"
+    return _Instance(function, kind, version, subject, drift=str(metadata.get("drift", "")))

@@ -17,12 +17,12 @@ from runtime.cli.failure import exit_with_nothing_done
 from runtime.cli.printing import (
     count,
     print_json,
-    print_table,
     printable,
     progress_bar,
     show_span,
     show_time,
 )
+from runtime.cli.table import Column, print_table
 
 TABLE_LIMIT = 100
 AT_A_TIME = 100
@@ -158,9 +158,20 @@ async def _each(
     return made
 
 
+_COLUMNS = (
+    Column("SEQ", is_number=True),
+    Column("DUE AT", priority=4),
+    Column("IN", is_number=True),
+    Column("FUNCTION", least=24, is_name=True),
+    Column("ATTEMPT", priority=2, is_number=True),
+    Column("SUBJECT", priority=3, least=16),
+    Column("REASON", priority=1, least=28),
+)
+
+
 def _draw_table(waiting: list[Parked], now: datetime) -> None:
     print_table(
-        ("SEQ", "DUE AT", "IN", "FUNCTION", "ATTEMPT", "SUBJECT", "REASON"),
+        _COLUMNS,
         [
             (
                 str(each.sequence),
@@ -173,7 +184,6 @@ def _draw_table(waiting: list[Parked], now: datetime) -> None:
             )
             for each in waiting
         ],
-        numbers=("SEQ", "ATTEMPT"),
     )
 
 

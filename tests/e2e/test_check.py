@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_check_prints_what_would_run(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["ORDERS", "orders.>", "limits,", "168h,", "1GB", "order-workers"] in lines
+    assert ["ORDERS", "orders.>", "limits,", "7d,", "1GB", "order-workers"] in lines
     [function] = [line for line in lines if line[:1] == ["place_order"]]
     assert function[1:4] == ["event", "ORDERS/order-workers", "shop.orders:place"]
     assert done.stdout.endswith("1 stream, 1 function: OK\n")
@@ -76,9 +77,37 @@ def test_check_prints_how_each_kind_of_function_is_called(tmp_path: Path) -> Non
     lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert lines["S"][0] == "a.[b]"
     assert lines["asked"][:2] == ["event", "kinds.ask"]
-    assert lines["beats"][:4] == ["schedule,", "thread", "every", "90s"]
+    assert lines["beats"][:4] == ["schedule,", "thread", "every", "1m30s"]
     assert lines["noons"][:8] == ["schedule,", "thread", "0", "12", "*", "*", "*", "Asia/Tokyo"]
     assert lines["lives"][:4] == ["service", "its", "own", "lifetime"]
+
+
+def test_check_describes_what_would_run_for_a_script(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+
+    done = run("check", "shop.yaml", "--json", folder=tmp_path)
+    chosen = run("check", "shop.yaml", "--json", "--kind", "endpoint", folder=tmp_path)
+
+    stream, function = (json.loads(line) for line in done.stdout.splitlines())
+    assert stream == {
+        "stream": "ORDERS",
+        "subjects": ["orders.>"],
+        "retention": "limits",
+        "max_age_s": 604_800.0,
+        "max_bytes": 1_000_000_000,
+        "consumers": ["order-workers"],
+    }
+    assert function == {
+        "function": "place_order",
+        "kind": "consumer",
+        "service": "",
+        "shape": "event",
+        "in_thread": False,
+        "bound_to": "ORDERS/order-workers",
+        "handler": "shop.orders:place",
+        "code_version": function["code_version"],
+    }
+    assert (chosen.returncode, chosen.stdout) == (0, "")
 
 
 def test_check_prints_all_problems_of_files_and_functions_and_exits_with_2(tmp_path: Path) -> None:

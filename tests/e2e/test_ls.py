@@ -52,6 +52,8 @@ async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them
 
     assert live_view[work] == {
         "function": work,
+        "kind": "consumer",
+        "service": "",
         "bound_to": f"{stream}/workers",
         "pending": 0,
         "ack_pending": 0,
@@ -64,14 +66,16 @@ async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them
         "instances": 2,
     }
     assert (live_view[ask]["bound_to"], live_view[ask]["instances"]) == (f"{ask}.get", 2)
+    assert (live_view[ask]["kind"], live_view[ask]["service"]) == ("endpoint", ask)
+    assert live_view[serve]["kind"] == "service"
     assert (live_view[serve]["instances"], live_view[serve]["pending"]) == (1, None)
     [row] = [row for row in table.rows if row[0] == work]
-    assert row[1:7] == ["0", "0", "0", "0", "1", "2"]
-    assert row[8:] == ["running", f"{stream}/workers"]
+    assert row[1:8] == ["consumer", "0", "0", "0", "0", "1", "2"]
+    assert row[9:] == ["running", f"{stream}/workers"]
     assert (left_view[work]["pending"], left_view[work]["instances"]) == (1500, 0)
     assert ask not in left_view
     [row] = [row for row in left_table.rows if row[0] == work]
-    assert (row[1], row[6], row[8:10]) == ("1,500", "0", ["not", "running"])
+    assert (row[2], row[7], row[9:11]) == ("1,500", "0", ["not", "running"])
 
 
 async def test_a_server_without_functions_says_so(nats_server: NatsServer, broker: Broker) -> None:
