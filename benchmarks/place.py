@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from runtime.broker.connection import Broker
-from runtime.embedded import EmbeddedServers
+from runtime.embedded.servers import EmbeddedServers
 from runtime.settings import HostSettings
 
 ROOT = Path(__file__).parent.parent

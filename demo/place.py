@@ -28,7 +28,7 @@ class Place:
             DemoError: a secret is nowhere to be found.
         """
         data = Path(environment.get("RUNTIME_DATA_DIR") or ".runtime")
-        nats_port = environment.get("RUNTIME_NATS_PORT") or "4222"
+        nats_port = int(environment.get("RUNTIME_NATS_PORT") or "4222")
         return cls(
             gateway_url=f"http://127.0.0.1:{environment.get('GATEWAY_PORT') or '8080'}",
             nats_url=environment.get("NATS_URL") or f"nats://127.0.0.1:{nats_port}",

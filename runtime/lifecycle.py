@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from runtime.announcements import Announcements
-from runtime.embedded import EmbeddedServers
+from runtime.embedded.servers import EmbeddedServers
 from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.host import Addresses, Host, HostOptions
 from runtime.listeners import check_ports

@@ -30,6 +30,7 @@ _VARIABLES = {
     "ADMIN_KEY": "admin_key",
     "GATEWAY_PORT": "gateway_port",
     "RUNTIME_NATS_PORT": "nats_port",
+    "RUNTIME_NATS_ANONYMOUS": "nats_anonymous",
     "RUNTIME_MONITOR_PORT": "monitor_port",
     "RUNTIME_MQTT_PORT": "mqtt_port",
     "RUNTIME_ADMIN_PORT": "admin_port",
@@ -52,6 +53,7 @@ class HostSettings(BaseModel):
     admin_key: SecretStr | None = None
     gateway_port: Port = 8080
     nats_port: Port = 4222
+    nats_anonymous: Literal["data", "none"] = "data"
     monitor_port: Port = 8222
     mqtt_port: Port = 1883
     admin_port: Port = 8081

@@ -6,6 +6,10 @@ for one or more.
 
 from itertools import zip_longest
 
+HOST_INBOX = "_INBOX.runtime"
+"""Where the host and the operator's commands are answered."""
+HOST_SUBJECTS = ("mailbox.>", "dead_letters.>", "leases.>", "schedules.>", "_RUNTIME.>")
+"""What hosts alone publish to."""
 LONGEST_NAME = 255
 """Characters of a stream's or a consumer's name. Source: nats-server, JSMaxNameLen."""
 _OUTSIDE = frozenset(" .*>/\\")

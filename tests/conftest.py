@@ -106,21 +106,24 @@ async def empty_postgres_dsn(postgres_server: PostgresServer) -> AsyncIterator[s
 
 @pytest.fixture(scope="session")
 def nats_cli() -> Callable[..., str]:
-    """Runs the official command line: `nats_cli(server.url, "stream", "ls")` is what it printed."""
+    """Runs the official command line: `nats_cli(server.url, "stream", "ls")` is what it printed.
+
+    Further keywords are its environment; with an empty URL it goes by that.
+    """
     built = _ROOT / ".tools" / "nats"
     program = str(built) if built.is_file() else shutil.which("nats")
     if program is None:
         pytest.fail("the nats command line is missing: tools/nats-cli/build builds it, with Go")
 
-    def run(url: str, *arguments: str, stdin: str = "") -> str:
+    def run(url: str, *arguments: str, stdin: str = "", **environment: str) -> str:
         done = subprocess.run(
-            [program, "--server", url, *arguments],
+            [program, *(("--server", url) if url else ()), *arguments],
             input=stdin,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
-            env={"PATH": os.defpath, "HOME": tempfile.gettempdir(), "NO_COLOR": "1"},
+            env={"PATH": os.defpath, "HOME": tempfile.gettempdir(), "NO_COLOR": "1", **environment},
         )
         assert done.returncode == 0, f"nats {' '.join(arguments)}: {done.stderr}{done.stdout}"
         return done.stdout + done.stderr

@@ -21,7 +21,7 @@ from runtime.broker.spill_queues import owner_of
 from runtime.broker.stream_configs import ADVISORIES, FUNCTION_METADATA, MAILBOX, SWEEPER
 from runtime.errors import RuntimeFault
 from runtime.message import Message
-from runtime.subjects import is_name
+from runtime.subjects import HOST_INBOX, is_name
 
 log = logging.getLogger("runtime.broker")
 
@@ -100,7 +100,7 @@ class Sweeper:
             Unavailable: the connection is gone.
         """
         arrived: asyncio.Queue[Message] = asyncio.Queue()
-        inbox = f"_INBOX.{secrets.token_hex(11)}"
+        inbox = f"{HOST_INBOX}.{secrets.token_hex(11)}"
         subscription = await self._broker.subscribe(inbox, arrived.put_nowait)
         settled = 0
         try:

@@ -18,6 +18,7 @@ from runtime.broker.transport import ThreadSafeTransport
 from runtime.errors import Unsendable
 from runtime.message import NO_HEADERS, Message, Unreadable
 from runtime.observe.logs import get_logger
+from runtime.subjects import HOST_INBOX
 
 log = get_logger("runtime.broker")
 
@@ -123,7 +124,7 @@ class OrderedClient(Client):
             Unsendable: see `publish_command`.
         """
         if not self._answer_inbox:
-            self._answer_inbox = f"_INBOX.{secrets.token_hex(11)}"
+            self._answer_inbox = f"{HOST_INBOX}.{secrets.token_hex(11)}"
             await self.listen(f"{self._answer_inbox}.*", self._take_answer)
         reply = f"{self._answer_inbox}.{secrets.token_hex(8)}"
         answered: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

@@ -10,6 +10,7 @@ from typing import Self
 from runtime.context import PubAck
 from runtime.errors import PublishFailed
 from runtime.message import Message
+from runtime.subjects import HOST_INBOX
 
 
 class Unheard(PublishFailed):
@@ -42,7 +43,7 @@ class Confirmations:
     """
 
     def __init__(self) -> None:
-        self.inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self.inbox = f"{HOST_INBOX}.{secrets.token_hex(11)}"
         self.refused_for_space_at_s = float("-inf")
         self._expected: dict[str, asyncio.Future[PubAck]] = {}
         self._numbers = itertools.count()

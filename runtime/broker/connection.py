@@ -12,9 +12,18 @@ from runtime.broker.client import PENDING_BYTES, RECONNECT_WAIT_S, OrderedClient
 from runtime.broker.confirmations import AwaitedPubAck, Confirmations, PublishRefused
 from runtime.broker.subscription import Callback, Subscription
 from runtime.context import PubAck, Publication, Reply
-from runtime.errors import NoAnswer, PublishFailed, RequestFailed, RuntimeFault, Unavailable
+from runtime.errors import (
+    ConfigError,
+    NoAnswer,
+    Problem,
+    PublishFailed,
+    RequestFailed,
+    RuntimeFault,
+    Unavailable,
+)
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.subjects import HOST_INBOX
 
 log = get_logger("runtime.broker")
 
@@ -27,6 +36,7 @@ takes nothing for that long. A leader that was killed is missed for seconds: tha
 _HOLDS_DUPLICATE = 10201
 PING_INTERVAL_S = 5
 CLOSE_LIMIT_S = 2
+_SUBSCRIPTION_REFUSED = "permissions violation for subscription"
 
 
 class ApiError(RuntimeFault):
@@ -68,6 +78,7 @@ class Broker:
             timeout_s: for the first connection alone; a later loss is retried for ever.
 
         Raises:
+            ConfigError: the server does not let this user hear answers.
             Unavailable: no server answered in time, or it refused us.
         """
         client = OrderedClient()
@@ -101,6 +112,8 @@ class Broker:
                 confirmations = broker._confirmations
                 await client.listen(f"{confirmations.inbox}.*", confirmations.receive)
                 await client.flush()
+            if _SUBSCRIPTION_REFUSED in str(client.last_error).lower():
+                raise ConfigError([_not_for_this_user(url)])  # noqa: TRY301 - closed below
         except (TimeoutError, OSError, nats.errors.Error) as failure:
             await client.close()
             reason = refusals[-1] if refusals else type(failure).__name__
@@ -360,7 +373,7 @@ class Broker:
             Unavailable: the connection is gone.
             Unsendable: no server would take the request.
         """
-        inbox = f"_INBOX.{secrets.token_hex(11)}"
+        inbox = f"{HOST_INBOX}.{secrets.token_hex(11)}"
         replies: list[Reply] = []
         silent = asyncio.Event()
 
@@ -467,3 +480,13 @@ def _acting_first(headers: dict[str, str]) -> dict[str, str]:
     if len(headers) <= 1:
         return headers
     return dict(sorted(headers.items(), key=lambda item: not item[0].startswith("Nats-")))
+
+
+def _not_for_this_user(url: str) -> Problem:
+    return Problem(
+        f"NATS at {url.rpartition('@')[2]}",
+        "",
+        f"this user may not subscribe to {HOST_INBOX}.>, where answers arrive",
+        "name user and password in NATS_URL; those of an embedded server are runtime and what "
+        "nats.password in its data directory holds",
+    )

@@ -20,6 +20,7 @@ from runtime.broker.micro_protocol import (
     ServiceIdentity,
     Verb,
     describe,
+    is_request,
 )
 from runtime.broker.subscription import Subscription
 from runtime.call_task import create_call_task
@@ -232,6 +233,11 @@ class _Listener:
             await asyncio.wait(self._workers, timeout=CANCEL_TIMEOUT_S)
 
     async def _receive(self, message: Message) -> None:
+        if not is_request(message):
+            self._log.debug("What is no request was dropped", reply=message.reply)
+            self._counters.record(0)
+            self._counters.record_error("400:NOT_A_REQUEST")
+            return
         if self._stopped:
             await self._refuse(message, STOPPING)
             return

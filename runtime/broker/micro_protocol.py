@@ -18,6 +18,7 @@ from runtime.broker.headers import escape
 from runtime.errors import ConfigError, Problem
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.subjects import HOST_SUBJECTS
 
 log = get_logger("runtime.broker.micro")
 
@@ -39,6 +40,11 @@ _SEMVER = re.compile(
 
 Live = Mapping[str, object] | Callable[[], Mapping[str, object]]
 """Fixed values, or a function that is asked for them each time somebody wants to know."""
+
+
+# What is JetStream's or the hosts' own is nobody's inbox.
+_NO_INBOX = ("$", *(subject.removesuffix(">") for subject in HOST_SUBJECTS))
+_DELIVERED = "Nats-Stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,3 +232,13 @@ def _ask(values: Live) -> Mapping[str, object]:
         # Whoever looks at the service should see the rest of it.
         log.exception("A service's live values could not be read")
         return {}
+
+
+def is_request(message: Message) -> bool:
+    """Whether somebody sent it who may publish here, and who may hear the answer.
+
+    JetStream delivers to any subject that a consumer, a pull request or a stream's republishing
+    names, with the server's own rights; and an answer goes out with the host's rights, wherever the
+    caller says. So neither may carry a client past what the server lets it do.
+    """
+    return not message.reply.startswith(_NO_INBOX) and _DELIVERED not in message.headers

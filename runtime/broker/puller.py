@@ -20,6 +20,7 @@ from runtime.broker.subscription import Subscription
 from runtime.errors import Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.subjects import HOST_INBOX
 from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.puller")
@@ -296,7 +297,7 @@ class Puller:
 
     def _open_inbox(self) -> None:
         """A fresh inbox each time: requests from before a reconnect may live on at the server."""
-        self._inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self._inbox = f"{HOST_INBOX}.{secrets.token_hex(11)}"
 
     def _forget_requests(self) -> None:
         stale, self._requests = self._requests, []

@@ -4,7 +4,10 @@ import importlib
 
 import click
 
-COMMANDS = ("apply", "check", "dlq", "ls", "parked", "pause", "plan", "resume", "schema", "serve")
+COMMANDS = (
+    *("apply", "check", "dlq", "ls", "nats-context", "parked", "pause", "plan", "psql", "resume"),
+    *("schema", "serve"),
+)
 _ELSEWHERE = {"resume": "pause"}
 
 
@@ -19,8 +22,9 @@ class Commands(click.Group):
         """The command of that name; None when there is none."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"runtime.cli.{_ELSEWHERE.get(cmd_name, cmd_name)}")
-        command: click.Command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"runtime.cli.{_ELSEWHERE.get(name, name)}")
+        command: click.Command = getattr(module, name)
         return command
 
 

@@ -9,9 +9,10 @@ import uvloop
 
 from runtime.broker.connection import ApiError, Broker
 from runtime.cli.failure import exit_unavailable, exit_with_problems
+from runtime.embedded.credentials import NatsAddress, find_nats
 from runtime.errors import ConfigError, Unavailable
 from runtime.observe.logs import configure_logs
-from runtime.observe.redaction import scrub
+from runtime.observe.redaction import REDACTED, scrub
 from runtime.settings import HostSettings
 
 T = TypeVar("T")
@@ -33,23 +34,35 @@ def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
     Ends the process with 2 when a person must change something, with 1 when NATS does not answer.
     """
     configure_logs("ERROR")
+    address = _find(nats_url)
     try:
-        return uvloop.run(_run(_url(nats_url), work))
+        return uvloop.run(_run(address.url, work))
     except ConfigError as error:
         exit_with_problems(error)
     except Unavailable as error:
-        exit_unavailable(str(error))
+        exit_unavailable(f"{error}{_hint(address)}")
     except ApiError as error:
         exit_unavailable(f"JetStream refused: {error.description} ({error.err_code})")
 
 
 def show_server(nats_url: str | None) -> str:
-    """Which server `run` asks, without its password."""
-    return scrub(_url(nats_url))
+    """Which server `run` asks, without user and password."""
+    return scrub(_find(nats_url).url).replace(f"{REDACTED}@", "")
 
 
-def _url(nats_url: str | None) -> str:
-    return nats_url or f"nats://127.0.0.1:{HostSettings.from_environment(os.environ).nats_port}"
+def _find(nats_url: str | None) -> NatsAddress:
+    if nats_url:
+        return NatsAddress(nats_url, None)
+    return find_nats(HostSettings.from_environment(os.environ))
+
+
+def _hint(address: NatsAddress) -> str:
+    if address.missing is None:
+        return ""
+    return (
+        f"\nThere is no password in {address.missing}: run this where `runtime serve` runs and as "
+        "its user, or set RUNTIME_DATA_DIR or NATS_URL"
+    )
 
 
 async def _run(url: str, work: Callable[[Broker], Awaitable[T]]) -> T:

@@ -6,10 +6,20 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.embedded.credentials import HOST_USER, SYSTEM_USER
+from runtime.embedded.nats_access import (
+    ANONYMOUS_USER,
+    SYSTEM_ACCOUNT,
+    anonymous_denied_publish,
+    anonymous_denied_subscribe,
+    listing,
+)
 from runtime.errors import ConfigError, Problem
 
 MQTT_USER = "service_pulse"
-PASSWORD_VARIABLE = "MQTT_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
+# Names of variables in the server's environment.
+_HOST_PASSWORD = "NATS_HOST_PASSWORD"  # noqa: S105 - a name
+_MQTT_PASSWORD = "MQTT_ADMIN_PASSWORD"  # noqa: S105 - a name
 
 # Device bodies above 8 KB are refused by us, with a reason, so the server must let them reach us.
 # Above 8 MB nats-server itself warns.
@@ -38,11 +48,17 @@ jetstream {{ store_dir: {store_dir}, max_file: 1PB, sync_interval: "10s" }}
 
 mqtt {{ host: "127.0.0.1", port: {mqtt_port} }}
 
+# For `nats server …`: what the server tells of itself, and no messages.
+accounts {{
+  {system_account}: {{ users: [{{ user: "{system_user}", password: ${host_password} }}] }}
+}}
+system_account: "{system_account}"
+
 authorization {{
   users: [
-    # Who comes without a name: NATS clients on this machine. MQTT clients are never this user.
-    {{ user: "local", allowed_connection_types: ["STANDARD"] }}
-    {{
+    # The host and the operator's commands.
+    {{ user: "{host_user}", password: ${host_password}, allowed_connection_types: ["STANDARD"] }}
+{anonymous}    {{
       user: "{mqtt_user}", password: ${password_variable}, allowed_connection_types: ["MQTT"]
       permissions: {{
         # Judged after the mappings below, so their results are named; the enveloped form, whose
@@ -57,7 +73,7 @@ authorization {{
     }}
   ]
 }}
-no_auth_user: "local"
+{no_auth_user}
 
 # MQTT topic tenant/T/device/D/telemetry is subject tenant.T.device.D.telemetry. Tenant and device
 # stay in the subject, as no header carries them. What matches none of these stays on tenant.>.
@@ -71,6 +87,38 @@ mappings {{
 """
 
 
+_ANONYMOUS = """\
+    # Who comes without a name: NATS clients on this machine. MQTT clients are never this user.
+    {{
+      user: "{user}", allowed_connection_types: ["STANDARD"]
+      permissions: {{
+        publish: {{ deny: {publish} }}
+        subscribe: {{ deny: {subscribe} }}
+      }}
+    }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NatsPasswords:
+    """What users of the server must show.
+
+    Attributes:
+        host: of the host and the operator's commands, also for the system account.
+        mqtt: of the MQTT user that all devices share.
+    """
+
+    host: str
+    mqtt: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables through which the server learns them, so that no file of its has them.
+
+        nats-server reads the values as configuration text, so they are quoted: `123` is no number.
+        """
+        return {_HOST_PASSWORD: _quote(self.host), _MQTT_PASSWORD: _quote(self.mqtt)}
+
+
 @dataclass(frozen=True, slots=True)
 class NatsPorts:
     """Where the three listeners are, on 127.0.0.1. -1 lets the server choose."""
@@ -80,12 +128,17 @@ class NatsPorts:
     mqtt: int = -1
 
 
-def render(directory: Path, ports: NatsPorts) -> str:
+def render(directory: Path, ports: NatsPorts, *, anonymous: bool = True) -> str:
     """The configuration of a server that keeps everything under `directory`, an absolute path.
 
-    It holds no secret: the MQTT password comes from the server's own environment, see
-    `password_environment`. A bcrypt hash in this file would cost its work at every connect, so that
-    a thousand devices coming back together would keep a core busy for a minute.
+    It holds no secret: passwords come from the server's own environment, see `NatsPasswords`. A
+    bcrypt hash in this file would cost its work at every connect, so that a thousand devices coming
+    back together would keep a core busy for a minute.
+
+    Args:
+        directory: of the server.
+        ports: where it listens.
+        anonymous: whether NATS clients without a name are let in.
     """
     return _TEMPLATE.format(
         nats_port=ports.nats,
@@ -95,17 +148,23 @@ def render(directory: Path, ports: NatsPorts) -> str:
         ports_dir=_quote(str(directory / "ports")),
         log_file=_quote(str(directory / "nats-server.log")),
         store_dir=_quote(str(directory)),
+        system_account=SYSTEM_ACCOUNT,
+        system_user=SYSTEM_USER,
+        host_user=HOST_USER,
+        host_password=_HOST_PASSWORD,
+        anonymous=_render_anonymous() if anonymous else "",
+        no_auth_user=f'no_auth_user: "{ANONYMOUS_USER}"' if anonymous else "",
         mqtt_user=MQTT_USER,
-        password_variable=PASSWORD_VARIABLE,
+        password_variable=_MQTT_PASSWORD,
     )
 
 
-def password_environment(password: str) -> dict[str, str]:
-    """The variable through which the server learns the MQTT password.
-
-    nats-server reads the value as configuration text, so it is quoted: `123` is no number.
-    """
-    return {PASSWORD_VARIABLE: _quote(password)}
+def _render_anonymous() -> str:
+    return _ANONYMOUS.format(
+        user=ANONYMOUS_USER,
+        publish=listing(anonymous_denied_publish()),
+        subscribe=listing(anonymous_denied_subscribe()),
+    )
 
 
 def find_nats_server() -> Path:

@@ -5,14 +5,16 @@ import os
 import signal
 from pathlib import Path
 
+from runtime.embedded.credentials import host_url
 from runtime.embedded.nats_config import (
+    NatsPasswords,
     NatsPorts,
     find_nats_server,
-    password_environment,
     render,
 )
 from runtime.embedded.nats_ports import read_ports
 from runtime.embedded.ports import WantedPort
+from runtime.embedded.private_files import write_private
 from runtime.embedded.processes import launch_command
 from runtime.embedded.supervision import Launch, ServerSupervisor
 from runtime.settings import HostSettings
@@ -33,16 +35,17 @@ class EmbeddedNats:
     Args:
         directory: absolute; holds the configuration, the log and the streams.
         settings: for the ports; 0 lets the server choose, once: restarts keep the choice.
-        mqtt_password: what the MQTT user `service_pulse` must show.
+        passwords: what its users must show.
     """
 
     name = "nats-server"
     stop_signal = signal.SIGTERM
     stop_timeout_s = 15.0
 
-    def __init__(self, directory: Path, settings: HostSettings, mqtt_password: str) -> None:
+    def __init__(self, directory: Path, settings: HostSettings, passwords: NatsPasswords) -> None:
         self._directory = directory
-        self._mqtt_password = mqtt_password
+        self._passwords = passwords
+        self._anonymous = settings.nats_anonymous == "data"
         self._config = directory / "nats.conf"
         self.ports = NatsPorts(
             settings.nats_port or -1, settings.monitor_port or -1, settings.mqtt_port or -1
@@ -54,8 +57,8 @@ class EmbeddedNats:
 
     @property
     def url(self) -> str:
-        """The address for NATS clients, known once it has started."""
-        return f"nats://127.0.0.1:{self.ports.nats}"
+        """The address for the host, password included; known once it has started."""
+        return host_url(self.ports.nats, self._passwords.host)
 
     async def start(self) -> None:
         """Return when it listens and JetStream has recovered its streams.
@@ -75,7 +78,7 @@ class EmbeddedNats:
         command = launch_command(
             [find_nats_server(), "-c", self._config], death_signal=self.stop_signal
         )
-        return Launch(command, {**os.environ, **password_environment(self._mqtt_password)})
+        return Launch(command, {**os.environ, **self._passwords.environment()})
 
     async def is_ready(self, server: int) -> bool:
         """Whether it listens; from then on its ports are fixed."""
@@ -105,5 +108,4 @@ class EmbeddedNats:
         self._directory.chmod(0o700)
         for stale in ports.glob("*.ports"):
             stale.unlink()
-        self._config.touch(mode=0o600)
-        self._config.write_text(render(self._directory, self.ports), encoding="utf-8")
+        write_private(self._config, render(self._directory, self.ports, anonymous=self._anonymous))

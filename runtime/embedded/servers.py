@@ -7,7 +7,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from runtime.embedded.credentials import (
+    NATS_PASSWORD_FILE,
+    POSTGRES_PASSWORD_FILE,
+    POSTGRES_SUPERUSER_PASSWORD_FILE,
+)
 from runtime.embedded.data_lock import DataLock
+from runtime.embedded.nats_config import NatsPasswords
 from runtime.embedded.nats_server import EmbeddedNats
 from runtime.embedded.ports import check_free
 from runtime.embedded.postgres import EmbeddedPostgres
@@ -70,21 +76,22 @@ class EmbeddedServers:
         made = {"ADMIN_KEY": given["ADMIN_KEY"] or keep_secret(self._directory / "admin.key")}
         starting = []
         if not given["NATS_URL"]:
-            password = given["MQTT_ADMIN_PASSWORD"] or keep_secret(
-                self._directory / "mqtt.password"
+            passwords = NatsPasswords(
+                host=keep_secret(self._directory / NATS_PASSWORD_FILE),
+                mqtt=given["MQTT_ADMIN_PASSWORD"] or keep_secret(self._directory / "mqtt.password"),
             )
-            made["MQTT_ADMIN_PASSWORD"] = password
-            self.nats = EmbeddedNats(self._directory / "nats", self._settings, password)
+            made["MQTT_ADMIN_PASSWORD"] = passwords.mqtt
+            self.nats = EmbeddedNats(self._directory / "nats", self._settings, passwords)
             # Its ports are judged after an earlier host's server, which has them, is gone.
             await self.nats.supervisor.end_orphans()
             check_free(self.nats.wanted_ports)
             starting.append(self.nats.start())
         if not given["DATABASE_URL"]:
-            passwords = Passwords(
-                functions=keep_secret(self._directory / "postgres.password"),
-                superuser=keep_secret(self._directory / "postgres-superuser.password"),
+            roles = Passwords(
+                functions=keep_secret(self._directory / POSTGRES_PASSWORD_FILE),
+                superuser=keep_secret(self._directory / POSTGRES_SUPERUSER_PASSWORD_FILE),
             )
-            self.postgres = EmbeddedPostgres(self._directory / "postgres", passwords)
+            self.postgres = EmbeddedPostgres(self._directory / "postgres", roles)
             starting.append(self.postgres.start())
         _raise_together(await asyncio.gather(*starting, return_exceptions=True))
         if self.nats:

@@ -10,6 +10,7 @@ import pytest
 
 from runtime.broker import stored
 from runtime.broker.connection import Broker
+from runtime.embedded.credentials import host_url
 from tests.support.documentation import ROOT, free_port, read_blocks, serving, write_files
 from tests.support.servers import remove
 
@@ -31,9 +32,10 @@ async def test_a_copy_of_a_stopped_hosts_data_can_be_served(folder: Path) -> Non
     write_files(ROOT / "README.md", folder)
     ports = ("RUNTIME_NATS_PORT", "RUNTIME_MONITOR_PORT", "RUNTIME_MQTT_PORT")
     environment = {name: str(free_port()) for name in ports}
-    url = f"nats://127.0.0.1:{environment['RUNTIME_NATS_PORT']}"
+    port = int(environment["RUNTIME_NATS_PORT"])
 
     with serving(folder, "hello.yaml", environment=environment) as served:
+        url = host_url(port, (folder / ".runtime" / "nats.password").read_text().strip())
         broker = await Broker.connect(url, name="test")
         await broker.publish("greetings.wanted", b'{"name": "Ada"}')
         served.wait_for("Greeted", name="Ada")

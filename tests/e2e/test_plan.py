@@ -45,6 +45,11 @@ class Shop:
         }
         (self.folder / "shop.yaml").write_text(yaml.safe_dump(manifest))
 
+    @property
+    def place(self) -> str:
+        """The address as commands print it."""
+        return f"nats://{self.url.partition('@')[2]}"
+
     async def run(self, command: str, *options: str, url: str = "") -> Done:
         return await runtime(url or self.url, command, "shop.yaml", *options, folder=self.folder)
 
@@ -81,7 +86,7 @@ async def test_what_is_missing_is_planned_applied_and_then_no_change_any_more(
     assert again.out == planned.out
     assert before is None
     assert (applied.code, applied.err) == (0, "")
-    made = f"7 changes made on {shop.url}\n"
+    made = f"7 changes made on {shop.place}\n"
     assert applied.out == planned.out.removesuffix("7 to create\n") + made
     assert (after.code, after.out) == (0, "No changes: the server is as the manifests say.\n")
 
@@ -105,7 +110,7 @@ async def test_what_can_change_in_place_is_shown_from_and_to(shop: Shop, broker:
         "update  consumer MAILBOX/work  max_deliver: 5 -> 9",
         "5 to update in place",
     ]
-    assert applied.out.endswith(f"\n5 changes made on {shop.url}\n")
+    assert applied.out.endswith(f"\n5 changes made on {shop.place}\n")
     assert (await broker.api("STREAM.INFO.JOBS"))["config"]["max_bytes"] == 2**30
 
 
@@ -274,7 +279,7 @@ class LockedServer(NatsServer):
             '{ user: "binder", password: "bind", allowed_connection_types: ["STANDARD"]'
             f", permissions: {{ publish: {{ allow: {json.dumps(allowed)} }} }} }}"
         )
-        return super().configuration().replace("users: [", f"users: [\n    {user}", 1)
+        return super().configuration().replace("  users: [\n", f"  users: [\n    {user}\n", 1)
 
     @property
     def binder_url(self) -> str:

@@ -9,7 +9,7 @@ from runtime.broker.connection import Broker
 from tests.fault.scene import Servers, flow, seeds
 from tests.support.host import eventually
 from tests.support.proxy import Proxy
-from tests.support.servers import NatsServer, PostgresServer
+from tests.support.servers import NatsServer, PostgresServer, nats_url
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -80,7 +80,7 @@ async def test_a_silent_connection_to_postgresql_loses_and_doubles_nothing(
 async def test_a_server_that_says_nothing_is_tried_with_one_connection_at_a_time(
     nats_link: Proxy,
 ) -> None:
-    broker = await Broker.connect(f"nats://127.0.0.1:{nats_link.port}", name="test")
+    broker = await Broker.connect(nats_url(nats_link.port), name="test")
     tries = nats_link.connections + 3
 
     async def is_tried_again() -> bool:
@@ -98,7 +98,7 @@ async def test_a_server_that_says_nothing_is_tried_with_one_connection_at_a_time
 
 
 def by_nats(link: Proxy) -> dict[str, str]:
-    return {"NATS_URL": f"nats://127.0.0.1:{link.port}"}
+    return {"NATS_URL": nats_url(link.port)}
 
 
 def by_postgres(link: Proxy, servers: Servers) -> dict[str, str]:

@@ -16,8 +16,8 @@ import nats
 import psutil
 import pytest
 
-from runtime.embedded import EmbeddedServers
 from runtime.embedded.processes import find_orphans, has_ended
+from runtime.embedded.servers import EmbeddedServers
 from runtime.embedded.supervision import ServerSupervisor
 from runtime.errors import ConfigError
 from runtime.settings import HostSettings
@@ -27,7 +27,7 @@ from tests.support.servers import wait_until
 _HOST = """
 import asyncio, sys
 from pathlib import Path
-from runtime.embedded import EmbeddedServers
+from runtime.embedded.servers import EmbeddedServers
 from runtime.observe.logs import configure_logs
 from runtime.settings import HostSettings
 

@@ -10,7 +10,7 @@ from runtime.broker.connection import Broker
 from runtime.observe.metrics import Metrics
 from tests.support.host import Journal, eventually, fresh, running_host, wait_until_settled
 from tests.support.proxy import Proxy
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, nats_url
 
 MESSAGES = 50
 KINDS: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ async def test_it_is_acknowledged_again_and_not_called(
                 proxy.silence()
 
     spec = {"consumer": {"stream": stream, "ack_wait": "3s"}, "concurrency": 4, **KINDS[kind]}
-    url = f"nats://127.0.0.1:{proxy.port}"
+    url = nats_url(proxy.port)
     async with running_host(
         url,
         {name: spec},

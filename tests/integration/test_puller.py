@@ -14,7 +14,7 @@ from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
 from tests.support.host import consumer, eventually, fresh
 from tests.support.proxy import Proxy
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, nats_url
 from tests.support.versions import delete_consumer, keeps_creation
 
 
@@ -244,7 +244,7 @@ async def test_one_that_was_made_anew_while_the_connection_was_lost_is_noticed(
     open_holder: Callable[..., Any], broker: Broker, nats_server: NatsServer
 ) -> None:
     async with Proxy(nats_server.port) as proxy:
-        over = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        over = await Broker.connect(nats_url(proxy.port), name="test")
         holder = await open_holder(10, over=over)
         await holder.give(5)
         await holder.wait(5)

@@ -14,7 +14,7 @@ from runtime.errors import Unavailable
 from runtime.message import Message
 from tests.support.host import fresh, running_host
 from tests.support.proxy import Proxy
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, nats_url
 
 DEADLINE_S = 20.0
 ERRORS = [
@@ -48,7 +48,7 @@ class Rebuilt:
 async def proxied(nats_server: NatsServer) -> AsyncIterator[tuple[Broker, Proxy]]:
     """A connection through a proxy that can speak for the server."""
     async with Proxy(nats_server.port) as proxy:
-        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="proxied")
+        broker = await Broker.connect(nats_url(proxy.port), name="proxied")
         yield broker, proxy
         await broker.close()
 

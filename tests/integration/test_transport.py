@@ -21,12 +21,13 @@ from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.broker.settler import Settler
 from runtime.broker.transport import AHEAD_BYTES, CHUNK_BYTES, STAND_IN_BYTES, ThreadSafeTransport
+from runtime.embedded.credentials import HOST_USER
 from runtime.errors import Unavailable
 from runtime.message import Message
 from tests.support.certificates import contexts, self_signed
 from tests.support.host import Journal, eventually, fresh
 from tests.support.proxy import Proxy, Streams
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, nats_url
 
 BLOCK_S = 6.0
 POLL_S = 0.1
@@ -48,7 +49,8 @@ class Server(NatsServer):
 
     @property
     def url(self) -> str:
-        return f"{'tls' if self.pem else 'nats'}://localhost:{self.ports.nats}"
+        scheme = "tls" if self.pem else "nats"
+        return f"{scheme}://{HOST_USER}:{self.password}@localhost:{self.ports.nats}"
 
     def configuration(self) -> str:
         tls = f'tls {{ cert_file: "{self.pem}", key_file: "{self.pem}" }}' if self.pem else ""
@@ -181,7 +183,7 @@ async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(
     nats_server: NatsServer,
 ) -> None:
     async with Proxy(nats_server.port) as proxy:
-        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        broker = await Broker.connect(nats_url(proxy.port), name="test")
         proxy.silence()
         with pytest.raises(Unavailable):
             await broker.flush(timeout_s=0.1)
@@ -199,7 +201,7 @@ async def test_a_server_that_takes_nothing_is_given_up_however_much_waits_for_it
 ) -> None:
     monkeypatch.setattr(connection, "PING_INTERVAL_S", 0.3)
     async with Proxy(nats_server.port) as proxy:
-        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        broker = await Broker.connect(nats_url(proxy.port), name="test")
         rebuilt = asyncio.Event()
         broker.on_reconnect(rebuilt.set)
         transport = broker._client._transport
@@ -229,7 +231,7 @@ async def test_a_server_that_takes_nothing_does_not_keep_the_connection_from_clo
     nats_server: NatsServer,
 ) -> None:
     async with Proxy(nats_server.port) as proxy:
-        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        broker = await Broker.connect(nats_url(proxy.port), name="test")
         transport = broker._client._transport
         assert transport is not None
         proxy.silence()
@@ -321,7 +323,7 @@ async def test_what_is_here_stays_here_as_long_as_the_function_at_work_has_time(
 @pytest.mark.parametrize("certificate", ["plain"], indirect=True)
 async def test_a_stand_in_acknowledges_nothing(server: Server) -> None:
     async with Proxy(server.port) as proxy:
-        broker = await Broker.connect(f"nats://127.0.0.1:{proxy.port}", name="test")
+        broker = await Broker.connect(nats_url(proxy.port), name="test")
         stream, held, arrived = fresh("BLOCK"), set[Message](), Journal()
         settler = Settler(broker)
         ticker = InProgressTicker(settler)
@@ -555,7 +557,9 @@ async def test_servers_that_reset_connections_before_tls_are_connected_to_in_the
             near[1].transport.abort()
 
     async with Unsteady(server.port) as proxy:
-        broker = await Broker.connect(f"tls://localhost:{proxy.port}", name="test")
+        broker = await Broker.connect(
+            f"tls://{HOST_USER}:{server.password}@localhost:{proxy.port}", name="test"
+        )
         await broker.flush()
         await broker.close()
         assert proxy.connections == 4

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import asyncpg
 import psutil
 
+from runtime.embedded.credentials import host_url
 from runtime.embedded.nats_config import (
+    NatsPasswords,
     NatsPorts,
     find_nats_server,
-    password_environment,
     render,
 )
 from runtime.embedded.nats_ports import read_ports
@@ -54,16 +55,25 @@ class NatsServer:
 
     mqtt_user = "service_pulse"
     mqtt_password = 'a password, \\"quoted\\"'
+    password = "the-password-of-the-host"
+    anonymous = True
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.ports = NatsPorts()
+        self._passwords = NatsPasswords(host=self.password, mqtt=self.mqtt_password)
         self._child: subprocess.Popen[bytes] | None = None
         (directory / "ports").mkdir(parents=True)
         self.start()
 
     @property
     def url(self) -> str:
+        """The address for the host and its operator."""
+        return host_url(self.ports.nats, self.password)
+
+    @property
+    def anonymous_url(self) -> str:
+        """The address for a client without a name."""
         return f"nats://127.0.0.1:{self.ports.nats}"
 
     @property
@@ -97,7 +107,7 @@ class NatsServer:
         with (self.directory / "stderr.log").open("wb") as stderr:
             self._child = subprocess.Popen(
                 launch_command([nats_program(), "-c", config], death_signal=signal.SIGKILL),
-                env={**os.environ, **password_environment(self.mqtt_password)},
+                env={**os.environ, **self._passwords.environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
@@ -105,7 +115,7 @@ class NatsServer:
         self.ports = wait_until(self._read_ports, "a ready nats-server")
 
     def configuration(self) -> str:
-        return render(self.directory, self.ports)
+        return render(self.directory, self.ports, anonymous=self.anonymous)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -143,6 +153,11 @@ class NatsServer:
         child.send_signal(signal.SIGCONT)
         child.wait(_DEADLINE_S)
         (self.directory / "ports" / f"nats-server_{child.pid}.ports").unlink(missing_ok=True)
+
+
+def nats_url(port: int) -> str:
+    """The address for a host of what forwards to a `NatsServer`."""
+    return host_url(port, NatsServer.password)
 
 
 class PostgresServer:

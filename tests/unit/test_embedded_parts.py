@@ -8,7 +8,7 @@ import pytest
 
 from runtime.embedded.data_lock import DataLock
 from runtime.embedded.identity import find_closed
-from runtime.embedded.nats_config import NatsPorts, password_environment, render
+from runtime.embedded.nats_config import NatsPasswords, NatsPorts, render
 from runtime.embedded.ports import WantedPort, check_free
 from runtime.embedded.postgres_cluster import PostgresCluster
 from runtime.embedded.postgres_roles import Passwords
@@ -61,7 +61,11 @@ def test_a_path_with_quotes_stays_one_string_of_the_configuration() -> None:
 
 
 def test_a_password_of_digits_stays_text() -> None:
-    assert password_environment("123") == {"MQTT_ADMIN_PASSWORD": '"123"'}
+    passwords = NatsPasswords(host="456", mqtt="123")
+    assert passwords.environment() == {
+        "MQTT_ADMIN_PASSWORD": '"123"',
+        "NATS_HOST_PASSWORD": '"456"',
+    }
 
 
 def test_port_zero_is_free_for_any_number_of_listeners() -> None:

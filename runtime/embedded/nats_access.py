@@ -1,0 +1,57 @@
+"""Who may do what at the embedded nats-server.
+
+Whoever can open a socket on the machine is a client: other users, and what they run. The host and
+the operator's commands show a generated password. A client without a name may work with data:
+subjects, streams, consumers and micro services. What the runtime keeps for itself it may neither
+publish to nor change through the JetStream API.
+
+This is no wall against a client that means harm and may make consumers: JetStream delivers to any
+subject that a consumer or a pull request names, with the server's own rights. With
+`RUNTIME_NATS_ANONYMOUS=none` there are no clients without a name.
+"""
+
+from collections.abc import Iterable
+
+from runtime.broker.leases import LEASES
+from runtime.broker.stream_configs import ADVISORIES, DEAD_LETTERS, MAILBOX, SCHEDULES
+from runtime.subjects import HOST_INBOX, HOST_SUBJECTS
+
+ANONYMOUS_USER = "local"
+SYSTEM_ACCOUNT = "SYS"
+
+_MANAGEMENT = "management.>"
+# nats-server's own, for its MQTT sessions.
+_MQTT_STREAMS = ("$MQTT_msgs", "$MQTT_rmsgs", "$MQTT_sess", "$MQTT_qos2in", "$MQTT_out")
+_HOST_STREAMS = (MAILBOX, DEAD_LETTERS, LEASES, SCHEDULES, ADVISORIES, *_MQTT_STREAMS)
+
+# What takes messages from a stream or changes it. Source: nats-server, `server/jetstream_api.go`.
+_CHANGES = (
+    *("STREAM.CREATE.{}", "STREAM.UPDATE.{}", "STREAM.DELETE.{}", "STREAM.PURGE.{}"),
+    *("STREAM.RESTORE.{}", "STREAM.MSG.DELETE.{}", "STREAM.PEER.REMOVE.{}"),
+    *("STREAM.LEADER.STEPDOWN.{}", "CONSUMER.CREATE.{}", "CONSUMER.CREATE.{}.>"),
+    *("CONSUMER.DURABLE.CREATE.{}.>", "CONSUMER.DELETE.{}.>", "CONSUMER.PAUSE.{}.>"),
+    *("CONSUMER.RESET.{}.>", "CONSUMER.UNPIN.{}.>", "CONSUMER.LEADER.STEPDOWN.{}.>"),
+    "CONSUMER.MSG.NEXT.{}.>",
+)
+
+
+def anonymous_denied_publish() -> list[str]:
+    """Subjects to which a client without a name may not publish."""
+    return [
+        *HOST_SUBJECTS,
+        *(_MANAGEMENT, "$JS.EVENT.>", "$MQTT.>"),
+        *(f"$JS.API.{change.format(stream)}" for stream in _HOST_STREAMS for change in _CHANGES),
+        # An acknowledgement, also in the form with domain and account.
+        *(f"$JS.ACK.{stream}.>" for stream in _HOST_STREAMS),
+        *(f"$JS.ACK.*.*.{stream}.>" for stream in _HOST_STREAMS),
+    ]
+
+
+def anonymous_denied_subscribe() -> list[str]:
+    """Subjects that a client without a name may not hear: answers to the host, and what it asks."""
+    return [f"{HOST_INBOX}.>", "_RUNTIME.>", _MANAGEMENT]
+
+
+def listing(subjects: Iterable[str]) -> str:
+    """The subjects as a list of nats-server's configuration, one a line."""
+    return "[\n" + "".join(f'          "{subject}"\n' for subject in subjects) + "        ]"
