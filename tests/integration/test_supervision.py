@@ -1,7 +1,12 @@
 """Background tasks of a host that fail for a reason nobody foresaw: they are logged and go on."""
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +19,7 @@ from runtime.binding.schedule import ScheduleTicker
 from runtime.binding.spill import Spill
 from runtime.broker.advisories import Sweeper
 from runtime.broker.connection import Broker
+from runtime.embedded.supervision import Launch, ServerSupervisor
 from runtime.lag import LagWatch
 from tests.support.host import (
     Journal,
@@ -255,3 +261,49 @@ async def test_messages_that_could_not_be_moved_aside_are_moved_later(
 
     assert "spill mover" in tasks_that_failed(lines)
     assert sorted(journal.entries) == list(range(1, 61))
+
+
+@dataclass
+class SleepingServer:
+    """A program that is ready at once and does nothing; one of its starts fails unforeseen."""
+
+    log: Path
+    name: str = "sleeping"
+    proof: str = "--sleeping-server-of-a-test"
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_timeout_s: float = 5.0
+    starts: int = 0
+
+    async def prepare(self) -> Launch:
+        self.starts += 1
+        if self.starts == 2:
+            raise ValueError("a defect")
+        return Launch([sys.executable, "-c", "import time; time.sleep(60)", self.proof], {})
+
+    async def is_ready(self, server: int) -> bool:
+        return True
+
+    def find_complaint(self, written: str) -> str:
+        return ""
+
+    def is_passing(self, complaint: str) -> bool:
+        return False
+
+
+async def test_a_server_whose_restart_failed_unforeseen_is_started_again(tmp_path: Path) -> None:
+    server = SleepingServer(tmp_path / "log")
+    supervisor = ServerSupervisor(server)
+    with structlog.testing.capture_logs() as lines:
+        await supervisor.start()
+        first = supervisor.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+
+        async def runs_again() -> bool:
+            return supervisor.pid not in {None, first}
+
+        await eventually(runs_again, "another process")
+        await supervisor.stop()
+
+    assert tasks_that_failed(lines) == ["supervision of sleeping"]
+    assert server.starts == 3
