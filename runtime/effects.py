@@ -57,9 +57,9 @@ class Effects:
                 return
         _, name, code, line = left[0]
         wrong = "had not ended" if _has_begun(left[0]) else "was not awaited"
-        place = place_of(code.co_filename, line)
-        others = f" ({len(left) - 1} more)" if len(left) > 1 else ""
-        raise EffectNotAwaited(f"ctx.{name} at {place} {wrong} when the function returned{others}")
+        if len(left) > 1:
+            wrong = f"and {len(left) - 1} more had not ended"
+        raise EffectNotAwaited(f"ctx.{name}", place_of(code.co_filename, line), wrong)
 
     async def close(self) -> None:
         """Drop what was never awaited, without Python's warning, as the call has failed anyway."""

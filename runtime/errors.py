@@ -145,7 +145,15 @@ class RequestFailed(RuntimeFault):
 
 
 class EffectNotAwaited(RuntimeFault):
-    """A function returned, and an effect of its context was not awaited to its end."""
+    """A function returned, and an effect of its context was not awaited to its end.
+
+    Attributes:
+        where: `file:line` of the function that asked for the effect.
+    """
+
+    def __init__(self, effect: str, where: str, wrong: str) -> None:
+        self.where = where
+        super().__init__(f"{effect} at {where} {wrong} when the function returned")
 
 
 class PayloadError(RuntimeFault):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from runtime.errors import EffectNotAwaited
 from runtime.safe_text import text_of
 
 TRACEBACK_CHARACTERS = 8_000
@@ -21,6 +22,8 @@ def where_of(failure: BaseException) -> str:
 
     The last line of a module that is not installed, or else of the package of the handler.
     """
+    if isinstance(failure, EffectNotAwaited):
+        return failure.where
     seen: BaseException | None = failure
     while seen is not None:
         frames = [found for found in _walk(seen) if not _is_host(found[0])]
@@ -41,11 +44,14 @@ def place_of(filename: str, line: int) -> str:
 
 
 def exc_info_of(failure: BaseException) -> ExcInfo:
-    """The exception with that part of its traceback which begins with the function's own code."""
+    """The exception with that part of its traceback which begins with the function's own code.
+
+    Without a traceback where none of it is the function's, as of an error that the host raised.
+    """
     trace = failure.__traceback__
     while trace is not None and _is_host(trace.tb_frame):
         trace = trace.tb_next
-    return type(failure), failure, trace or failure.__traceback__
+    return type(failure), failure, trace
 
 
 def format_traceback(failure: BaseException) -> str:

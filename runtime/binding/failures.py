@@ -1,6 +1,7 @@
 """What the log says of a function's failures: each attempt once, and a flood as a number."""
 
 from collections.abc import Hashable
+from typing import Any
 
 from runtime.binding.flood_gate import WINDOW_S, FloodGate
 from runtime.dispatch import Dead, Later
@@ -42,7 +43,7 @@ class FailureLog:
             error = _error(later.error_type, later.reason)
             self._log.warning("An attempt failed", error=error, **_place(later.place()), **fields)
         if later.failure is not None:
-            self._log.debug("A failed attempt's traceback", exc_info=exc_info_of(later.failure))
+            self._log.debug("A failed attempt's traceback", **_traceback(later.failure))
 
     def given_up(self, message: Message, dead: Dead) -> None:
         """The message is a dead letter."""
@@ -59,7 +60,7 @@ class FailureLog:
         if isinstance(dead.failure, Retry):
             self._log.error(sentence, **fields)
         elif dead.failure is not None:
-            self._log.error(sentence, exc_info=exc_info_of(dead.failure), **fields)
+            self._log.error(sentence, **_traceback(dead.failure), **fields)
         else:
             self._log.error(sentence, exception=dead.traceback, **fields)
 
@@ -77,12 +78,12 @@ class FailureLog:
         sentence = "Request failed"
         if not self._gate.admits((name_of(failure), "refused")):
             # Its caller was given the id, so that it must be found.
-            self._log.debug(sentence, exc_info=exc_info_of(failure), **fields)
+            self._log.debug(sentence, **_traceback(failure), **fields)
         elif is_defect:
-            self._log.error(sentence, exc_info=exc_info_of(failure), **fields)
+            self._log.error(sentence, **_traceback(failure), **fields)
         else:
             self._log.warning(sentence, **fields)
-            self._log.debug("A failed request's traceback", exc_info=exc_info_of(failure))
+            self._log.debug("A failed request's traceback", **_traceback(failure))
 
     def crashed(self, failure: Exception, *, restarts: int, again_in_s: float) -> None:
         """A service ended by an exception, and is started again."""
@@ -92,7 +93,7 @@ class FailureLog:
             **_place(where_of(failure)),
             restarts=restarts,
             again_in_s=round(again_in_s, 1),
-            exc_info=exc_info_of(failure),
+            **_traceback(failure),
         )
 
     def flush(self) -> None:
@@ -128,12 +129,19 @@ class FailureLogs:
             each.flush()
 
 
-def _origin(message: Message) -> dict[str, object]:
+def _origin(message: Message) -> dict[str, Any]:
     return {"stream": message.stream, "sequence": message.sequence}
 
 
 def _place(place: str) -> dict[str, str]:
     return {"where": place} if place else {}
+
+
+def _traceback(failure: Exception) -> dict[str, Any]:
+    """The function's part of the traceback; nothing where the host raised the error itself."""
+    exc_info = exc_info_of(failure)
+    has_own = exc_info[2] is not None or failure.__cause__ is not None
+    return {"exc_info": exc_info} if has_own else {}
 
 
 def _error(error_type: str, text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.traceback import Stack, Traceback
+from rich.traceback import Frame, Stack, Traceback
 
 import runtime
 from runtime.observe.redaction import scrub
@@ -43,8 +43,9 @@ def draw_traceback(exc_info: ExcInfo, *, width: int, colors: bool) -> str:
     Local variables are not shown: they hold payloads and secrets.
     """
     extracted = Traceback.extract(*exc_info, show_locals=False)
+    has_own = any(_own_frames(stack) for stack in extracted.stacks)
     for stack in extracted.stacks:
-        _prepare(stack)
+        _prepare(stack, keeps_host=not has_own)
     buffer = io.StringIO()
     console = Console(
         file=buffer,
@@ -57,12 +58,16 @@ def draw_traceback(exc_info: ExcInfo, *, width: int, colors: bool) -> str:
     return buffer.getvalue().rstrip("\n")
 
 
-def _prepare(stack: Stack) -> None:
-    """Keep the function's frames alone, or all where none of them is the function's."""
+def _prepare(stack: Stack, *, keeps_host: bool) -> None:
+    """Take secrets out, and the host's frames unless the host itself failed."""
     stack.exc_value = text_of(scrub(stack.exc_value[: 2 * REASON_CHARACTERS]))
     stack.notes[:] = [scrub(note) for note in stack.notes]
-    own = [frame for frame in stack.frames if not frame.filename.startswith(_HOST)]
-    stack.frames[:] = own or stack.frames
+    if not keeps_host:
+        stack.frames[:] = _own_frames(stack)
     for member in stack.exceptions:
         for inner in member.stacks:
-            _prepare(inner)
+            _prepare(inner, keeps_host=keeps_host)
+
+
+def _own_frames(stack: Stack) -> list[Frame]:
+    return [frame for frame in stack.frames if not frame.filename.startswith(_HOST)]

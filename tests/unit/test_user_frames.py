@@ -48,18 +48,16 @@ async def test_a_library_s_line_is_named_by_the_function_s_that_called_it() -> N
     assert where_of(raised.value) == f"{HERE}:{act.__code__.co_firstlineno + 1}"
 
 
-async def test_a_host_s_error_is_named_by_the_line_that_called_the_host() -> None:
+async def test_an_effect_without_await_is_named_by_the_line_that_asked_for_it() -> None:
     effects = Effects()
-    effects.add((asyncio.sleep(0), "publish", fails.__code__, 1))
-
-    async def act() -> None:
-        await effects.check()
+    line = fails.__code__.co_firstlineno
+    effects.add((asyncio.sleep(0), "publish", fails.__code__, line))
 
     with pytest.raises(EffectNotAwaited) as raised:
-        await act()
+        await effects.check()
     await effects.close()
 
-    assert where_of(raised.value) == f"{HERE}:{act.__code__.co_firstlineno + 1}"
+    assert where_of(raised.value) == f"{HERE}:{line}"
 
 
 def test_what_ended_a_call_is_looked_for_in_its_cause() -> None:
