@@ -31,6 +31,8 @@ from runtime.workers import WorkerPlace, WorkerSupervisor, divide
 
 log = get_logger("runtime")
 
+_DATABASE_PLACEHOLDER = "postgresql://127.0.0.1:5432/runtime"
+
 COLLECTOR_THRESHOLDS = (20_000, 50, 50)
 
 
@@ -69,7 +71,8 @@ async def serve(options: ServeOptions) -> None:
     check_ports(options.settings, planned, load_all(planned))
     embedded = EmbeddedServers(options.settings)
     try:
-        environment = {**options.environment, **await signals.unless_stopped(embedded.start())}
+        made = await signals.unless_stopped(embedded.start(postgres=_uses_postgres(planned)))
+        environment = {**options.environment, **made}
         environment["GATEWAY_PORT"] = str(options.settings.gateway_port)
         manifest = read(options.paths, environment)
         addresses = _addresses(manifest, environment)
@@ -122,11 +125,20 @@ def placeholders(settings: HostSettings) -> dict[str, str]:
     """What the host adds to the manifests' environment, before it is known."""
     return {
         "NATS_URL": "nats://127.0.0.1:4222",
-        "DATABASE_URL": "postgresql://127.0.0.1:5432/runtime",
+        "DATABASE_URL": _DATABASE_PLACEHOLDER,
         "MQTT_ADMIN_PASSWORD": "made-when-serving",
         "ADMIN_KEY": "made-when-serving",
         "GATEWAY_PORT": str(settings.gateway_port),
     }
+
+
+def _uses_postgres(planned: Manifest) -> bool:
+    """Whether a function or a migration does, or some setting holds the address."""
+    return (
+        bool(planned.migrations)
+        or any("postgres" in spec.uses for spec in planned.functions.values())
+        or _DATABASE_PLACEHOLDER in planned.model_dump_json()
+    )
 
 
 def _addresses(manifest: Manifest, environment: Mapping[str, str]) -> Addresses:

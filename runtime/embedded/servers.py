@@ -36,11 +36,14 @@ class EmbeddedServers:
         self.nats: EmbeddedNats | None = None
         self.postgres: EmbeddedPostgres | None = None
 
-    async def start(self) -> dict[str, str]:
+    async def start(self, *, postgres: bool = True) -> dict[str, str]:
         """Return, when all are ready, what manifests may refer to.
 
         That is `NATS_URL`, `DATABASE_URL`, `MQTT_ADMIN_PASSWORD` and `ADMIN_KEY`, each if it was
         given or made here. The values are secrets.
+
+        Args:
+            postgres: whether a database is needed at all.
 
         Raises:
             ConfigError: a port is taken, another host has the data directory, or a server cannot
@@ -53,9 +56,10 @@ class EmbeddedServers:
             "MQTT_ADMIN_PASSWORD": _reveal(settings.mqtt_admin_password),
             "ADMIN_KEY": _reveal(settings.admin_key),
         }
-        if not (environment["NATS_URL"] and environment["DATABASE_URL"]):
+        postgres = postgres and not environment["DATABASE_URL"]
+        if postgres or not environment["NATS_URL"]:
             try:
-                environment |= await self._start_missing(environment)
+                environment |= await self._start_missing(environment, postgres=postgres)
             except BaseException:
                 await self.stop()
                 raise
@@ -67,7 +71,7 @@ class EmbeddedServers:
         await asyncio.gather(*(server.stop() for server in running))
         self._lock.release()
 
-    async def _start_missing(self, given: dict[str, str]) -> dict[str, str]:
+    async def _start_missing(self, given: dict[str, str], *, postgres: bool) -> dict[str, str]:
         try:
             _make(self._directory)
             self._lock.acquire()
@@ -86,7 +90,7 @@ class EmbeddedServers:
             await self.nats.supervisor.end_orphans()
             check_free(self.nats.wanted_ports)
             starting.append(self.nats.start())
-        if not given["DATABASE_URL"]:
+        if postgres:
             roles = Passwords(
                 functions=keep_secret(self._directory / POSTGRES_PASSWORD_FILE),
                 superuser=keep_secret(self._directory / POSTGRES_SUPERUSER_PASSWORD_FILE),

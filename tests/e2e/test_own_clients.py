@@ -76,6 +76,26 @@ async def test_psql_without_a_running_server_says_what_to_start(tmp_path: Path) 
     assert "there is no password of an embedded PostgreSQL" in done.err
 
 
+@pytest.mark.parametrize(
+    ("more", "is_started"),
+    [("", False), ("    settings: {address: '${DATABASE_URL}'}\n", True)],
+    ids=["nothing uses it", "a setting holds its address"],
+)
+async def test_postgresql_is_started_only_when_something_uses_it(
+    tmp_path: Path, more: str, is_started: bool
+) -> None:
+    manifest = _MANIFEST.replace("    uses: [postgres]\n", more)
+    module = _MODULE
+    if more:
+        module += "\n\nclass Settings(BaseModel):\n    address: str\n"
+        module = "from pydantic import BaseModel\n" + module
+    (tmp_path / "count.yaml").write_text(manifest)
+    (tmp_path / "count.py").write_text(module)
+    ports = ("RUNTIME_NATS_PORT", "RUNTIME_MONITOR_PORT", "RUNTIME_MQTT_PORT")
+    with serving(tmp_path, "count.yaml", environment={name: str(free_port()) for name in ports}):
+        assert (tmp_path / ".runtime" / "postgres").exists() == is_started
+
+
 @pytest.mark.nats_cli
 async def test_the_page_on_the_official_command_line_works_as_written(
     folder: Folder, nats_cli: Callable[..., str]
