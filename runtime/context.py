@@ -218,6 +218,7 @@ class Context(Generic[StateT]):
 
         Raises:
             PublishFailed: JetStream did not confirm; let it through and the message is retried.
+            Unsendable: no server would take it, as `TooLarge` for its size; the event's failure.
             ValueError: no `msg_id`, and no single stored event to derive one from.
         """
         return self._begin("publish", self._publish(subject, data, msg_id, headers))
@@ -230,6 +231,7 @@ class Context(Generic[StateT]):
         Raises:
             PublishFailed: at least one was not confirmed; the others may be stored, their ids keep
                 a repeated call from doubling them.
+            Unsendable: no server would take one; those before it may be stored.
         """
         return self._begin("publish_many", self._scope.broker.publish_many(publications))
 
@@ -254,6 +256,7 @@ class Context(Generic[StateT]):
             RequestFailed: the endpoint answered with an error.
             NoAnswer: nobody listens on the subject, or no answer within `timeout_s`.
             Unavailable: NATS is away.
+            Unsendable: no server would take the request.
         """
         work = self._scope.broker.request(subject, data, timeout_s=timeout_s, headers=headers)
         return self._begin("request", work)

@@ -8,9 +8,9 @@ import click
 import uvloop
 
 from runtime.broker.connection import ApiError, Broker
-from runtime.cli.failure import exit_unavailable, exit_with_problems
+from runtime.cli.failure import exit_unavailable, exit_with_nothing_done, exit_with_problems
 from runtime.embedded.credentials import NatsAddress, find_nats
-from runtime.errors import ConfigError, Unavailable
+from runtime.errors import ConfigError, Unavailable, Unsendable
 from runtime.observe.logs import configure_logs
 from runtime.observe.redaction import REDACTED, scrub
 from runtime.settings import HostSettings
@@ -39,6 +39,8 @@ def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
         return uvloop.run(_run(address.url, work))
     except ConfigError as error:
         exit_with_problems(error)
+    except Unsendable as error:
+        exit_with_nothing_done(str(error))
     except Unavailable as error:
         exit_unavailable(f"{error}{_hint(address)}")
     except ApiError as error:

@@ -222,3 +222,29 @@ async def test_a_request_whose_answer_has_nowhere_to_go_harms_nobody(
             assert host._broker is not None
             assert host._broker.reconnects == 0
     await broker.close()
+
+
+async def test_a_message_that_finds_no_room_for_its_copy_is_given_back_by_a_host_that_drains(
+    nats_server: NatsServer,
+) -> None:
+    stream, name = fresh("DRAIN"), fresh("drain")
+    journal = Journal()
+
+    async def hang(ctx: Context, event: Event[bytes]) -> None:
+        journal.add((ctx.attempt, len(event.data)))
+        if ctx.attempt == 1:
+            await asyncio.Event().wait()
+
+    broker = await Broker.connect(nats_server.url, name="test")
+    options: dict[str, Any] = {"streams": {stream: {"subjects": [f"{stream.lower()}.>"]}}}
+    spec = {name: {"handler": "on_event", "consumer": {"stream": stream}}}
+    size = broker.max_payload_bytes - 100
+    with structlog.testing.capture_logs():
+        async with running_host(nats_server.url, spec, {name: hang}, grace_s=0.1, **options):
+            await broker.publish(f"{stream.lower()}.a", b"x" * size)
+            await journal.wait(1)
+        async with running_host(nats_server.url, spec, {name: hang}, **options):
+            await journal.wait(2)
+    await broker.close()
+
+    assert journal.entries == [(1, size), (2, size)]
