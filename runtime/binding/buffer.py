@@ -68,7 +68,6 @@ class PrefetchBuffer:
         self._blocked_bytes = 0
         self._delays: dict[Message, asyncio.TimerHandle] = {}
         self._empty = asyncio.Event()
-        self._empty.set()
         self._settled = 0
         self._loop = asyncio.get_running_loop()
         self._window_from_s = self._loop.time()
@@ -116,8 +115,6 @@ class PrefetchBuffer:
 
     def hold(self, message: Message, places: Places) -> None:
         """Have a message here that does not wait for a call, or not yet."""
-        if not self.held:
-            self._empty.clear()
         self.held[message] = places
         self.held_bytes += message.size_bytes
         places.taken += 1
@@ -211,7 +208,7 @@ class PrefetchBuffer:
                 self.fair_queue.release(message)
             self._wake_all()
         self._settled += len(messages)
-        if not self.held:
+        if not self.held or self.is_stuck:
             self._empty.set()
         self._measure()
 
@@ -262,9 +259,9 @@ class PrefetchBuffer:
 
     async def wait_until_empty(self) -> None:
         """Return when everything is settled, or what is not must wait for longer."""
-        if self.fair_queue is not None and self.is_stuck:
-            return
-        await self._empty.wait()
+        while self.held and not self.is_stuck:
+            self._empty.clear()
+            await self._empty.wait()
 
     @property
     def is_stuck(self) -> bool:

@@ -41,8 +41,9 @@ class _KeyQueue:
     """The messages of one order key; of a whole group where there is no order.
 
     Attributes:
-        is_busy: whether none may be taken, as a message of the key is in a call or delayed.
-        is_delayed: whether its first message failed and waits for its next attempt.
+        is_busy: whether a message of the order key is in a call.
+        delayed: messages of the key that failed and wait for their next attempt; while there is
+            one, none of the key may be taken.
         is_listed: whether it stands in its group's `listed`.
     """
 
@@ -50,7 +51,7 @@ class _KeyQueue:
     key: str
     messages: deque[Message] = field(default_factory=deque)
     is_busy: bool = False
-    is_delayed: bool = False
+    delayed: int = 0
     is_listed: bool = False
 
 
@@ -133,7 +134,7 @@ class FairQueue:
         queue.group.waiting += 1
         self._waiting += 1
         self._list(queue)
-        return queue.is_delayed
+        return queue.delayed > 0
 
     def popleft(self) -> Message:
         """Remove the next message of the group whose turn it is.
@@ -169,32 +170,37 @@ class FairQueue:
             self._forget(queue)
 
     def delay(self, message: Message) -> Sequence[Message]:
-        """Have a message of an order key be the next of its key, but not before `resume`.
+        """Have no message of this one's order key be taken before `resume`.
 
-        Returns all messages of the key, this one included: they are blocked from now on. None of
-        them is when the key was delayed before.
+        Args:
+            message: one that was taken and is put back, or one that waits.
+
+        Returns:
+            The messages that are blocked from now on and were not before.
         """
         queue = self.out.pop(message, None)
-        if queue is not None:
+        was_taken = queue is not None
+        if queue is None:
+            queue = self._queue_of(message)
+        else:
             queue.group.running -= 1
+            queue.is_busy = False
             _insert(queue.messages, message)
             queue.group.waiting += 1
             self._waiting += 1
             self._schedule(queue.group)
-        else:
-            queue = self._queue_of(message)
-        if queue.is_delayed:
-            return ()
-        queue.is_busy = queue.is_delayed = True
+        queue.delayed += 1
+        if queue.delayed > 1:
+            return (message,) if was_taken else ()
         self._unlist(queue)
         return tuple(queue.messages)
 
     def resume(self, message: Message) -> Sequence[Message]:
-        """Let a delayed message be taken; returns the messages that are blocked no more."""
-        queue = self._find(message)
-        if queue is None or not queue.is_delayed:
+        """End a delay; returns the messages that are blocked no more."""
+        queue = self._queue_of(message)
+        queue.delayed -= 1
+        if queue.delayed:
             return ()
-        queue.is_busy = queue.is_delayed = False
         self._list(queue)
         return tuple(queue.messages)
 
@@ -235,7 +241,8 @@ class FairQueue:
         return self.most_out is None or len(self.out) < self.most_out
 
     def _queue_of(self, message: Message) -> _KeyQueue:
-        fair_key, order_key = self._keys_of(message)
+        fair_key = self.fair_key(message)
+        order_key = self._order_key(message) if self._order_key else ""
         group = self._groups.get(fair_key)
         if group is None:
             group = self._groups[fair_key] = _Group(fair_key)
@@ -244,16 +251,8 @@ class FairQueue:
             queue = group.queues[order_key] = _KeyQueue(group, order_key)
         return queue
 
-    def _find(self, message: Message) -> _KeyQueue | None:
-        fair_key, order_key = self._keys_of(message)
-        group = self._groups.get(fair_key)
-        return group.queues.get(order_key) if group is not None else None
-
-    def _keys_of(self, message: Message) -> tuple[str, str]:
-        return self.fair_key(message), self._order_key(message) if self._order_key else ""
-
     def _list(self, queue: _KeyQueue) -> None:
-        if queue.messages and not queue.is_busy and not queue.is_listed:
+        if queue.messages and not (queue.is_busy or queue.delayed or queue.is_listed):
             queue.is_listed = True
             queue.group.listed.append(queue)
             self._listed += 1

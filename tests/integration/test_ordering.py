@@ -151,6 +151,29 @@ async def test_a_long_wait_keeps_the_order_too(belt: Belt) -> None:
         assert watched.journal.entries == [("key1", 3), ("key1", 5)]
 
 
+async def test_a_drain_lets_a_call_end_although_another_message_waits_for_its_retry(
+    belt: Belt,
+) -> None:
+    journal, failed = Journal(), Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        if event.raw == b"1":
+            failed.add(1)
+            raise Retry("not yet", delay_s=100)
+        journal.add("begun")
+        await asyncio.sleep(0.5)
+        journal.add("ended")
+
+    async with belt.run(act) as host:
+        await belt.give("key0")
+        await failed.wait(1)
+        await belt.give("key1")
+        await journal.wait(1)
+        await host.drain(10)
+
+    assert journal.entries == ["begun", "ended"]
+
+
 async def test_a_successor_waits_for_what_is_left_of_a_delay(belt: Belt) -> None:
     watched, failed = Watched(), Journal()
     time = asyncio.get_running_loop().time

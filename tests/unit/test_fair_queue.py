@@ -92,10 +92,8 @@ def test_a_message_that_comes_with_a_delay_is_not_taken_before() -> None:
     message, _ = _fill(queue, "s.t.one", "s.t.two")
 
     assert queue.delay(message) == (message,)
-    assert queue.delay(message) == ()
     assert _take_all(queue) == [2]
     assert queue.resume(message) == (message,)
-    assert queue.resume(message) == ()
     assert _take_all(queue) == [1]
 
 
