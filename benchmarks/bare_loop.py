@@ -88,7 +88,9 @@ async def main(stream: str, durable: str) -> None:
             broker,
             stream,
             durable,
-            slots=Slots(lambda: IN_FLIGHT, loop.held, lambda: DEFAULT_BYTE_BUDGET),
+            slots=Slots(
+                lambda: IN_FLIGHT, loop.held, lambda: DEFAULT_BYTE_BUDGET, DEFAULT_BYTE_BUDGET
+            ),
             deliver=loop.deliver,
             recreate=_recreate,
         )

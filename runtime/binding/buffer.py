@@ -12,6 +12,9 @@ PREFETCH_S = 0.2
 """Messages are fetched ahead for this much work, as measured."""
 RATE_WINDOW_S = 0.1
 MAILBOX_SHARE = 4
+ROOM_BYTES = 32 * 1024 * 1024
+"""As much may be on its way at a time of what another host held, half of what a server keeps for a
+connection. It held more than fits in here, as keys waited for a retry there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +62,7 @@ class PrefetchBuffer:
         self._at_most = max(at_least, at_most)
         self._capacity = at_least
         self._extra = 0
+        self._extra_bytes = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._enough: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -98,11 +102,22 @@ class PrefetchBuffer:
         fails does not stop the others.
         """
         blocked_bytes = min(self._blocked_bytes, self.max_bytes)
-        return self.max_bytes - self.held_bytes + blocked_bytes
+        return self.max_bytes - self.held_bytes + blocked_bytes + self._extra_bytes
+
+    def mailbox_free_bytes(self) -> int:
+        """How many bytes more of the mailbox may come.
+
+        Before the queue is opened as much as a host may have handed over, which held twice its
+        bytes when keys waited for a retry.
+        """
+        if self.fair_queue is not None and not self.fair_queue.is_open:
+            return self.free_bytes() + 2 * self.max_bytes
+        return self.free_bytes()
 
     def make_room(self, missing: int, taken: int) -> None:
         """Let so many more of the stream in, until the queue is opened, than the `taken` ones."""
         self._extra = max(0, taken - self._capacity) + missing
+        self._extra_bytes = max(0, self.held_bytes - self.max_bytes) + ROOM_BYTES
 
     def count(self) -> int:
         """How many messages are here."""
@@ -133,7 +148,7 @@ class PrefetchBuffer:
         """Let messages be taken from the queue."""
         if self.fair_queue is not None:
             self.fair_queue.is_open = True
-            self._extra = 0
+            self._extra = self._extra_bytes = 0
             self._wake_all()
 
     def take_all(self, messages: int, size_bytes: int) -> list[Message]:

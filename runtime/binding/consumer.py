@@ -24,6 +24,7 @@ from runtime.binding.spill import Spill
 from runtime.binding.token_bucket import TokenBucket, token_bucket_of
 from runtime.binding.worker import Runner, Worker, WorkerPool
 from runtime.broker.connection import Broker
+from runtime.broker.puller import Slots
 from runtime.broker.spill_queues import SLOTS, SpillQueues
 from runtime.broker.stream_configs import MAILBOX
 from runtime.dispatch import Dead, Dispatcher
@@ -105,7 +106,6 @@ class ConsumerBinding:
         self._recent_acks = RecentAcks()
         self.pullers = PullerSet(
             shared.broker,
-            self.buffer,
             renewed=self._recent_acks.forget_all,
             failed=self._on_failed_admission,
         )
@@ -195,24 +195,23 @@ class ConsumerBinding:
         from_stream = Admission([stage for stage in of_stream if stage is not None], self.buffer)
         of_mailbox = [] if self._rate_limiter is None else [self._rate_limiter]
         from_mailbox = Admission(of_mailbox, self.buffer)
-        sink = self._rate_limiter or self.buffer
+        sink, buffer = self._rate_limiter or self.buffer, self.buffer
         places, mailbox_places = self.stream_places, Places()
-        self.pullers.add(
-            stream,
-            from_stream,
-            places,
-            capacity=sink.capacity,
+        of_stream_slots = Slots(
+            sink.capacity,
             # Where keys take turns, what waits in the mailbox must not hide what the stream has.
-            held=self.buffer.count if self.fair_queue is None else lambda: places.taken,
+            buffer.count if self.fair_queue is None else lambda: places.taken,
+            buffer.free_bytes,
+            buffer.max_bytes,
         )
-        self.pullers.add(
-            mailbox,
-            from_mailbox,
-            mailbox_places,
-            capacity=lambda: sink.mailbox_capacity(mailbox_places.taken),
-            held=lambda: mailbox_places.taken,
-            byte_share=MAILBOX_BYTE_SHARE,
+        of_mailbox_slots = Slots(
+            lambda: sink.mailbox_capacity(mailbox_places.taken),
+            lambda: mailbox_places.taken,
+            buffer.mailbox_free_bytes,
+            buffer.max_bytes // MAILBOX_BYTE_SHARE,
         )
+        self.pullers.add(stream, from_stream, places, of_stream_slots)
+        self.pullers.add(mailbox, from_mailbox, mailbox_places, of_mailbox_slots)
         if self.spill is not None:
             for slot in range(SLOTS):
                 self._add_slot(slot, self.spill, from_mailbox)
@@ -227,14 +226,13 @@ class ConsumerBinding:
             partial(self._queues.ensure, slot),
             self._shared.backends.mailbox.restore,
         )
-        self.pullers.add(
-            source,
-            admission,
-            places,
-            capacity=partial(spill.capacity, slot),
-            held=lambda: places.taken,
-            byte_share=SLOT_BYTE_SHARE,
+        slots = Slots(
+            partial(spill.capacity, slot),
+            lambda: places.taken,
+            spill.free_bytes,
+            self.buffer.max_bytes // SLOT_BYTE_SHARE,
         )
+        self.pullers.add(source, admission, places, slots)
 
     def _make_token_bucket(self) -> TokenBucket | None:
         spec = self._dispatcher.function.spec

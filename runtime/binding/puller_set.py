@@ -1,4 +1,4 @@
-"""The pull loops that feed one function's buffer, one for each of its consumers."""
+"""The pull loops of one function, one for each of its consumers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from runtime.binding.admission import Admission
-from runtime.binding.buffer import Places, PrefetchBuffer
+from runtime.binding.buffer import Places
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
@@ -34,11 +34,10 @@ class Source:
 
 
 class PullerSet:
-    """Pulls into a buffer until stopped.
+    """Pulls until stopped.
 
     Args:
         broker: the connection.
-        buffer: whose bytes are shared by all pull loops.
         renewed: called with a stream and a consumer of it that was made anew.
         failed: called with a message that could not be taken in, and why.
     """
@@ -46,13 +45,11 @@ class PullerSet:
     def __init__(
         self,
         broker: Broker,
-        buffer: PrefetchBuffer,
         *,
         renewed: Callable[[str, str], None],
         failed: Callable[[Message, Exception], None],
     ) -> None:
         self._broker = broker
-        self._buffer = buffer
         self._renewed = renewed
         self._failed = failed
         self._pullers: list[Puller] = []
@@ -62,10 +59,7 @@ class PullerSet:
         source: Source,
         admission: Admission,
         places: Places,
-        *,
-        capacity: Callable[[], int],
-        held: Callable[[], int],
-        byte_share: int = 1,
+        slots: Slots,
     ) -> None:
         """Pull from one more consumer.
 
@@ -73,17 +67,15 @@ class PullerSet:
             source: the consumer.
             admission: takes its messages in.
             places: counts those that are here.
-            capacity: see `Slots`.
-            held: see `Slots`.
-            byte_share: this part of the buffer's bytes may be asked for, 1 for all, 8 for an
-                eighth: a request that waits for messages reserves them.
+            slots: says how many more may come.
         """
-        buffer, most_bytes = self._buffer, self._buffer.max_bytes // byte_share
         restore, admit = source.restore, admission.admit
 
         def deliver(message: Message) -> None:
             try:
-                admit(restore(message) if restore else message, places)
+                if restore is not None:
+                    message = restore(message)
+                admit(message, places)
             except Exception as failure:  # noqa: BLE001 - a defect must not cost the message
                 self._failed(message, failure)
 
@@ -92,7 +84,7 @@ class PullerSet:
                 self._broker,
                 source.stream,
                 source.durable,
-                slots=Slots(capacity, held, lambda: min(most_bytes, buffer.free_bytes())),
+                slots=slots,
                 deliver=deliver,
                 recreate=source.recreate,
                 renewed=partial(self._renewed, source.stream, source.durable),

@@ -94,6 +94,7 @@ class Spill:
         self._least = least
         self._poke = poke
         self._slots = [_Slot(number) for number in range(SLOTS)]
+        self._moving_bytes = 0
         self._keys: dict[str, _OrderedKey] = {}
         self._watch = SupervisedTask(self._forget_empty_keys, "spill watch")
         self._time = asyncio.get_running_loop().time
@@ -115,6 +116,7 @@ class Spill:
             spilled.changed_at_s = self._time()
         self._buffer.hold(message, places)
         slot.moving.append((name, message))
+        self._moving_bytes += message.size_bytes
         if queue.is_open:
             self._begin(slot)
         return False
@@ -122,6 +124,14 @@ class Spill:
     def capacity(self, slot: int) -> int:
         """How many messages of a slot may be here at once, now."""
         return self._share() + self._slots[slot].extra
+
+    def free_bytes(self) -> int:
+        """How many bytes more of the slots may come.
+
+        What is on its way into a queue takes no room from what comes back: one that is too large to
+        be moved waits until the others of its key have come back.
+        """
+        return self._buffer.free_bytes() + self._moving_bytes
 
     async def start(self) -> None:
         """Make the queues, and learn in an order which keys they hold.
@@ -215,8 +225,9 @@ class Spill:
                     continue
                 for _, message in chunk:
                     self._buffer.enqueue(message)
-            for _ in chunk:
+            for _, message in chunk:
                 slot.moving.popleft()
+                self._moving_bytes -= message.size_bytes
             self._poke()
 
     async def _store(self, slot: _Slot, chunk: list[tuple[str, Message]]) -> None:

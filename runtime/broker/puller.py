@@ -65,11 +65,13 @@ class Slots:
         capacity: the most messages that may be here at once, at this moment.
         held: how many are here now, unsettled.
         free_bytes: how many bytes may come besides what is here now.
+        request_bytes: the most that requests reserve, unless a message is known to need more.
     """
 
     capacity: Callable[[], int]
     held: Callable[[], int]
     free_bytes: Callable[[], int]
+    request_bytes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -240,23 +242,29 @@ class Puller:
         free = capacity - held
         if free <= 0 or (self._outstanding and free < capacity // 4):
             return None
-        free_bytes = slots.free_bytes() - self._outstanding_bytes
+        usual_bytes, refused_bytes = self._usual_bytes, self._refused_bytes
+        free_bytes = self._limits.size_bytes(slots.free_bytes() - self._outstanding_bytes)
         if free_bytes <= 0 or self._open == MOST_REQUESTS:
             return None
         # The next message has more than the refused bytes.
-        enough_bytes = max(self._usual_bytes, self._refused_bytes * GROWTH)
-        if free_bytes < enough_bytes:
+        if free_bytes < max(usual_bytes, refused_bytes * GROWTH):
             if held:
                 return None
-            if self._refused_bytes:
+            if refused_bytes:
                 return 1, 0
-        size = self._limits.messages(min(free, max(1, int(free_bytes // self._usual_bytes))))
-        if not self._refused_bytes:
+        if refused_bytes:
+            size_bytes = min(free_bytes, max(slots.request_bytes, 2 * refused_bytes))
+        else:
+            most_bytes = max(slots.request_bytes, 2 * usual_bytes)
+            size_bytes = min(free_bytes, most_bytes - self._outstanding_bytes)
+        if size_bytes <= 0:
+            return None
+        size = self._limits.messages(min(free, max(1, size_bytes // usual_bytes)))
+        if not refused_bytes:
             # What a request reserves and does not use is missing for the next one, so it asks for
             # twice what so many messages usually take.
-            usual_bytes = max(LEAST_REQUEST_BYTES, 2 * size * self._usual_bytes)
-            free_bytes = min(free_bytes, usual_bytes)
-        return size, self._limits.size_bytes(free_bytes)
+            size_bytes = min(size_bytes, max(LEAST_REQUEST_BYTES, 2 * size * usual_bytes))
+        return size, size_bytes
 
     async def _request(self, messages: int, size_bytes: int) -> None:
         request = await self._closed_request()
@@ -369,7 +377,8 @@ class Puller:
         refused_bytes = request.size_bytes
         self._close(request)
         if "message size" in lowered:
-            self._refused_bytes = max(1, refused_bytes)
+            # Several requests may be refused for the sake of one message.
+            self._refused_bytes = max(1, refused_bytes, self._refused_bytes)
         elif status in {"404", "408"} or "batch completed" in lowered or self._limits.learn(text):
             pass  # Ended as it should; or asking for less from now on.
         else:

@@ -11,7 +11,7 @@ from runtime.broker.function_consumers import FunctionConsumer
 from runtime.broker.stream_configs import MAILBOX
 from runtime.errors import ConfigError
 from tests.integration.test_ordering import Belt, Watched, belt
-from tests.support.host import consumer, eventually
+from tests.support.host import Journal, consumer, eventually
 
 __all__ = ["belt"]
 
@@ -70,6 +70,70 @@ async def test_what_was_on_its_way_aside_when_its_host_drained_overtakes_nothing
         await belt.settle()
 
     assert list(dict.fromkeys(watched.journal.entries)) == list(range(1, 41))
+
+
+async def test_messages_too_large_to_be_set_aside_wait_for_those_that_were(belt: Belt) -> None:
+    """They take all bytes of the function, and what they wait for must come back nevertheless."""
+    journal, gate = Journal(), asyncio.Event()
+
+    async def act(ctx: Context, event: Any) -> None:
+        await gate.wait()
+        journal.add(int(event.raw[:4]))
+
+    async def are_here(ack_pending: int) -> bool:
+        found = await consumer(belt.broker, belt.stream, belt.name)
+        return bool(found["num_ack_pending"] <= ack_pending and not found["num_pending"])
+
+    spec: dict[str, Any] = {"max_in_flight": 100, "concurrency": 4, "max_in_flight_bytes": "4MB"}
+    async with belt.run(act, **spec):
+        for number in range(1, 301):
+            await belt.give("key0", data=b"%4d" % number)
+        await eventually(lambda: are_here(60), "most of them set aside")
+        for number in range(301, 309):
+            large = bytes(belt.broker.max_payload_bytes - 300)
+            await belt.give("key0", data=b"%4d" % number + large)
+        gate.set()
+        await journal.wait(308)
+
+    assert journal.entries == list(range(1, 309))
+
+
+@pytest.mark.parametrize("end", ["drain", "stop"])
+@pytest.mark.parametrize("size_bytes", [90_000, 400_000])
+async def test_what_waited_for_a_retry_comes_first_although_it_is_more_than_there_is_room_for(
+    belt: Belt, end: str, size_bytes: int
+) -> None:
+    """Keys that wait for a retry have twice the bytes, and the next host finds room for all."""
+    journal, gate, failed = Journal(), asyncio.Event(), Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        if not gate.is_set():
+            failed.add(event.raw[:4])
+            raise Retry("not yet", delay_s=2)
+        journal.add(int(event.raw[:4]))
+
+    async def holds_too_much() -> bool:
+        found = await consumer(belt.broker, belt.stream, belt.name)
+        return bool(found["num_ack_pending"] * size_bytes > 600_000)
+
+    spec: dict[str, Any] = {
+        "max_in_flight": 400,
+        "max_in_flight_bytes": "500KB",
+        "retry": {**RETRY, "attempts": 100},
+    }
+    async with belt.run(act, **spec) as first:
+        for number in range(1, 20):
+            await belt.give("key0", data=b"%4d" % number + bytes(size_bytes))
+        await failed.wait(1)
+        await eventually(holds_too_much, "more than there is room for")
+        await (first.drain(0.2) if end == "drain" else first.stop())
+    for number in range(20, 40):
+        await belt.give("key0", data=b"%4d" % number)
+    gate.set()
+    async with belt.run(act, **spec):
+        await journal.wait(39)
+
+    assert journal.entries == list(range(1, 40))
 
 
 async def test_a_message_that_fails_while_the_function_is_paused_is_finished_in_order(

@@ -39,7 +39,7 @@ class Holder:
             broker,
             self.stream,
             "work",
-            slots=Slots(lambda: self.capacity, lambda: len(self.held), self._free_bytes),
+            slots=Slots(lambda: self.capacity, lambda: len(self.held), self._free_bytes, 4_000_000),
             deliver=self._deliver,
             recreate=self._recreate,
             renewed=lambda: self.renewals.append(len(self.seen)),
@@ -267,7 +267,10 @@ async def make_anew(holder: Holder, broker: Broker) -> None:
         try:
             await holder._recreate()
         except ApiError:
-            return False  # The server is still removing the old one's folder.
+            # The server is still removing the old one's folder, or the pull loop was first and the
+            # server removed the new one's: then that one exists, and cannot be written again.
+            listed = await broker.api(f"CONSUMER.NAMES.{holder.stream}")
+            return "work" in (listed.get("consumers") or [])
         return True
 
     await eventually(is_made, "the new consumer")
@@ -416,3 +419,44 @@ async def test_a_message_that_is_larger_than_all_its_bytes_comes_alone(
 
     assert holder.seen == list(range(1, len(sizes) + 1))
     assert max(together) < 700_000 + 100_000
+
+
+async def test_a_message_larger_than_its_consumer_lets_a_request_name_comes_alone(
+    open_holder: Callable[..., Any], broker: Broker
+) -> None:
+    holder = await open_holder(100, max_bytes=5000)
+    asked: list[Message] = []
+    subject = f"$JS.API.CONSUMER.MSG.NEXT.{holder.stream}.work"
+    listening = await broker.subscribe(subject, asked.append)
+
+    for size in (10, 20_000, 10, 30_000, 30_000, 10):
+        await broker.publish(f"{holder.stream}.a", bytes(size))
+    await holder.wait(6, timeout_s=5)
+    await listening.unsubscribe()
+
+    assert holder.seen == list(range(1, 7))
+    assert len(asked) < 40
+
+
+async def test_few_requests_are_made_while_the_next_message_has_no_room(
+    open_holder: Callable[..., Any], broker: Broker
+) -> None:
+    holder = await open_holder(100)
+    holder.keeps, holder.max_bytes = True, 100_000
+    asked: list[Message] = []
+    subject = f"$JS.API.CONSUMER.MSG.NEXT.{holder.stream}.work"
+    listening = await broker.subscribe(subject, asked.append)
+
+    for size in (10, 10, 99_900, 10):
+        await broker.publish(f"{holder.stream}.a", bytes(size))
+    await holder.wait(2)
+    for _ in range(1000):
+        holder.puller.poke()
+        await asyncio.sleep(0)
+    await broker.flush()
+    most = len(asked)
+    await holder.let_go(2)
+    await holder.wait(3)
+    await listening.unsubscribe()
+
+    assert most < 10

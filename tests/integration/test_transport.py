@@ -370,7 +370,7 @@ async def pull(broker: Broker, stream: str, deliver: Callable[[Message], None]) 
         broker,
         stream,
         "work",
-        slots=Slots(lambda: 10, lambda: 0, lambda: 1_000_000),
+        slots=Slots(lambda: 10, lambda: 0, lambda: 1_000_000, 1_000_000),
         deliver=deliver,
         recreate=create,
     )

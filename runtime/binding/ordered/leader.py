@@ -220,7 +220,7 @@ class OrderedBinding:
                 # What was handed over or redriven is older than what the stream has.
                 unseen = found["num_pending"]
         missing = max(0, pending - here)
-        if make_room and missing:
+        if make_room and missing + unseen:
             work.buffer.make_room(missing, work.stream_places.taken)
             work.pullers.poke()
         return missing + unseen
