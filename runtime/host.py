@@ -94,6 +94,7 @@ class Host:
         Services end first, then consumers and schedules, and endpoints last, as those who still
         work may ask them.
         """
+        self.probes.is_draining = True
         try:
             await drain_in_order(self._groups(), grace_s, self._options.before_endpoints)
         finally:

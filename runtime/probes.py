@@ -31,13 +31,14 @@ class Probes:
     Attributes:
         broker: set when there is a connection.
         has_started: whether every function is bound.
+        is_draining: whether no more requests should come here.
         threads: those of each plain function.
         tasks: those that every function needs: without them no message is settled or kept.
     """
 
     def __init__(self, bindings: Sequence[Flowing], resources: SharedResources) -> None:
         self.broker: Broker | None = None
-        self.has_started = False
+        self.has_started = self.is_draining = False
         self.threads: Sequence[FunctionThreads] = ()
         self.tasks: Sequence[Flowing] = ()
         self._bindings = bindings
@@ -62,6 +63,8 @@ class Probes:
         """Whether every function is bound and does its work."""
         if not self.has_started:
             return "STARTING"
+        if self.is_draining:
+            return "DRAINING"
         stuck = [each.name for each in [*self._bindings, *self.tasks] if not each.is_flowing]
         if stuck:
             return f"NOT_FLOWING {' '.join(stuck)}"

@@ -26,7 +26,7 @@ async def serve(ctx: Context) -> None:
     host, port = listener.getsockname()[:2]
     tasks = [
         asyncio.create_task(discovery.run()),
-        asyncio.create_task(_stop_with(ctx.stopping, server)),
+        asyncio.create_task(_stop_with(ctx.stopping, server, settings.linger_s)),
     ]
     try:
         ctx.log.info("The gateway listens.", host=host, port=port)
@@ -41,8 +41,10 @@ async def serve(ctx: Context) -> None:
     ctx.log.info("All requests are answered.", port=port)
 
 
-async def _stop_with(stopping: asyncio.Event, server: Server) -> None:
+async def _stop_with(stopping: asyncio.Event, server: Server, linger_s: float) -> None:
     await stopping.wait()
+    # A connection that is closed before its request was read is a failed request for its client.
+    await asyncio.sleep(linger_s)
     server.should_exit = True
 
 

@@ -22,6 +22,8 @@ class GatewaySettings(BaseModel):
         max_connections: TCP connections open at a time.
         request_timeout_s: how long an endpoint may take before its caller gets 504.
         read_timeout_s: how long a client may take to send its headers, and again its body.
+        linger_s: how long requests are still taken after the host was asked to stop: those that
+            were on their way are answered, and a load balancer can notice.
         discovery_every_s: pause between two rounds of discovery.
         discovery_wait_s: how long one round collects answers.
         discovery_misses: rounds in a row that a route may be missing before it is dropped.
@@ -40,6 +42,7 @@ class GatewaySettings(BaseModel):
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 2048
     request_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     read_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    linger_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     discovery_every_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     discovery_wait_s: Annotated[float, Field(gt=0, le=30)] = 0.5
     discovery_misses: Annotated[int, Field(ge=1, le=100)] = 3

@@ -158,6 +158,12 @@ async def ask(ctx: Context, subject: str) -> None:
                 raise
             await asyncio.sleep(0.05)
 
+async def page(event: Event[dict[str, str]], ctx: Context) -> dict[str, str]:
+    await ctx.publish_core("rolling.asked", b"")
+    for _ in range(3):
+        await ask(ctx, "rolling.front")
+    return {}
+
 async def front(event: Event[dict[str, str]], ctx: Context) -> dict[str, str]:
     await ask(ctx, "rolling.inner")
     return {"answered_by": ctx.function}
@@ -174,9 +180,9 @@ async def work(event: Event[bytes], ctx: Context) -> None:
 
 
 def write_callers(folder: Path, stream: str) -> dict[str, dict[str, Any]]:
-    """A gateway, an endpoint that asks another one in a process of its own, and two consumers."""
+    """A gateway, endpoints that ask each other, one in a process of its own, and two consumers."""
     consumer_of = {"consumer": {"stream": stream}, "retry": {"attempts": 1}, "concurrency": 4}
-    http = {"method": "GET", "path": "/front", "auth": "none"}
+    http = {"method": "GET", "path": "/page", "auth": "none"}
     work = {f"{stream}_{kind}": {"isolate": kind == "isolated"} for kind in ("shared", "isolated")}
     functions: dict[str, dict[str, Any]] = {
         name: {"handler": "callers:work", **consumer_of, **spec} for name, spec in work.items()
@@ -187,10 +193,11 @@ def write_callers(folder: Path, stream: str) -> dict[str, dict[str, Any]]:
             "service": True,
             "settings": {"port": "${GATEWAY_PORT}", "admin_key": "k" * 32, "bridge_key": ""},
         },
-        "front": {
-            "handler": "callers:front",
-            "endpoint": {"subject": "rolling.front", "http": http},
+        "page": {
+            "handler": "callers:page",
+            "endpoint": {"subject": "rolling.page", "http": http},
         },
+        "front": {"handler": "callers:front", "endpoint": {"subject": "rolling.front"}},
         "inner": {
             "handler": "callers:inner",
             "isolate": True,
@@ -207,16 +214,16 @@ def write_callers(folder: Path, stream: str) -> dict[str, dict[str, Any]]:
 class Visitors:
     """Ask the gateway while it is open, each request on a connection of its own.
 
-    It gets no more of them from the moment at which its host is told to end, as a load balancer
-    would have it; whatever was sent before is to be answered.
+    It gets no more of them from a moment before its host is told to end, as a load balancer would
+    have it; all that have reached their function by then are to be answered.
     """
 
     def __init__(self, port: int) -> None:
-        self.answered = 0
+        self.asked = self.answered = 0
         self.failures: list[str] = []
         self.is_open = asyncio.Event()
         self.is_ended = False
-        self._url = f"http://127.0.0.1:{port}/front"
+        self._url = f"http://127.0.0.1:{port}/page"
 
     async def run(self) -> None:
         headers = {"Connection": "close"}
@@ -225,6 +232,7 @@ class Visitors:
                 await self.is_open.wait()
                 if self.is_ended:
                     return
+                self.asked += 1
                 try:
                     answer = await client.get(self._url)
                 except httpx.TransportError as failure:
@@ -242,7 +250,9 @@ async def test_functions_that_call_each_other_survive_restarts_of_their_only_hos
     stream, port = fresh("CALLERS"), free_port()
     functions = write_callers(tmp_path, stream)
     began: list[bytes] = []
+    asked: list[bytes] = []
     await broker.subscribe("rolling.began", lambda message: began.append(message.data))
+    await broker.subscribe("rolling.asked", lambda message: asked.append(message.data))
     environment = {
         "NATS_URL": nats_server.url,
         "DATABASE_URL": "unused",
@@ -267,6 +277,8 @@ async def test_functions_that_call_each_other_survive_restarts_of_their_only_hos
             while visitors.answered < enough:  # noqa: ASYNC110 - only the visitors know
                 await asyncio.sleep(0.01)
             visitors.is_open.clear()
+            while len(asked) < visitors.asked:  # noqa: ASYNC110 - the function alone knows
+                await asyncio.sleep(0.001)
             host.send(signal.SIGTERM)
             assert await host.wait_until_ended() == 0, host.text
     visitors.is_ended = True

@@ -84,6 +84,25 @@ async def test_a_service_asks_endpoints_until_it_has_ended(nats_server: NatsServ
     assert journal.entries == [b'"here"'] * QUESTIONS
 
 
+async def test_a_host_that_drains_is_not_ready(nats_server: NatsServer) -> None:
+    serve, stopping, go = fresh("serve"), asyncio.Event(), asyncio.Event()
+
+    async def run(ctx: Context) -> None:
+        await ctx.stopping.wait()
+        stopping.set()
+        await go.wait()
+
+    functions = {serve: {"handler": "run", "service": True}}
+    async with running_host(nats_server.url, functions, {serve: run}) as host:
+        draining = asyncio.create_task(host.drain(10))
+        await stopping.wait()
+        ready = await host.probes.check_functions()
+        go.set()
+        await draining
+
+    assert ready == "DRAINING"
+
+
 async def test_a_binding_whose_drain_fails_keeps_no_other_from_ending(
     broker: Broker, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from runtime import ConfigError
 from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer
 from runtime.message import Message
-from tests.support.gateway import Gateway, echo, run_endpoint, run_gateway
+from tests.support.gateway import JSON, Gateway, echo, run_endpoint, run_gateway
 from tests.support.servers import NatsServer
 
 
@@ -284,3 +284,15 @@ def _header(head: bytes, name: bytes) -> bytes:
         if key == name:
             return value.strip()
     raise KeyError(name)
+
+
+async def test_requests_are_taken_for_a_moment_after_the_host_was_asked_to_stop(
+    broker: Broker,
+) -> None:
+    async with run_endpoint(broker, echo), run_gateway(broker, linger_s=2) as gateway:
+        await gateway.lines.wait("Routes were found.")
+        before = await gateway.client.post("/probe", content=b"{}", headers=JSON)
+        gateway.stopping.set()
+        after = await gateway.client.post("/probe", content=b"{}", headers=JSON)
+
+    assert before.status_code == after.status_code == 200

@@ -91,6 +91,7 @@ async def run_gateway(broker: Broker, **settings: Any) -> AsyncIterator[Gateway]
         "admin_key": ADMIN_KEY,
         "bridge_key": BRIDGE_KEY,
         "discovery_wait_s": 0.1,
+        "linger_s": 0,
         "discovery_every_s": 0.2,
         **settings,
     }
