@@ -15,7 +15,7 @@ from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.streams import ensure
 from runtime.manifest.model import Manifest
-from runtime.message import Message
+from runtime.message import Message, Unreadable
 from tests.support.command import RUNTIME, runtime
 from tests.support.host import QUICK, Journal, fresh, running_host, wait_for_letters
 from tests.support.servers import NatsServer
@@ -159,6 +159,28 @@ async def test_bytes_that_are_no_text_are_shown_in_hexadecimal_and_given_whole_o
     assert shown[-1] == "  and 256 bytes more: --raw gives all"
     assert base64.b64decode(document["base64"]) == data
     assert (await runtime(url, "dlq", "show", 1, "--raw")).data == data
+
+
+async def test_a_message_that_nobody_can_decode_shows_every_byte(
+    nats_server: NatsServer, letters: DeadLetters
+) -> None:
+    block = b"\x00\xffno headers"
+    message = replace(
+        _letter().message,
+        subject="jobs.\udcff",
+        unreadable=Unreadable("its headers do not begin with NATS/1.0", block),
+    )
+    await letters.store(_letter(message=message))
+    url = nats_server.url
+
+    listed = (await runtime(url, "dlq", "ls")).out
+    shown = (await runtime(url, "dlq", "show", 1)).out
+    [document] = (await runtime(url, "dlq", "show", 1, "--json")).documents
+
+    assert "jobs.\\udcff" in listed
+    assert "Header block, 12 bytes\n  00000000  00 ff 6e 6f 20" in shown
+    assert document["subject"].encode("utf-8", "surrogateescape") == b"jobs.\xff"
+    assert base64.b64decode(document["header_block_base64"]) == block
 
 
 async def test_what_a_device_sent_cannot_command_the_terminal(

@@ -11,11 +11,19 @@ from runtime import Batch, Context, Event, NoAnswer, RequestFailed
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.message import Message
-from tests.support.host import Journal, eventually, fresh, running_host, wait_for_letters
+from tests.support.host import (
+    Journal,
+    eventually,
+    fresh,
+    running_host,
+    wait_for_letters,
+    wait_until_settled,
+)
 from tests.support.raw_client import RawClient
 from tests.support.servers import NatsServer
 
 ROUNDS = 4000
+STORED = 1000
 SPACES = b" \t\r\n"
 SUBJECT = b"\xff\xfe.\x0b1.\xc3\x28"
 BLOCKS = [
@@ -144,6 +152,44 @@ async def test_a_message_of_strange_bytes_is_a_dead_letter_and_its_neighbours_ar
         assert letter.reason.startswith(("its headers", "a line of its headers"))
     assert last.message.subject.encode("utf-8", "surrogateescape").endswith(SUBJECT)
     assert (last.message.data, last.reason) == (b"{}", "its subject is not UTF-8")
+
+
+async def test_of_thousands_of_stored_frames_each_is_served_or_a_dead_letter(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    chance = random.Random(7)  # noqa: S311 - the same ones each time
+    stream, name = fresh("STORED"), fresh("stored")
+    subject = stream.lower().encode()
+    journal = Journal()
+
+    async def take(ctx: Context, event: Event[bytes]) -> None:
+        journal.add(event.sequence)
+
+    with structlog.testing.capture_logs():
+        async with running_host(
+            nats_server.url,
+            {name: {"handler": "on_event", "consumer": {"stream": stream}}},
+            {name: take},
+            streams={stream: {"subjects": [f"{stream.lower()}.>"]}},
+        ) as host:
+            async with RawClient(nats_server) as raw:
+                for number in range(STORED):
+                    raw.publish(
+                        b"%b.%b" % (subject, _any_subject(chance)), b"x", block=_any_block(chance)
+                    )
+                    raw.publish(b"%b.good" % subject, b"%d" % number)
+                await raw.flush()
+            await wait_until_settled(broker, stream, name)
+            letters = await wait_for_letters(broker, name)
+            state = (await broker.api(f"STREAM.INFO.{stream}"))["state"]
+            assert host._broker is not None
+            assert host._broker.reconnects == 0
+
+    given_up = [letter.message.sequence for letter in letters]
+    assert sorted([*journal.entries, *given_up]) == list(range(1, state["last_seq"] + 1))
+    assert state["messages"] > 1.8 * STORED  # JetStream refuses some of the headers itself.
+    assert len(given_up) > STORED // 2
+    assert {letter.code for letter in letters} == {"MESSAGE_UNREADABLE"}
 
 
 async def test_a_redriven_message_of_strange_bytes_is_the_same_dead_letter_again(
