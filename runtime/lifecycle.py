@@ -24,7 +24,7 @@ from runtime.observe.redaction import hide, passwords_in
 from runtime.resource.postgres import migrate
 from runtime.resource.session_check import check_session
 from runtime.settings import HostSettings
-from runtime.start_screen import LOOPBACK, StartScreen
+from runtime.start_screen import LOOPBACK, screen_of
 from runtime.stop_signals import StopRequested, StopSignals
 from runtime.worker_channel import SupervisorLink
 from runtime.workers import WorkerPlace, WorkerSupervisor, divide
@@ -81,7 +81,9 @@ async def serve(options: ServeOptions) -> None:
             # Through a pooler in transaction mode the lock of a migration would be held for ever.
             await signals.unless_stopped(check_session(addresses.database_url))
             await signals.unless_stopped(migrate(addresses.database_url, packages))
-        announce.screen = _screen(options, manifest, embedded)
+        announce.screen = screen_of(
+            manifest, options.settings, options.paths, options.workers, embedded
+        )
         isolated = {name: spec.isolate for name, spec in manifest.functions.items()}
         if options.workers == 1 and not any(isolated.values()):
             await _run_host(options, manifest, addresses, signals=signals, announce=announce)
@@ -312,26 +314,6 @@ async def _supervise(
         watch.stop()
         await admin.stop()
     announce.stopped()
-
-
-def _screen(options: ServeOptions, manifest: Manifest, embedded: EmbeddedServers) -> StartScreen:
-    settings = options.settings
-    made = {"admin.key": settings.admin_key, "mqtt.password": settings.mqtt_admin_password}
-    keys = [settings.data_dir / name for name, given in made.items() if given is None]
-    nats = embedded.nats
-    is_used = bool(manifest.migrations) or any(
-        "postgres" in spec.uses for spec in manifest.functions.values()
-    )
-    return StartScreen(
-        manifest,
-        settings,
-        options.paths,
-        options.workers,
-        nats=f"{LOOPBACK}:{nats.ports.nats}" if nats else None,
-        mqtt=f"{LOOPBACK}:{nats.ports.mqtt}" if nats else None,
-        database=embedded.postgres is not None if is_used else None,
-        keys=tuple(key for key in keys if key.exists()) if nats or embedded.postgres else (),
-    )
 
 
 __all__ = ["ServeOptions", "WorkerPlace", "placeholders", "serve", "serve_as_worker"]

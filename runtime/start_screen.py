@@ -14,6 +14,7 @@ from rich.text import Text
 
 from runtime.broker.field_text import show_duration
 from runtime.broker.stream_configs import ns
+from runtime.embedded.servers import EmbeddedServers
 from runtime.manifest.model import FunctionSpec, Manifest
 from runtime.observe.console import printable
 from runtime.settings import HostSettings
@@ -166,7 +167,7 @@ class StartScreen:
         if self.mqtt:
             yield "MQTT", "", Text(f"mqtt://{self.mqtt}").append("  embedded", "dim")
         if self.database is not None:
-            address = Text("embedded", "dim") if self.database else self._database()
+            address = Text("embedded; runtime psql", "dim") if self.database else self._database()
             yield "PostgreSQL", "", address
         if self.keys:
             folder = Text(f" in {printable(_short(self.keys[0].parent))}", "dim")
@@ -175,7 +176,7 @@ class StartScreen:
 
     def _nats(self) -> Text:
         if self.nats:
-            return Text(f"nats://{self.nats}").append("  embedded", "dim")
+            return Text(f"nats://{self.nats}").append("  embedded; runtime nats-context", "dim")
         given = self.settings.nats_url.get_secret_value() if self.settings.nats_url else ""
         return Text(printable(" ".join(_without_user(url.strip()) for url in given.split(","))))
 
@@ -184,6 +185,32 @@ class StartScreen:
         given = url.get_secret_value() if url else ""
         # A DSN of another form, `host=… password=…`, is not taken apart.
         return Text(printable(_without_user(given)) if "://" in given else "not embedded")
+
+
+def screen_of(
+    manifest: Manifest,
+    settings: HostSettings,
+    paths: tuple[Path, ...],
+    workers: int,
+    servers: EmbeddedServers,
+) -> StartScreen:
+    """The screen of a start, once the embedded servers are there."""
+    made = {"admin.key": settings.admin_key, "mqtt.password": settings.mqtt_admin_password}
+    keys = [settings.data_dir / name for name, given in made.items() if given is None]
+    nats = servers.nats
+    is_used = bool(manifest.migrations) or any(
+        "postgres" in spec.uses for spec in manifest.functions.values()
+    )
+    return StartScreen(
+        manifest,
+        settings,
+        paths,
+        workers,
+        nats=f"{LOOPBACK}:{nats.ports.nats}" if nats else None,
+        mqtt=f"{LOOPBACK}:{nats.ports.mqtt}" if nats else None,
+        database=servers.postgres is not None if is_used else None,
+        keys=tuple(key for key in keys if key.exists()) if nats or servers.postgres else (),
+    )
 
 
 def _kind(label: str, names: Sequence[str], room: int) -> Iterator[tuple[str, str, Text]]:

@@ -36,11 +36,11 @@ def _wrapped(line: str) -> str:
 
 def exit_with_nothing_done(sentence: str) -> NoReturn:
     """Say why there was nothing to do, and exit with 2."""
-    click.echo(sentence, err=True)
+    click.echo(_wrapped(sentence), err=True)
     raise SystemExit(EXIT_CODE)
 
 
 def exit_unavailable(sentence: str) -> NoReturn:
     """Say who does not answer, and exit with 1."""
-    click.echo(sentence, err=True)
+    click.echo(_wrapped(sentence), err=True)
     raise SystemExit(UNAVAILABLE_EXIT_CODE)

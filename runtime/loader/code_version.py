@@ -3,7 +3,6 @@
 import ast
 import functools
 import hashlib
-import site
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ _DIGITS = 12
 _STATEMENTS = ".sql"
 """Statements in files beside a module are code as well."""
 _HOST = "runtime"
+_INSTALLATIONS = frozenset({"site-packages", "dist-packages"})
 
 
 def code_version(module: ModuleType) -> str:
@@ -92,9 +92,7 @@ class _ProjectFiles:
 
     def _is_own(self, name: str, file: Path) -> bool:
         top = name.partition(".")[0]
-        return top == self._top or (
-            top != _HOST and not any(file.is_relative_to(place) for place in _installed_places())
-        )
+        return top == self._top or (top != _HOST and not _is_installed(file))
 
 
 def _find_file(name: str) -> Path | None:
@@ -156,9 +154,15 @@ def _names(tree: ast.AST, package: str) -> Iterator[str]:
                 yield from (f"{origin}.{alias.name}" for alias in node.names if alias.name != "*")
 
 
+def _is_installed(file: Path) -> bool:
+    # By name too: a `.pth` file or PYTHONPATH may add the packages of another environment.
+    return not _INSTALLATIONS.isdisjoint(file.parts) or any(
+        file.is_relative_to(place) for place in _python_itself()
+    )
+
+
 @functools.cache
-def _installed_places() -> tuple[Path, ...]:
-    """Where Python and what is installed stand."""
+def _python_itself() -> tuple[Path, ...]:
+    """Where Python's own modules are, and whatever this environment calls its packages' folder."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    found = {sysconfig.get_path(kind) for kind in kinds} | {*site.getsitepackages()}
-    return tuple(Path(place) for place in sorted({*found, site.getusersitepackages()}))
+    return tuple(Path(place) for place in sorted({sysconfig.get_path(kind) for kind in kinds}))

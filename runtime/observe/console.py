@@ -54,9 +54,14 @@ def terminal_width(stream: TextIO) -> int:
         return DEFAULT_WIDTH
 
 
+def obeys_escapes(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that moves its cursor when it is told to."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def has_colors(stream: TextIO) -> bool:
     """Whether `stream` is a terminal whose owner wants colours. Source: no-color.org."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return obeys_escapes(stream) and not os.environ.get("NO_COLOR")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from runtime.observe import stderr
-from runtime.observe.console import ConsoleRenderer
+from runtime.observe.console import ConsoleRenderer, obeys_escapes
 from runtime.observe.progress import Progress
 from runtime.observe.redaction import REDACTED, is_secret_name, scrub
 
@@ -89,7 +89,7 @@ def begin_progress(*, is_shown: bool = True) -> None:
         is_shown: False leaves them out; one process of several shows them.
     """
     if is_for_a_person():
-        _PROGRESS.begin(is_shown=is_shown)
+        _PROGRESS.begin(is_shown=is_shown and obeys_escapes(sys.stderr))
 
 
 def end_progress() -> None:

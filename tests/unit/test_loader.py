@@ -301,6 +301,20 @@ def test_the_code_version_does_not_change_with_what_the_handler_does_not_import(
     assert version_of("sample:handle") == first
 
 
+def test_the_code_version_does_not_change_with_what_is_installed_wherever_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "elsewhere" / "site-packages"
+    write("ANY = 1", str(other / "library" / "__init__.py"))
+    monkeypatch.syspath_prepend(str(other))
+    write("import library\nasync def handle(ctx: Context) -> None: ...")
+    first = version_of("sample:handle")
+
+    write("ANY = 2", str(other / "library" / "__init__.py"))
+
+    assert version_of("sample:handle") == first
+
+
 def test_the_code_version_is_that_of_the_content_wherever_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
