@@ -162,6 +162,9 @@ class Host:
         await self._start_bindings()
         wiring.lag.start()
         self._stack.push_async_callback(wiring.lag.stop)
+        wiring.fill.start()
+        self._stack.push_async_callback(wiring.fill.stop)
+        self.probes.stream_fill = wiring.fill
         wiring.drift.start()
         self._stack.push_async_callback(wiring.drift.stop)
         if self._options.sweeps:

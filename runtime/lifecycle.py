@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from runtime.announcements import Announcements
+from runtime.broker.stream_configs import SCHEDULES_SINCE, wanted_by_runtime
 from runtime.embedded.servers import EmbeddedServers
 from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.host import Addresses, Host, HostOptions
@@ -21,6 +22,7 @@ from runtime.observe.health import LoopWatch
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import Metrics
 from runtime.observe.redaction import hide, passwords_in
+from runtime.probes import FORGIVEN
 from runtime.resource.postgres import migrate
 from runtime.resource.session_check import check_session
 from runtime.settings import HostSettings
@@ -71,7 +73,7 @@ async def serve(options: ServeOptions) -> None:
     check_ports(options.settings, planned, load_all(planned))
     embedded = EmbeddedServers(options.settings)
     try:
-        made = await signals.unless_stopped(embedded.start(postgres=_uses_postgres(planned)))
+        made = await signals.unless_stopped(_start_embedded(embedded, planned))
         environment = {**options.environment, **made}
         environment["GATEWAY_PORT"] = str(options.settings.gateway_port)
         manifest = read(options.paths, environment)
@@ -132,6 +134,16 @@ def placeholders(settings: HostSettings) -> dict[str, str]:
         "ADMIN_KEY": "made-when-serving",
         "GATEWAY_PORT": str(settings.gateway_port),
     }
+
+
+async def _start_embedded(embedded: EmbeddedServers, planned: Manifest) -> dict[str, str]:
+    limits = {
+        wanted.stream: wanted.config["max_bytes"]
+        for wanted in wanted_by_runtime(SCHEDULES_SINCE, planned.streams)
+        if not wanted.consumer
+    }
+    limits |= {name: spec.max_bytes or 0 for name, spec in planned.streams.items()}
+    return await embedded.start(postgres=_uses_postgres(planned), stream_limits=limits)
 
 
 def _uses_postgres(planned: Manifest) -> bool:
@@ -199,6 +211,7 @@ async def _run_host(
         metrics.registry,
         watch=watch,
         is_alive=host.probes.is_alive,
+        forgiven=FORGIVEN,
         socket_path=place.socket_path if place else None,
     )
     await admin.start()

@@ -6,9 +6,12 @@ from typing import Protocol
 from runtime.broker.connection import Broker
 from runtime.observe.health import Probe
 from runtime.resource.shared import SharedResources
+from runtime.stream_fill import StreamFill
 from runtime.threads import FunctionThreads
 
 STORAGE_FULL_S = 15.0
+FORGIVEN = ("streams",)
+"""What a person should look at although everything works."""
 
 
 class Flowing(Protocol):
@@ -33,12 +36,14 @@ class Probes:
         has_started: whether every function is bound.
         is_draining: whether no more requests should come here.
         threads: those of each plain function.
+        stream_fill: set when streams are watched.
         tasks: those that every function needs: without them no message is settled or kept.
     """
 
     def __init__(self, bindings: Sequence[Flowing], resources: SharedResources) -> None:
         self.broker: Broker | None = None
         self.has_started = self.is_draining = False
+        self.stream_fill: StreamFill | None = None
         self.threads: Sequence[FunctionThreads] = ()
         self.tasks: Sequence[Flowing] = ()
         self._bindings = bindings
@@ -71,9 +76,17 @@ class Probes:
         full = [each.function for each in self.threads if not each.has_room]
         return f"NO_FREE_THREAD {' '.join(full)}" if full else None
 
+    async def check_streams(self) -> str | None:
+        """Whether no stream is nearly full, among those that refuse messages when they are."""
+        return await self.stream_fill.check() if self.stream_fill else None
+
     def by_name(self) -> dict[str, Probe]:
-        """Those that count for readiness."""
-        probes: dict[str, Probe] = {"nats": self.check_nats, "functions": self.check_functions}
+        """All of them; those in `FORGIVEN` leave the host ready."""
+        probes: dict[str, Probe] = {
+            "nats": self.check_nats,
+            "functions": self.check_functions,
+            "streams": self.check_streams,
+        }
         if self._resources.uses("postgres"):
             probes["postgres"] = self._resources.check_postgres
         return probes

@@ -38,6 +38,7 @@ from runtime.observe.metrics import ENDPOINT_OUTCOMES, Metrics
 from runtime.observe.redaction import hide, secrets_in
 from runtime.probes import Probes
 from runtime.resource.shared import SharedResources
+from runtime.stream_fill import StreamFill
 from runtime.threads import FunctionThreads
 
 log = get_logger("runtime.host")
@@ -79,6 +80,7 @@ class Wiring:
     Attributes:
         broker: the connection.
         lag: watches the consumers that are bound.
+        fill: watches how full streams are.
         drift: warns when the server no longer has what the manifest says.
         streams: makes what the functions pull from.
         discovery: shows the functions that are bound.
@@ -108,6 +110,7 @@ class Wiring:
         self._letters = DeadLetters(broker)
         self._clock: Clock | None = options.clock
         self.drift = DriftWatch(broker, metrics)
+        self.fill = StreamFill(broker, metrics, self._mailbox, manifest)
         self.lag = LagWatch(broker, self.drift.compare_consumer)
         self.discovery = Discovery(broker)
         self.streams = FunctionStreams(

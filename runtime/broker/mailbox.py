@@ -47,17 +47,22 @@ class Parked:
 
 
 class Mailbox:
-    """Parks, posts and restores messages; `ensure` or `look` first learns what it can do."""
+    """Parks, posts and restores messages; `ensure` or `detect_parking` learns what it can do.
+
+    Attributes:
+        is_full: whether messages had better wait in their own streams; set from outside.
+    """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._clock = ServerClock(broker, MAILBOX)
         self._supports_parking = False
+        self.is_full = False
 
     @property
     def supports_parking(self) -> bool:
-        """Whether the mailbox stream takes message schedules (nats-server 2.12 and up)."""
-        return self._supports_parking
+        """Whether the stream takes message schedules (nats-server 2.12 and up), and has room."""
+        return self._supports_parking and not self.is_full
 
     async def ensure(self) -> None:
         """Make sure that the stream stands there.

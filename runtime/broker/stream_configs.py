@@ -31,6 +31,13 @@ _MONTH = Seconds(30 * 86_400)
 _HOUR = Seconds(3600)
 _TEN_MINUTES = Seconds(600)
 
+# A server counts it against its own limit at once, used or not. A manifest may set another.
+_DEAD_LETTERS_BYTES = 1_000_000_000
+
+MAILBOX_BYTES = 2_000_000_000
+"""Beyond this nothing more is parked. No server refuses for us: a stream with message schedules
+takes no `discard: new` (nats-server 2.12), and `discard: old` would drop what waits."""
+
 _RENAMED = {"replicas": "num_replicas"}
 
 
@@ -158,6 +165,9 @@ def runtime_streams(server_version: tuple[int, int, int]) -> dict[str, dict[str,
     dead_letters = StreamSpec(
         subjects=("dead_letters.>",),
         max_age=_MONTH,
+        max_bytes=_DEAD_LETTERS_BYTES,
+        # Full, it refuses: a message that was given up stays where it is, and none is lost.
+        discard="new",
         # A lost acknowledgement makes a function give a message up once more, an ack wait later.
         duplicate_window=_HOUR,
         description="messages that were given up, with the reason and enough to redrive them",
@@ -218,6 +228,7 @@ def wanted_by_runtime(
             "subjects",
             "allow_msg_schedules",
             "allow_atomic",
+            *(("max_bytes", "discard") if name == DEAD_LETTERS else ()),
         } & config.keys() | stated.keys()
         wanted.append(Wanted(name, "", {**config, **stated}, frozenset(compared)))
     if problems:

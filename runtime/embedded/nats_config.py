@@ -42,9 +42,7 @@ ping_interval: "1h"
 
 # A message is in the page cache before it is acknowledged: killing this process loses nothing.
 # A power cut may lose what came since the last sync; nats-server's own default is two minutes.
-# JetStream holds the sum of its streams' limits below max_file, by default three quarters of the
-# disk: on a small one there would be no start at all.
-jetstream {{ store_dir: {store_dir}, max_file: 1PB, sync_interval: "10s" }}
+jetstream {{ store_dir: {store_dir}, max_file: {max_file}, sync_interval: "10s" }}
 
 mqtt {{ host: "127.0.0.1", port: {mqtt_port} }}
 
@@ -128,7 +126,7 @@ class NatsPorts:
     mqtt: int = -1
 
 
-def render(directory: Path, ports: NatsPorts, *, anonymous: bool = True) -> str:
+def render(directory: Path, ports: NatsPorts, *, max_file: int, anonymous: bool = True) -> str:
     """The configuration of a server that keeps everything under `directory`, an absolute path.
 
     It holds no secret: passwords come from the server's own environment, see `NatsPasswords`. A
@@ -138,6 +136,7 @@ def render(directory: Path, ports: NatsPorts, *, anonymous: bool = True) -> str:
     Args:
         directory: of the server.
         ports: where it listens.
+        max_file: what JetStream may store, in bytes; see `storage`.
         anonymous: whether NATS clients without a name are let in.
     """
     return _TEMPLATE.format(
@@ -145,6 +144,7 @@ def render(directory: Path, ports: NatsPorts, *, anonymous: bool = True) -> str:
         monitor_port=ports.monitor,
         mqtt_port=ports.mqtt,
         max_payload=_MAX_PAYLOAD,
+        max_file=max_file,
         ports_dir=_quote(str(directory / "ports")),
         log_file=_quote(str(directory / "nats-server.log")),
         store_dir=_quote(str(directory)),

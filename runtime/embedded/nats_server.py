@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.embedded.credentials import host_url
@@ -16,8 +17,12 @@ from runtime.embedded.nats_ports import read_ports
 from runtime.embedded.ports import WantedPort
 from runtime.embedded.private_files import write_private
 from runtime.embedded.processes import launch_command
+from runtime.embedded.storage import StorageRoom, choose_room
 from runtime.embedded.supervision import Launch, ServerSupervisor
+from runtime.observe.logs import get_logger
 from runtime.settings import HostSettings
+
+log = get_logger("runtime.embedded")
 
 
 def wanted_ports(settings: HostSettings) -> tuple[WantedPort, ...]:
@@ -36,13 +41,21 @@ class EmbeddedNats:
         directory: absolute; holds the configuration, the log and the streams.
         settings: for the ports; 0 lets the server choose, once: restarts keep the choice.
         passwords: what its users must show.
+        stream_limits: of the streams that will be made, in bytes.
     """
 
     name = "nats-server"
     stop_signal = signal.SIGTERM
     stop_timeout_s = 15.0
 
-    def __init__(self, directory: Path, settings: HostSettings, passwords: NatsPasswords) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: HostSettings,
+        passwords: NatsPasswords,
+        stream_limits: Mapping[str, int],
+    ) -> None:
+        self._stream_limits = stream_limits
         self._directory = directory
         self._passwords = passwords
         self._anonymous = settings.nats_anonymous == "data"
@@ -108,4 +121,19 @@ class EmbeddedNats:
         self._directory.chmod(0o700)
         for stale in ports.glob("*.ports"):
             stale.unlink()
-        write_private(self._config, render(self._directory, self.ports, anonymous=self._anonymous))
+        max_file = self._choose_room().max_file
+        text = render(self._directory, self.ports, max_file=max_file, anonymous=self._anonymous)
+        write_private(self._config, text)
+
+    def _choose_room(self) -> StorageRoom:
+        limits = {name: max(0, limit) for name, limit in self._stream_limits.items()}
+        room = choose_room(self._directory, limits)
+        chosen = {"disk_room_bytes": room.room, "stream_limits_bytes": room.limits}
+        log.info("JetStream's room was chosen", max_file_bytes=room.max_file, **chosen)
+        if room.is_exceeded:
+            log.warning(
+                "Streams filled to their limits do not fit on the disk; lower max_bytes, or make "
+                "room before they are full",
+                **chosen,
+            )
+        return room

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import SecretStr
 
@@ -22,6 +23,8 @@ from runtime.embedded.secrets import keep_secret
 from runtime.errors import ConfigError, Problem
 from runtime.settings import HostSettings
 
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+
 
 class EmbeddedServers:
     """The embedded servers of one host: NATS without `NATS_URL`, PostgreSQL without `DATABASE_URL`.
@@ -36,7 +39,9 @@ class EmbeddedServers:
         self.nats: EmbeddedNats | None = None
         self.postgres: EmbeddedPostgres | None = None
 
-    async def start(self, *, postgres: bool = True) -> dict[str, str]:
+    async def start(
+        self, *, postgres: bool = True, stream_limits: Mapping[str, int] = NO_LIMITS
+    ) -> dict[str, str]:
         """Return, when all are ready, what manifests may refer to.
 
         That is `NATS_URL`, `DATABASE_URL`, `MQTT_ADMIN_PASSWORD` and `ADMIN_KEY`, each if it was
@@ -44,6 +49,7 @@ class EmbeddedServers:
 
         Args:
             postgres: whether a database is needed at all.
+            stream_limits: of the streams that will be made, in bytes; 0 and less for none.
 
         Raises:
             ConfigError: a port is taken, another host has the data directory, or a server cannot
@@ -59,7 +65,9 @@ class EmbeddedServers:
         postgres = postgres and not environment["DATABASE_URL"]
         if postgres or not environment["NATS_URL"]:
             try:
-                environment |= await self._start_missing(environment, postgres=postgres)
+                environment |= await self._start_missing(
+                    environment, stream_limits, postgres=postgres
+                )
             except BaseException:
                 await self.stop()
                 raise
@@ -71,7 +79,9 @@ class EmbeddedServers:
         await asyncio.gather(*(server.stop() for server in running))
         self._lock.release()
 
-    async def _start_missing(self, given: dict[str, str], *, postgres: bool) -> dict[str, str]:
+    async def _start_missing(
+        self, given: dict[str, str], stream_limits: Mapping[str, int], *, postgres: bool
+    ) -> dict[str, str]:
         try:
             _make(self._directory)
             self._lock.acquire()
@@ -85,7 +95,9 @@ class EmbeddedServers:
                 mqtt=given["MQTT_ADMIN_PASSWORD"] or keep_secret(self._directory / "mqtt.password"),
             )
             made["MQTT_ADMIN_PASSWORD"] = passwords.mqtt
-            self.nats = EmbeddedNats(self._directory / "nats", self._settings, passwords)
+            self.nats = EmbeddedNats(
+                self._directory / "nats", self._settings, passwords, stream_limits
+            )
             # Its ports are judged after an earlier host's server, which has them, is gone.
             await self.nats.supervisor.end_orphans()
             check_free(self.nats.wanted_ports)

@@ -13,6 +13,7 @@ they say, with a label `worker` (see `aggregate`).
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
@@ -110,6 +111,19 @@ class FunctionMetrics:
         return list(zip(bounds, accumulate(self._bucket_counts), strict=True))
 
 
+@dataclass(frozen=True, slots=True)
+class StreamBytes:
+    """How full a stream is: what it stores, and its limit, in bytes."""
+
+    stored: int
+    limit: int
+
+    @property
+    def percent(self) -> int:
+        """Rounded down: 100 is full."""
+        return 100 * self.stored // self.limit
+
+
 class Metrics(Collector):
     """All metrics of one process, in a registry of their own.
 
@@ -120,6 +134,7 @@ class Metrics(Collector):
         loop_blocks: how often the loop stood still for longer than the watchdog allows.
         drifted_fields: by stream or consumer, the fields in which JetStream differs from the
             manifest.
+        stream_fills: by stream, how full those are that refuse messages when they are full.
 
     Args:
         version: of the host.
@@ -132,6 +147,7 @@ class Metrics(Collector):
         self.loop_lag_s = 0.0
         self.loop_blocks = 0
         self.drifted_fields: dict[str, int] = {}
+        self.stream_fills: dict[str, StreamBytes] = {}
         self._restarts = restarts or {}
         self._version = version
         self._functions: dict[str, FunctionMetrics] = {}
@@ -170,6 +186,7 @@ class Metrics(Collector):
         )
         yield from self._restarts_by_process()
         yield from self._drift_by_object()
+        yield from self._fill_by_stream()
         functions = list(self._functions.values())
         yield from _counters(functions)
         yield from _gauges(functions)
@@ -197,6 +214,20 @@ class Metrics(Collector):
         for name, count in self.drifted_fields.items():
             family.add_metric((name,), count)
         yield family
+
+    def _fill_by_stream(self) -> Iterator[Metric]:
+        stored = GaugeMetricFamily(
+            "runtime_stream_bytes",
+            "Stored in a stream that refuses messages when it is full.",
+            labels=("stream",),
+        )
+        limit = GaugeMetricFamily(
+            "runtime_stream_limit_bytes", "What such a stream may store.", labels=("stream",)
+        )
+        for name, fill in self.stream_fills.items():
+            stored.add_metric((name,), fill.stored)
+            limit.add_metric((name,), fill.limit)
+        yield from (stored, limit) if self.stream_fills else ()
 
 
 def _counters(functions: list[FunctionMetrics]) -> Iterator[Metric]:

@@ -8,7 +8,7 @@ import pytest
 
 from runtime.broker.leases import LEASES
 from runtime.broker.stream_configs import SCHEDULES, runtime_streams
-from runtime.observe.metrics import Metrics
+from runtime.observe.metrics import Metrics, StreamBytes
 from runtime.settings import _VARIABLES, HostSettings
 from tests.contract.table import ROWS
 from tests.support.documentation import ROOT, in_code, read_table
@@ -130,6 +130,7 @@ def test_the_variables_of_the_shipped_manifests_are_named() -> None:
 def test_the_table_of_metrics_is_what_the_host_shows() -> None:
     metrics = Metrics("1.0.0", restarts={"1": 0})
     metrics.drifted_fields["stream S"] = 0
+    metrics.stream_fills["S"] = StreamBytes(stored=0, limit=1)
     function = metrics.function("one")
     function.count_dead_letter("CODE")
     function.consumer_pending = function.consumer_ack_pending = function.consumer_redelivered = 1

@@ -73,7 +73,7 @@ async def test_what_is_missing_is_planned_applied_and_then_no_change_any_more(
         "create  stream ADVISORIES            subjects"
         " $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>, retention workqueue, max_age 30d",
         "create  stream DEAD_LETTERS          subjects dead_letters.>, retention limits,"
-        " max_age 30d",
+        " max_age 30d, max_bytes 1GB",
         "create  stream JOBS                  subjects jobs.>, retention limits, max_age 7d,"
         " max_bytes 10MB",
         "create  stream MAILBOX               subjects mailbox.>, retention workqueue",

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import asyncpg
 import nats
+import nats.js.errors
 import psutil
 import pytest
+import structlog
 
 from runtime.embedded.processes import find_orphans, has_ended
 from runtime.embedded.servers import EmbeddedServers
@@ -391,3 +394,39 @@ async def test_a_data_directory_with_a_long_path_is_served_and_leaves_no_folder_
         assert stat.S_IMODE(os.lstat(listening).st_mode) == 0o700
         assert not listening.startswith(str(deep))
     assert not os.access(listening, os.F_OK)
+
+
+async def test_jetstream_is_bounded_by_the_disk_and_leaves_room(server_directory: Path) -> None:
+    settings = _settings(server_directory, database_url="postgresql://elsewhere/db")
+    async with _serving(settings) as (_, environment):
+        client = await nats.connect(environment["NATS_URL"])
+        free = shutil.disk_usage(server_directory).free
+        with pytest.raises(nats.js.errors.ServerError) as refused:
+            await client.jetstream().add_stream(name="VAST", subjects=["vast"], max_bytes=free)
+        assert refused.value.err_code == 10047
+        await client.close()
+
+
+async def test_limits_that_a_manifest_states_win_over_the_disk_with_a_warning(
+    server_directory: Path,
+) -> None:
+    settings = _settings(server_directory, database_url="postgresql://elsewhere/db")
+    beyond = 2 * shutil.disk_usage(server_directory).total
+    servers = EmbeddedServers(settings)
+    with structlog.testing.capture_logs() as logged:
+        environment = await servers.start(stream_limits={"VAST": beyond, "SMALL": -1})
+    try:
+        client = await nats.connect(environment["NATS_URL"])
+        await client.jetstream().add_stream(name="VAST", subjects=["vast"], max_bytes=beyond)
+        await client.close()
+    finally:
+        await servers.stop()
+    [warning] = [line for line in logged if line["log_level"] == "warning"]
+    assert warning["stream_limits_bytes"] == beyond
+    [chosen] = [line for line in logged if "max_file_bytes" in line]
+    assert chosen["max_file_bytes"] > beyond > chosen["disk_room_bytes"]
+    # Its limit is known without a manifest too.
+    async with _serving(settings) as (_, environment):
+        client = await nats.connect(environment["NATS_URL"])
+        await client.jetstream().add_stream(name="MORE", subjects=["more"])
+        await client.close()

@@ -57,6 +57,7 @@ class NatsServer:
     mqtt_password = 'a password, \\"quoted\\"'
     password = "the-password-of-the-host"
     anonymous = True
+    max_file = 10**15
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -115,7 +116,7 @@ class NatsServer:
         self.ports = wait_until(self._read_ports, "a ready nats-server")
 
     def configuration(self) -> str:
-        return render(self.directory, self.ports, anonymous=self.anonymous)
+        return render(self.directory, self.ports, max_file=self.max_file, anonymous=self.anonymous)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

@@ -56,7 +56,7 @@ def test_the_lock_goes_from_one_holder_to_the_next(tmp_path: Path) -> None:
 
 
 def test_a_path_with_quotes_stays_one_string_of_the_configuration() -> None:
-    text = render(Path('/data/of "me" \\ you'), NatsPorts())
+    text = render(Path('/data/of "me" \\ you'), NatsPorts(), max_file=1)
     assert 'store_dir: "/data/of \\"me\\" \\\\ you"' in text
 
 
