@@ -312,3 +312,45 @@ async def test_bytes_in_a_header_that_are_no_text_reach_the_function_and_the_dea
 
     assert journal.entries == ["J\udcf6rg"]
     assert letter.message.headers["Name"].encode("utf-8", "surrogateescape") == b"J\xf6rg"
+
+
+async def test_a_standby_that_nobody_can_ask_takes_no_call_of_an_ordered_function(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    stream, name = fresh("FORGED"), fresh("forged")
+    journal = Journal()
+    forged = [
+        b"", b"[]", b"{}", b"\xff", b'{"id": null, "slots": "x"}',
+        b'{"id": "a b\\r\\nPUB x 0", "slots": 5}', b'{"id": "a.>", "slots": 5}',
+        b'{"id": "", "slots": 5}', b'{"id": "a", "slots": -1}',
+    ]  # fmt: skip
+
+    async def take(ctx: Context, event: Event[bytes]) -> None:
+        journal.add((event.data, ctx.attempt))
+
+    spec = {
+        "handler": "on_event",
+        "consumer": {"stream": stream},
+        "ordered_by": {"token": 2},
+        "concurrency": 1,
+    }
+    with structlog.testing.capture_logs() as lines:
+        async with running_host(
+            nats_server.url,
+            {name: spec},
+            {name: take},
+            streams={stream: {"subjects": [f"{stream.lower()}.>"]}},
+        ) as host:
+            await broker.publish(f"{stream.lower()}.first", b"first")
+            await journal.wait(1)
+            for data in forged:
+                await broker.publish_core(f"_RUNTIME.{name}.standbys", data)
+            for number in range(50):
+                await broker.publish(f"{stream.lower()}.k{number}", b"%d" % number)
+            seen = await journal.wait(51)
+            assert host._broker is not None
+            assert host._broker.reconnects == 0
+
+    assert {attempt for _, attempt in seen} == {1}
+    assert len({data for data, _ in seen}) == 51
+    assert [line for line in lines if line["log_level"] == "error"] == []

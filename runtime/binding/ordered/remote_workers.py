@@ -18,6 +18,7 @@ from runtime.dispatch import Dispatcher, Outcome
 from runtime.errors import NoAnswer, RuntimeFault, Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.subjects import is_name
 from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.remote_workers")
@@ -27,6 +28,9 @@ SILENT_S = 3.5
 ANSWER_LATE_S = 5.0
 """How much later than the function's time limit an answer may come."""
 CANCEL_LIMIT_S = 2.0
+MOST_PEERS = 1000
+MOST_SLOTS = 10_000
+"""Bounds on what is believed: who may publish on the standbys' subject can announce anything."""
 
 
 class CallFailed(Exception):  # noqa: N818 - names what happened
@@ -131,14 +135,14 @@ class RemoteWorkers:
             del self._peers[peer.id]
 
     def _on_standby(self, message: Message) -> None:
-        said = json.loads(message.data)
-        peer = self._peers.get(said["id"])
+        standby, slots = _read_announcement(message.data)
+        peer = self._peers.get(standby)
         if peer is not None:
             peer.heard_at_s = self._time()
-            if not said["slots"]:
+            if not slots:
                 peer.worker.stop()
-        elif said["slots"]:
-            self._take_on(said["id"], said["slots"])
+        elif slots and len(self._peers) < MOST_PEERS:
+            self._take_on(standby, slots)
 
     def _take_on(self, standby: str, slots: int) -> None:
         async def run_event(message: Message) -> Outcome:
@@ -192,3 +196,14 @@ class RemoteWorkers:
             await self._broker.request(subject, self._id.encode(), timeout_s=CANCEL_LIMIT_S)
         except Unavailable:
             log.debug("A standby does not answer, it ends its calls by itself")
+
+
+def _read_announcement(data: bytes) -> tuple[str, int]:
+    """A standby's id and how many calls it makes at a time; none for what no standby says."""
+    try:
+        said = json.loads(data)
+        standby, slots = str(said["id"]), int(said["slots"])
+    except (ValueError, KeyError, TypeError):
+        return "", 0
+    # The id becomes a part of a subject.
+    return (standby, min(slots, MOST_SLOTS)) if is_name(standby) and slots >= 0 else ("", 0)
