@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from runtime.broker.function_consumers import FunctionConsumer, count_parked, fi
 from runtime.broker.stream_configs import MAILBOX, SCHEDULES
 from runtime.cli.connection import nats_url_option, run
 from runtime.cli.function_table import FunctionView, draw_functions
-from runtime.cli.printing import print_json, printable
+from runtime.cli.printing import print_json, printable, wrapped
 from runtime.cli.selection import FunctionFilter, Kind, function_filter
 
 ANSWERS_S = 1.0
@@ -45,7 +46,8 @@ def ls(chosen: FunctionFilter, as_json: bool, nats_url: str | None) -> None:
         draw_functions(views, folds=chosen.folds)
         for view in views:
             if view.drift:
-                click.echo(f"{printable(view.function)}: {printable(view.drift)}")
+                line = f"{printable(view.function)}: {printable(view.drift)}"
+                click.echo(wrapped(line, sys.stdout))
 
 
 async def _find_functions(broker: Broker) -> list[FunctionView]:

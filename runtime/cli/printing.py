@@ -2,15 +2,16 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runtime.observe.console import printable
+from runtime.observe.console import printable, terminal_width
 
 __all__ = [
     "align",
@@ -20,6 +21,7 @@ __all__ = [
     "progress_bar",
     "show_span",
     "show_time",
+    "wrapped",
 ]
 
 _UNITS_S = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
@@ -41,6 +43,16 @@ def align(rows: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON object as one line."""
     click.echo(json.dumps(document, default=_plain))
+
+
+def wrapped(line: str, stream: TextIO) -> str:
+    """The line for a terminal, in lines that break between words; for anything else as it is."""
+    if not stream.isatty():
+        return line
+    width = terminal_width(stream)
+    return textwrap.fill(
+        line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def show_time(moment: datetime) -> str:
