@@ -172,26 +172,26 @@ class WorkerPool:
                 await worker.wait(buffer)
                 turn_ends_s = time() + TURN_S
             message = buffer.take()
-            if message.attempt > 1 and recent_acks.has(message):
-                self._ack_repeats([message])
-                await asyncio.sleep(0)
-                continue
-            metrics.in_flight = len(buffer.held)
-            began_s = time()
             try:
+                if message.attempt > 1 and recent_acks.has(message):
+                    self._ack_repeats([message])
+                    await asyncio.sleep(0)
+                    continue
+                metrics.in_flight = len(buffer.held)
+                began_s = time()
                 outcome = await run_event(message)
+                ended_s = time()
+                metrics.observe(ended_s - began_s)
+                if outcome is DONE:
+                    ack(message)
+                    recent_acks.add(message)
+                    buffer.release(message)
+                else:
+                    recent_acks.forget(message)
+                    await self._settle(message, outcome)
             except BaseException as failure:
                 self._on_lost_call([message], failure)
                 raise
-            ended_s = time()
-            metrics.observe(ended_s - began_s)
-            if outcome is DONE:
-                ack(message)
-                recent_acks.add(message)
-                buffer.release(message)
-            else:
-                recent_acks.forget(message)
-                await self._settle(message, outcome)
             if ended_s > turn_ends_s:
                 self.poke()
                 await asyncio.sleep(0)
@@ -204,7 +204,13 @@ class WorkerPool:
             batch = await self._collect()
             task = create_call_task(self._run_batch(batch, slots))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._on_batch_ended)
+
+    def _on_batch_ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            sentence = "Work on a batch failed, its messages are tried again"
+            log.error(sentence, function=self._name, exc_info=failure)
 
     async def _collect(self) -> list[Message]:
         """The next batch: whichever of size, bytes and wait is reached first."""
@@ -226,9 +232,7 @@ class WorkerPool:
             # The next batch need not wait until what failed of this one is stored elsewhere.
             slots.release()
         # Together: each dead letter and each parking waits for a confirmation of its own.
-        await asyncio.gather(
-            *(self._finish(message, self._rejudge(message, outcome)) for message, outcome in rest)
-        )
+        await asyncio.gather(*(self._finish(message, outcome) for message, outcome in rest))
 
     async def _call_batch(
         self, batch: list[Message], false_outages: int = 0
@@ -283,10 +287,9 @@ class WorkerPool:
         while _is_outage(outcome):
             again = await self._wait_for_servers(false_outages)
             if again is None:
-                outcome = self._rejudge(message, outcome)
-            else:
-                false_outages = again
-                outcome = await self._runner.run_event(message)
+                break
+            false_outages = again
+            outcome = await self._runner.run_event(message)
         await self._finish(message, outcome)
 
     async def _wait_for_servers(self, false_outages: int) -> int | None:
@@ -304,6 +307,7 @@ class WorkerPool:
 
     async def _finish(self, message: Message, outcome: Outcome) -> None:
         try:
+            outcome = self._rejudge(message, outcome)
             has_left = await self._settlement.settle(message, outcome)
         except Exception:
             # Nothing here should fail; if it does, the message must not be held for ever.

@@ -15,11 +15,15 @@ import structlog
 from runtime.binding.in_progress import InProgressTicker
 from runtime.binding.ordered.leader import OrderedBinding
 from runtime.binding.ordered.standby import Standby, subject_of
+from runtime.binding.outages import Outages
+from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.schedule import ScheduleTicker
 from runtime.binding.spill import Spill
+from runtime.binding.worker import WorkerPool
 from runtime.broker.advisories import Sweeper
 from runtime.broker.connection import Broker
 from runtime.embedded.supervision import Launch, ServerSupervisor
+from runtime.errors import Unavailable
 from runtime.lag import LagWatch
 from tests.support.host import (
     Journal,
@@ -307,3 +311,38 @@ async def test_a_server_whose_restart_failed_unforeseen_is_started_again(tmp_pat
 
     assert tasks_that_failed(lines) == ["supervision of sleeping"]
     assert server.starts == 3
+
+
+@pytest.mark.parametrize("handler", ["on_event", "on_batch"])
+@pytest.mark.parametrize(
+    "defect",
+    [(RecentAcks, "forget"), (Outages, "wait_until_over"), (WorkerPool, "_rejudge")],
+    ids=lambda defect: defect[1],
+)
+async def test_a_message_whose_worker_failed_is_tried_again_and_not_held_for_ever(
+    broker: Broker,
+    nats_server: NatsServer,
+    monkeypatch: pytest.MonkeyPatch,
+    handler: str,
+    defect: tuple[type, str],
+) -> None:
+    stream, work, fault = fresh("S"), fresh("work"), Fault(monkeypatch, *defect)
+
+    async def act(ctx: Any, given: Any) -> None:
+        if fault.is_due:
+            raise Unavailable("PostgreSQL", "away")
+
+    spec = {
+        "handler": handler,
+        "consumer": {"stream": stream},
+        "retry": {"attempts": 3, "delay": "100ms", "jitter": 0},
+    }
+    if handler == "on_event":
+        spec["ordered_by"] = {"token": 1}
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    async with running_host(nats_server.url, {work: spec}, {work: act}, streams=streams):
+        await broker.publish(f"{stream}.a", b"x")
+        await wait_until_settled(broker, stream, work)
+
+    assert not fault.is_due
+    assert await letters_of(broker, work) == []
