@@ -13,6 +13,7 @@ from functions.http_gateway.device_door import DeviceDoor
 from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.emqx_door import EmqxDoor
 from functions.http_gateway.forwarding import Forwarder
+from functions.http_gateway.host_names import HostNames
 from functions.http_gateway.pages import Pages
 from functions.http_gateway.problems import ProblemError, code_of, title
 from functions.http_gateway.routes import RouteTable
@@ -48,7 +49,14 @@ def build_application(ctx: Context, table: RouteTable, discovery: RouteDiscovery
             Route("/ingest/v1/tenant/{rest:path}", ingest, methods=["POST"]),
             Route("/bridge/v1/mqtt", bridge, methods=["POST"]),
         ],
-        middleware=[Middleware(Boundary, max_concurrent=ctx.settings.max_concurrent, log=ctx.log)],
+        middleware=[
+            Middleware(
+                Boundary,
+                max_concurrent=ctx.settings.max_concurrent,
+                hosts=HostNames(ctx.settings.host, ctx.settings.allowed_hosts),
+                log=ctx.log,
+            )
+        ],
         exception_handlers={HTTPException: _as_problem},
     )
     # Not a catch-all route: that would win over one above that lacks the method, and hide its 405.

@@ -7,6 +7,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from functions.http_gateway.host_names import HostNames
 from functions.http_gateway.problems import ProblemError
 
 MAX_URL_BYTES = 8192
@@ -22,12 +23,19 @@ class Boundary:
         app: what answers.
         max_concurrent: requests inside at a time; one more gets 503. `/healthz` does not count, as
             a busy gateway is a healthy one.
+        hosts: which names of the gateway are right.
         log: where an exception that nobody foresaw is written, with the request's id.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_concurrent: int, log: structlog.stdlib.BoundLogger
+        self,
+        app: ASGIApp,
+        *,
+        max_concurrent: int,
+        hosts: HostNames,
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
+        self._hosts = hosts
         self._app = app
         self._max_concurrent = max_concurrent
         self._log = log
@@ -65,6 +73,9 @@ class Boundary:
     def _admit(self, scope: Scope) -> None:
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
             raise ProblemError(414, "URL_TOO_LONG", f"A URL may have {MAX_URL_BYTES} bytes.")
+        if not self._hosts.allow(scope):
+            detail = "The gateway does not answer under this Host; see GATEWAY_ALLOWED_HOSTS."
+            raise ProblemError(421, "HOST_NOT_ALLOWED", detail)
         if self._inside > self._max_concurrent and scope["path"] != _HEALTH:
             raise ProblemError(503, "OVERLOADED", "Too many requests are being worked on.")
 

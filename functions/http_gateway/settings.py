@@ -2,7 +2,13 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(name for part in value.split(",") if (name := part.strip()))
+    return value
 
 
 class GatewaySettings(BaseModel):
@@ -11,6 +17,9 @@ class GatewaySettings(BaseModel):
     Attributes:
         host: address to listen on.
         port: TCP port to listen on.
+        allowed_hosts: names in requests' `Host` that are right beside those of loopback, parted by
+            commas. Without any, a gateway on loopback answers to loopback's names alone, and one
+            elsewhere to all.
         admin_key: bearer token of every route whose `http.auth` is `admin`; without it all are
             refused.
         bridge_key: what EMQX sends as `X-Internal-Auth`; without it the door answers 503.
@@ -33,6 +42,7 @@ class GatewaySettings(BaseModel):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     admin_key: SecretStr | None = None
     bridge_key: SecretStr | None = None
     max_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 1_000_000

@@ -10,6 +10,8 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -30,6 +32,8 @@ class AdminServer:
     `/healthz`: 200 while the loop's lag is below `MAX_LAG_S` and the process need not be started
     again. `/readyz`: 200 when every probe passes, else 503; the body names each probe with a code.
     `/metrics`: Prometheus' text format.
+
+    Requests by another name than the address or `localhost` get 400.
 
     Args:
         host: address to listen on.
@@ -86,7 +90,8 @@ class AdminServer:
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),
-            ]
+            ],
+            middleware=self._middleware(),
         )
         self._server = _Server(
             uvicorn.Config(
@@ -117,6 +122,13 @@ class AdminServer:
             self._serving = None
             if self._socket_path is not None:
                 self._socket_path.unlink(missing_ok=True)
+
+    def _middleware(self) -> list[Middleware]:
+        """Refuse a web page whose own name resolves to loopback (DNS rebinding)."""
+        if self._socket_path is not None:
+            return []
+        names = [self._host, "localhost", "*.localhost"]
+        return [Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)]
 
     def _listen(self) -> socket.socket:
         if self._socket_path is not None:

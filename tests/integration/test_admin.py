@@ -242,3 +242,14 @@ async def test_a_socket_path_that_is_too_long_is_a_clear_error(server_directory:
     server = AdminServer(HOST, 0, {}, metrics.registry, watch=LoopWatch(metrics), socket_path=path)
     with pytest.raises(ConfigError, match="shorter path"):
         await server.start()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 200), ("localhost:8081", 200), ("evil.example", 400), ("127.0.0.1.evil", 400)],
+)
+async def test_a_web_page_under_a_name_of_its_own_is_told_nothing(host: str, status: int) -> None:
+    async with serving() as (server, _), httpx.AsyncClient(trust_env=False) as client:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            answer = await client.get(f"http://{HOST}:{server.port}{path}", headers={"Host": host})
+            assert answer.status_code == status

@@ -152,8 +152,7 @@ async def test_what_jetstream_did_not_confirm_is_a_503(gateway: Gateway, broker:
 
 async def test_a_message_that_comes_too_slowly_is_a_503(broker: Broker) -> None:
     async with make_streams(broker), run_gateway(broker, read_timeout_s=0.2) as gateway:
-        head = (
-            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-Internal-Auth: {BRIDGE['X-Internal-Auth']}\r\n"
-        )
+        key = BRIDGE["X-Internal-Auth"]
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nX-Internal-Auth: {key}\r\n"
         answer = await gateway.ask_raw(f"{head}Content-Length: 10\r\n\r\n{{".encode())
         assert answer.startswith(b"HTTP/1.1 503")

@@ -218,7 +218,7 @@ async def test_any_other_method_is_told_what_is_allowed(gateway: Gateway) -> Non
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_unread(gateway: Gateway) -> None:
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(f"{head}Content-Length: 1000001\r\n\r\n".encode())
     status = await asyncio.wait_for(reader.readline(), 10)

@@ -16,6 +16,8 @@ from runtime.message import Message
 from tests.support.gateway import JSON, Gateway, echo, run_endpoint, run_gateway
 from tests.support.servers import NatsServer
 
+_GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+
 
 @pytest.fixture
 async def gateway(broker: Broker) -> AsyncIterator[Gateway]:
@@ -154,7 +156,7 @@ async def test_too_many_connections_are_told_to_come_back(broker: Broker) -> Non
     async with run_gateway(broker, max_connections=2) as gateway:
         held = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
         for _, writer in held:
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for reader, _ in held:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         refused = await gateway.ask_raw(b"")
@@ -173,7 +175,7 @@ async def test_headers_that_do_not_come_end_the_connection(broker: Broker) -> No
 async def test_a_body_that_does_not_come_is_a_408(broker: Broker) -> None:
     async with run_gateway(broker, read_timeout_s=0.2) as gateway:
         path = "/ingest/v1/tenant/t1/device/d1/telemetry"
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         answer = await gateway.ask_raw(f"{head}Content-Length: 10\r\n\r\n{{".encode())
         assert answer.startswith(b"HTTP/1.1 408")
 
@@ -181,7 +183,7 @@ async def test_a_body_that_does_not_come_is_a_408(broker: Broker) -> None:
 async def test_an_idle_connection_outlives_the_time_for_headers(broker: Broker) -> None:
     async with run_gateway(broker, read_timeout_s=0.2) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         for _ in range(3):
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -198,11 +200,11 @@ async def test_an_idle_connection_outlives_the_time_for_headers(broker: Broker) 
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
         (b"GET\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
-        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"414"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1), b"431"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (_GET + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
+        (_GET.replace(b"/", b"/" + b"x" * 9000, 1) + b"Connection: close\r\n\r\n", b"414"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1), b"431"),
     ],
 )
 async def test_what_is_no_sound_http_is_refused_with_problem_details(
@@ -217,7 +219,7 @@ async def test_what_is_no_sound_http_is_refused_with_problem_details(
 
 async def test_a_body_that_turns_into_nonsense_harms_nobody(gateway: Gateway) -> None:
     path = "/ingest/v1/tenant/t1/device/d1/telemetry"
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     answer = await gateway.ask_raw(f"{head}Transfer-Encoding: chunked\r\n\r\nnonsense\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 400")
     assert (await gateway.client.get("/healthz")).status_code == 200
@@ -226,7 +228,7 @@ async def test_a_body_that_turns_into_nonsense_harms_nobody(gateway: Gateway) ->
 
 async def test_a_client_that_leaves_in_the_middle_harms_nobody(gateway: Gateway) -> None:
     path = "/ingest/v1/tenant/t1/device/d1/telemetry"
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
     await writer.drain()
@@ -296,3 +298,30 @@ async def test_requests_are_taken_for_a_moment_after_the_host_was_asked_to_stop(
         after = await gateway.client.post("/probe", content=b"{}", headers=JSON)
 
     assert before.status_code == after.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "status"),
+    [
+        ({}, "localhost", 200),
+        ({}, "LOCALHOST:8080", 200),
+        ({}, "gateway.localhost", 200),
+        ({}, "127.0.0.1:1", 200),
+        ({}, "[::1]:8080", 200),
+        ({}, "evil.example", 421),
+        ({}, "127.0.0.1.evil.example", 421),
+        ({}, "localhost.evil.example:8080", 421),
+        ({"allowed_hosts": "iot.example.com, other"}, "IOT.example.com:443", 200),
+        ({"allowed_hosts": "iot.example.com, other"}, "localhost", 200),
+        ({"allowed_hosts": "iot.example.com, other"}, "evil.example", 421),
+    ],
+)
+async def test_a_web_page_under_a_name_of_its_own_is_told_nothing(
+    broker: Broker, settings: dict[str, str], host: str, status: int
+) -> None:
+    async with run_gateway(broker, **settings) as gateway:
+        answer = await gateway.client.get("/healthz", headers={"Host": host})
+    assert answer.status_code == status
+    if status == 421:
+        assert answer.json()["code"] == "HOST_NOT_ALLOWED"
+        assert answer.headers["content-type"] == "application/problem+json"
