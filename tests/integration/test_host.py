@@ -140,7 +140,7 @@ async def test_probes_pass_while_all_is_well_and_name_what_is_not(
         assert broker is not None
         await eventually(lambda: _answers(host), "JetStream")
 
-    assert well == {"nats": None, "functions": None, "postgres": None}
+    assert well == {"nats": None, "functions": None, "postgres": None, "streams": None}
 
 
 async def _answers(host: Host) -> bool:
