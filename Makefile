@@ -18,7 +18,7 @@ CONTRACT ?= $(QUICK_CONTRACT) tests/contract/test_in_processes.py $(addprefix te
 	manifest_against_jetstream.py fairness.py leases.py micro.py order_in_little_room.py ordered_takeover.py \
 	ordering.py publishing.py rate.py schedules.py)
 QUICK_CONTRACT := tests/contract/test_on_the_loop.py $(addprefix tests/integration/test_,advisories.py batches.py \
-	dead_letters.py parking.py puller.py streams.py)
+	dead_letters.py mailbox.py puller.py streams.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test check fmt fault versions bench demo lock

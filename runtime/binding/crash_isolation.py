@@ -9,14 +9,16 @@ from runtime.binding.capacity import Bounds
 from runtime.binding.fair_queue import FairQueue
 from runtime.binding.worker import Runner
 from runtime.broker.advisories import CODE
+from runtime.broker.puller import deliveries_of
 from runtime.dispatch import Dead, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 
 log = get_logger("runtime.crash_isolation")
 
-_FELL_TWICE = 3
-"""The attempt of a message that two processes held when they died."""
+_HELD_TWICE = 3
+"""The delivery of a message that two processes held when they died. Not its attempt: that counts
+the retries in place too, which a host that drained has handed over."""
 
 
 class SingleMessageStage:
@@ -87,8 +89,11 @@ class CrashIsolation:
             fair_queue: where they wait.
             held: what a dead leader may have been calling.
         """
-        twice = {each.sequence for each in held if each.attempt >= _FELL_TWICE}
-        self._candidates = twice | {each.sequence for each in held if each.sequence in self._deaths}
+        self._candidates = {
+            each.sequence
+            for each in held
+            if deliveries_of(each.reply) >= _HELD_TWICE or each.sequence in self._deaths
+        }
         self._deaths = {key: self._deaths[key] for key in self._candidates & self._deaths.keys()}
         if self._candidates:
             self._queue = fair_queue

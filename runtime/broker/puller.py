@@ -57,6 +57,12 @@ def origin_of(reply: str) -> Origin:
     return tokens[first], tokens[first + 1], tokens[first + 3], tokens[first + 5]
 
 
+def deliveries_of(reply: str) -> int:
+    """How often the server has delivered a message by now; see `origin_of`."""
+    tokens = reply.split(".")
+    return int(tokens[4 if len(tokens) == _TOKENS_V1 else 6])
+
+
 @dataclass(frozen=True, slots=True)
 class Slots:
     """How the loop learns what it may ask for.

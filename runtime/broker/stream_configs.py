@@ -141,12 +141,12 @@ def mailbox_consumer_config(function: str, spec: FunctionSpec) -> dict[str, Any]
 def spill_consumer_config(
     durable: str, subject: str, function: str, spec: FunctionSpec
 ) -> dict[str, Any]:
-    """The consumer of an overflow queue. It goes by itself when nobody has asked it for long."""
+    """The consumer of a spill queue; the server deletes it when no host has asked it for long."""
     binding = (spec.consumer or ConsumerBinding(stream=MAILBOX)).model_copy(
         update={
             "filter_subjects": (subject,),
             "deliver": "all",
-            "description": f"overflow of function {function}",
+            "description": f"spill queue of function {function}",
         }
     )
     config = consumer_config(durable, binding, max_attempts=spec.max_deliveries, function=function)

@@ -59,7 +59,7 @@ class RemoteWorkers:
     Args:
         work: the leader's binding.
         dispatcher: makes a call here when it cannot be made there.
-        caution: makes those calls that may end their process; they are made here.
+        crash_isolation: makes those calls that may end their process; they are made here.
         broker: the connection.
         mailbox: tells what the server takes.
         lost_after_s: a standby that was silent for so long has failed its calls, as a message whose
