@@ -262,12 +262,13 @@ class Spill:
             if not self._keys:
                 continue
             began_s = self._time()
+            # Before the server is asked: what is stored while it answers is not in the answer.
+            moving = {name for slot in self._slots for name, _ in slot.moving}
             try:
                 stored = {key.name for key in await self._queues.keys()}
             except (ApiError, Unavailable) as failure:
                 log.debug("Spill queues are not looked at now", reason=str(failure))
                 continue
-            moving = {name for slot in self._slots for name, _ in slot.moving}
             for name, key in list(self._keys.items()):
                 if key.changed_at_s < began_s and name not in stored and name not in moving:
                     del self._keys[name]
