@@ -1,4 +1,4 @@
-"""What devices answer to commands."""
+"""Applies devices' answers to commands."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 
 
 class Ack(BaseModel):
-    """An answer: `status` says how far the device is, `result` is whatever it has to tell."""
+    """A device's answer: `status` says how far the command is, `result` is any JSON value."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -28,7 +28,7 @@ class Ack(BaseModel):
 
 
 async def apply_ack(event: Event[bytes], ctx: Context) -> None:
-    """Bring a command to where its device says it is; refuse into quarantine what is no answer."""
+    """Set a command to the status that its device reports; quarantine an invalid answer."""
     try:
         envelope = read_envelope(event.message)
     except BadEnvelope as bad:
@@ -49,7 +49,7 @@ async def _refuse(event: Event[bytes], ctx: Context, refusal: Refusal) -> None:
 
 
 async def _is_settled(event: Event[bytes], ctx: Context, envelope: Envelope) -> bool:
-    """Whether an earlier delivery ended unconfirmed. Its verdict stands, whatever holds today."""
+    """Whether an earlier delivery was judged. That verdict stands, even if the registry changed."""
     if await is_quarantined(ctx.postgres, event.message):
         return True
     device = (envelope.tenant_id, envelope.device_id)
@@ -70,7 +70,7 @@ async def _apply(event: Event[bytes], ctx: Context, envelope: Envelope) -> Refus
             "expected command_id, and status acked, succeeded, failed or rejected",
         )
     if "\x00" in ack.command_id or (result and "\\u0000" in result.replace("\\\\", "")):
-        return Refusal.of_envelope(envelope, "ACK_INVALID", "it holds a NUL character")
+        return Refusal.of_envelope(envelope, "ACK_INVALID", "the answer holds a NUL character")
     device = (envelope.tenant_id, envelope.device_id)
     async with ctx.postgres.acquire() as connection, connection.transaction():
         status = await connection.fetchval(_QUERIES["lock"], *device, ack.command_id)

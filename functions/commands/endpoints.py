@@ -1,4 +1,4 @@
-"""Commands as the management API offers them: create, look, cancel."""
+"""Endpoints of the management API for commands: create, get, list, cancel."""
 
 import json
 from datetime import datetime
@@ -37,9 +37,9 @@ class CreateCommand(DeviceCommandsRequest):
     """A command for a device.
 
     Attributes:
-        command_id: given by a caller who wants to repeat the request safely; made otherwise.
-        expires_in_s: a command that is not sent by then is not sent any more.
-        timeout_s: how long after sending a final answer is waited for.
+        command_id: set it to make the request safe to repeat; generated when absent.
+        expires_in_s: a command that is still queued after this time expires.
+        timeout_s: a sent command without a final answer times out after this time.
     """
 
     command_id: CommandId | None = None
@@ -56,7 +56,7 @@ class CommandRequest(DeviceCommandsRequest):
 
 
 class ListCommands(DeviceCommandsRequest):
-    """A device's commands, all or those of one status."""
+    """A request for a device's commands: all, or only those of one status."""
 
     status: Status | None = None
     limit: Limit = 50
@@ -64,7 +64,7 @@ class ListCommands(DeviceCommandsRequest):
 
 
 class Command(BaseModel):
-    """A command and how far it came."""
+    """A command and its status."""
 
     command_id: str
     tenant_id: str
@@ -82,7 +82,7 @@ class Command(BaseModel):
 
 
 class DeviceAnswer(BaseModel):
-    """One answer of the device. A late one changed nothing, as the command was further already."""
+    """One answer of the device. A late answer changed nothing: the command had already moved on."""
 
     status: AckStatus
     result: Any
@@ -91,7 +91,7 @@ class DeviceAnswer(BaseModel):
 
 
 class CommandWithAnswers(Command):
-    """A command with all that its device answered."""
+    """A command with its device's answers."""
 
     answers: list[DeviceAnswer]
 
@@ -99,8 +99,9 @@ class CommandWithAnswers(Command):
 async def create_command(event: Event[CreateCommand], ctx: Context) -> Command:
     """Queue a command and send it to the device.
 
-    The device gets it by MQTT with QoS 0 if it is subscribed at this moment, which nobody here can
-    tell: `sent` means handed to NATS. When NATS is away the command stays queued.
+    The device receives the command by MQTT with QoS 0 if it is subscribed at this moment. The
+    server does not report whether it is, so `sent` means handed to NATS. When NATS is away the
+    command stays queued.
     """
     wanted = event.data
     command_id = wanted.command_id or uuid4().hex
@@ -157,7 +158,7 @@ async def list_commands(event: Event[ListCommands], ctx: Context) -> Page[Comman
 
 
 async def cancel_command(event: Event[CommandRequest], ctx: Context) -> Command:
-    """Give a command up. A device that has it may still do it; its answer is kept as late."""
+    """Cancel a command. A device that received it may still run it; the answer counts as late."""
     query = event.data
     device = (query.tenant_id, query.device_id)
     row = await ctx.postgres.fetchrow(_QUERIES["cancel"], *device, query.command_id)

@@ -1,9 +1,9 @@
-"""A command's states, and which answer of a device may change which.
+"""A command's states, and the states that each answer of a device may change.
 
 queued → sent → acked → succeeded | failed | rejected; queued → expired; sent, acked → timed_out;
-queued, sent, acked → cancelled. A device can answer before it is noted that the command is out, so
-an answer counts from `queued` on. What is final stays so: a later answer is kept as a late one and
-changes nothing.
+queued, sent, acked → cancelled. A device can answer before the database says `sent`, so an answer
+counts from `queued` on. A final state never changes: a later answer is stored as late and changes
+nothing.
 """
 
 from typing import Literal
@@ -30,5 +30,5 @@ _LEAVES: dict[AckStatus, tuple[Status, ...]] = {
 
 
 def leaves(answer: AckStatus) -> tuple[Status, ...]:
-    """The states that this answer leads out of."""
+    """The states that this answer may change."""
     return _LEAVES[answer]

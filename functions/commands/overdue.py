@@ -1,4 +1,4 @@
-"""Commands that nobody waits for any more."""
+"""Ends commands that were not sent or not answered in time."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,7 +11,7 @@ _AT_ONCE = 1000
 
 
 async def end_overdue(ctx: Context) -> None:
-    """Expire what was not sent in time, and time out what was not answered in time."""
+    """Expire commands that were not sent in time; time out those without an answer in time."""
     ended: Counter[str] = Counter()
     while True:
         rows = await ctx.postgres.fetch(_QUERIES["end_overdue"], _AT_ONCE)

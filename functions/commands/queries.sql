@@ -25,7 +25,7 @@ ORDER BY created_at DESC, command_id DESC
 LIMIT $6
 
 -- name: mark_sent
--- Not for one that is answered already: an answer can be faster than this statement.
+-- An answer can arrive before this statement runs: only a queued command becomes sent.
 UPDATE device_commands
 SET status = CASE status WHEN 'queued' THEN 'sent' ELSE status END, sent_at = coalesce(sent_at, now())
 WHERE command_id = $1 AND status NOT IN ('expired', 'cancelled')
@@ -58,7 +58,7 @@ WHERE tenant_id = $1 AND device_id = $2 AND command_id = $3
 FOR UPDATE
 
 -- name: note_ack
--- No row comes back when this very message has been noted before.
+-- Returns no row when the same message was stored before.
 INSERT INTO device_command_acks
     (command_id, stored_at_ns, sequence, status, result, late_ack, received_at)
 VALUES ($1, $2, $3, $4, $5::text::jsonb, $6, $7)
@@ -72,7 +72,7 @@ SELECT EXISTS (
 )
 
 -- name: advance
--- One statement that knows from where: $4 holds the states that this answer may leave.
+-- Compares and sets in one statement: $4 holds the states that this answer may change.
 UPDATE device_commands
 SET status = $2,
     result = coalesce($3::text::jsonb, result),

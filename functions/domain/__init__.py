@@ -1,1 +1,1 @@
-"""What several functions share: topics, envelopes, the registry, the schema. No function itself."""
+"""Code that several functions share: topics, envelopes, the registry, the schema."""

@@ -1,7 +1,8 @@
-"""Whether a device may say what it says: tenant, subscription, registry, token.
+"""Checks whether a device's message is accepted: size, tenant, subscription, registry, token.
 
-Telemetry is judged by these rules among its own, in `functions.ingest.checks`, with what a cache
-remembers. For the rare messages (reported state, answers to commands) the database is asked.
+`functions.ingest.checks` applies these rules to telemetry, together with rules of its own, and
+reads the registry through a cache. For the rarer messages (reported state, answers to commands)
+`refuse_device` asks the database each time.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ MAX_PAYLOAD_BYTES = 8192
 
 
 class Refused(NamedTuple):
-    """Why not: the reason code, and a sentence with nothing secret in it."""
+    """The reason code of a refusal, and a sentence that holds no secret."""
 
     reason: str
     detail: str
@@ -27,12 +28,12 @@ async def refuse_device(
 ) -> Refusal | None:
     """Why the device's message is not accepted; None when it is.
 
-    A message that names its site is held to it; these messages need not name one.
+    The message need not name a site; if it does, the registry must have the device there.
 
     Args:
         executor: the pool or a connection.
         envelope: the message.
-        stored_at_ns: when the stream stored it; a subscription must have been in force then.
+        stored_at_ns: when the stream stored the message; the subscription must have been in force.
     """
     found = judge_size(envelope, MAX_PAYLOAD_BYTES) or judge_tenant(envelope)
     if found is None:
@@ -57,14 +58,14 @@ UNREGISTERED = Refused("UNREGISTERED_DEVICE", "the tenant has no such device")
 
 
 def judge_size(envelope: Envelope, limit_bytes: int) -> Refused | None:
-    """Whether the device sent too much."""
+    """Check that the payload has at most `limit_bytes`."""
     if envelope.payload_bytes > limit_bytes:
         return Refused("PAYLOAD_TOO_LARGE", f"more than {limit_bytes} bytes")
     return None
 
 
 def judge_tenant(envelope: Envelope) -> Refused | None:
-    """Whether subject, envelope and payload name the topic's tenant, as far as they name one."""
+    """Check that subject, envelope and payload name the topic's tenant, where they name one."""
     tenant_id = envelope.tenant_id
     claimed = envelope.claimed_tenant
     if (
@@ -79,7 +80,7 @@ def judge_tenant(envelope: Envelope) -> Refused | None:
 def judge_subscription(
     device: RegisteredDevice, now_ns: int, *, required: bool = True
 ) -> Refused | None:
-    """Whether tenant and subscription are in force; without `required` none need be there."""
+    """Check that tenant and subscription are in force; `required` says if there must be one."""
     status = device.subscription_status
     if device.tenant_status != "ACTIVE":
         return Refused("SUBSCRIPTION_SUSPENDED", "the tenant is suspended")
@@ -93,7 +94,7 @@ def judge_subscription(
 
 
 def judge_standing(device: RegisteredDevice, site_id: object) -> Refused | None:
-    """Whether the device is active, and registered at this site."""
+    """Check that the device is active, and registered at this site."""
     if device.status != "ACTIVE":
         return Refused("DEVICE_REVOKED", "the device is revoked")
     if device.site_id != site_id:
@@ -104,7 +105,7 @@ def judge_standing(device: RegisteredDevice, site_id: object) -> Refused | None:
 
 
 def judge_token(device: RegisteredDevice, token: object) -> Refused | None:
-    """Whether the token is the device's; compared by hash, in constant time."""
+    """Check that the token is the device's; compares the hashes in constant time."""
     expected = device.token_hash
     if expected is None:
         return Refused("TOKEN_NOT_SET_IN_REGISTRY", "the device has no token in the registry")

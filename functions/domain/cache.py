@@ -1,4 +1,4 @@
-"""A bounded memory of what a database said, which forgets what changed."""
+"""Bounded read-through cache of database rows, invalidated by change notifications."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
@@ -10,12 +10,12 @@ V = TypeVar("V")
 
 
 class Cache(Generic[K, V]):
-    """Values by key, each asked for once. None (there is none) is a value too, and is remembered.
+    """Values by key, each loaded once. The absence of a value is cached too.
 
     Args:
-        load: gets the missing keys, returns what it found; one query for all of them.
-        max_size: of each, found and not found. A full half is emptied, so that a flood of unknown
-            keys cannot drive out the known ones.
+        load: takes the missing keys and returns the values found, in one query.
+        max_size: bound on the present keys, and again on the absent keys. Each set is emptied by
+            itself when it is full, so a flood of unknown keys does not evict the known ones.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Cache(Generic[K, V]):
         self._generation = 0
 
     async def lookup(self, keys: Iterable[K], changes: ChangeListener) -> dict[K, V | None]:
-        """The value of every key. Nothing remembered is used while changes are not heard."""
+        """The value of every key. Loads all of them while `changes` is not trusted."""
         wanted = set(keys)
         values: dict[K, V | None] = {}
         if changes.trusted:
@@ -56,7 +56,7 @@ class Cache(Generic[K, V]):
         generation = self._generation
         loaded = await self._load(list(wanted))
         absent = wanted.difference(loaded)
-        # What changed while the query ran may not be in its answer: good for now, not to keep.
+        # The answer may lack a change made while the query ran: return it, but do not cache it.
         if generation == self._generation:
             if len(self._found) + len(loaded) > self._max_size:
                 self._found.clear()

@@ -1,4 +1,4 @@
-"""Hearing at once what changed in the registry, so that a cache need not guess."""
+"""Listens for PostgreSQL notifications about registry changes, to invalidate caches."""
 
 import asyncio
 import secrets
@@ -17,21 +17,21 @@ _RETRY_AFTER_S = 1.0
 
 
 class NotHeard(Exception):  # noqa: N818 - names what happened
-    """A notification of one's own did not come back."""
+    """The listener's own notification did not come back."""
 
 
 class ChangeListener:
-    """Listens on a connection of its own, which the pool must be able to spare beside another one.
+    """Calls `on_change` for every notification, on a connection of its own.
 
-    Whether it hears is proved again and again: a notification of its own, sent on another
-    connection, must come back. Between it and the server may be a pooler that gives the connection
-    to others, and then nothing else would tell.
+    The pool must have room for this connection and one more. Every 5 s the listener sends a
+    notification on another connection and waits for it: a pooler between host and server may give
+    the listening connection to other clients, and nothing else shows that.
 
     `on_change` gets `tenant/{id}`, `device/{tenant}/{device}`, `routes/{tenant}`, or `all` when
-    anything may have changed: after every new connection, for what happened before is unknown.
+    anything may have changed. `all` follows every new connection, as earlier changes were missed.
 
     Attributes:
-        trusted: True while every change is heard. A cache may be believed only then.
+        trusted: True while every change arrives. Use cached values only then.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class ChangeListener:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin; returns when it listens, or when the first attempt has failed."""
+        """Start the task. Returns when it listens, or when its first attempt has failed."""
         tried = asyncio.Event()
         self._task = asyncio.create_task(self._run(tried))
         await tried.wait()
 
     async def stop(self) -> None:
-        """End, and give the connection back."""
+        """Stop the task and return its connection to the pool."""
         self.trusted = False
         if self._task is not None:
             self._task.cancel()
@@ -67,7 +67,7 @@ class ChangeListener:
             try:
                 async with self._pool.acquire(timeout=_ANSWER_WITHIN_S) as connection:
                     await self._listen(connection, tried)
-            except Exception as failure:  # noqa: BLE001 - without this task nothing is heard again
+            except Exception as failure:  # noqa: BLE001 - this task must go on
                 self._log.warning(
                     "Changes of the registry are not heard; it is asked for every batch",
                     error_type=type(failure).__name__,
@@ -101,10 +101,10 @@ class ChangeListener:
                 )
 
     async def _prove(self) -> None:
-        """Return when a notification has come back.
+        """Send a notification and return when it has come back.
 
         Raises:
-            NotHeard: it has not, or the connection is lost.
+            NotHeard: it did not come back in time.
             TimeoutError: no other connection became free in time to send it.
         """
         self._proof, self._proved = f"{_PROOF}{secrets.token_hex(8)}", asyncio.Event()
@@ -127,13 +127,13 @@ class ChangeListener:
         text = str(payload)
         if text == self._proof:
             self._proved.set()
-        elif not text.startswith(_PROOF):  # That is another host's.
+        elif not text.startswith(_PROOF):  # Another host's proof is no change.
             self._on_change(text)
 
 
 async def _is_set_within(event: asyncio.Event, limit_s: float) -> bool:
-    # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with what
-    # it waits for.
+    # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the
+    # awaited result.
     try:
         async with asyncio.timeout(limit_s):
             await event.wait()

@@ -1,4 +1,4 @@
-"""One device message, whichever door it came through."""
+"""Reads one device message: an envelope, or a raw payload on a device's own subject."""
 
 from typing import Any, NamedTuple
 
@@ -21,13 +21,13 @@ class Envelope(NamedTuple):
 
     Attributes:
         topic: the topic, which names tenant, device and message type.
-        username: who the door says it is: an MQTT user or a certificate's common name; empty when
-            the door does not know. A raw message has none.
-        payload: what the device sent, a JSON object.
-        payload_bytes: its size as the device sent it; without optional spaces when it came as an
-            object inside an envelope.
-        ts: the device's or the door's clock, as it was written; None when absent.
-        subject_tenant: the tenant that the subject names, which NATS permissions guard.
+        username: the sender's name as the ingress (MQTT broker or gateway) knows it: an MQTT user
+            or a certificate's common name; empty when unknown, and for a raw message.
+        payload: the JSON object that the device sent.
+        payload_bytes: the payload's size as the device sent it; without optional spaces when the
+            payload is an object inside an envelope.
+        ts: the time written by the device or the ingress, unparsed; None when absent.
+        subject_tenant: the tenant in the subject, which NATS permissions can restrict.
         claimed_tenant: the tenant that the envelope names beside its topic; None when absent.
     """
 
@@ -60,7 +60,7 @@ class BadEnvelope(ValueError):  # noqa: N818 - a verdict on a message, as Reject
 
     Attributes:
         code: the reason code for the quarantine.
-        detail: one sentence, with nothing of the content in it.
+        detail: one sentence that repeats none of the content.
         topic: the topic as far as it could be read.
     """
 
@@ -72,7 +72,7 @@ class BadEnvelope(ValueError):  # noqa: N818 - a verdict on a message, as Reject
 
 
 def read_envelope(message: Message) -> Envelope:
-    """The device's message: enveloped, or the raw payload on a subject that names the device.
+    """The device's message, from an envelope or from a raw payload on the device's subject.
 
     Raises:
         BadEnvelope: `BAD_TOPIC_FORMAT`, `INVALID_JSON`, `INVALID_PAYLOAD`, or
@@ -102,7 +102,9 @@ def _enveloped(message: Message) -> Envelope:
     get = envelope.get
     if get("version") not in _VERSIONS:
         raise BadEnvelope(
-            f"unsupported_envelope_version:{str(get('version'))[:16]}", "known is version 1", topic
+            f"unsupported_envelope_version:{str(get('version'))[:16]}",
+            "only version 1 is supported",
+            topic,
         )
     if get("device_id", topic.device_id) != topic.device_id:
         raise BadEnvelope(BAD_TOPIC_FORMAT, "the envelope's device id is not its topic's", topic)
@@ -114,7 +116,7 @@ def _enveloped(message: Message) -> Envelope:
     elif isinstance(payload, dict):
         size_bytes = len(orjson.dumps(payload))
     else:
-        raise BadEnvelope(INVALID_PAYLOAD, "the payload is no JSON object", topic)
+        raise BadEnvelope(INVALID_PAYLOAD, "the payload is not a JSON object", topic)
     username = get("username")
     return Envelope(
         topic,
@@ -130,7 +132,7 @@ def _enveloped(message: Message) -> Envelope:
 def _check_stream(topic: Topic, subject: str) -> None:
     if topic.msg_type in DOWNLINKS:
         raise BadEnvelope(
-            BAD_TOPIC_FORMAT, "the topic is for messages to devices, not by them", topic
+            BAD_TOPIC_FORMAT, "the topic is for messages to devices, not from devices", topic
         )
     if not subject.startswith(topic.family):
         raise BadEnvelope(BAD_TOPIC_FORMAT, "the topic belongs to another stream", topic)
@@ -142,7 +144,7 @@ def _object(data: bytes, topic: Topic | str) -> dict[str, Any]:
     except strict_json.BadJson as bad:
         raise BadEnvelope(INVALID_JSON, bad.reason, topic) from None
     if type(value) is not dict:
-        raise BadEnvelope(INVALID_PAYLOAD, "the payload is no JSON object", topic)
+        raise BadEnvelope(INVALID_PAYLOAD, "the payload is not a JSON object", topic)
     return value
 
 

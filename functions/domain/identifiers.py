@@ -1,4 +1,4 @@
-"""Ids: of tenants and devices as types for request models, with the rules of `topics`; of jobs."""
+"""Types for tenant and device ids in request models, by the rules of `topics`; job ids."""
 
 from typing import Annotated
 
@@ -9,11 +9,11 @@ DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")
 
 
 def job_id(origin: str, route_id: str) -> str:
-    """The id of the job that one stored message makes for one route, the same on every delivery.
+    """The id of the job that a stored message makes for a route; the same on every delivery.
 
     Args:
-        origin: the message's, see `Message.origin`.
-        route_id: the route's.
+        origin: the message's `Message.origin`.
+        route_id: the route's id.
     """
     return f"{origin}-{route_id}"
 

@@ -1,4 +1,4 @@
-"""SQL from files: every statement has a name and a comment there."""
+"""Reads named SQL statements from files."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 
 def read_queries(path: Path) -> Mapping[str, str]:
-    """The statements of a `.sql` file by name; each stands below a line `-- name: insert_rows`.
+    """The statements of a `.sql` file by name; each follows a line `-- name: insert_rows`.
 
     Raises:
-        ValueError: a name stands twice, or there is none.
+        ValueError: two statements have the same name, or the file has no statement.
     """
     parts = _NAME.split(path.read_text(encoding="utf-8"))[1:]
     names, texts = parts[::2], parts[1::2]

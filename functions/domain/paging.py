@@ -1,4 +1,4 @@
-"""Pages of a list: a bounded number of items, and a cursor that says where the next page begins."""
+"""Pages of a list: a bounded number of items, and a cursor to the next page."""
 
 import base64
 from collections.abc import Callable
@@ -17,19 +17,19 @@ Cursor = Annotated[str, StringConstraints(max_length=1024)]
 
 
 class Page(BaseModel, Generic[T]):
-    """Some of the items. `next_cursor` is None on the last page."""
+    """One page of the items. `next_cursor` is None on the last page."""
 
     items: list[T]
     next_cursor: str | None = None
 
 
 def write_cursor(*key: Any) -> str:  # noqa: ANN401 - text, numbers and times
-    """An opaque text from the sort key of a page's last item."""
+    """An opaque text that encodes the sort key of a page's last item."""
     return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
 
 
 def read_cursor(cursor: str | None, *parts: Callable[[Any], Any]) -> tuple[Any, ...]:
-    """The key in a cursor, each part read by its function; all None without a cursor.
+    """The sort key in a cursor, each part read by its function; all None without a cursor.
 
     Raises:
         Reject: `CURSOR_INVALID`.
@@ -40,28 +40,28 @@ def read_cursor(cursor: str | None, *parts: Callable[[Any], Any]) -> tuple[Any, 
         key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return tuple(read(value) for read, value in zip(parts, key, strict=True))
     except (ValueError, TypeError):
-        raise Reject("CURSOR_INVALID", "The cursor is none that this list has given.") from None
+        raise Reject("CURSOR_INVALID", "The cursor is not one that this list returned.") from None
 
 
 def as_text(value: object) -> str:
     """A part of a cursor's key that is text.
 
     Raises:
-        ValueError: it is none, or holds a NUL.
+        ValueError: the part is not text, or holds a NUL.
     """
     if not isinstance(value, str) or "\x00" in value:
-        raise ValueError("no text")
+        raise ValueError("not a text")
     return value
 
 
 def as_integer(value: object) -> int:
-    """A part of a cursor's key that is a whole number of 64 bits at most.
+    """A part of a cursor's key that is a whole number of at most 64 bits.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the part is not such a number.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise ValueError("no integer")
+        raise ValueError("not an integer of 64 bits")
     return value
 
 
@@ -69,11 +69,11 @@ def as_time(value: object) -> datetime:
     """A part of a cursor's key that is an aware time.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the part is not such a time.
     """
     time = datetime.fromisoformat(as_text(value))
     if time.tzinfo is None:
-        raise ValueError("no aware time")
+        raise ValueError("the time has no time zone")
     return check_time(time)
 
 
@@ -81,13 +81,13 @@ def as_uuid(value: object) -> UUID:
     """A part of a cursor's key that is a UUID.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the part is not a UUID.
     """
     return UUID(as_text(value))
 
 
 def cut(items: list[T], limit: int, key: Callable[[T], tuple[Any, ...]]) -> Page[T]:
-    """The page from a query that asked for one item more than `limit`."""
+    """The page from `items`, the result of a query that asked for `limit` + 1."""
     if len(items) <= limit:
         return Page(items=items)
     return Page(items=items[:limit], next_cursor=write_cursor(*key(items[limit - 1])))

@@ -1,4 +1,4 @@
-"""Payload filters: CEL expressions that say which messages of a topic a route takes."""
+"""Payload filters: CEL expressions that select the messages of a topic for a route."""
 
 import re
 import time
@@ -7,10 +7,11 @@ from typing import Any
 import cel
 
 MAX_LENGTH = 1024
-# An expression cannot be interrupted, and the event loop waits for it. A loop multiplies what
-# stands in it by what it walks, so both are bounded. Measured: nested loops over the 4,000 numbers
-# that a message holds took 5 s; within these bounds the worst expression found took 0.4 s, and
-# without a loop 1.6 s (30 regular expressions, each compiled anew).
+# An expression cannot be interrupted, and blocks the event loop while it runs. A loop evaluates its
+# body once per value, so both the expression's length and the number of values are bounded.
+# Measured: nested loops over the 4,000 numbers that a message holds took 5 s; within these bounds
+# the worst expression found took 0.4 s, and without a loop 1.6 s (30 regular expressions, each
+# compiled anew).
 MAX_LOOPING_LENGTH = 256
 MAX_LOOPED_VALUES = 256
 # An ordinary evaluation takes 30 µs.
@@ -32,31 +33,32 @@ _SAMPLE: dict[str, Any] = {
 class PayloadFilter:
     """A compiled filter.
 
-    It sees `payload`, `metrics`, `topic`, `tenant_id`, `device_id` and `msg_type`. One that took
-    more than `BUDGET_S` of computing is not asked again for `REST_S`: others wait meanwhile.
+    Variables: `payload`, `metrics`, `topic`, `tenant_id`, `device_id` and `msg_type`. A filter that
+    used more than `BUDGET_S` of CPU time is not evaluated for `REST_S`, since every other message
+    waits while it runs.
     """
 
     __slots__ = ("_execute", "_loops", "_names", "_rests_until_s")
 
     def __init__(self, expression: str) -> None:
-        """Compile it.
+        """Compile the expression.
 
         Raises:
-            ValueError: it is no CEL expression.
+            ValueError: `expression` is not a CEL expression.
         """
         program = cel.compile(expression)
         self._execute = program.execute
         self._loops = _LOOP.search(expression) is not None
         self._rests_until_s = 0.0
-        # Each value given is converted, asked for or not: all take 32 µs, the metrics alone 11.
+        # CEL converts each value passed, used or not: all six take 32 µs, the metrics alone 11.
         self._names = tuple(_SAMPLE.keys() & set(program.variables()))
 
     def accepts(self, variables: dict[str, Any]) -> bool:
-        """Whether it takes the message.
+        """Whether the filter accepts the message.
 
         Raises:
-            LookupError: it asks for a field that the message does not have.
-            ValueError: it cannot be evaluated on this message, gives no yes or no, or rests.
+            LookupError: the filter reads a field that the message does not have.
+            ValueError: the filter fails on this message, returns no boolean, or is suspended.
         """
         if self._rests_until_s and time.monotonic() < self._rests_until_s:
             raise ValueError(f"the filter took more than {BUDGET_S} s and rests for {REST_S:g} s")
@@ -65,7 +67,7 @@ class PayloadFilter:
             raise ValueError(
                 f"the filter loops, and the message has over {MAX_LOOPED_VALUES} values"
             )
-        # This thread's work alone: a machine that is busy or was asleep is not the filter's fault.
+        # CPU time of this thread: time lost to a busy or sleeping machine does not count.
         began_s = time.thread_time()
         try:
             result = self._execute(given)
@@ -82,7 +84,7 @@ class PayloadFilter:
 
 
 def _count(value: object) -> int:
-    """How many members its lists and objects have in all, at every depth."""
+    """The number of members of all lists and objects in `value`, at every depth."""
     if not isinstance(value, dict | list):
         return 0
     members = value.values() if isinstance(value, dict) else value
@@ -93,7 +95,7 @@ def validate_filter(expression: str) -> None:
     """Check a filter before it is stored.
 
     Raises:
-        ValueError: it cannot be used; the message is one sentence for the person who wrote it.
+        ValueError: the filter cannot be used; the text is one sentence for its author.
     """
     if not expression.strip() or len(expression) > MAX_LENGTH:
         raise ValueError(f"a payload filter has 1 to {MAX_LENGTH} characters")
@@ -101,23 +103,23 @@ def validate_filter(expression: str) -> None:
     try:
         program = cel.compile(expression)
     except Exception as failure:
-        raise ValueError("the payload filter is no CEL expression") from failure
+        raise ValueError("the payload filter is not a CEL expression") from failure
     if not set(_SAMPLE).issuperset(set(program.variables()).difference(bound)):
-        raise ValueError(f"a payload filter knows {', '.join(_SAMPLE)} only")
+        raise ValueError(f"a payload filter may use {', '.join(_SAMPLE)} only")
     try:
         result = program.execute(_SAMPLE)
     except RuntimeError as failure:
         if "Undefined variable or function" in str(failure):
             raise ValueError("the payload filter calls a function that CEL lacks") from failure
-    except Exception:  # noqa: BLE001 - the sample lacks what the filter asks for; a message may have it
+    except Exception:  # noqa: BLE001 - the sample lacks a field that a message may have
         return
     else:
         if not isinstance(result, bool):
-            raise ValueError("a payload filter gives true or false")  # noqa: TRY004 - as above
+            raise ValueError("a payload filter must return true or false")  # noqa: TRY004 - as above
 
 
 def _check_loops(expression: str) -> set[str]:
-    """Refuse loops that could take long; returns what they bind: x in `xs.all(x, x > 0)`."""
+    """Refuse loops that could take long. Returns the names they bind: x in `xs.all(x, x > 0)`."""
     bound: list[str] = _LOOP.findall(expression)
     if len(bound) > 1:
         raise ValueError("a payload filter holds at most one of all, exists, exists_one and filter")

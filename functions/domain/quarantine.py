@@ -1,4 +1,4 @@
-"""Where refused messages are kept: reason, original bytes, all that sending them again needs."""
+"""Stores refused messages with the reason, the original bytes and the headers."""
 
 import json
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class Refusal:
 
     Attributes:
         reason: the reason code.
-        detail: one sentence with nothing secret in it.
-        topic: what is known of the topic.
+        detail: one sentence that holds no secret.
+        topic: the topic, or its text when it is invalid; empty when unknown.
         site_id: the site that the message names; empty when unknown.
     """
 
@@ -41,25 +41,25 @@ class Refusal:
 
     @classmethod
     def of_envelope(cls, envelope: Envelope, reason: str, detail: str) -> "Refusal":
-        """A refusal of a message that could be read."""
+        """A refusal of a message whose envelope was read."""
         site_id = envelope.payload.get("site_id")
         return cls(reason, detail, envelope.topic, site_id if isinstance(site_id, str) else "")
 
     @classmethod
     def of_message(cls, message: Message, bad: BadEnvelope) -> "Refusal":
-        """A refusal of a message that could not be read."""
+        """A refusal of a message whose envelope could not be read."""
         topic = bad.topic or topic_from_subject(message.subject)
         known = "" if topic is None or isinstance(topic, BadTopic) else topic
         return cls(bad.code, bad.detail, known)
 
 
 async def quarantine(executor: Executor, message: Message, refusal: Refusal) -> None:
-    """Keep a refused message; the same message twice is kept once."""
+    """Store a refused message; a redelivery of the message adds no second row."""
     await executor.execute(_QUERIES["insert"], *_row(message, refusal))
 
 
 async def quarantine_many(executor: Executor, refused: list[tuple[Message, Refusal]]) -> None:
-    """Keep several refused messages; each of them once."""
+    """Store several refused messages; a redelivery adds no second row."""
     await executor.executemany(
         _QUERIES["insert"], [_row(message, refusal) for message, refusal in refused]
     )
@@ -98,7 +98,7 @@ def _row(message: Message, refusal: Refusal) -> tuple[object, ...]:
 
 
 def _storable(text: str) -> str:
-    """Text that PostgreSQL takes: no NUL, no half of a surrogate pair, and not endless."""
+    """Text that PostgreSQL accepts: no NUL, no lone surrogate, at most 256 characters."""
     cut = text[:_TEXT_LENGTH].replace("\x00", "\ufffd")
     return cut.encode(errors="replace").decode()
 

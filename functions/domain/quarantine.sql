@@ -1,5 +1,5 @@
 -- name: insert
--- A redelivery finds its row there already.
+-- A redelivery conflicts with its own row and adds none.
 INSERT INTO quarantine_events
     (stream, sequence, stored_at, subject, topic, tenant_id, site_id, device_id, msg_type, reason, detail,
      payload, headers)

@@ -1,4 +1,4 @@
-"""What the log says of quarantine: the first message of a reason, then a number each minute."""
+"""Rate-limited log of quarantine: the first message of a reason, then a count per minute."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ WINDOW_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class _Window:
-    """A minute in which one function refused messages for one reason."""
+    """One minute of one function's refusals for one reason."""
 
     log: Any
     reason: str
@@ -27,9 +27,9 @@ _windows: dict[tuple[str, str], _Window] = {}
 
 
 def log_refusals(ctx: Context[Any], refusals: Iterable[Refusal]) -> None:
-    """Say that messages are in quarantine now, for each reason at most twice a minute.
+    """Log that messages were quarantined, at most two lines a minute per function and reason.
 
-    To be called when they are stored. No payload and no token is named.
+    Call it after the messages are stored. The lines hold no payload and no token.
     """
     now_s = time.monotonic()
     for refusal in refusals:

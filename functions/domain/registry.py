@@ -1,4 +1,4 @@
-"""Devices and routes as the database has them, remembered until it says that they changed."""
+"""Looks up devices and routes in the database, cached until a notification says they changed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -31,16 +31,17 @@ class RegisteredDevice:
     """A registered device. Times are nanoseconds since 1970.
 
     Attributes:
-        site_id: where it stands.
+        site_id: the device's site.
         status: ACTIVE or REVOKED.
-        token_hash: SHA-256 of its provision token; None when it has none.
+        token_hash: SHA-256 of the provision token; None without a token.
         tenant_status: ACTIVE or SUSPENDED.
-        subscription_status: of the subscription that counts for it; None without one.
+        subscription_status: status of the subscription that counts for the device; None without
+            one.
         expires_ns: when that subscription ends.
-        certificates: from when until when each of its active certificates is valid.
-        sensors: the names registered so far, and those that found no room.
-        sensor_limit: how many may be registered.
-        is_regular: device, tenant and subscription are in force, but for the time of expiry.
+        certificates: start and end of the validity of each active certificate.
+        sensors: the sensor names registered so far, and the names found while there was no room.
+        sensor_limit: how many sensors may be registered.
+        is_regular: device, tenant and subscription are in force; the expiry is not checked.
     """
 
     site_id: str
@@ -60,13 +61,13 @@ class RegisteredDevice:
         )
 
     def misses(self, names: Iterable[str]) -> bool:
-        """Whether one of the names is a sensor to be registered, and there is room."""
+        """Whether one of the names is not yet a sensor, and there is room for it."""
         return len(self.sensors) < self.sensor_limit and not self.sensors.issuperset(names)
 
 
 @dataclass(slots=True, eq=False)
 class RegisteredRoute:
-    """Where copies of a tenant's messages go. The destination stays in the database."""
+    """A route of a tenant's messages, without its destination, which stays in the database."""
 
     route_id: str
     topic_filter: str
@@ -82,7 +83,7 @@ class TenantRoutes:
         self._by_topic: dict[Topic, tuple[RegisteredRoute, ...]] = {}
 
     def on(self, topic: Topic) -> tuple[RegisteredRoute, ...]:
-        """The routes whose topic filter takes the topic."""
+        """The routes whose topic filter matches the topic."""
         known = self._by_topic.get(topic)
         if known is None:
             text = topic.text
@@ -96,7 +97,7 @@ class TenantRoutes:
 
 
 class Registry:
-    """Looks up devices and routes. `start` before use, `stop` after."""
+    """Cached lookup of devices and routes. Call `start` before use and `stop` after."""
 
     def __init__(
         self, pool: "asyncpg.Pool[asyncpg.Record]", log: structlog.stdlib.BoundLogger
@@ -108,19 +109,19 @@ class Registry:
         self.changes = ChangeListener(pool, self._forget, log)
 
     async def start(self) -> None:
-        """Begin to hear of changes."""
+        """Start to listen for changes."""
         await self.changes.start()
 
     async def stop(self) -> None:
-        """Give the connection back."""
+        """Stop listening and return the connection to the pool."""
         await self.changes.stop()
 
     async def devices(self, keys: Iterable[DeviceKey]) -> dict[DeviceKey, RegisteredDevice | None]:
-        """Each device by tenant and device id; None: not registered."""
+        """Each device by tenant and device id; None when it is not registered."""
         return await self._devices.lookup(keys, self.changes)
 
     async def routes(self, tenants: Iterable[str]) -> dict[str, TenantRoutes | None]:
-        """Each tenant's routes; None: it has none."""
+        """Each tenant's routes; None for a tenant without routes."""
         return await self._routes.lookup(tenants, self.changes)
 
     def _forget(self, change: str) -> None:
@@ -151,7 +152,8 @@ class Registry:
         try:
             payload_filter = PayloadFilter(expression) if expression else None
         except ValueError:
-            # Saved by something that did not check it. Without its filter it would leak messages.
+            # Something else than the management API stored this filter. To serve the route without
+            # its filter would leak messages.
             self._log.error("A route's payload filter cannot be read", route_id=row["id"])
             return None
         return RegisteredRoute(
@@ -162,7 +164,7 @@ class Registry:
 async def find_device(
     executor: Executor, tenant_id: str, device_id: str
 ) -> RegisteredDevice | None:
-    """The device as the database has it now; None: not registered."""
+    """The device as the database has it now; None when it is not registered."""
     return (await _find_devices(executor, [(tenant_id, device_id)])).get((tenant_id, device_id))
 
 

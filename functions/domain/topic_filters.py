@@ -1,4 +1,4 @@
-"""MQTT topic filters: which topics a route takes."""
+"""MQTT topic filters: validation and matching."""
 
 from functions.domain.topics import MAX_TOPIC_LENGTH
 
@@ -7,7 +7,7 @@ def validate_topic_filter(text: str) -> None:
     """Check a filter before it is stored.
 
     Raises:
-        ValueError: it is none; the message is one sentence for the person who wrote it.
+        ValueError: `text` is not a topic filter; the message is one sentence for its author.
     """
     if not 0 < len(text) <= MAX_TOPIC_LENGTH:
         raise ValueError(f"a topic filter has 1 to {MAX_TOPIC_LENGTH} characters")
@@ -15,13 +15,13 @@ def validate_topic_filter(text: str) -> None:
         raise ValueError("a topic filter holds no spaces or control characters")
     *before, last = text.split("/")
     if "#" in before or (last != "#" and "#" in last) or any("#" in level for level in before):
-        raise ValueError("# stands for all further levels, alone, as the last level")
+        raise ValueError("# may only be the last level, alone; it matches all further levels")
     if any("+" in level and level != "+" for level in (*before, last)):
-        raise ValueError("+ stands for one whole level, alone in it")
+        raise ValueError("+ must be a whole level; it matches any one level")
 
 
 def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Whether a valid filter takes a topic. `a/#` takes `a` too.
+    """Whether a valid filter matches a topic. `a/#` matches `a` too.
 
     Source: MQTT 3.1.1, section 4.7.
     """

@@ -1,4 +1,4 @@
-"""Device topics, and how they appear as NATS subjects."""
+"""Device topics, and their NATS subjects."""
 
 import re
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 MAX_TOPIC_LENGTH = 256
-"""The longest valid topic has 249 characters; a longer text is not looked at."""
+"""The longest valid topic has 249 characters; a text longer than 256 is not parsed."""
 
 REPORTED = "shadow/reported"
 ACK = "commands/ack"
 DOWNLINKS = frozenset({"commands", "shadow/desired", "shadow/delta"})
-"""What the platform sends to a device, never a device to the platform."""
+"""Message types that the platform sends to a device; a device never sends them."""
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _DEVICE = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
@@ -35,36 +35,36 @@ class Topic(NamedTuple):
 
     @property
     def family(self) -> str:
-        """The first token of its subject: `telemetry`, `shadow` or `commands`."""
+        """The first token of the topic's subject: `telemetry`, `shadow` or `commands`."""
         return _FAMILIES.get(self.msg_type, "telemetry")
 
     @property
     def stream_subject(self) -> str:
-        """Where its envelope is published: `telemetry.{tenant_id}` and the like."""
+        """The subject for an envelope with this topic, such as `telemetry.{tenant_id}`."""
         return f"{self.family}.{self.tenant_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class BadTopic:
-    """Why a text is no topic. `reason` repeats none of it."""
+    """Why a text is not a topic. `reason` repeats none of the text."""
 
     reason: str
 
 
 def is_tenant_id(text: str) -> bool:
-    """Whether the text may name a tenant."""
+    """Whether the text is a valid tenant id."""
     return _TENANT.fullmatch(text) is not None
 
 
 def is_device_id(text: str) -> bool:
-    """Whether the text may name a device."""
+    """Whether the text is a valid device id."""
     return _DEVICE.fullmatch(text) is not None
 
 
 def parse_topic(text: object) -> Topic | BadTopic:
-    """The topic's parts, or why it is none."""
+    """The parts of a topic, or why `text` is not a topic."""
     if not isinstance(text, str):
-        return BadTopic("the topic is no string")
+        return BadTopic("the topic is not a string")
     if len(text) > MAX_TOPIC_LENGTH:
         return BadTopic(f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
     return _parse(text)
@@ -89,11 +89,11 @@ def _checked(tenant_id: str, device_id: str, msg_type: str) -> Topic | BadTopic:
 
 
 def topic_from_subject(subject: str) -> Topic | BadTopic | None:
-    """The topic that a stream's subject carries; None when it is the envelope that names it.
+    """The topic in a raw message's subject; None when the envelope names the topic.
 
     Raw forms: `telemetry.{tenant}.{device}[.{msg_type}]`, `shadow.{tenant}.{device}.reported`,
-    `commands.{tenant}.{device}.ack`. A dot of a device id arrives as `//`, as the MQTT listener of
-    nats-server writes it: device `d.1` is token `d//1`.
+    `commands.{tenant}.{device}.ack`. The MQTT listener of nats-server writes a dot of a device id
+    as `//`: device `d.1` is token `d//1`.
     """
     if subject.count(".") < _PLAIN_SUBJECT_TOKENS:
         return None
@@ -115,11 +115,11 @@ def _from_subject(subject: str) -> Topic | BadTopic:
             return _checked(tenant_id, device_id, REPORTED)
         case "commands" if suffix == "ack":
             return _checked(tenant_id, device_id, ACK)
-    return BadTopic("the subject belongs to no known kind of message")
+    return BadTopic("the subject is of no known message type")
 
 
 def downlink_subject(tenant_id: str, device_id: str, kind: str) -> str:
-    """The subject that nats-server's MQTT listener hands on as `tenant/…/device/…/{kind}`.
+    """The subject that nats-server's MQTT listener delivers as `tenant/…/device/…/{kind}`.
 
     Args:
         tenant_id: a valid id.
@@ -131,10 +131,10 @@ def downlink_subject(tenant_id: str, device_id: str, kind: str) -> str:
 
 
 def mqtt_topic(subject: str) -> str:
-    """The MQTT topic behind a subject that nats-server's MQTT listener made.
+    """The MQTT topic of a subject that nats-server's MQTT listener made.
 
     Source: nats-server `server/mqtt.go`, natsSubjectToMQTTTopic: `.` was `/`, `//` was `.`, `/.`
-    was a separator after an empty level, and a last `./` is one before an empty level.
+    was a separator after an empty level, and a last `./` was a separator before an empty level.
     """
     return re.sub(r"//|/\.|\./$|\.", lambda found: "." if found[0] == "//" else "/", subject)
 

@@ -1,4 +1,4 @@
-"""Field types of request models: bounded, and nothing in them that PostgreSQL cannot store."""
+"""Bounded field types for request models; PostgreSQL can store every value they accept."""
 
 import json
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ _FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
 def check_object(value: dict[str, Any]) -> dict[str, Any]:
-    """The object, which fits into a jsonb column and a message.
+    """The object, checked to fit into a jsonb column and a message.
 
     Raises:
         ValueError: more than 8192 bytes as JSON, NaN or Infinity, half a surrogate pair, or a NUL
@@ -22,22 +22,23 @@ def check_object(value: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         size_bytes = len(text.encode())
     except (ValueError, TypeError, RecursionError):
-        raise ValueError("it holds what JSON cannot") from None
+        raise ValueError("the object holds a value that JSON cannot express") from None
     if size_bytes > MAX_OBJECT_BYTES:
-        raise ValueError(f"it may have {MAX_OBJECT_BYTES} bytes as JSON")
+        raise ValueError(f"the object may have at most {MAX_OBJECT_BYTES} bytes as JSON")
     if "\\u0000" in text.replace("\\\\", ""):
-        raise ValueError("it holds a NUL character")
+        raise ValueError("the object holds a NUL character")
     return value
 
 
 def check_time(value: datetime) -> datetime:
-    """The time in UTC, far enough from the calendar's ends to be reckoned with.
+    """The time in UTC, checked to be a year away from either end of `datetime`'s range.
 
     Raises:
-        ValueError: it is in none of the years 2 to 9998, where UTC may be in none at all.
+        ValueError: the year is not one of 2 to 9998; outside of them the conversion to UTC may
+            leave the range.
     """
     if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
-        raise ValueError(f"a time lies in the years {_FIRST_YEAR} to {_LAST_YEAR}")
+        raise ValueError(f"the year must be between {_FIRST_YEAR} and {_LAST_YEAR}")
     return value.astimezone(UTC)
 
 

@@ -1,4 +1,4 @@
-"""What a webhook route's configuration may hold: one rule for who stores it and who sends by it."""
+"""Validates a webhook route's configuration, for the management API and for the delivery."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ _SECRET_BYTES = range(24, 65)
 _MAX_HEADER_LENGTH = 4096
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 _PORTS = range(1, 65536)
-# What the request itself sets, and what would change how its end is found.
+# Headers that the delivery sets, and headers that change how the end of the request is found.
 _OWN_HEADERS = frozenset(
     {
         "connection",
@@ -35,29 +35,30 @@ _OWN_HEADERS = frozenset(
 
 
 def check_url(text: str) -> str:
-    """The URL, which a delivery can be sent to; host names in other scripts are fine.
+    """The URL, checked to be one that a delivery can be sent to; it may be internationalized.
 
     Raises:
-        ValueError: it cannot; the message is one sentence that repeats nothing of it.
+        ValueError: no delivery can be sent there; the message is one sentence that repeats no part
+            of the URL.
     """
     try:
         parsed = httpx.URL(text)
     except httpx.InvalidURL:
-        raise ValueError("it is no URL") from None
+        raise ValueError("this is not a URL") from None
     if parsed.scheme not in {"http", "https"} or not _HOST.fullmatch(parsed.raw_host):
-        raise ValueError("it begins with http:// or https:// and names a host")
+        raise ValueError("the URL must begin with http:// or https:// and name a host")
     if parsed.userinfo:
-        raise ValueError("it may hold no user name or password")
+        raise ValueError("the URL must not hold a user name or password")
     if parsed.port is not None and parsed.port not in _PORTS:
-        raise ValueError("its port lies between 1 and 65535")
+        raise ValueError("the port must be between 1 and 65535")
     return text
 
 
 def check_secret(secret: SecretStr) -> SecretStr:
-    """The secret, which a new route may sign with.
+    """The secret, checked to be one that a new route may sign with.
 
     Raises:
-        ValueError: it is not `whsec_` and the base64 of 24 to 64 bytes.
+        ValueError: the secret is not `whsec_` and the base64 of 24 to 64 bytes.
     """
     text = secret.get_secret_value()
     try:
@@ -65,20 +66,22 @@ def check_secret(secret: SecretStr) -> SecretStr:
     except (binascii.Error, ValueError):
         key = b""
     if not text.startswith(SECRET_PREFIX) or len(key) not in _SECRET_BYTES:
-        raise ValueError("it is whsec_ and the base64 of 24 to 64 bytes")
+        raise ValueError("a secret must be whsec_ and the base64 of 24 to 64 bytes")
     return secret
 
 
 def _check_header_name(name: str) -> str:
     if name.lower() in _OWN_HEADERS:
-        raise ValueError("it is a header that every delivery sets itself")
+        raise ValueError("every delivery sets this header itself")
     return name
 
 
 def _check_header_value(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not (text.isascii() and text.isprintable()) or len(text) > _MAX_HEADER_LENGTH:
-        raise ValueError(f"it has up to {_MAX_HEADER_LENGTH} printable ASCII characters")
+        raise ValueError(
+            f"a header's value may have at most {_MAX_HEADER_LENGTH} printable ASCII characters"
+        )
     return value
 
 

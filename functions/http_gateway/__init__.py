@@ -1,4 +1,4 @@
-"""The HTTP gateway: device ingest, EMQX's door, and every endpoint that asks to be exposed."""
+"""The HTTP gateway: device ingest, the EMQX bridge, and every endpoint with `http` metadata."""
 
 from functions.http_gateway.service import serve
 from functions.http_gateway.settings import GatewaySettings

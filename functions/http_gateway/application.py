@@ -1,4 +1,4 @@
-"""Which path goes where."""
+"""Builds the ASGI application: the gateway's own paths, and the forwarder for all others."""
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -9,9 +9,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from functions.http_gateway.boundary import Boundary
-from functions.http_gateway.device_door import DeviceDoor
+from functions.http_gateway.device_ingest import DeviceIngest
 from functions.http_gateway.discovery import RouteDiscovery
-from functions.http_gateway.emqx_door import EmqxDoor
+from functions.http_gateway.emqx_bridge import EmqxBridge
 from functions.http_gateway.forwarding import Forwarder
 from functions.http_gateway.host_names import HostNames
 from functions.http_gateway.pages import Pages
@@ -25,15 +25,15 @@ def build_application(ctx: Context, table: RouteTable, discovery: RouteDiscovery
     """The gateway as an ASGI application."""
     pages = Pages(table)
     storage = Storage(ctx)
-    device_door = DeviceDoor(ctx, storage)
-    emqx_door = EmqxDoor(ctx, storage)
+    device_ingest = DeviceIngest(ctx, storage)
+    emqx_bridge = EmqxBridge(ctx, storage)
     forwarder = Forwarder(ctx, table, discovery)
 
     async def ingest(request: Request) -> Response:
-        return await device_door(request)
+        return await device_ingest(request)
 
     async def bridge(request: Request) -> Response:
-        return await emqx_door(request)
+        return await emqx_bridge(request)
 
     async def forward(scope: Scope, receive: Receive, send: Send) -> None:
         response = await forwarder(Request(scope, receive, send))
@@ -59,14 +59,15 @@ def build_application(ctx: Context, table: RouteTable, discovery: RouteDiscovery
         ],
         exception_handlers={HTTPException: _as_problem},
     )
-    # Not a catch-all route: that would win over one above that lacks the method, and hide its 405.
+    # Not a catch-all route: a request with a wrong method for a path above would match that route
+    # and not get 405.
     application.router.default = forward
     application.router.redirect_slashes = False
     return application
 
 
 async def _as_problem(request: Request, failure: Exception) -> Response:
-    """The router's own refusals, 404 and 405, in the form of all others; OPTIONS is no refusal."""
+    """Turn the router's own 404 and 405 into problem details; answer OPTIONS with 204."""
     if not isinstance(failure, HTTPException):
         raise failure
     headers = dict(failure.headers or {})

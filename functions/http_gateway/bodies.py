@@ -1,4 +1,4 @@
-"""Reading a request's body: never more than allowed, never for longer than allowed."""
+"""Reads a request's body, bounded in size and time."""
 
 import asyncio
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ _JSON_TYPES = ("application/json", "+json")
 
 
 def require_json(request: Request) -> None:
-    """Let through what says it is JSON.
+    """Require a JSON content type.
 
     Raises:
-        ProblemError: 415; also for an encoded body, whose size nobody could bound beforehand.
+        ProblemError: 415 for another type, and for an encoded body, whose decoded size is unknown.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not media_type.endswith(_JSON_TYPES):
@@ -28,8 +28,8 @@ async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> 
     """The whole body.
 
     Raises:
-        ProblemError: 413 as soon as it is known to be longer than `limit_bytes`, without reading
-            the rest; 408 when it did not arrive in time.
+        ProblemError: 413 as soon as the body is known to be longer than `limit_bytes`, without
+            reading the rest; 408 when the body did not arrive in time.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit_bytes:
@@ -54,14 +54,15 @@ async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> 
 
 
 def read_object(body: bytes, *, code: str) -> Mapping[str, object]:
-    """The JSON object that a body holds.
+    """The JSON object in a body.
 
     Args:
-        body: as it came.
-        code: the reason code for JSON that is no object.
+        body: the received bytes.
+        code: the reason code for JSON that is not an object.
 
     Raises:
-        ProblemError: 400 for what is not acceptable as JSON, 422 for what is no object.
+        ProblemError: 400 for a body that is not acceptable JSON, 422 for JSON that is not an
+            object.
     """
     try:
         value = strict_json.loads(body)
@@ -75,4 +76,4 @@ def read_object(body: bytes, *, code: str) -> Mapping[str, object]:
 
 
 def _too_large(limit_bytes: int) -> ProblemError:
-    return ProblemError(413, "BODY_TOO_LARGE", f"The body may have {limit_bytes} bytes.")
+    return ProblemError(413, "BODY_TOO_LARGE", f"The body may have at most {limit_bytes} bytes.")

@@ -1,4 +1,4 @@
-"""The outermost layer: every request gets an id, a place in line, and an answer."""
+"""The outermost middleware: request ids, a limit on concurrency, problem details for errors."""
 
 import re
 import uuid
@@ -20,11 +20,11 @@ class Boundary:
     """ASGI middleware that bounds concurrency and turns every exception into problem details.
 
     Args:
-        app: what answers.
-        max_concurrent: requests inside at a time; one more gets 503. `/healthz` does not count, as
-            a busy gateway is a healthy one.
-        hosts: which names of the gateway are right.
-        log: where an exception that nobody foresaw is written, with the request's id.
+        app: the wrapped application.
+        max_concurrent: requests in progress at a time; one more gets 503. `/healthz` is always
+            answered, since a busy gateway is healthy.
+        hosts: the names under which the gateway may be asked.
+        log: gets every unforeseen exception, with the request's id.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Boundary:
             self._admit(scope)
             await self._app(scope, receive, send_marked)
         except ClientDisconnect:
-            pass  # Nobody is left to be answered.
+            pass  # The client is gone, so there is nothing to send.
         except Exception as failure:  # noqa: BLE001 - the last frame before the server
             problem = self._explain(failure, request_id)
             if not started:
@@ -72,12 +72,14 @@ class Boundary:
 
     def _admit(self, scope: Scope) -> None:
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
-            raise ProblemError(414, "URL_TOO_LONG", f"A URL may have {MAX_URL_BYTES} bytes.")
+            raise ProblemError(
+                414, "URL_TOO_LONG", f"A URL may have at most {MAX_URL_BYTES} bytes."
+            )
         if not self._hosts.allow(scope):
             detail = "The gateway does not answer under this Host; see GATEWAY_ALLOWED_HOSTS."
             raise ProblemError(421, "HOST_NOT_ALLOWED", detail)
         if self._inside > self._max_concurrent and scope["path"] != _HEALTH:
-            raise ProblemError(503, "OVERLOADED", "Too many requests are being worked on.")
+            raise ProblemError(503, "OVERLOADED", "Too many requests are in progress.")
 
     def _explain(self, failure: Exception, request_id: str) -> ProblemError:
         if isinstance(failure, ProblemError):
@@ -102,5 +104,5 @@ def _common_headers(request_id: str) -> list[tuple[bytes, bytes]]:
 
 
 def _instance(scope: Scope) -> str:
-    # As it came, percent-encoded: it is ASCII and holds nothing that the caller did not send.
+    # The raw path, percent-encoded: it is ASCII and holds only what the caller sent.
     return str(scope["raw_path"][:MAX_URL_BYTES], "ascii", "replace")

@@ -1,4 +1,4 @@
-"""Keeping the route table true: what answers `$SRV.INFO` is exposed, what stays silent goes."""
+"""Keeps the route table current: adds endpoints that answer `$SRV.INFO`, drops those that stop."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -24,11 +24,11 @@ class _Known:
 
 
 class RouteDiscovery:
-    """Asks all micro services for their endpoints, round after round.
+    """Asks all micro services for their endpoints, in rounds.
 
-    A route that is missing from one round is kept, as an answer may be lost or late; one that is
-    missing from `discovery_misses` rounds in a row is dropped. A round that could not be asked
-    counts for nothing.
+    A route that is missing from one round is kept, since an answer may be lost or late; a route
+    that is missing from `discovery_misses` consecutive rounds is dropped. A round in which NATS was
+    away does not count.
     """
 
     def __init__(self, ctx: Context, table: RouteTable) -> None:
@@ -42,20 +42,20 @@ class RouteDiscovery:
         self._is_first_round = True
 
     async def run(self) -> None:
-        """Ask for ever."""
+        """Ask in rounds until cancelled."""
         while True:
             try:
                 await self._join_round()
             except Exception:
-                # Whatever some service has answered, the routes that are known stay served.
+                # An unexpected answer of one service must not end discovery; known routes stay.
                 self._ctx.log.exception("A round of discovery failed.")
             await asyncio.sleep(self._settings.discovery_every_s)
 
     async def refresh(self) -> None:
-        """Ask now, for a path that nobody knows: one round for all who want one.
+        """Ask now, since a request's path is unknown. Concurrent callers share one round.
 
-        Whoever asks for paths at random gets one round a second out of the cluster, after a few at
-        once.
+        At most one such round starts per second, after a burst of a few, so that requests for
+        random paths do not flood the cluster.
         """
         now = asyncio.get_running_loop().time()
         if self._round is None:
@@ -65,7 +65,7 @@ class RouteDiscovery:
         await self._join_round()
 
     async def close(self) -> None:
-        """End a round that is under way."""
+        """Cancel a round in progress."""
         if self._round is not None:
             self._round.cancel()
             await asyncio.wait([self._round])
@@ -73,7 +73,7 @@ class RouteDiscovery:
     async def _join_round(self) -> None:
         if self._round is None:
             self._round = asyncio.create_task(self._ask())
-        # Shielded: the round belongs to all who wait for it, not to the caller who gives up.
+        # Shielded: a caller that is cancelled must not cancel the round of the other callers.
         await asyncio.shield(self._round)
 
     async def _ask(self) -> None:
@@ -115,16 +115,16 @@ class RouteDiscovery:
                 )
             self._known[key] = _Known(route)
         if added:
-            # Those of the first round are what the gateway was started for, and no news.
+            # The routes of the first round are expected, so they are logged at DEBUG.
             tell = self._ctx.log.debug if self._is_first_round else self._ctx.log.info
             tell("Routes were found.", added=added, served=len(self._known))
         self._is_first_round = False
         self._table.replace(known.route for known in self._known.values())
 
     def _choose(self, seen: dict[_Key, HttpRoute], route: HttpRoute) -> None:
-        """Of several that want one path, the one that has it keeps it; else the first by subject.
+        """Choose between endpoints with one path: the route in force, else the first by subject.
 
-        Two of one subject are two versions of one function, in the middle of a rolling update.
+        Two endpoints with one subject are two versions of one function during a rolling update.
         """
         rival = seen.setdefault(route.key, route)
         if rival == route:

@@ -1,4 +1,4 @@
-"""From a request to an endpoint, and from its answer back."""
+"""Forwards HTTP requests to NATS endpoints, and returns their replies."""
 
 import contextlib
 from collections import Counter
@@ -27,7 +27,7 @@ _ERRORS = range(400, 600)
 
 
 class Forwarder:
-    """Answers every path that is not the gateway's own by asking the endpoint that serves it."""
+    """Answers a request for any path but the gateway's own with the reply of its endpoint."""
 
     def __init__(self, ctx: Context, table: RouteTable, discovery: RouteDiscovery) -> None:
         self._ctx = ctx
@@ -38,7 +38,7 @@ class Forwarder:
         self._waiting: Counter[str] = Counter()
 
     async def __call__(self, request: Request) -> Response:
-        """Ask the endpoint that the path belongs to."""
+        """Forward the request to the endpoint of its path."""
         segments = decode_segments(request.scope)
         match = self._table.find(request.method, segments)
         if match is None:
@@ -63,7 +63,7 @@ class Forwarder:
         raise ProblemError(
             405,
             "METHOD_NOT_ALLOWED",
-            f"This path can be asked with {allow}.",
+            f"This path allows {allow}.",
             headers={"Allow": allow},
         )
 
@@ -82,7 +82,7 @@ class Forwarder:
 
     @contextlib.contextmanager
     def _place(self, route: HttpRoute) -> Iterator[None]:
-        """A place among those who wait for this endpoint: a stuck one cannot take them all."""
+        """Count a waiting request; the limit keeps a stuck endpoint from blocking the gateway."""
         if self._waiting[route.subject] >= self._share:
             raise ProblemError(503, "OVERLOADED", "Too many requests wait for this endpoint.")
         self._waiting[route.subject] += 1
@@ -116,10 +116,10 @@ class Forwarder:
 
 
 def explain_failure(failed: RequestFailed) -> ProblemError:
-    """An endpoint's error as its caller may see it.
+    """The problem details for an endpoint's error.
 
-    A body in the runtime's own form is meant for callers. Without one, the description of a 5xx
-    may be an exception's text, which stays inside.
+    A body in the runtime's own form is meant for callers. Without such a body the description of a
+    5xx may be an exception's text, which callers must not see.
     """
     status = failed.code if failed.code in _ERRORS else 502
     told = _read_details(failed.body)
@@ -137,10 +137,10 @@ def explain_failure(failed: RequestFailed) -> ProblemError:
 
 
 def explain_absence(away: Unavailable) -> ProblemError:
-    """Why there was no answer, as a caller may see it."""
+    """The problem details for a request without a reply."""
     if away.reason == "timeout":
         return ProblemError(504, "ENDPOINT_TIMEOUT", "The endpoint did not answer in time.")
-    return ProblemError(503, "ENDPOINT_UNAVAILABLE", "No one serves this endpoint at the moment.")
+    return ProblemError(503, "ENDPOINT_UNAVAILABLE", "No host serves this endpoint at present.")
 
 
 def _read_query(query: bytes) -> dict[str, str]:
@@ -155,7 +155,7 @@ def _read_query(query: bytes) -> dict[str, str]:
         raise ProblemError(400, "MALFORMED_QUERY", "The query is not UTF-8.") from None
     except ValueError:
         raise ProblemError(
-            400, "MALFORMED_QUERY", f"A query may have {_MAX_QUERY_FIELDS} fields."
+            400, "MALFORMED_QUERY", f"A query may have at most {_MAX_QUERY_FIELDS} fields."
         ) from None
     fields = dict(pairs)
     if len(fields) != len(pairs):

@@ -1,7 +1,7 @@
-"""Under which names the gateway answers, so that no web page reaches it by a name of its own.
+"""Checks the `Host` header, so that no web page reaches the gateway by DNS rebinding.
 
-A page can have its own name resolve to 127.0.0.1 (DNS rebinding). Its requests then are of the same
-origin to a browser, which lets the page read the answers. The `Host` header tells.
+A page's own name can resolve to 127.0.0.1. For a browser its requests to the gateway then have the
+page's origin, so the page may read the answers. The `Host` header holds the page's name.
 """
 
 import ipaddress
@@ -11,12 +11,12 @@ from starlette.types import Scope
 
 
 class HostNames:
-    """Judges the `Host` header of requests.
+    """Allows or refuses the `Host` header of a request.
 
     Args:
-        listens_on: the gateway's address. On loopback alone, loopback's names are what is right;
-            elsewhere any name is, unless some are allowed.
-        allowed: names beside those of loopback, without a port; of a reverse proxy for example.
+        listens_on: the gateway's address. On loopback only loopback's names are allowed; on another
+            address every name is, unless `allowed` has any.
+        allowed: names beside those of loopback, without a port; for example a reverse proxy's.
     """
 
     def __init__(self, listens_on: str, allowed: Collection[str]) -> None:
@@ -24,7 +24,7 @@ class HostNames:
         self._judges = bool(allowed) or _is_loopback(listens_on)
 
     def allow(self, scope: Scope) -> bool:
-        """Whether the request names an allowed host, or none at all, as no browser does."""
+        """Whether the request names an allowed host, or no host, which no browser does."""
         if not self._judges:
             return True
         for name, value in scope["headers"]:

@@ -1,4 +1,4 @@
-"""Who may come in: keys, compared in constant time."""
+"""Checks the admin key and the bridge key, in constant time."""
 
 import hmac
 
@@ -11,7 +11,7 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="admin"'}
 
 
 def require_admin(request: Request, key: SecretStr | None) -> None:
-    """Let through whoever shows the admin key.
+    """Require the admin key.
 
     Raises:
         ProblemError: 401 without a bearer token, 403 with a wrong one or when no key is set.
@@ -26,14 +26,14 @@ def require_admin(request: Request, key: SecretStr | None) -> None:
 
 
 def require_bridge(request: Request, key: SecretStr | None) -> None:
-    """Let through the MQTT broker.
+    """Require the bridge key, which the MQTT broker sends.
 
     Raises:
-        ProblemError: 503 when no key is set, so that the broker keeps its messages until one is;
-            401 without a key, 403 with a wrong one.
+        ProblemError: 503 when no key is set, so that the broker keeps its messages until there is a
+            key; 401 without a key, 403 with a wrong one.
     """
     if not is_set(key):
-        raise ProblemError(503, "BRIDGE_NOT_CONFIGURED", "The gateway has no key for this door.")
+        raise ProblemError(503, "BRIDGE_NOT_CONFIGURED", "The gateway has no bridge key.")
     shown = _header(request, b"x-internal-auth")
     if not shown:
         raise ProblemError(401, "UNAUTHORIZED", "X-Internal-Auth is missing.")
@@ -42,7 +42,7 @@ def require_bridge(request: Request, key: SecretStr | None) -> None:
 
 
 def is_set(key: SecretStr | None) -> bool:
-    """Whether there is a key at all; an empty one would let everybody in."""
+    """Whether a key is set; an empty key does not count, since any client could send it."""
     return key is not None and bool(key.get_secret_value())
 
 

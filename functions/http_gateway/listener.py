@@ -1,4 +1,4 @@
-"""The socket, and the HTTP server behind it: bounded in connections and in a client's slowness."""
+"""The listening socket and the HTTP server, with limits on connections and on slow clients."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     """A bound socket.
 
     Raises:
-        ConfigError: the port is taken, needs more rights, or the address is none of this machine.
+        ConfigError: the port is taken or needs more rights, or the address is not this machine's.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -41,7 +41,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # Listening at once is what finds a port taken by a socket that is bound with REUSEADDR too.
+        # Listen at once: only that fails when another socket, bound with REUSEADDR, has the port.
         listener.listen(2048)
         listener.setblocking(False)
     except OSError as failure:
@@ -52,7 +52,7 @@ def open_listener(host: str, port: int) -> socket.socket:
 
 def _unusable(host: str, port: int, failure: OSError) -> ConfigError:
     if isinstance(failure, socket.gaierror) or failure.errno == errno.EADDRNOTAVAIL:
-        wrong = f"{host} is no address of this machine"
+        wrong = f"{host} is not an address of this machine"
         remedy = "set the gateway's `host` to one, such as 127.0.0.1"
     elif failure.errno == errno.EADDRINUSE:
         wrong = f"port {port} on {host} is taken by another program"
@@ -64,12 +64,12 @@ def _unusable(host: str, port: int, failure: OSError) -> ConfigError:
         wrong = (
             f"port {port} on {host} cannot be opened ({errno.errorcode.get(failure.errno or 0)})"
         )
-        remedy = "set GATEWAY_PORT to a port that can"
+        remedy = "set GATEWAY_PORT to a port that can be opened"
     return ConfigError([Problem("GATEWAY_PORT", "", wrong, remedy)])
 
 
 class Server(uvicorn.Server):
-    """uvicorn, without its grip on the process: signals are the host's."""
+    """uvicorn without its signal handlers: the host handles signals."""
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
         super().__init__(
@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
         yield
 
     def abandon(self) -> None:
-        """Cut every connection: for a host that cannot wait."""
+        """Close the listener and abort every connection."""
         for listening in getattr(self, "servers", ()):
             listening.close()
         for connection in list(self.server_state.connections):
@@ -114,10 +114,10 @@ class Server(uvicorn.Server):
 
 
 class _BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with a time limit on a request's head and a bound on connections.
+    """uvicorn's HTTP/1.1 protocol, with a time limit on a request's head and on connections' count.
 
-    uvicorn itself waits for ever for the first byte, for the rest of the headers, and for a client
-    that does not read its answer.
+    uvicorn itself has no limit on the time until the first byte, until the end of the headers, and
+    until a client reads its answer.
     """
 
     max_connections: int
@@ -153,10 +153,10 @@ class _BoundedProtocol(H11Protocol):
         self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP; called while the parser's exception is handled."""
+        """Refuse malformed HTTP. uvicorn calls this while it handles the parser's exception."""
         failure = sys.exc_info()[1]
         if self._is_answering:
-            # The body went on as nonsense: to its reader the client is gone.
+            # The rest of the body is malformed: tell its reader that the client disconnected.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if not self._is_answering or not self.cycle.response_started:
@@ -164,7 +164,9 @@ class _BoundedProtocol(H11Protocol):
                 failure.error_status_hint == _HEADERS_TOO_LARGE
             )
             refusal = (
-                _refusal(431, "HEADERS_TOO_LARGE", f"Headers may have {MAX_HEAD_BYTES} bytes.")
+                _refusal(
+                    431, "HEADERS_TOO_LARGE", f"Headers may have at most {MAX_HEAD_BYTES} bytes."
+                )
                 if too_long
                 else _refusal(400, "MALFORMED_HTTP", "This is not HTTP/1.1.")
             )
@@ -178,7 +180,7 @@ class _BoundedProtocol(H11Protocol):
 
     @property
     def _is_waiting_for_more(self) -> bool:
-        """Half a head is here, or the rest of a refused body is to come; idle is neither."""
+        """Whether part of a head has arrived, or the rest of a refused body is still to come."""
         if self._is_answering:
             return False
         return self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
@@ -197,7 +199,7 @@ class _BoundedProtocol(H11Protocol):
 
 
 def _refusal(status: int, code: str, detail: str) -> bytes:
-    """A whole answer, for a connection on which no request could be read."""
+    """A whole response, for a connection on which no request could be read."""
     problem = ProblemError(status, code, detail)
     request_id = uuid.uuid4().hex
     body = orjson.dumps(problem.document(instance="", request_id=request_id))

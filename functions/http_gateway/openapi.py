@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of what the gateway serves at this moment."""
+"""The OpenAPI 3.1 document of the gateway's current routes."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ _PROBLEM = {
         "status": {"type": "integer"},
         "detail": _TEXT,
         "code": {"type": "string", "description": "reason code, stable"},
-        "event_id": {"type": "string", "description": "find the failure in the logs by it"},
+        "event_id": {"type": "string", "description": "identifies the failure in the logs"},
         "instance": _TEXT,
     },
 }
@@ -43,9 +43,9 @@ _PROBLEM_ANSWER = {
 
 
 def draw_openapi(routes: Iterable[HttpRoute]) -> dict[str, Any]:
-    """The document: the doors for devices first, then every discovered route."""
+    """The document: the paths of device ingest first, then every discovered route."""
     components = _Components()
-    paths = _door_paths()
+    paths = _ingest_paths()
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, components)
     return {
@@ -70,7 +70,7 @@ class _Components:
         self.schemas: dict[str, Any] = {"Problem": _PROBLEM, "Stored": _STORED}
 
     def hoist(self, schema: Mapping[str, Any], owner: str) -> dict[str, Any]:
-        """The schema, its `$defs` moved among the components and its references after them."""
+        """The schema, with its `$defs` moved to the components and its references changed."""
         definitions = schema.get("$defs")
         if not isinstance(definitions, dict):
             definitions = {}
@@ -170,7 +170,7 @@ def _texts(value: object) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def _door_paths() -> dict[str, Any]:
+def _ingest_paths() -> dict[str, Any]:
     ids = [
         _parameter(
             "tenant_id", "path", {**_TEXT, "pattern": "^[A-Za-z0-9_-]{1,64}$"}, required=True
@@ -184,13 +184,19 @@ def _door_paths() -> dict[str, Any]:
         "msg_type", "path", {**_TEXT, "pattern": "^[a-z0-9_]{1,32}$"}, required=True
     )
     return {
-        f"{base}/{{msg_type}}": {"post": _door("post_message", "Send a message", [*ids, msg_type])},
-        f"{base}/shadow/reported": {"post": _door("post_reported", "Report the state", ids)},
-        f"{base}/commands/ack": {"post": _door("post_ack", "Acknowledge a command", ids)},
+        f"{base}/{{msg_type}}": {
+            "post": _ingest_operation("post_message", "Send a message", [*ids, msg_type])
+        },
+        f"{base}/shadow/reported": {
+            "post": _ingest_operation("post_reported", "Report the state", ids)
+        },
+        f"{base}/commands/ack": {
+            "post": _ingest_operation("post_ack", "Acknowledge a command", ids)
+        },
     }
 
 
-def _door(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+def _ingest_operation(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
     headers = [
         _parameter("X-Provision-Token", "header", _TEXT, required=False),
         _parameter("Idempotency-Key", "header", _TEXT, required=False),
@@ -200,7 +206,8 @@ def _door(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str
         "operationId": name,
         "tags": ["devices"],
         "summary": summary,
-        "description": "Answered when it is stored. Ingest then checks it: see quarantine.",
+        "description": "Answered when the message is stored. Function `ingest` checks it later and "
+        "quarantines a message that it refuses.",
         "parameters": [*parameters, *headers],
         "requestBody": {
             "required": True,

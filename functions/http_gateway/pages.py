@@ -1,4 +1,4 @@
-"""The pages of the gateway itself: health, the OpenAPI document, and its reader."""
+"""The gateway's own pages: health, the OpenAPI document, and a page that shows it."""
 
 from importlib.resources import files
 
@@ -21,7 +21,7 @@ _ASSETS = {
 
 
 class Pages:
-    """Answers what needs no NATS, from the route table and from files beside this module."""
+    """Answers from the route table and from files beside this module, without NATS."""
 
     def __init__(self, table: RouteTable) -> None:
         self._table = table
@@ -33,18 +33,18 @@ class Pages:
         }
 
     async def healthz(self, request: Request) -> Response:
-        """The gateway answers; whether NATS does is for the host's `/readyz` to say."""
+        """The gateway's liveness; the host's `/readyz` says whether NATS is connected."""
         body = orjson.dumps({"status": "ok", "routes": len(self._table)})
         return Response(body, media_type="application/json")
 
     async def openapi(self, request: Request) -> Response:
-        """The OpenAPI document, drawn anew when the routes have changed."""
+        """The OpenAPI document, made again after the routes have changed."""
         if self._drawn[0] != self._table.revision:
             self._drawn = (self._table.revision, orjson.dumps(draw_openapi(self._table)))
         return Response(self._drawn[1], media_type="application/json")
 
     async def docs(self, request: Request) -> Response:
-        """One of the reader's files."""
+        """A file of the documentation page."""
         body, media_type = self._assets[request.url.path.removeprefix("/docs")]
         return Response(
             body, headers={"Content-Security-Policy": _CONTENT_POLICY}, media_type=media_type

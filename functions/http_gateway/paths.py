@@ -1,4 +1,4 @@
-"""A request's path, cut before it is decoded: an encoded slash belongs to its segment."""
+"""Splits a request's path before decoding it: an encoded slash stays in its segment."""
 
 from urllib.parse import unquote
 
@@ -11,7 +11,7 @@ def decode_segments(scope: Scope) -> tuple[str, ...]:
     """The path's segments, percent-decoded.
 
     Raises:
-        ProblemError: 400, what was encoded is not UTF-8 text or holds control characters.
+        ProblemError: 400 when a segment is not UTF-8 text or holds control characters.
     """
     raw = scope["raw_path"].decode("ascii", "replace").split("/")[1:]
     try:

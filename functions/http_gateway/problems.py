@@ -1,4 +1,4 @@
-"""Errors as a caller sees them: RFC 9457 problem details, without internals."""
+"""Error responses: RFC 9457 problem details, without internals."""
 
 import http
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ RETRY_AFTER_S = 1
 
 
 class ProblemError(Exception):
-    """A request that ends with an error status.
+    """The request ends with an error status.
 
     Args:
         status: HTTP status, 400 to 599.
         code: reason code in upper snake case; part of the interface, so it must not change.
         detail: one sentence for the caller's log; never an exception's text.
-        headers: sent with the answer.
-        event_id: what an endpoint named its failure; None lets the request's own id stand for it.
+        headers: additional response headers.
+        event_id: the endpoint's id of its failure; None for the request's own id.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ProblemError(Exception):
         super().__init__(f"{status} {code}: {detail}")
 
     def document(self, *, instance: str, request_id: str) -> dict[str, str | int]:
-        """The problem details; `instance` is the path that was asked for."""
+        """The problem details; `instance` is the requested path."""
         return {
             "type": "about:blank",
             "title": title(self.status),
@@ -51,7 +51,7 @@ class ProblemError(Exception):
         }
 
     def response(self, *, instance: str, request_id: str) -> Response:
-        """The answer to send."""
+        """The response to send."""
         return Response(
             orjson.dumps(self.document(instance=instance, request_id=request_id)),
             self.status,
@@ -61,7 +61,7 @@ class ProblemError(Exception):
 
 
 def title(status: int) -> str:
-    """HTTP's own phrase for a status, as RFC 9457 asks of the type `about:blank`."""
+    """HTTP's phrase for a status, as RFC 9457 recommends for type `about:blank`."""
     try:
         return http.HTTPStatus(status).phrase
     except ValueError:
@@ -69,5 +69,5 @@ def title(status: int) -> str:
 
 
 def code_of(status: int) -> str:
-    """The reason code of a status that nobody gave a better one: NOT_FOUND for 404."""
+    """The default reason code of a status: NOT_FOUND for 404."""
     return "".join(c if c.isalpha() else "_" for c in title(status).upper())

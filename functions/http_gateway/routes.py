@@ -1,7 +1,7 @@
-"""What endpoints say of themselves, checked, and the table that a request is looked up in.
+"""Validates endpoints' HTTP metadata, and finds the route of a request.
 
-Whoever may answer `$SRV.INFO` could write anything there, so nothing of it is taken on trust: not
-the subject (it must not reach NATS's own), not the path (it must not shadow the gateway's own).
+Any client that may answer `$SRV.INFO` can write anything into its answer, so every part is checked.
+The subject must not be one of NATS's own, and the path must not shadow the gateway's own paths.
 """
 
 import re
@@ -23,19 +23,19 @@ _MAX_SCHEMA_DEPTH = 64
 
 
 class BadRouteError(ValueError):
-    """An endpoint's metadata cannot be made a route; the text says why, for the operator's log."""
+    """An endpoint's metadata is not a valid route; the text says why, for the operator's log."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRoute:
-    """One endpoint, exposed.
+    """One exposed endpoint.
 
     Attributes:
-        segments: the path's, where `{name}` is a parameter.
+        segments: the path's segments; `{name}` is a parameter.
         auth: `admin` needs the admin key.
-        status: of a successful answer.
-        request_schema: JSON Schema of the payload, None where none was given.
-        response_schema: JSON Schema of the reply, likewise.
+        status: HTTP status of a successful answer.
+        request_schema: JSON Schema of the payload; None when the endpoint gives none.
+        response_schema: JSON Schema of the reply; None when the endpoint gives none.
     """
 
     method: str
@@ -50,7 +50,7 @@ class HttpRoute:
 
     @property
     def path(self) -> str:
-        """As the manifest has it."""
+        """The path as in the manifest, such as `/devices/{id}`."""
         return "/" + "/".join(self.segments)
 
     @property
@@ -60,7 +60,7 @@ class HttpRoute:
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """Equal for two routes that the same request would match."""
+        """Equal for two routes that match the same requests."""
         return self.method, tuple("{}" if s.startswith("{") else s for s in self.segments)
 
 
@@ -73,17 +73,17 @@ class Match:
 
 
 def parse_route(endpoint: Mapping[str, Any]) -> HttpRoute | None:
-    """The route that an endpoint of an INFO answer asks for; None when it asks for none.
+    """The route in the metadata of an INFO answer's endpoint; None without `http.path`.
 
     Raises:
-        BadRouteError: its metadata is not usable.
+        BadRouteError: the metadata is not usable.
     """
     metadata = endpoint.get("metadata")
     if not isinstance(metadata, Mapping) or "http.path" not in metadata:
         return None
     method = _text(metadata, "http.method")
     if method not in METHODS:
-        raise BadRouteError(f"http.method is none of {', '.join(METHODS)}")
+        raise BadRouteError(f"http.method is not one of {', '.join(METHODS)}")
     subject = endpoint.get("subject")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
         raise BadRouteError("the subject is not one that the gateway may send to")
@@ -107,10 +107,10 @@ def parse_route(endpoint: Mapping[str, Any]) -> HttpRoute | None:
 
 
 class RouteTable:
-    """Which route a request takes.
+    """Finds the route of a request by method and path.
 
     Attributes:
-        revision: grows with every change, so that what is drawn from the table can be kept.
+        revision: +1 with every change, so that a result made from the table can be cached.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class RouteTable:
         return iter(sorted(self._routes.values(), key=lambda r: (r.path, METHODS.index(r.method))))
 
     def replace(self, routes: Iterable[HttpRoute]) -> None:
-        """Make these, and no others, the table's routes."""
+        """Replace all routes of the table."""
         found = {route.key: route for route in routes}
         if found == self._routes:
             return
@@ -134,12 +134,12 @@ class RouteTable:
         for route in found.values():
             self._by_length.setdefault(len(route.segments), []).append(route)
         for same_length in self._by_length.values():
-            # A literal segment goes before a parameter: /devices/count, /devices/{id}.
+            # A literal segment sorts before a parameter: /devices/count, /devices/{id}.
             same_length.sort(key=lambda route: [s.startswith("{") for s in route.segments])
         self.revision += 1
 
     def find(self, method: str, segments: tuple[str, ...]) -> Match | None:
-        """The route for a path's decoded segments; HEAD takes the route of GET."""
+        """The route for a path's decoded segments; HEAD finds the route of GET."""
         wanted = "GET" if method == "HEAD" else method
         for route in self._by_length.get(len(segments), ()):
             if route.method == wanted and (parameters := _match(route, segments)) is not None:
@@ -147,7 +147,7 @@ class RouteTable:
         return None
 
     def methods(self, segments: tuple[str, ...]) -> list[str]:
-        """What the path can be asked with, as `METHODS` orders it; empty: nothing is there."""
+        """The methods that the path allows, in the order of `METHODS`; empty for no route."""
         found = {
             route.method
             for route in self._by_length.get(len(segments), ())

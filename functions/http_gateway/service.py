@@ -1,4 +1,4 @@
-"""The gateway's life, from an open port to the last answer."""
+"""Runs the gateway's server and discovery from start to drain."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from runtime import Context
 
 
 async def serve(ctx: Context) -> None:
-    """Serve HTTP until the host stops; then answer what is under way, and return.
+    """Serve HTTP until the host stops; then answer the requests in progress, and return.
 
     Raises:
         ConfigError: the port cannot be opened.

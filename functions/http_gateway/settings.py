@@ -1,4 +1,4 @@
-"""What the manifest may set for the gateway."""
+"""The gateway's settings."""
 
 from typing import Annotated
 
@@ -12,30 +12,33 @@ def _split(value: object) -> object:
 
 
 class GatewaySettings(BaseModel):
-    """The gateway's settings. Port 0 lets the system choose; an empty key counts as none.
+    """The gateway's settings in the manifest.
 
     Attributes:
         host: address to listen on.
-        port: TCP port to listen on.
-        allowed_hosts: names in requests' `Host` that are right beside those of loopback, parted by
-            commas. Without any, a gateway on loopback answers to loopback's names alone, and one
-            elsewhere to all.
-        admin_key: bearer token of every route whose `http.auth` is `admin`; without it all are
-            refused.
-        bridge_key: what EMQX sends as `X-Internal-Auth`; without it the door answers 503.
-        max_body_bytes: of a request, EMQX's aside. NATS takes 1 MiB by default, envelope included.
-        max_bridge_body_bytes: of a request by EMQX, in which JSON may make six bytes of one.
-        max_publish_bytes: a longer message from EMQX is stored cut short: keep it below the NATS
-            server's `max_payload`.
-        max_concurrent: requests worked on at a time; one discovered route gets a quarter of them.
+        port: TCP port to listen on; 0 lets the system choose.
+        allowed_hosts: names that a request's `Host` may have beside those of loopback, separated by
+            commas. Without any, a gateway on loopback accepts only loopback's names, and a gateway
+            on another address accepts every name.
+        admin_key: bearer token for every route whose `http.auth` is `admin`; without a key, or with
+            an empty one, those routes refuse every request.
+        bridge_key: the key that EMQX sends as `X-Internal-Auth`; without a key, or with an empty
+            one, the bridge answers 503.
+        max_body_bytes: largest body of a request, except EMQX's. NATS accepts 1 MiB by default,
+            envelope included.
+        max_bridge_body_bytes: largest body of EMQX's request, in which JSON may need six bytes for
+            one byte of the payload.
+        max_publish_bytes: a longer message from EMQX is cut before it is stored; keep this below
+            the NATS server's `max_payload`.
+        max_concurrent: requests in progress at a time; one discovered route gets a quarter of them.
         max_connections: TCP connections open at a time.
         request_timeout_s: how long an endpoint may take before its caller gets 504.
         read_timeout_s: how long a client may take to send its headers, and again its body.
-        linger_s: how long requests are still taken after the host was asked to stop: those that
-            were on their way are answered, and a load balancer can notice.
+        linger_s: how long requests are still accepted after the host was asked to stop, so that
+            requests on their way are answered and a load balancer can react.
         discovery_every_s: pause between two rounds of discovery.
         discovery_wait_s: how long one round collects answers.
-        discovery_misses: rounds in a row that a route may be missing before it is dropped.
+        discovery_misses: consecutive rounds from which a route may be missing before it is dropped.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""Storing what came in through a door, and saying so only when it is stored."""
+"""Stores received messages in JetStream, and returns only when they are stored."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Storage:
-    """Stores for all doors. Of an outage it tells the operator now and then, not by the message."""
+    """Stores messages of device ingest and the EMQX bridge; logs an outage at most every 10 s."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -24,11 +24,11 @@ class Storage:
     async def store(
         self, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str]
     ) -> PubAck:
-        """JetStream's confirmation.
+        """Publish a message and return JetStream's confirmation.
 
         Raises:
-            ProblemError: 503, it did not come. The sender may repeat the message under the same id.
-                413, it will never come: NATS takes no message that large.
+            ProblemError: 503 when there was no confirmation; the sender may repeat the message
+                under the same id. 413 or 400 when NATS can never accept the message.
         """
         try:
             return await self._ctx.publish(subject, data, msg_id=msg_id, headers=headers)
@@ -47,7 +47,7 @@ class Storage:
         if now_s - self._told_at_s < _TELL_EVERY_S:
             return
         self._ctx.log.warning(
-            "Messages are not stored; their senders are told 503.",
+            "Messages are not stored; their senders are answered 503.",
             messages=self._refused,
             reason=reason,
         )
@@ -55,14 +55,14 @@ class Storage:
 
 
 def explain_refusal(refusal: Unsendable) -> ProblemError:
-    """Why a message or a request can never be sent, as a caller may see it."""
+    """The problem details for a message or request that can never be sent."""
     if isinstance(refusal, TooLarge):
-        return ProblemError(413, "MESSAGE_TOO_LARGE", "NATS takes no message that large.")
-    return ProblemError(400, "NOT_SENDABLE", "NATS takes no message of this form.")
+        return ProblemError(413, "MESSAGE_TOO_LARGE", "NATS accepts no message that large.")
+    return ProblemError(400, "NOT_SENDABLE", "NATS accepts no message of this form.")
 
 
 def trace_headers(request: Request) -> dict[str, str]:
-    """What follows a request through NATS: its id, and the W3C trace context if it brought one."""
+    """Headers for NATS messages of a request: its id, and its W3C trace context if it has one."""
     headers = {"X-Request-Id": request.state.request_id}
     traceparent = request.headers.get("traceparent", "")
     if _TRACEPARENT.fullmatch(traceparent):

@@ -1,7 +1,7 @@
-"""Telemetry: checked, written exactly once, refused with a reason, handed to the routes.
+"""Ingest of telemetry: checks each message, writes it exactly once, publishes its route jobs.
 
-What happens to a message, in this order: read (`plan`), judged (`checks`), written in the batch's
-one transaction (`writing`), published as route jobs (`jobs`). Only then the host acknowledges it.
+The steps of a batch, in this order: read (`plan`), check (`checks`), write rows and quarantine in
+one transaction (`writing`), publish the route jobs (`jobs`). Then the host acknowledges the batch.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ _PARTITION_DAYS = 7
 
 
 class IngestSettings(BaseModel):
-    """What a device's message may be.
+    """Limits of a device's message, and the credentials that a device must send.
 
-    `certificates`: `off` ignores user names. `optional` takes a user name tenant/device, which a
-    door has from a client certificate's common name, in place of a token that is not sent.
-    `required` refuses everything else. Turn it on only where every door names its users itself:
-    who may publish to NATS may claim any name.
+    `certificates`: `off` ignores user names. `optional` accepts a user name tenant/device, which
+    the ingress takes from a client certificate's common name, in place of a token that is not sent.
+    `required` refuses every other message. Set it only where every ingress sets the user name
+    itself: a client that may publish to NATS can claim any name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +45,7 @@ class IngestSettings(BaseModel):
     certificates: Literal["off", "optional", "required"] = "off"
 
     def limits(self) -> Limits:
-        """The part that the checks need."""
+        """The limits that the checks use."""
         return Limits(
             self.max_payload_bytes,
             self.max_metrics,
@@ -62,15 +62,15 @@ Settings = IngestSettings
 
 @dataclass(slots=True)
 class IngestState:
-    """What lives as long as the function.
+    """State of the function from start to stop.
 
     Attributes:
-        registry: devices and routes.
-        limits: what is allowed.
-        rate: how often each device spoke.
+        registry: looks up devices and routes.
+        limits: limits of a message.
+        rate: rate limiter per device.
         job_maker: makes route jobs.
-        in_order: held while a batch is judged, as a device's rate is a matter of order. Batches are
-            written side by side.
+        in_order: held while a batch is judged, since the rate limiter needs the stream's order.
+            Batches are written concurrently.
     """
 
     registry: Registry
@@ -82,13 +82,13 @@ class IngestState:
     def judge(
         self, envelope: Envelope, device: RegisteredDevice | None, message: Message
     ) -> Verdict:
-        """The verdict. A repeated message is not charged again: its row may stand already."""
+        """The verdict on a message. A repeat takes no rate token: its row may exist already."""
         rate = None if message.may_be_repeated else self.rate
         return check(envelope, device, message.stored_at_ns, self.limits, rate)
 
 
 async def start(ctx: Context[IngestState]) -> IngestState:
-    """Make the next days' partitions, and begin to hear of changes in the registry."""
+    """Make the partitions of the next days, and start to listen for changes of the registry."""
     settings: IngestSettings = ctx.settings
     await ctx.postgres.execute("SELECT ensure_telemetry_partitions($1)", _PARTITION_DAYS)
     registry = Registry(ctx.postgres, ctx.log)
@@ -102,12 +102,12 @@ async def start(ctx: Context[IngestState]) -> IngestState:
 
 
 async def stop(ctx: Context[IngestState]) -> None:
-    """Give the registry's connection back."""
+    """Return the registry's connection to the pool."""
     await ctx.state.registry.stop()
 
 
 async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
-    """Write the batch's telemetry. Nothing of it is done unless all of it is durable."""
+    """Write a batch and publish its route jobs. Returns only when all of it is durable."""
     state = ctx.state
     read = [(event.message, read_telemetry(event.message)) for event in batch]
     async with state.in_order:

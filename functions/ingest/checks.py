@@ -1,4 +1,4 @@
-"""Whether a telemetry message is accepted, by checks whose order is part of the contract."""
+"""Checks of a telemetry message. Their order is part of the contract."""
 
 import re
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _MAX_KNOWN_KEYS = 10_000
 
 
 class Accepted(NamedTuple):
-    """What is written."""
+    """The values of an accepted message that are written."""
 
     site_id: str
     metrics: dict[str, Any]
@@ -36,7 +36,7 @@ Verdict = Accepted | Refused
 
 @dataclass(slots=True)
 class Limits:
-    """What a message may be. `certificates`: see `IngestSettings`."""
+    """Limits of a message. `certificates`: see `IngestSettings`."""
 
     max_payload_bytes: int = 8192
     max_metrics: int = 50
@@ -54,20 +54,21 @@ def check(
     limits: Limits,
     rate: DeviceRateLimiter | None,
 ) -> Verdict:
-    """The verdict on a message whose topic and JSON are good.
+    """The verdict on a message with a valid topic and valid JSON.
 
     Args:
         envelope: the message.
-        device: what the registry has of it; None: nothing.
-        stored_at_ns: when the stream stored it; what has ended by then has ended.
-        limits: what is allowed.
-        rate: None on a redelivery, whose first delivery was charged already.
+        device: the registered device; None when it is not registered.
+        stored_at_ns: when the stream stored the message; subscription and certificate must have
+            been in force then.
+        limits: limits of the message.
+        rate: the rate limiter; None on a redelivery, whose first delivery took a token.
     """
     if refused := judge_size(envelope, limits.max_payload_bytes):
         return refused
     topic, payload = envelope.topic, envelope.payload
     if rate is not None and not rate.take((topic[0], topic[1]), stored_at_ns):
-        return Refused("RATE_LIMITED", "the device sends more often than it may")
+        return Refused("RATE_LIMITED", "the device exceeds its message rate")
     if refused := judge_tenant(envelope):
         return refused
     site_id = payload.get("site_id")
@@ -118,7 +119,7 @@ def _judge_metrics(site_id: str, metrics: object, limits: Limits) -> Verdict:
     if metrics is None:
         return Accepted(site_id, {})
     if not isinstance(metrics, dict):
-        return Refused("METRICS_INVALID", "metrics is no JSON object")
+        return Refused("METRICS_INVALID", "metrics is not a JSON object")
     if len(metrics) > limits.max_metrics:
         return Refused("TOO_MANY_METRICS", f"more than {limits.max_metrics} metrics")
     if not limits.known_keys.issuperset(metrics) and (bad := _judge_keys(metrics, limits)):

@@ -1,4 +1,4 @@
-"""Jobs for the routes: what is delivered, to be found by whoever delivers it."""
+"""Makes route jobs: one message for each route whose filters accept a device's message."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,10 +17,10 @@ _WARN_EVERY_S = 60.0
 
 
 class JobMaker:
-    """Matches messages with routes. A filter that fails on a message takes it not.
+    """Matches messages with routes. A filter that fails on a message does not accept it.
 
     Attributes:
-        failures: how often a filter failed, by route; a missing field is no failure.
+        failures: how often each route's filter failed; a missing field is not a failure.
     """
 
     def __init__(self, log: structlog.stdlib.BoundLogger) -> None:
@@ -35,7 +35,7 @@ class JobMaker:
         stored_at: datetime,
         routes: Sequence[RegisteredRoute],
     ) -> list[Publication]:
-        """A job for every route on the topic that takes the message; the same each time."""
+        """A job for each of `routes` that accepts the message; the same jobs on every delivery."""
         payload = envelope.payload
         if _TOKEN in payload:
             payload = {key: value for key, value in payload.items() if key != _TOKEN}
@@ -62,7 +62,7 @@ class JobMaker:
         if now_s - self._warned_at_s.get(route_id, -_WARN_EVERY_S) >= _WARN_EVERY_S:
             self._warned_at_s[route_id] = now_s
             self._log.warning(
-                "A route's payload filter fails, so the route gets nothing",
+                "A route's payload filter failed, so the route did not get the message",
                 route_id=route_id,
                 reason=reason,
                 failures=self.failures[route_id],

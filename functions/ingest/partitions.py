@@ -1,4 +1,4 @@
-"""The telemetry table's daily partitions: made ahead, dropped when they are old."""
+"""Makes the telemetry table's daily partitions ahead of time, and drops old ones."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from runtime import Context
 
 
 class PartitionSettings(BaseModel):
-    """`keep_days` 0 keeps everything."""
+    """Days to make ahead, and days to keep; `keep_days` 0 keeps everything."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,7 +21,7 @@ Settings = PartitionSettings
 
 
 async def make_partitions(ctx: Context[None]) -> None:
-    """Make what is missing, drop what is older than `keep_days`. Any number of hosts may do so."""
+    """Make missing partitions, drop those older than `keep_days`. Several hosts may run it."""
     settings: PartitionSettings = ctx.settings
     made = await ctx.postgres.fetchval(
         "SELECT ensure_telemetry_partitions($1)", settings.days_ahead

@@ -1,4 +1,4 @@
-"""What is to be done with a batch: read, judged, and laid out for writing. No I/O."""
+"""Reads and judges a batch, and collects the rows, refusals and jobs to write. Does no I/O."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class DiscoveredSensor(NamedTuple):
-    """A name that no sensor of the device has yet."""
+    """A metric's name that is not yet a sensor of the device."""
 
     device: RegisteredDevice
     tenant_id: str
@@ -45,7 +45,7 @@ class DiscoveredSensor(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """What a batch comes to. `sources` are the messages of `rows`, in the same order."""
+    """The writes of a batch. `sources` are the messages of `rows`, in the same order."""
 
     rows: list[Row] = field(default_factory=list)
     sources: list[Message] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Plan:
     jobs: list[tuple[Message, Publication]] = field(default_factory=list)
 
     def accept(self, message: Message, topic: Topic, time: datetime, accepted: Accepted) -> None:
-        """Lay out the row."""
+        """Add the row of an accepted message."""
         tenant_id, device_id, msg_type = topic
         site_id, metrics = accepted
         text = orjson.dumps(metrics).decode()
@@ -64,14 +64,14 @@ class Plan:
     def discover(
         self, device: RegisteredDevice, topic: Topic, time: datetime, metrics: dict[str, Any]
     ) -> None:
-        """Note the names that are no sensors of the device yet."""
+        """Add the names that are not yet sensors of the device."""
         for sensor in metrics:
             if sensor not in device.sensors:
                 key = (topic.tenant_id, topic.device_id, sensor)
                 self.discovered.setdefault(key, DiscoveredSensor(device, *key, time))
 
     def refuse_row(self, place: int, reason: str, detail: str) -> None:
-        """Turn an accepted message into a refused one; the place of every later row moves."""
+        """Refuse the message of row `place`, and drop its jobs; later rows move up by one."""
         message, row = self.sources.pop(place), self.rows.pop(place)
         topic = Topic(row.tenant_id, row.device_id, row.msg_type)
         self.refused.append((message, Refusal(reason, detail, topic, row.site_id)))
@@ -80,7 +80,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Settled:
-    """Messages of earlier deliveries whose verdict stands, by stream sequence and stored time."""
+    """Messages that an earlier delivery wrote or refused, by stream sequence and stored time."""
 
     written: set[tuple[int, datetime]] = field(default_factory=set)
     quarantined: set[tuple[int, datetime]] = field(default_factory=set)
@@ -106,17 +106,17 @@ class Known:
 
 
 def stored_at(message: Message) -> datetime:
-    """When the stream stored it, to the microsecond: the same on every delivery."""
+    """When the stream stored the message, to the microsecond: the same on every delivery."""
     return datetime.fromtimestamp(message.stored_at_ns // _NS_PER_US / _US_PER_S, UTC)
 
 
 def read_telemetry(message: Message) -> Envelope | Refusal:
-    """The message, or why it cannot be read."""
+    """The message's envelope, or why it cannot be read."""
     try:
         return read_envelope(message)
     except BadEnvelope as bad:
         return Refusal.of_message(message, bad)
-    except Exception as failure:  # noqa: BLE001 - whatever it is, the neighbours must not suffer
+    except Exception as failure:  # noqa: BLE001 - one message must not fail its whole batch
         return _unforeseen(failure)
 
 
@@ -127,10 +127,10 @@ def make_plan(
     judge: Judge,
     job_maker: JobMaker,
 ) -> Plan:
-    """Judge every message and lay out what follows."""
+    """Judge every message, and collect the rows, refusals, new sensors and jobs."""
     plan = Plan()
     devices, routes = known.devices, known.routes
-    # Hardly ever true, and hashing a time costs more than making it.
+    # Rarely true, so test it once: to hash a time costs more than to make it.
     some_are_settled = bool(settled)
     for message, reading in batch:
         if isinstance(reading, Refusal):
@@ -153,7 +153,7 @@ def make_plan(
             if of_tenant is not None and (matching := of_tenant.on(topic)):
                 jobs = job_maker.make(message, reading, time, matching)
                 plan.jobs += [(message, job) for job in jobs]
-            # Last: from here on the message is accepted, and must not be refused any more.
+            # Accept last: an exception after this line would refuse an accepted message.
             if verdict is not None:
                 plan.accept(message, topic, time, verdict)
                 if device is not None and device.misses(verdict.metrics):

@@ -1,18 +1,18 @@
-"""How often a device may speak."""
+"""Rate limiter per device."""
 
 _NS = 1_000_000_000
 
 
 class DeviceRateLimiter:
-    """A token bucket per device, on the clock of the messages themselves.
+    """A token bucket per device, on the clock of the stored messages.
 
-    The stream's stored time counts, not the time of reading, so that a backlog worked off at full
-    speed is judged as it would have been on time; `take` is called in the stream's order. Kept in
-    this process: hosts that share a consumer each see a part of a device's messages, so together
-    they let through up to that many times more.
+    The time at which the stream stored a message counts, not the time of reading: a backlog read at
+    full speed gets the same verdicts as it would have had on time. Call `take` in the stream's
+    order. The state is local to the process: N hosts that share a consumer each see a part of a
+    device's messages, so together they accept up to N times the rate.
 
-    Kept as one number per key, the generic cell rate algorithm's theoretical arrival time. Source:
-    ITU-T I.371, annex A, virtual scheduling.
+    The state is one number per key: the theoretical arrival time of the generic cell rate
+    algorithm. Source: ITU-T I.371, annex A, virtual scheduling.
     """
 
     def __init__(self, rate_per_s: float, burst: int, *, max_keys: int = 100_000) -> None:
@@ -23,7 +23,7 @@ class DeviceRateLimiter:
         self._arrivals: dict[tuple[str, str], int] = {}
 
     def take(self, key: tuple[str, str], stored_at_ns: int) -> bool:
-        """Whether the device may have one message more at that time; takes it if so."""
+        """Take a token for a message stored at that time; False when there is none."""
         arrivals = self._arrivals
         due_ns = arrivals.get(key)
         if due_ns is None:
@@ -31,7 +31,7 @@ class DeviceRateLimiter:
                 self._drop_idle(stored_at_ns)
             due_ns = stored_at_ns
         elif due_ns < stored_at_ns or due_ns - stored_at_ns > self._furthest_ns:
-            # Idle since, or the stream's clock was put back, which must not silence the device.
+            # The bucket is full, or the stream's clock was put back: start with a full bucket.
             due_ns = stored_at_ns
         elif due_ns - stored_at_ns > self._tolerance_ns:
             return False

@@ -1,4 +1,4 @@
-"""Topics that belong to no stream: into quarantine, so that a device's mistake can be seen."""
+"""Quarantines messages on topics that belong to no stream, so that a device's mistake shows."""
 
 from functions.domain.envelope import BAD_TOPIC_FORMAT
 from functions.domain.quarantine import Refusal, quarantine_many
@@ -7,14 +7,14 @@ from functions.domain.topics import DOWNLINKS, Topic, mqtt_topic, parse_topic
 from runtime import Batch, Context, Message
 
 _FROM_MQTT = "Nmqtt-Pub"
-"""The header that nats-server's MQTT listener gives to what an MQTT client published."""
+"""The header that nats-server's MQTT listener adds to a message of an MQTT client."""
 
 
 async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[None]) -> None:
-    """Keep every message of stream `UNMAPPED` but what the platform itself sends to devices.
+    """Quarantine every message of stream `UNMAPPED` except the platform's own to devices.
 
-    The platform sends by NATS. What came by MQTT on a downlink's topic is not the platform's:
-    nobody has asked for that command, and that it was given is worth knowing.
+    The platform sends by NATS. A message that came by MQTT on a downlink topic is a command that
+    the platform did not give, so it is quarantined too.
     """
     refused = [
         (event.message, refusal) for event in batch if (refusal := judge(event.message)) is not None
@@ -26,7 +26,7 @@ async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[None]) -> None:
 
 
 def judge(message: Message) -> Refusal | None:
-    """Why the topic is none that arrives here; None for what the platform sends."""
+    """Why the message is refused; None for a message that the platform sent."""
     text = mqtt_topic(message.subject)
     topic = parse_topic(text)
     if not isinstance(topic, Topic):
@@ -34,7 +34,9 @@ def judge(message: Message) -> Refusal | None:
     if topic.msg_type in DOWNLINKS:
         if _FROM_MQTT not in message.headers:
             return None
-        return Refusal(BAD_TOPIC_FORMAT, "the topic is for messages to devices, not by them", topic)
+        return Refusal(
+            BAD_TOPIC_FORMAT, "the topic is for messages to devices, not from devices", topic
+        )
     return Refusal(BAD_TOPIC_FORMAT, "the broker maps this message type to no stream", topic)
 
 

@@ -1,4 +1,4 @@
-"""One transaction per batch: rows, quarantine, sensors."""
+"""Writes a batch's rows, quarantine and sensors in one transaction."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from runtime import Message, Retry
 
 _QUERIES = read_queries(Path(__file__).with_name("writing.sql"))
 _CROSSED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-# What one row's content can cause, and no other row's.
+# Errors that the content of a single row causes.
 _ROW_FAULTS = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
@@ -28,10 +28,10 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 async def find_settled(pool: Pool, unsure: Iterable[tuple[Message, Topic | None]]) -> Settled:
-    """What became of messages on an earlier delivery, which may have ended unconfirmed.
+    """The messages that an earlier, unconfirmed delivery has written or quarantined.
 
-    Its verdict stands, whatever the registry or the device's rate would say today: a message is
-    either a row or in quarantine, never both.
+    The verdict of that delivery stands, even if registry or rate would give another one today: a
+    message is either a row or in quarantine, never both.
     """
     asked = [(message, topic, stored_at(message)) for message, topic in unsure]
     if not asked:
@@ -61,8 +61,8 @@ async def write(pool: Pool, plan: Plan) -> None:
     """Commit the plan.
 
     Raises:
-        Retry: another host's transaction crossed this one; the same again will do.
-        asyncpg.PostgresError, OSError: an outage; nothing is known of the outcome.
+        Retry: a deadlock or serialization failure with another host's transaction.
+        asyncpg.PostgresError, OSError: an outage; the outcome is unknown.
     """
     if not (plan.rows or plan.refused):
         return
@@ -70,10 +70,10 @@ async def write(pool: Pool, plan: Plan) -> None:
         try:
             await _commit(pool, plan, copy=True)
         except asyncpg.UniqueViolationError:
-            # Another host wrote some of them between our look and our COPY.
+            # Another host wrote some of the rows between `find_settled` and COPY.
             await _commit(pool, plan, copy=False)
     except _CROSSED as crossed:
-        raise Retry("another transaction crossed this one", delay_s=0.05) from crossed
+        raise Retry("another transaction was in conflict with this one", delay_s=0.05) from crossed
     except _ROW_FAULTS:
         await _isolate(pool, plan)
         await _commit(pool, plan, copy=False)
@@ -113,15 +113,15 @@ async def _register_sensors(connection: Connection, plan: Plan) -> None:
 
 
 async def _isolate(pool: Pool, plan: Plan) -> None:
-    """Move the rows that PostgreSQL does not take into quarantine, by trying each alone."""
+    """Try each row alone, and move the rows that PostgreSQL refuses into quarantine."""
     for place in reversed(range(len(plan.rows))):
         fault = await _fault(pool, plan.rows[place])
         if fault is not None:
-            plan.refuse_row(place, f"INGEST_EXCEPTION:{fault}", "the database does not take it")
+            plan.refuse_row(place, f"INGEST_EXCEPTION:{fault}", "the database refuses the row")
 
 
 async def _fault(pool: Pool, row: Row) -> str | None:
-    """The kind of error that the row causes; whatever it writes is undone."""
+    """The type of the error that the row causes, or None. The insert is rolled back."""
     async with pool.acquire() as connection:
         attempt = connection.transaction()
         await attempt.start()

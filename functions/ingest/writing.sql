@@ -1,19 +1,19 @@
 -- name: find_written
--- Which of the redelivered messages have their row already.
+-- The redelivered messages that have their row already.
 SELECT t.seq, t.time
 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[]) AS asked (tenant_id, device_id, time, seq)
 JOIN telemetry t ON t.tenant_id = asked.tenant_id AND t.device_id = asked.device_id
     AND t.time = asked.time AND t.seq = asked.seq
 
 -- name: find_quarantined
--- Which of the redelivered messages are in quarantine already.
+-- The redelivered messages that are in quarantine already.
 SELECT q.sequence, q.stored_at
 FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS asked (stream, sequence, stored_at)
 JOIN quarantine_events q ON q.stream = asked.stream AND q.sequence = asked.sequence
     AND q.stored_at = asked.stored_at
 
 -- name: insert_new
--- In the order of the key, so that two hosts with the same messages wait for each other and never in a ring.
+-- Inserts in the order of the key, so that two hosts with the same messages do not deadlock.
 INSERT INTO telemetry (time, tenant_id, device_id, site_id, msg_type, seq, metrics)
 SELECT time, tenant_id, device_id, site_id, msg_type, seq, metrics::jsonb
 FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
@@ -22,14 +22,14 @@ ORDER BY tenant_id, device_id, time, seq
 ON CONFLICT DO NOTHING
 
 -- name: lock_devices
--- One host at a time counts a device's sensors; the lock is not one that writes of telemetry wait for.
+-- One host at a time counts a device's sensors. Writes of telemetry do not wait for this lock.
 SELECT 1 FROM device_registry
 WHERE (tenant_id, device_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 ORDER BY tenant_id, device_id
 FOR NO KEY UPDATE
 
 -- name: register_sensors
--- As many of the new names as still have room, the first seen first.
+-- Registers the new names up to the device's limit, in the order they were seen.
 INSERT INTO device_sensors (tenant_id, device_id, sensor, first_seen_at)
 SELECT tenant_id, device_id, sensor, first_seen_at
 FROM (

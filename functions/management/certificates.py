@@ -1,4 +1,4 @@
-"""Client certificates of devices, for doors that check them: common name `tenant_id/device_id`."""
+"""Endpoints for devices' client certificates, with common name `tenant_id/device_id`."""
 
 from datetime import datetime
 from pathlib import Path
@@ -27,13 +27,13 @@ class RegisterCertificate(DeviceRequest):
 
 
 class RevokeCertificate(DeviceRequest):
-    """One of a device's certificates."""
+    """A request to revoke one of a device's certificates."""
 
     certificate_id: UUID
 
 
 class Certificate(BaseModel):
-    """What is kept of a certificate."""
+    """A registered certificate."""
 
     certificate_id: UUID
     tenant_id: str
@@ -46,7 +46,7 @@ class Certificate(BaseModel):
 
 
 async def register_certificate(event: Event[RegisterCertificate], ctx: Context) -> Certificate:
-    """Accept a certificate for a device."""
+    """Register a certificate for a device."""
     wanted = event.data
     certificate = _parse(wanted.certificate_pem)
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -77,7 +77,7 @@ async def list_certificates(event: Event[DeviceRequest], ctx: Context) -> Page[C
 
 
 async def revoke_certificate(event: Event[RevokeCertificate], ctx: Context) -> Certificate:
-    """Refuse a certificate from now on; revoking twice is no error."""
+    """Revoke a certificate; revoking it again is not an error."""
     wanted = event.data
     row = await ctx.postgres.fetchrow(
         _QUERIES["revoke"], wanted.tenant_id, wanted.device_id, wanted.certificate_id
@@ -91,7 +91,9 @@ def _parse(pem: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem.encode())
     except ValueError:
-        raise Reject("CERTIFICATE_INVALID", "This is no X.509 certificate in PEM form.") from None
+        raise Reject(
+            "CERTIFICATE_INVALID", "This is not an X.509 certificate in PEM form."
+        ) from None
 
 
 def _certificate(row: Any) -> Certificate:  # noqa: ANN401 - a row, whose columns the model checks

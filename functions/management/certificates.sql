@@ -4,7 +4,7 @@ VALUES ($1, $2, $3, $4, $5)
 RETURNING certificate_id, tenant_id, device_id, fingerprint_sha256, status, not_before, not_after, created_at
 
 -- name: list
--- The newest, as more than some are a sign of trouble and not a reason for pages.
+-- The newest 500: a device has few certificates, so the list has no pages.
 SELECT certificate_id, tenant_id, device_id, fingerprint_sha256, status, not_before, not_after, created_at
 FROM device_certificates
 WHERE tenant_id = $1 AND device_id = $2

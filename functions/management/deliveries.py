@@ -1,4 +1,4 @@
-"""The attempts that were made to deliver messages to routes."""
+"""Endpoint for the log of delivery attempts."""
 
 from datetime import datetime
 from pathlib import Path
@@ -19,14 +19,14 @@ AttemptOutcome = Literal["delivered", "failed", "refused", "skipped"]
 
 
 class ListAttempts(ListRequest):
-    """Attempts of a tenant, a route, a job, or all."""
+    """A request for attempts, filtered by tenant, route, job, outcome and time."""
 
     tenant_id: TenantId | None = None
     route_id: ShortText | None = None
     job_id: Annotated[str, StringConstraints(max_length=255, pattern=NO_NUL)] | None = None
     outcome: AttemptOutcome | None = None
     since: Time | None = None
-    # An answer's excerpt has up to 64 KB, and a reply of ours is one message of 1 MB.
+    # An excerpt has up to 64 KB, and the reply is one NATS message of at most 1 MB.
     limit: Annotated[int, Field(ge=1, le=100)] = 50
 
 

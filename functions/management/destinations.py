@@ -1,7 +1,7 @@
-"""Where routes may lead: the configuration that each type of destination takes.
+"""Reads and shows the configuration of each destination type.
 
-How a type is delivered is its deliverer's affair; here stands what a caller may write and what is
-shown of it later. A type that nobody delivers is refused: its jobs would lie there for ever.
+`functions.route_delivery` delivers. A type without a delivery function is refused, since its jobs
+would never be delivered.
 """
 
 import base64
@@ -28,7 +28,7 @@ _SECRET_BYTES = 32
 
 
 class WebhookConfig(Request):
-    """The configuration of a webhook; a secret is made unless one is given."""
+    """The configuration of a webhook; a secret is generated when absent."""
 
     url: Annotated[
         str,
@@ -47,12 +47,12 @@ def read_destination(
     """The configuration as it is stored, secrets in clear.
 
     Args:
-        destination_type: decides which fields there are.
-        config: what the caller wrote.
-        secret: stays in force unless `config` has one; None makes a new one.
+        destination_type: selects the model.
+        config: the caller's configuration.
+        secret: used when `config` has none; when it is None too, a new secret is generated.
 
     Raises:
-        Reject: `DESTINATION_INVALID`, naming fields and rules but no value.
+        Reject: `DESTINATION_INVALID`; the text names fields and rules but no value.
     """
     try:
         webhook = WebhookConfig.model_validate(config)
@@ -73,7 +73,7 @@ def read_destination(
 
 
 def hide_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as it is shown: its values, apart from the URL, are hidden."""
+    """The configuration as callers see it: every value but the URL is hidden."""
     shown = {key: value if key == "url" else HIDDEN for key, value in config.items()}
     if isinstance(config.get("headers"), dict):
         shown["headers"] = dict.fromkeys(config["headers"], HIDDEN)

@@ -1,4 +1,4 @@
-"""Devices: registering, revoking, and the provision token by which a device proves itself."""
+"""Endpoints for devices: register, get, list, revoke, reactivate, rotate the provision token."""
 
 import hashlib
 import hmac
@@ -27,7 +27,7 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class RegisterDevice(DeviceRequest):
-    """A new device. A token is made unless given; without `subscription_id` MAIN counts."""
+    """A new device. A token is generated when absent; without `subscription_id` MAIN counts."""
 
     site_id: Name
     provision_token: Token | None = None
@@ -37,13 +37,13 @@ class RegisterDevice(DeviceRequest):
 
 
 class RotateToken(DeviceRequest):
-    """A new token for a device; the old one is refused from now on."""
+    """A request for a new token; the old token is refused from now on."""
 
     provision_token: Token | None = None
 
 
 class ListDevices(ListRequest, TenantRequest):
-    """A tenant's devices, all or those of one status."""
+    """A request for a tenant's devices: all, or only those of one status."""
 
     status: DeviceStatus | None = None
 
@@ -63,18 +63,18 @@ class Device(BaseModel):
 
 
 class DeviceWithToken(Device):
-    """A device and its token in clear, which is shown here and never again."""
+    """A device and its token in clear; no other answer shows the token."""
 
     provision_token: str
 
 
 def device_not_found() -> Reject:
-    """For whatever names a device that is not registered."""
+    """The error for a device that is not registered."""
     return Reject("DEVICE_NOT_FOUND", "The tenant has no such device.", status=404)
 
 
 async def register_device(event: Event[RegisterDevice], ctx: Context) -> DeviceWithToken:
-    """Register a device; the same request with the same given token gives the same device."""
+    """Register a device. A repeat of the request with the same explicit token is not an error."""
     wanted = event.data
     token = _token(wanted.provision_token)
     async with ctx.postgres.acquire() as connection, connection.transaction():
@@ -108,7 +108,7 @@ async def list_devices(event: Event[ListDevices], ctx: Context) -> Page[Device]:
 
 
 async def revoke_device(event: Event[DeviceRequest], ctx: Context) -> Device:
-    """Refuse all that the device sends from now on; revoking twice is no error."""
+    """Refuse the device's messages from now on; revoking it again is not an error."""
     row = await ctx.postgres.fetchrow(
         _QUERIES["set_status"], event.data.tenant_id, event.data.device_id, "REVOKED"
     )

@@ -1,9 +1,9 @@
 -- name: lock_tenant
--- Registrations of one tenant wait for each other, so that two of them cannot both take the last place.
+-- Serializes registrations of one tenant, so that two of them cannot both use the last free device.
 SELECT TRUE FROM tenants WHERE tenant_id = $1 FOR NO KEY UPDATE
 
 -- name: has_room
--- NULL: nothing limits the tenant, as it has no such subscription; ingest refuses its messages then.
+-- NULL when the tenant has no such subscription: no limit applies, but ingest refuses the device's messages.
 SELECT max(s.device_limit) > (
     SELECT count(*) FROM device_registry d
     WHERE d.tenant_id = $1 AND d.status = 'ACTIVE'

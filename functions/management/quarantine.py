@@ -1,4 +1,4 @@
-"""Messages that were refused, with the reason and the bytes as they came."""
+"""Endpoints for quarantine: refused messages, with the reason and the original bytes."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ _QUERIES = read_queries(Path(__file__).with_name("quarantine.sql"))
 
 
 class ListQuarantine(ListRequest):
-    """Refused messages; what could not be read of a message is empty, and may be asked for."""
+    """A request for refused messages. A field that could not be read is stored empty."""
 
     tenant_id: ShortText | None = None
     device_id: ShortText | None = None
@@ -27,7 +27,7 @@ class ListQuarantine(ListRequest):
 
 
 class GetQuarantined(Request):
-    """One refused message."""
+    """A request for one refused message."""
 
     quarantine_id: Annotated[int, Field(ge=1, lt=2**63)]
 
@@ -52,7 +52,7 @@ class Quarantined(BaseModel):
 
 
 class QuarantinedMessage(Quarantined):
-    """A refused message, its payload in base64."""
+    """A refused message with its payload in base64."""
 
     headers: dict[str, Any]
     payload_base64: str
@@ -75,7 +75,7 @@ async def list_quarantine(event: Event[ListQuarantine], ctx: Context) -> Page[Qu
 
 
 async def get_quarantined(event: Event[GetQuarantined], ctx: Context) -> QuarantinedMessage:
-    """One refused message with all that is needed to send it again."""
+    """One refused message, with headers and payload, so that it can be sent again."""
     row = await ctx.postgres.fetchrow(_QUERIES["find"], event.data.quarantine_id)
     if row is None:
         raise Reject("QUARANTINE_NOT_FOUND", "There is no such refused message.", status=404)

@@ -1,4 +1,4 @@
-"""What every request of the management API has in common."""
+"""Base models of the management API's requests."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -8,7 +8,7 @@ from functions.domain.values import Limit
 
 
 class Request(BaseModel):
-    """An unknown field is an error, and no error repeats what was sent: it may be a token."""
+    """Base of all requests. An unknown field is an error; no error repeats a value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 

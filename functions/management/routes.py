@@ -1,4 +1,4 @@
-"""Routes: which messages of a tenant go where."""
+"""Endpoints for routes, which send a tenant's messages to destinations."""
 
 import json
 from datetime import datetime
@@ -36,7 +36,7 @@ PayloadFilter = Annotated[str, AfterValidator(_check_filter)]
 
 
 class CreateRoute(TenantRequest):
-    """A new route; a webhook's secret is made unless `destination_config` has one."""
+    """A new route; a webhook's secret is generated unless `destination_config` has one."""
 
     name: Name
     topic_filter: TopicFilter
@@ -53,14 +53,14 @@ class RouteRequest(TenantRequest):
 
 
 class ListRoutes(ListRequest, TenantRequest):
-    """A tenant's routes."""
+    """A request for a tenant's routes."""
 
 
 class UpdateRoute(RouteRequest):
-    """What is given is changed.
+    """A change of a route; an absent field stays as it is.
 
-    A `destination_config` replaces the whole one, apart from a secret that it does not name;
-    `payload_filter: null` removes the filter.
+    A `destination_config` replaces the whole configuration, but keeps the secret when it names
+    none; `payload_filter: null` removes the filter.
     """
 
     name: Name | None = None
@@ -71,7 +71,7 @@ class UpdateRoute(RouteRequest):
 
 
 class Route(BaseModel):
-    """A route; of its secrets it shows that they are there."""
+    """A route, with its secrets hidden."""
 
     route_id: UUID
     tenant_id: str
@@ -86,13 +86,13 @@ class Route(BaseModel):
 
 
 class RouteWithSecret(Route):
-    """A route and its signing secret in clear, which is shown here and never again."""
+    """A route and its signing secret in clear; no other answer shows the secret."""
 
     secret: str
 
 
 class DeletedRoute(BaseModel):
-    """The route that is no more."""
+    """The deleted route."""
 
     route_id: UUID
     tenant_id: str
@@ -129,7 +129,7 @@ async def get_route(event: Event[RouteRequest], ctx: Context) -> Route:
 
 
 async def list_routes(event: Event[ListRoutes], ctx: Context) -> Page[Route]:
-    """A tenant's routes in the order of their names; none for a tenant that is not there."""
+    """A tenant's routes in the order of their names; empty for an unknown tenant."""
     query = event.data
     (after,) = read_cursor(query.cursor, as_text)
     rows = await ctx.postgres.fetch(_QUERIES["page"], query.tenant_id, after, query.limit + 1)
@@ -137,7 +137,7 @@ async def list_routes(event: Event[ListRoutes], ctx: Context) -> Page[Route]:
 
 
 async def update_route(event: Event[UpdateRoute], ctx: Context) -> Route:
-    """Change a route, enable or disable it. Jobs that are made already follow the change."""
+    """Change, enable or disable a route. The change applies to existing jobs too."""
     change = event.data
     async with ctx.postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(_QUERIES["lock"], change.tenant_id, change.route_id)
@@ -153,7 +153,7 @@ async def update_route(event: Event[UpdateRoute], ctx: Context) -> Route:
 
 
 async def delete_route(event: Event[RouteRequest], ctx: Context) -> DeletedRoute:
-    """Delete a route. Its jobs that are not delivered yet become dead letters."""
+    """Delete a route. Its undelivered jobs become dead letters."""
     query = event.data
     if await ctx.postgres.fetchval(_QUERIES["delete"], query.tenant_id, query.route_id) is None:
         raise _not_found()

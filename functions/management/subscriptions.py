@@ -1,4 +1,4 @@
-"""Subscriptions: how many devices a tenant may have, and until when."""
+"""Endpoints for subscriptions, which limit a tenant's devices in number and time."""
 
 from datetime import datetime
 from pathlib import Path
@@ -32,15 +32,15 @@ class NewSubscription(Request):
 
 
 class CreateSubscription(NewSubscription, TenantRequest):
-    """A further subscription of a tenant."""
+    """An additional subscription of a tenant."""
 
 
 class ListSubscriptions(ListRequest, TenantRequest):
-    """A tenant's subscriptions."""
+    """A request for a tenant's subscriptions."""
 
 
 class UpdateSubscription(TenantRequest):
-    """What is given is changed; `expires_at: null` makes the subscription endless."""
+    """A change of a subscription; an absent field stays. `expires_at: null` removes the end."""
 
     subscription_id: UUID
     status: SubscriptionStatus | None = None
@@ -70,7 +70,7 @@ async def insert_subscription(
     """Store a subscription.
 
     Raises:
-        asyncpg.ForeignKeyViolationError: there is no such tenant.
+        asyncpg.ForeignKeyViolationError: the tenant does not exist.
     """
     row = await connection.fetchrow(
         _QUERIES["insert"],
@@ -94,7 +94,7 @@ async def create_subscription(event: Event[CreateSubscription], ctx: Context) ->
 
 
 async def list_subscriptions(event: Event[ListSubscriptions], ctx: Context) -> Page[Subscription]:
-    """A tenant's subscriptions, oldest first; none for a tenant that is not there."""
+    """A tenant's subscriptions, oldest first; empty for an unknown tenant."""
     query = event.data
     created_at, subscription_id = read_cursor(query.cursor, as_time, as_uuid)
     rows = await ctx.postgres.fetch(

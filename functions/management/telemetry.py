@@ -1,4 +1,4 @@
-"""What devices measured."""
+"""Endpoints that read a device's telemetry."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -17,20 +17,20 @@ from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("telemetry.sql"))
 _DEFAULT_SPAN = timedelta(days=1)
-# A reply is one NATS message, of which a server takes 1 MB unless it is told otherwise.
+# A reply is one NATS message, and a server accepts 1 MB by default.
 _PAGE_BYTES = 500_000
 _ROW_OVERHEAD_BYTES = 256
 
 
 class TelemetryQuery(ListRequest, DeviceRequest):
-    """From `from` on and before `to`; the last day when neither is given."""
+    """A request for rows with `from` <= time < `to`. Default: `to` is now, `from` a day before."""
 
     from_: Time | None = Field(default=None, alias="from")
     to: Time | None = None
 
 
 class TelemetryRow(BaseModel):
-    """One message's metrics. `time` and `seq` are the stream's, in which the message was stored."""
+    """One message's metrics, with the stream's stored time and sequence of the message."""
 
     time: datetime
     site_id: str
@@ -40,7 +40,7 @@ class TelemetryRow(BaseModel):
 
 
 async def get_latest_telemetry(event: Event[DeviceRequest], ctx: Context) -> TelemetryRow:
-    """The newest row of a device."""
+    """A device's newest row."""
     device = (event.data.tenant_id, event.data.device_id)
     row = await ctx.postgres.fetchrow(_QUERIES["latest"], *device)
     if row is None:
@@ -50,7 +50,7 @@ async def get_latest_telemetry(event: Event[DeviceRequest], ctx: Context) -> Tel
 
 
 async def query_telemetry(event: Event[TelemetryQuery], ctx: Context) -> Page[TelemetryRow]:
-    """A device's rows of a span of time, oldest first; a page may be shorter than its limit."""
+    """A device's rows in a time range, oldest first; a page may be shorter than its limit."""
     query = event.data
     end = query.to or datetime.now(UTC)
     begin = query.from_ or end - _DEFAULT_SPAN
@@ -72,7 +72,7 @@ async def query_telemetry(event: Event[TelemetryQuery], ctx: Context) -> Page[Te
 
 
 def _count_fitting(rows: list[asyncpg.Record]) -> int:
-    """How many rows fit into a page, one at least."""
+    """How many rows fit into a page; at least one."""
     size_bytes = 0
     for count, row in enumerate(rows):
         size_bytes += len(row["metrics"].encode()) + _ROW_OVERHEAD_BYTES

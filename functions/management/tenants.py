@@ -1,4 +1,4 @@
-"""Tenants: whoever owns devices."""
+"""Endpoints for tenants, the owners of devices."""
 
 import json
 from datetime import datetime
@@ -31,7 +31,7 @@ class CreateTenant(Request):
 
 
 class UpdateTenant(TenantRequest):
-    """What is given is changed; a suspended tenant's messages go to quarantine."""
+    """A change of a tenant; an absent field stays. Messages of a suspended tenant are refused."""
 
     status: TenantStatus | None = None
     name: ShortText | None = None
@@ -50,12 +50,12 @@ class Tenant(BaseModel):
 
 
 def tenant_not_found() -> Reject:
-    """For whatever names a tenant that is not there."""
+    """The error for a tenant that does not exist."""
     return Reject("TENANT_NOT_FOUND", "There is no such tenant.", status=404)
 
 
 async def create_tenant(event: Event[CreateTenant], ctx: Context) -> Tenant:
-    """Create a tenant; the same request again gives the same tenant."""
+    """Create a tenant. A repeat of the request returns the existing tenant."""
     wanted = event.data
     async with ctx.postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(

@@ -1,1 +1,1 @@
-"""Delivers what routes match: a module for each type of destination, one contract for all."""
+"""Delivers route jobs: a module for each type of destination, one contract for all."""

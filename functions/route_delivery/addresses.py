@@ -1,13 +1,13 @@
-"""Which network addresses a tenant's destination may lead to.
+"""Policy of the network addresses that a tenant's destination may lead to.
 
-A tenant chooses the URL, this host makes the request: without a guard the tenant reads what only
-this host can reach (metadata services, databases, the admin port). The guard judges the address
-that is connected to, never the name, so a name that resolves differently a moment later changes
-nothing.
+A tenant chooses the URL and this host makes the request: without a guard the tenant could read
+what only this host can reach (metadata services, databases, the admin port). The policy judges the
+address of the connection, never the name, so a name that resolves to another address a moment later
+does not get around it.
 
-`ipaddress.is_global` is no such guard: it lets NAT64 and 6to4 forms of private addresses through,
-and its answers differ between Python releases. Hence explicit lists. Source: the IANA
-special-purpose address registries, and what Svix and smokescreen refuse.
+`ipaddress.is_global` does not suffice: it accepts NAT64 and 6to4 forms of private addresses, and
+its answers differ between Python releases. Hence explicit lists. Source: the IANA special-purpose
+address registries, and the lists of Svix and smokescreen.
 """
 
 from collections.abc import Iterable
@@ -42,8 +42,8 @@ _REFUSED_V4 = tuple(
         "240.0.0.0/4",
     )
 )
-# Everything outside 2000::/3 is no global unicast: loopback, v4-compatible, link-local, unique
-# local, multicast, 100::/64, 5f00::/16. Inside it, these are set aside.
+# No address outside 2000::/3 is global unicast: loopback, v4-compatible, link-local, unique local,
+# multicast, 100::/64, 5f00::/16. Inside 2000::/3, the blocks below are reserved.
 _GLOBAL_UNICAST_V6 = IPv6Network("2000::/3")
 _REFUSED_V6 = tuple(
     IPv6Network(block)
@@ -58,7 +58,7 @@ _SIX_TO_FOUR = IPv6Network("2002::/16")
 
 
 def canonical(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that a v4-mapped, NAT64 or 6to4 address leads to; any other as it is."""
+    """The IPv4 address in a v4-mapped, NAT64 or 6to4 address; any other address unchanged."""
     if isinstance(address, IPv4Address):
         return address
     if address.ipv4_mapped is not None:
@@ -71,13 +71,13 @@ def canonical(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 class AddressPolicy:
-    """Public addresses only, and whatever `allowed_networks` opens besides."""
+    """Allows public addresses, and the addresses of `allowed_networks`."""
 
     def __init__(self, allowed_networks: Iterable[Network] = ()) -> None:
         self._allowed = tuple(allowed_networks)
 
     def allows(self, literal: str) -> bool:
-        """Whether a connection to this literal address (a scope id is fine) may be made."""
+        """Whether a connection to this literal address may be made; it may have a scope id."""
         address = canonical(ip_address(literal))
         if any(address in network for network in self._allowed):
             return True
@@ -87,9 +87,9 @@ class AddressPolicy:
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Networks from `10.0.0.0/8, fd00::/8`; commas or blanks between them, none for an empty text.
+    """Networks from `10.0.0.0/8, fd00::/8`, separated by commas or blanks.
 
     Raises:
-        ValueError: naming the part that is no network.
+        ValueError: names the part that is not a network.
     """
     return tuple(ip_network(part) for part in text.replace(",", " ").split())

@@ -1,4 +1,4 @@
-"""Leaves an endpoint that keeps failing alone for a while: it shall hold no slot others need."""
+"""Circuit breaker per endpoint: a failing endpoint shall not use up the function's concurrency."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ class _Circuit:
 
 
 class Breaker:
-    """Counts each endpoint's failures in a row; knows only the endpoints that fail at present.
+    """Counts consecutive failures per endpoint; has an entry only for endpoints that fail now.
 
-    Times are readings of one monotonic clock, handed in by the caller.
+    The caller passes the times, all from one monotonic clock.
     """
 
     def __init__(self, *, failures: int, pause_s: float) -> None:
@@ -21,10 +21,10 @@ class Breaker:
         self._circuits: dict[str, _Circuit] = {}
 
     def wait_s(self, endpoint: str, now_s: float) -> float:
-        """Seconds to leave the endpoint alone; 0 when it may be tried.
+        """Seconds until the endpoint may be tried; 0 for now.
 
-        After a pause one caller gets 0 and thereby is the probe: the others wait another pause, or
-        until the probe succeeds. A probe that never reports back costs no more than that pause.
+        After a pause one caller gets 0 and is the probe; other callers wait for another pause, or
+        until the probe succeeds. A probe that never reports costs at most that pause.
         """
         circuit = self._circuits.get(endpoint)
         if circuit is None or circuit.failures < self._limit:
@@ -35,11 +35,11 @@ class Breaker:
         return 0.0
 
     def failed(self, endpoint: str, now_s: float) -> None:
-        """The endpoint did not answer, or answered that it cannot cope."""
+        """Count a failure: the endpoint did not answer, or answered that it is overloaded."""
         circuit = self._circuits.setdefault(endpoint, _Circuit())
         circuit.failures += 1
         circuit.resumes_at_s = now_s + self._pause_s
 
     def answered(self, endpoint: str) -> None:
-        """The endpoint is alive, whatever it said."""
+        """Reset the count: the endpoint answered."""
         self._circuits.pop(endpoint, None)

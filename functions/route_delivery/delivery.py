@@ -1,8 +1,9 @@
-"""The contract of every route type: look the route up, send once, log the attempt, steer the job.
+"""Delivers a job of any route type: look up the route, send once, log the attempt, settle the job.
 
-A type's module brings `send`, which tries once and returns what came of it; it raises nothing for
-what an endpoint does. Delivery is at least once: when a host dies between an endpoint's answer and
-the log, the job is sent again under the same id, by which a receiver can tell.
+The module of a type provides `send`, which makes one attempt and returns its result; an endpoint's
+failure is a result and not an exception. Delivery is at least once: when a host dies between an
+endpoint's answer and the log, the job is sent again under the same id, so that a receiver can
+recognize it.
 """
 
 import time
@@ -30,14 +31,14 @@ _JOB_STATUS: dict[Outcome, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What came of one attempt.
+    """The result of one attempt.
 
     Attributes:
         outcome: `failed` and `skipped` are tried again, `refused` never.
         code: reason code in upper snake case; empty when delivered.
-        reason: one sentence for a person, with no secret and no internal in it.
-        retry_after_s: seconds that the endpoint asked us to wait.
-        disables_route: the endpoint wants nothing more.
+        reason: one sentence for a person, without secrets and internals.
+        retry_after_s: seconds to wait, as the endpoint asked.
+        disables_route: the endpoint asked for no more deliveries.
     """
 
     outcome: Outcome
@@ -51,7 +52,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a route leads: its configuration as JSON text, checked by the type's own model."""
+    """A route's destination; the module of its type validates the configuration, a JSON text."""
 
     route_id: str
     config: str
@@ -63,15 +64,15 @@ Send: TypeAlias = Callable[[Job, Destination], Awaitable[Receipt]]
 async def deliver(
     event: Event[Job], ctx: Context[Any], send: Send, *, destination_type: str
 ) -> None:
-    """Deliver a job with `send`; a job that is delivered already is done without sending again.
+    """Deliver a job with `send`, unless it is delivered already.
 
     Raises:
-        Reject: the attempt was refused, or the route is gone, disabled or of another type now.
+        Reject: the attempt was refused, or the route is deleted, disabled or of another type now.
         Retry: the attempt failed.
     """
     job = event.data
     if event.subject.split(".")[1:2] != [job.tenant_id]:
-        # Before the log: nothing is to be written in the name of a tenant who may not have asked.
+        # Check this first: the log must hold nothing under a tenant that did not send the job.
         raise Reject("TENANT_MISMATCH", "the job names another tenant than its subject")
     route = await ctx.postgres.fetchrow(
         _QUERIES["find_route"], job.tenant_id, route_key(job.route_id), job.job_id
@@ -112,12 +113,12 @@ async def deliver(
 
 
 def choose_wait_s(receipt: Receipt, attempt: int) -> float | None:
-    """Seconds until the next attempt; None leaves them to the function's retry policy.
+    """Seconds until the next attempt; None for the delay of the function's retry policy.
 
-    A wait given here takes the place of the policy's, yet uses up an attempt: an endpoint that
-    answers each attempt with `Retry-After: 1`, or a pause that passes over a job each minute, would
-    make a dead letter within minutes, where the policy holds on for a day. So after the first
-    attempt only a long wait that the endpoint itself asked for counts.
+    A wait returned here replaces the policy's delay and uses up an attempt. An endpoint that
+    answers each attempt with `Retry-After: 1`, or a pause that skips a job each minute, would make
+    a dead letter within minutes, while the policy retries for a day. So after the first attempt
+    only a long wait that the endpoint asked for is used.
     """
     wait_s = receipt.retry_after_s
     if attempt > 1 and (receipt.outcome == "skipped" or (wait_s or 0.0) < _LONG_WAIT_S):

@@ -1,4 +1,4 @@
-"""A webhook route's configuration, and what an endpoint's answer means."""
+"""A webhook route's configuration, and the result that an endpoint's answer stands for."""
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,9 +19,9 @@ class WebhookDestination(BaseModel):
     """The `destination_config` of a route of type `webhook`.
 
     Attributes:
-        url: `http` or `https`; held as a secret, as many services put a token into its path.
+        url: `http` or `https`; kept as a secret, since many services put a token into the path.
         secret: signs every delivery; `whsec_` and base64.
-        headers: sent besides, such as `Authorization`.
+        headers: additional headers, such as `Authorization`.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -50,11 +50,11 @@ class WebhookDestination(BaseModel):
 
 
 def judge(answer: HttpAnswer, *, now: datetime, retry_after_cap_s: float) -> Receipt:
-    """What the answer means for the job.
+    """The result of an attempt that the endpoint answered.
 
-    2xx is success. 410 says that the endpoint wants nothing more. All else is tried again: a
-    redirection, as following it would send a signed body to a place that nobody configured, and any
-    4xx, as endpoints answer so while they are being deployed or misconfigured.
+    2xx is success. 410 means that the endpoint wants no more deliveries. Every other status is
+    tried again: a redirection, since following it would send a signed body to an address that is
+    not configured, and any 4xx, since endpoints answer so while they are deployed or misconfigured.
 
     Source: Standard Webhooks 1.0.0, "Deliverability and reliability".
     """
@@ -82,12 +82,12 @@ def judge(answer: HttpAnswer, *, now: datetime, retry_after_cap_s: float) -> Rec
 
 
 def is_overloaded(answer: HttpAnswer) -> bool:
-    """Whether the endpoint cannot cope at present, whoever asks."""
+    """Whether the answer says that the endpoint cannot serve any request at present."""
     return answer.status == _TOO_MANY_REQUESTS or answer.status >= 500  # noqa: PLR2004
 
 
 def parse_retry_after(value: str | None, *, now: datetime) -> float | None:
-    """Seconds from `Retry-After`: seconds or an HTTP date; None for neither, 0 for the past.
+    """Seconds of a `Retry-After` header: a number or an HTTP date; None for neither, 0 if past.
 
     Source: RFC 9110, section 10.2.3.
     """

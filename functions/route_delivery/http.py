@@ -1,7 +1,8 @@
-"""One POST to an address that a tenant chose: guarded, never redirected, bounded in time and size.
+"""One POST to a URL that a tenant chose: guarded, never redirected, bounded in time and size.
 
-It stands on httpcore and not on httpx: httpx's transport takes no network backend, which is where
-the guard must sit, and httpcore has no redirects, cookies, proxies or environment to switch off.
+The client uses httpcore and not httpx: the guard must be in the network backend, which httpx's
+transport does not let a caller set, and httpcore has no redirects, cookies, proxies or environment
+to switch off.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ EXCERPT_S = 2.0
 
 
 class DestinationRefused(Exception):  # noqa: N818 - as `PublishFailed`
-    """The destination leads to no address that the policy allows; trying again would not help."""
+    """The policy allows none of the destination's addresses; another attempt would not help."""
 
 
 class NameNotResolved(Exception):  # noqa: N818 - as `PublishFailed`
@@ -30,10 +31,10 @@ class NameNotResolved(Exception):  # noqa: N818 - as `PublishFailed`
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What the endpoint answered.
+    """An endpoint's answer.
 
     Attributes:
-        headers: names in lower case; of repeated headers the last.
+        headers: names in lower case; of a repeated header, the last value.
         excerpt: the beginning of the body, as text that PostgreSQL can store.
     """
 
@@ -43,9 +44,9 @@ class HttpAnswer:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Resolves a name once, drops the addresses not allowed, and connects to the literal rest.
+    """Resolves a name once, drops the addresses that the policy refuses, connects to the others.
 
-    TLS still checks the certificate against the name: httpcore takes that from the request's URL.
+    TLS still checks the certificate against the name, which httpcore takes from the request's URL.
     """
 
     def __init__(self, policy: AddressPolicy) -> None:
@@ -86,7 +87,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         raise DestinationRefused
 
     async def sleep(self, seconds: float) -> None:
-        """Between httpcore's own attempts, of which we ask for none."""
+        """Sleep between httpcore's retries, of which the client asks for none."""
         await self._inner.sleep(seconds)
 
 
@@ -99,7 +100,7 @@ async def _resolve(host: str, port: int) -> list[str]:
 
 
 class WebhookClient:
-    """Posts to destinations that tenants chose; one per function, closed at its stop."""
+    """Posts to URLs that tenants chose. A function has one client and closes it at its stop."""
 
     def __init__(
         self,
@@ -111,8 +112,8 @@ class WebhookClient:
     ) -> None:
         self._timeout_s = timeout_s
         self._excerpt_bytes = excerpt_bytes
-        # No limit on connections: the function's concurrency is one already, and a limit here would
-        # let the endpoints that hang keep the others waiting.
+        # No limit on connections: the function's concurrency limits them, and with a limit here
+        # endpoints that hang would make the others wait.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
             max_connections=None,
@@ -125,10 +126,10 @@ class WebhookClient:
         """Send `body` and read the beginning of the answer.
 
         Raises:
-            DestinationRefused: no allowed address.
-            NameNotResolved: no address at all.
-            TimeoutError: no status within the time limit, which resolving and connecting count for.
-            httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError: as they say.
+            DestinationRefused: the policy allows no address of the host.
+            NameNotResolved: the host has no address.
+            TimeoutError: no status within the time limit, resolving and connecting included.
+            httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError: from httpcore.
         """
         async with (
             asyncio.timeout(self._timeout_s) as limit,
@@ -153,7 +154,7 @@ class WebhookClient:
             )
 
     async def _read_excerpt(self, response: httpcore.Response) -> str:
-        # The status has decided already: a body that stalls or breaks off changes no outcome.
+        # The status alone decides the outcome: a body that stalls or breaks off is no failure.
         read = bytearray()
         try:
             async with asyncio.timeout(EXCERPT_S):

@@ -1,4 +1,4 @@
-"""What is to be delivered: the job that ingest makes, and the older form with its route inline."""
+"""Models of a delivery job: the form that ingest makes, and the older form with an inline route."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from functions.domain.identifiers import TenantId
 
-# No dots: the id is part of what a webhook's signature covers, joined with dots.
+# No dots: a webhook's signature covers the id, joined with other parts by dots.
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
 RouteId = Annotated[
     str, Field(coerce_numbers_to_str=True), StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -17,12 +17,12 @@ _DEVICE_SECRET = "provision_token"  # noqa: S105 - a key's name
 
 
 class Job(BaseModel):
-    """One message for one route. It names the route and carries nothing of its configuration.
+    """One message for one route. The job holds the route's id, not its configuration.
 
     `stored_at` is when the device's message was stored, so it is the same on every attempt.
     """
 
-    # NaN stays NaN on the way, as turning it into null would be a change that nobody sees.
+    # Serialize NaN as NaN: null would be a silent change of the payload.
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     job_id: JobId
@@ -36,7 +36,7 @@ class Job(BaseModel):
 
 
 class InlineRoute(BaseModel):
-    """The one thing that is taken from a route sent inline; whatever else it holds is ignored."""
+    """The id of an inline route; every other field of the route is ignored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,14 +55,14 @@ class SeedJob(BaseModel):
 
 
 def without_device_secret(payload: Any) -> Any:  # noqa: ANN401 - whatever a device sends
-    """The payload without the token by which its device proves itself: no receiver needs that."""
+    """The payload without the device's provision token, which no receiver needs."""
     if isinstance(payload, dict) and _DEVICE_SECRET in payload:
         return {name: value for name, value in payload.items() if name != _DEVICE_SECRET}
     return payload
 
 
 def route_key(route_id: str) -> UUID | None:
-    """The database's key of the route; None when the id cannot be one."""
+    """The route's key in the database; None when the id is not a UUID."""
     try:
         return UUID(route_id)
     except ValueError:

@@ -1,7 +1,7 @@
--- Delivery jobs and their attempts; the routes are the management API's.
+-- Delivery jobs and their attempts; the management API writes the routes.
 
 -- name: find_route
--- A route of a tenant, and whether the job was delivered already. No row: there is no such route (any more).
+-- A tenant's route, and whether the job was delivered already. Returns no row when the route does not exist.
 -- $1 tenant, $2 route, $3 job
 SELECT
     route.destination_type,
@@ -18,8 +18,8 @@ WHERE route.tenant_id = $1 AND route.id = $2;
 SELECT destination_type FROM message_routes WHERE tenant_id = $1 AND id = $2;
 
 -- name: record_attempt
--- Logs one attempt, numbers it, keeps the job's state, and disables the route where its endpoint asked for it.
--- A job that was delivered stays so, whatever an attempt at the same time came to.
+-- Logs and numbers one attempt, updates the job's state, and disables the route if its endpoint asked for it.
+-- A delivered job stays delivered, even if a concurrent attempt failed.
 -- $1 tenant, $2 job, $3 route, $4 type, $5 status, $6 started at, $7 duration ms, $8 outcome, $9 status code,
 -- $10 error code, $11 response excerpt, $12 disable the route
 WITH job AS (
@@ -46,8 +46,8 @@ SELECT tenant_id, job_id, attempts, $3, $4, $6, $7, $8, $9, $10, $11 FROM job;
 
 
 -- name: forget_old
--- Removes jobs, and by cascade their attempts, that were last tried longer ago than that; some at a time, so
--- that no statement holds its locks for long.
+-- Removes jobs that were last tried longer ago than $1, and by cascade their attempts; $2 at a time, so that no
+-- statement holds its locks for long.
 -- $1 age, $2 how many at most
 DELETE FROM delivery_jobs
 WHERE (tenant_id, job_id) IN (

@@ -1,4 +1,4 @@
-"""Keeps the log of deliveries from growing for ever."""
+"""Removes old entries from the log of deliveries."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -14,11 +14,12 @@ _AT_A_TIME = 5_000
 
 
 class RetentionSettings(BaseModel):
-    """What the manifest may set for the log.
+    """Settings of the delivery log's retention.
 
     Attributes:
-        keep_days: how long a job is remembered after its last attempt. A repetition of the job that
-            comes later is delivered again, so this stays above the age a stream lets a job reach.
+        keep_days: how long a job is kept after its last attempt. A repeat of the job that comes
+            later is delivered again, so the least value is above the maximum age of a job in its
+            stream.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,7 +32,7 @@ Settings = RetentionSettings
 
 
 async def forget_old_deliveries(ctx: Context) -> None:
-    """Remove the jobs that were last tried too long ago, with their attempts."""
+    """Remove jobs whose last attempt is older than `keep_days`, with their attempts."""
     age = timedelta(days=ctx.settings.keep_days)
     removed = _AT_A_TIME
     while removed == _AT_A_TIME:

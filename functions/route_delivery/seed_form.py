@@ -1,8 +1,8 @@
 """Turns jobs of the two-token form on `routes.{tenant_id}` into jobs of the three-token form.
 
-The older form carries its route with it, secrets and all. The route is looked up instead, so the
-type's own consumer delivers it with the configuration that stands in the database now, and nothing
-inlined travels on.
+The older form carries its route inline, with its secrets. This function uses only the route's id
+and drops the rest. The consumer of the route's type then delivers the job with the configuration in
+the database.
 """
 
 from pathlib import Path
@@ -20,15 +20,15 @@ async def dispatch_seed_form(event: Event[SeedJob], ctx: Context) -> None:
     """Publish the job for its route's type, under an id that is the same on every redelivery.
 
     Raises:
-        Reject: the tenant is not the subject's, the topic is none of this tenant's, or the route
-            does not exist.
+        Reject: the tenant is not the subject's, the topic is not one of the tenant's device topics,
+            or the route does not exist.
     """
     seed = event.data
     if event.subject != f"routes.{seed.tenant_id}":
         raise Reject("TENANT_MISMATCH", "the job names another tenant than its subject")
     topic = parse_topic(seed.topic)
     if not isinstance(topic, Topic) or topic.tenant_id != seed.tenant_id:
-        raise Reject("BAD_TOPIC_FORMAT", "the job's topic is none of its tenant's device topics")
+        raise Reject("BAD_TOPIC_FORMAT", "the job's topic is not one of its tenant's device topics")
     destination_type = await ctx.postgres.fetchval(
         _QUERIES["find_route_type"], seed.tenant_id, route_key(seed.route.id)
     )

@@ -1,4 +1,4 @@
-"""Delivers jobs to webhooks, signed as Standard Webhooks asks for."""
+"""Delivers jobs to webhooks, signed as Standard Webhooks specifies."""
 
 import json
 import ssl
@@ -34,15 +34,16 @@ FAULTS = (
 
 
 class WebhookSettings(BaseModel):
-    """What the manifest may set for webhook delivery.
+    """Settings of webhook delivery.
 
     Attributes:
-        timeout_s: until the answer's status, name, connection and TLS included.
-        allowed_networks: opened beside the public ones, such as `10.0.0.0/8, fd00::/8`.
+        timeout_s: time limit until the answer's status; name resolution, connection and TLS
+            included.
+        allowed_networks: networks allowed beside the public ones, such as `10.0.0.0/8, fd00::/8`.
         excerpt_bytes: how much of an answer's body the attempt log keeps.
         retry_after_cap_s: the longest wait that an endpoint may ask for.
-        breaker_failures: after so many failures in a row an endpoint is left alone.
-        breaker_pause_s: for how long, before one delivery probes it.
+        breaker_failures: number of consecutive failures after which an endpoint is paused.
+        breaker_pause_s: length of the pause, before one delivery probes the endpoint.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +67,7 @@ Settings = WebhookSettings
 
 
 class Sender:
-    """Sends jobs to their endpoints; remembers which endpoints fail at present."""
+    """Sends jobs to their endpoints, with a circuit breaker per route."""
 
     def __init__(self, settings: WebhookSettings, *, tls: ssl.SSLContext | None = None) -> None:
         self._retry_after_cap_s = settings.retry_after_cap_s
@@ -80,7 +81,7 @@ class Sender:
         )
 
     async def send(self, job: Job, destination: Destination) -> Receipt:
-        """One attempt. An endpoint that is being left alone is not connected to."""
+        """Make one attempt. Does not connect to an endpoint that is paused."""
         endpoint = f"{job.tenant_id}/{job.route_id}"
         sent_at = datetime.now(UTC)
         try:
@@ -101,10 +102,10 @@ class Sender:
             return Receipt(
                 "skipped",
                 "ENDPOINT_PAUSED",
-                "the endpoint failed repeatedly and is left alone for a while",
-                # A pause longer than it must: when the endpoint may be tried again, one job probes
-                # it first. It is also long enough for the host to park the job, where it holds no
-                # slot: 1,000 jobs for a dead endpoint held up a live one for 30 s before.
+                "the endpoint failed repeatedly and is paused for a while",
+                # One pause more than necessary: after the pause, one job probes the endpoint first.
+                # The wait is also long enough for the host to park the job, so that it uses no
+                # concurrency: before, 1,000 jobs for a dead endpoint delayed a live one by 30 s.
                 retry_after_s=wait_s + self._pause_s,
             )
         fixed = {"content-type": "application/json", "user-agent": USER_AGENT}
@@ -117,7 +118,7 @@ class Sender:
             answer = await self._client.post(webhook.target, headers, body.encode())
         except DestinationRefused:
             return Receipt(
-                "refused", "DESTINATION_NOT_ALLOWED", "the URL leads to no address that is allowed"
+                "refused", "DESTINATION_NOT_ALLOWED", "the URL leads to no allowed address"
             )
         except FAULTS as fault:
             self._breaker.failed(endpoint, time.monotonic())
@@ -135,7 +136,7 @@ class Sender:
 
 
 def describe(fault: BaseException) -> tuple[str, str]:
-    """Reason code and sentence for an attempt without an answer, with none of the fault's text."""
+    """Reason code and sentence for an attempt without an answer; repeats no text of the fault."""
     if isinstance(fault, NameNotResolved):
         return "NAME_NOT_RESOLVED", "the endpoint's name has no address"
     if isinstance(fault, TimeoutError | httpcore.TimeoutException):
@@ -143,12 +144,12 @@ def describe(fault: BaseException) -> tuple[str, str]:
     if any(isinstance(cause, ssl.SSLError) for cause in _causes(fault)):
         return "TLS_FAILED", "the endpoint's certificate or TLS version was not accepted"
     if isinstance(fault, httpcore.NetworkError):
-        return "CONNECTION_FAILED", "the endpoint could not be connected to, or broke off"
+        return "CONNECTION_FAILED", "the connection to the endpoint failed or was lost"
     return "PROTOCOL_ERROR", "the endpoint did not speak HTTP"
 
 
 def _causes(fault: BaseException) -> Iterator[BaseException]:
-    # By the context: httpcore's pool raises on with `from None`, which clears the cause.
+    # Follow `__context__`: httpcore's pool re-raises with `from None`, which clears `__cause__`.
     cause = fault.__context__
     while cause is not None:
         yield cause
@@ -159,7 +160,7 @@ def encode_body(job: Job) -> str:
     """The body: type, time and data, as Standard Webhooks recommends; the same on every attempt.
 
     Raises:
-        ValueError: the payload holds what JSON cannot: NaN, Infinity, half a surrogate pair.
+        ValueError: the payload holds a value that JSON lacks: NaN, Infinity, a lone surrogate.
     """
     body = json.dumps(
         {
@@ -182,12 +183,12 @@ def encode_body(job: Job) -> str:
 
 
 async def start(ctx: Context[Sender]) -> Sender:
-    """Open what all deliveries share."""
+    """Make the sender that all deliveries share."""
     return Sender(ctx.settings)
 
 
 async def stop(ctx: Context[Sender]) -> None:
-    """Close it."""
+    """Close the sender."""
     await ctx.state.aclose()
 
 

@@ -1,4 +1,4 @@
-"""Applying an update to a shadow: the rules for devices and for the management API alike."""
+"""Applies an update to a shadow, by the same rules for devices and for the management API."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from runtime import Context, Unavailable
 
 
 class ChangeRefused(Exception):  # noqa: N818 - an outcome, not an error
-    """An update that is not applied.
+    """The update is not applied.
 
     Attributes:
         code: `VERSION_CONFLICT`, `SHADOW_INVALID` or `SHADOW_TOO_LARGE`.
@@ -33,12 +33,12 @@ class ChangeRefused(Exception):  # noqa: N818 - an outcome, not an error
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What is to change.
+    """A change of a shadow.
 
     Attributes:
         state: patches by section, `desired` and `reported`; None deletes a section.
         version: the version that the shadow must have; None for any.
-        client_token: comes back with the delta.
+        client_token: returned with the delta.
     """
 
     state: dict[str, Any]
@@ -50,12 +50,12 @@ def apply_update(shadow: Shadow, update: Update, stamp: Callable[[], int]) -> No
     """Merge an update and raise the version, or leave the shadow as it is.
 
     Args:
-        shadow: a locked one.
-        update: what to change.
-        stamp: gives the update its place in time; called once, when the update is accepted.
+        shadow: the locked shadow.
+        update: the change.
+        stamp: returns the update's stamp; called once, when the update is valid.
 
     Raises:
-        ChangeRefused: nothing may be saved.
+        ChangeRefused: the update is not valid; do not save the shadow.
     """
     if update.version is not None and update.version != shadow.version:
         raise ChangeRefused("VERSION_CONFLICT", "the shadow has another version")
@@ -78,9 +78,9 @@ def apply_update(shadow: Shadow, update: Update, stamp: Callable[[], int]) -> No
 
 
 async def send_delta(ctx: Context, shadow: Shadow, client_token: str | None) -> None:
-    """Tell the device what it still has to do, if anything; lost when it is not subscribed.
+    """Send the device its delta, if there is one; lost when the device is not subscribed.
 
-    The shadow is stored already, so nothing that happens here is a reason to repeat the update.
+    The shadow is stored already, so a failure here does not fail the update.
     """
     difference = shadow.delta()
     if not difference:

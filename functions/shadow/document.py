@@ -1,13 +1,13 @@
 """The shadow document: merging, late messages, delta and metadata, without I/O.
 
 A section (`desired` or `reported`) is a JSON object. Every write carries a stamp: nanoseconds since
-1970, a later update having the greater one. Merging follows AWS IoT: objects merge, `null` deletes,
-arrays and scalars are replaced whole. The order in which messages reach us is not always the order
-in which they were stored, so each path remembers the stamp of what was last written there: *any*
-order of the same updates gives the same section, and the same update twice changes nothing.
+1970; a later update has the greater stamp. Merging follows AWS IoT: objects merge, `null` deletes,
+arrays and scalars are replaced whole. Messages may arrive in another order than they were stored,
+so each path keeps the stamp of its last write: *any* order of the same updates gives the same
+section, and the same update twice changes nothing.
 
-Two rules make that possible: an object without a leaf is not kept, and deleting beneath a scalar
-leaves the scalar.
+Two rules make that possible: an object without a leaf is not kept, and a deletion beneath a scalar
+keeps the scalar.
 Source: AWS IoT developer guide, "Device Shadow service documents".
 """
 
@@ -22,23 +22,23 @@ NS_PER_S = 1_000_000_000
 MAX_DEPTH = 8
 MAX_KEY_CHARACTERS = 128
 MAX_SECTION_BYTES = 32_768
-# What is remembered of deleted paths, newest first. A device that invents a new key in every
-# message must not grow its row without bound; forgetting can only let a very late message bring a
-# key back.
+# Bound on the stamps kept of deleted paths; the newest are kept. Without it, a device that sends a
+# new key in every message would grow its row without bound. A dropped stamp can only let a very
+# late message restore a key.
 MAX_REMEMBERED = 512
 
 
 class InvalidDocument(ValueError):  # noqa: N818 - what it is, not that it went wrong
-    """The given state breaks a rule of shadow documents; the text may be shown to a caller."""
+    """The state breaks a rule of shadow documents; the text may be shown to a caller."""
 
 
 @dataclass(slots=True)
 class Section:
-    """One section's leaves and the memory that makes late updates harmless.
+    """One section's leaves, and the stamps that let late updates be merged correctly.
 
     Attributes:
-        leaves: what is there, by path; never None, never a non-empty object.
-        written: stamp of the newest write or deletion of exactly this path, live or gone.
+        leaves: values by path; never None, never a non-empty object.
+        written: stamp of the newest write or deletion of exactly this path, present or deleted.
         beneath: stamp of the newest value written beneath this path.
     """
 
@@ -47,7 +47,7 @@ class Section:
     beneath: dict[Path, int] = field(default_factory=dict)
 
     def merge(self, patch: object, stamp: int) -> None:
-        """Apply an update that was made at `stamp`, wherever it belongs in the order of stamps.
+        """Apply an update made at `stamp`, in any order of stamps.
 
         A patch of None deletes the whole section.
         """
@@ -56,7 +56,7 @@ class Section:
         self._forget()
 
     def state(self) -> Json:
-        """The section as the nested object a device or a caller sees."""
+        """The section as a nested object, as devices and callers see it."""
         return _nest(self.leaves)
 
     def metadata(self) -> Json:
@@ -84,7 +84,7 @@ class Section:
 
     def _forget(self) -> None:
         gone = [path for path in self.written if path not in self.leaves]
-        # A newer write of an object above it decides whatever this memory could decide.
+        # A newer write of an enclosing object makes this stamp useless.
         useless = [path for path in gone if self._is_covered(path, self.written[path])]
         kept = sorted(set(gone).difference(useless), key=lambda path: -self.written[path])
         for path in [*useless, *kept[MAX_REMEMBERED:]]:
@@ -105,7 +105,7 @@ class Section:
 
 
 def flatten(patch: object, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Each leaf or deletion (None) of a patch with its path; empty objects say nothing."""
+    """Each leaf or deletion (None) of a patch with its path; an empty object yields nothing."""
     if isinstance(patch, dict):
         for key, value in patch.items():
             yield from flatten(value, (*path, key))
@@ -114,9 +114,10 @@ def flatten(patch: object, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def delta(desired: Mapping[str, Any], reported: Mapping[str, Any]) -> Json:
-    """What the device still has to do: desired values that `reported` lacks or has differently.
+    """The desired values that `reported` lacks or has with another value.
 
-    Whatever only `reported` holds is no difference; an array that differs is given whole.
+    A value that only `reported` holds is not part of the delta; an array that differs is given
+    whole.
     """
     different: Json = {}
     for key, wanted in desired.items():
@@ -142,7 +143,7 @@ def same(one: object, other: object) -> bool:
 
 
 def pick(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> Json:
-    """The part of `metadata` that belongs to the leaves of `shape`: a delta's own timestamps."""
+    """The part of `metadata` that belongs to the leaves of `shape`."""
     return {
         key: pick(metadata[key], value) if isinstance(value, dict) else metadata[key]
         for key, value in shape.items()
@@ -150,7 +151,7 @@ def pick(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> Json:
 
 
 def check_patch(patch: object) -> None:
-    """Refuse what no section can hold.
+    """Refuse a patch that no section can hold.
 
     Raises:
         InvalidDocument: not an object or null, too deep, a key of bad length, a null inside an

@@ -1,4 +1,4 @@
-"""Shadows as the management API offers them."""
+"""Endpoints of the management API for device shadows."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -27,13 +27,13 @@ class ShadowQuery(_Request):
 
 
 class DesiredState(_Request):
-    """What the device shall become; null deletes the section."""
+    """The state that the device shall reach; null deletes the section."""
 
     desired: JsonObject | None
 
 
 class UpdateDesired(ShadowQuery):
-    """A change of the desired state; with `version` only if the shadow still has that one."""
+    """A change of the desired state; with `version`, only if the shadow still has that version."""
 
     state: DesiredState
     version: Annotated[int, Field(ge=0, lt=2**63)] | None = None
@@ -41,7 +41,7 @@ class UpdateDesired(ShadowQuery):
 
 
 class ShadowState(BaseModel):
-    """The sections, and what of `desired` the device has not reported yet."""
+    """The sections, and the delta: the part of `desired` that the device has not reported yet."""
 
     desired: dict[str, Any]
     reported: dict[str, Any]
@@ -49,7 +49,7 @@ class ShadowState(BaseModel):
 
 
 class ShadowMetadata(BaseModel):
-    """For each value the time at which it was written, seconds since 1970."""
+    """The time at which each value was written, in seconds since 1970."""
 
     desired: dict[str, Any]
     reported: dict[str, Any]
@@ -68,7 +68,7 @@ class ShadowDocument(BaseModel):
 
 
 class DeletedShadow(BaseModel):
-    """What is left of a shadow: the version, at which a new one goes on."""
+    """A deleted shadow's version; a new shadow continues to count from it."""
 
     tenant_id: str
     device_id: str
@@ -90,7 +90,7 @@ async def get_shadow(event: Event[ShadowQuery], ctx: Context) -> ShadowDocument:
 
 
 async def update_desired(event: Event[UpdateDesired], ctx: Context) -> ShadowDocument:
-    """Change what a device shall become, and send it the difference."""
+    """Change the desired state, and send the device its delta."""
     wanted = event.data
     update = Update(wanted.state.model_dump(), wanted.version, wanted.client_token)
     try:
@@ -107,7 +107,7 @@ async def update_desired(event: Event[UpdateDesired], ctx: Context) -> ShadowDoc
 
 
 async def delete_shadow(event: Event[ShadowQuery], ctx: Context) -> DeletedShadow:
-    """Delete a shadow. Its version goes on, and reports from before stay without effect."""
+    """Delete a shadow. Its version is kept, and earlier reports that arrive late have no effect."""
     query = event.data
     try:
         async with ctx.postgres.acquire() as connection, connection.transaction():

@@ -8,7 +8,7 @@ FROM device_shadows
 WHERE tenant_id = $1 AND device_id = $2;
 
 -- name: ensure
--- A row to lock: two first updates at once must not both begin at version 0.
+-- Makes a row to lock: two concurrent first updates must not both begin at version 0.
 INSERT INTO device_shadows (tenant_id, device_id, deleted_at)
 VALUES ($1, $2, now())
 ON CONFLICT DO NOTHING;
@@ -30,7 +30,7 @@ WHERE tenant_id = $1 AND device_id = $2
 RETURNING updated_at;
 
 -- name: note_update
--- No row comes back when this message has been seen already.
+-- Returns no row when the message was stored before.
 INSERT INTO device_shadow_updates (tenant_id, device_id, stored_at_ns, sequence, version)
 VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
@@ -43,6 +43,6 @@ SELECT EXISTS (
 );
 
 -- name: forget_updates
--- Only what JetStream may still deliver again has to be remembered; each device clears its own.
+-- Drops updates so old that JetStream no longer redelivers them; each device drops its own.
 DELETE FROM device_shadow_updates
 WHERE tenant_id = $1 AND device_id = $2 AND stored_at_ns < $3;

@@ -1,4 +1,4 @@
-"""What devices report about their own state, merged into their shadows."""
+"""Merges the state that devices report into their shadows."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _MAX_CLIENT_TOKEN_BYTES = 64
 
 
 async def apply_reported(event: Event[bytes], ctx: Context) -> None:
-    """Merge a device's report; refuse into quarantine what is not acceptable.
+    """Merge a device's report into its shadow; quarantine an unacceptable report.
 
     Forms: `{"reported": {…}}` and AWS IoT's `{"state": {"reported": {…}, "desired": …}}`, both with
     an optional `version` and `clientToken`, and the device's `provision_token`.
@@ -43,7 +43,7 @@ async def apply_reported(event: Event[bytes], ctx: Context) -> None:
 
 
 async def _is_settled(event: Event[bytes], ctx: Context, envelope: Envelope) -> bool:
-    """Whether an earlier delivery ended unconfirmed. Its verdict stands, whatever holds today."""
+    """Whether an earlier delivery was judged. That verdict stands, even if the registry changed."""
     device = (envelope.tenant_id, envelope.device_id)
     return await is_quarantined(ctx.postgres, event.message) or await store.is_noted(
         ctx.postgres, *device, event.sequence, event.stored_at_ns
@@ -58,15 +58,15 @@ def read_update(envelope: Envelope) -> Update:
     """
     payload = envelope.payload
     if ("state" in payload) == ("reported" in payload):
-        raise ChangeRefused("SHADOW_INVALID", "expected one of `reported` and `state`")
+        raise ChangeRefused("SHADOW_INVALID", "expected either `reported` or `state`")
     state = payload.get("state", {"reported": payload.get("reported")})
     if not isinstance(state, dict) or not state or state.keys() - {"desired", "reported"}:
-        raise ChangeRefused("SHADOW_INVALID", "`state` holds `reported` and `desired` alone")
+        raise ChangeRefused("SHADOW_INVALID", "`state` may hold `reported` and `desired` only")
     version, token = payload.get("version"), payload.get("clientToken")
     if version is not None and (type(version) is not int or version < 0):
-        raise ChangeRefused("SHADOW_INVALID", "`version` is no whole number")
+        raise ChangeRefused("SHADOW_INVALID", "`version` is not a whole number of at least 0")
     if token is not None and not _is_client_token(token):
-        raise ChangeRefused("SHADOW_INVALID", "`clientToken` has up to 64 bytes")
+        raise ChangeRefused("SHADOW_INVALID", "`clientToken` may be a text of up to 64 bytes")
     return Update(state, version, token)
 
 
@@ -82,8 +82,8 @@ async def _apply(event: Event[bytes], ctx: Context, envelope: Envelope, update: 
                 shadow, update, lambda: shadow.stamp_message(event.sequence, event.stored_at_ns)
             )
         except ChangeRefused as refused:
-            # In the transaction that remembers the message, so that a redelivery cannot be judged
-            # anew when the version has moved on.
+            # Quarantine in the transaction that notes the message, so that a redelivery is not
+            # judged again after the version has changed.
             refusal = Refusal.of_envelope(envelope, refused.code, refused.reason)
             await quarantine(connection, event.message, refusal)
         else:

@@ -1,4 +1,4 @@
-"""A shadow as PostgreSQL keeps it: one row per device, changed under its row lock."""
+"""Stores shadows in PostgreSQL: one row per device, changed under its row lock."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from functions.domain.quarantine import Executor
 from functions.shadow import document
 from functions.shadow.document import Json, Section, delta, flatten, pick
 
-# Counted back from the message at hand, as a backlog may be older by the clock. Forgetting too
-# early raises a version once more; the document stays right, thanks to its stamps.
+# Counted back from the message in hand, since a backlog may be old by the clock. If a note is
+# dropped too early, a redelivery raises the version once more; the stamps keep the document right.
 REMEMBERED_NS = 2 * 86_400 * 1_000_000_000
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 
@@ -27,10 +27,11 @@ class Shadow:
     """One device's shadow.
 
     Attributes:
-        version: +1 per accepted update, also across a deletion; 0 when there never was one.
-        last_sequence: with `last_stored_at_ns`, where the newest applied message stands.
+        version: +1 per accepted update, also across a deletion; 0 before the first update.
+        last_sequence: the stream sequence of the newest applied message.
+        last_stored_at_ns: the stored time of the newest applied message.
         last_stamp_ns: the newest stamp of either section.
-        deleted: True when there is none at present.
+        deleted: True when the device has no shadow at present.
     """
 
     tenant_id: str
@@ -45,19 +46,19 @@ class Shadow:
     deleted: bool = True
 
     def delta(self) -> Json:
-        """What the device still has to do."""
+        """The desired values that the device has not reported."""
         return delta(self.desired.state(), self.reported.state())
 
     def delta_metadata(self) -> Json:
-        """When each value of the delta was desired."""
+        """The time at which each value of the delta was desired."""
         return pick(self.desired.metadata(), self.delta())
 
     def stamp_message(self, sequence: int, stored_at_ns: int) -> int:
         """The stamp of an update that came as a stored message.
 
-        A message is late when both its sequence and its time are behind the newest. A lower
-        sequence alone means that the stream was made anew, an earlier time alone that the server's
-        clock was put back: both are new messages, and a new message outdoes what is there.
+        A message is late when both its sequence and its time are before the newest message's. A
+        lower sequence alone means that the stream was created again; an earlier time alone means
+        that the server's clock was put back. Both are new messages, so their values win.
         """
         if sequence < self.last_sequence and stored_at_ns < self.last_stored_at_ns:
             return stored_at_ns
@@ -66,7 +67,7 @@ class Shadow:
         return self._advance(stored_at_ns)
 
     def stamp_now(self) -> int:
-        """The stamp of an update that is made at this moment."""
+        """The stamp of an update that is made now."""
         return self._advance(time.time_ns())
 
     def _advance(self, stamp_ns: int) -> int:
@@ -75,7 +76,7 @@ class Shadow:
 
 
 async def read(connection: Connection, tenant_id: str, device_id: str) -> Shadow | None:
-    """The device's shadow, None when it has none; it may be a deleted one."""
+    """The device's shadow, which may be a deleted one; None when there never was one."""
     row = await connection.fetchrow(_QUERIES["read"], tenant_id, device_id)
     return None if row is None else _from_row(tenant_id, device_id, row)
 
@@ -87,7 +88,7 @@ async def is_registered(connection: Connection, tenant_id: str, device_id: str) 
 
 
 async def lock(connection: Connection, tenant_id: str, device_id: str) -> Shadow:
-    """The device's shadow, locked until the transaction ends; made when there was none.
+    """The device's shadow, locked until the transaction ends; created when there was none.
 
     Raises:
         asyncpg.ForeignKeyViolationError: the registry does not know the device.
@@ -100,7 +101,7 @@ async def lock(connection: Connection, tenant_id: str, device_id: str) -> Shadow
 
 
 async def save(connection: Connection, shadow: Shadow) -> None:
-    """Write a locked shadow back."""
+    """Store a locked shadow."""
     shadow.updated_at = await connection.fetchval(
         _QUERIES["save"],
         shadow.tenant_id,
@@ -120,7 +121,7 @@ async def save(connection: Connection, shadow: Shadow) -> None:
 async def note_message(
     connection: Connection, shadow: Shadow, sequence: int, stored_at_ns: int
 ) -> bool:
-    """Remember that a message was judged; False when it had been already."""
+    """Note that a message is judged; False when it was judged before."""
     device = (shadow.tenant_id, shadow.device_id)
     noted = await connection.fetchval(
         _QUERIES["note_update"], *device, stored_at_ns, sequence, shadow.version
@@ -134,7 +135,7 @@ async def note_message(
 async def is_noted(
     executor: Executor, tenant_id: str, device_id: str, sequence: int, stored_at_ns: int
 ) -> bool:
-    """Whether an earlier delivery of a message was judged."""
+    """Whether an earlier delivery of the message was judged."""
     noted: bool = await executor.fetchval(
         _QUERIES["is_noted"], tenant_id, device_id, stored_at_ns, sequence
     )

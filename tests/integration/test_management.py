@@ -116,7 +116,7 @@ async def test_a_time_at_the_calendars_ends_is_refused(api: Caller, time: str) -
         (subscriptions.CreateSubscription, {"tenant_id": "test", "expires_at": time}),
         (subscriptions.CreateSubscription, {"tenant_id": "test", "starts_at": time}),
     ):
-        with pytest.raises(ValidationError, match="years 2 to 9998"):
+        with pytest.raises(ValidationError, match="year must be between 2 and 9998"):
             asked.model_validate(fields)
     cursor = write_cursor(time, 1)
     refusal = await api.refuse(measured.query_telemetry, **DEVICE, cursor=cursor)

@@ -8,7 +8,7 @@ import pytest
 
 from functions.domain.envelope import BadEnvelope, read_envelope
 from functions.domain.topics import parse_topic
-from functions.http_gateway.emqx_door import make_message, read_publish
+from functions.http_gateway.emqx_bridge import make_message, read_publish
 from functions.http_gateway.problems import ProblemError
 from runtime import Message
 

@@ -1,9 +1,9 @@
-"""Where EMQX's HTTP sink posts what devices published by MQTT: `/bridge/v1/mqtt`.
+"""Bridge for EMQX: `/bridge/v1/mqtt` takes the MQTT messages that EMQX's HTTP sink posts.
 
-EMQX repeats a request after 429, 503 and network errors and throws the message away after any
-other status (source: emqx `emqx_bridge_http_connector.erl`, transform_result). So whatever might
-go better next time is a 503, and a message that ingest will refuse is stored all the same:
-refusing and keeping it is ingest's work.
+EMQX repeats a request after 429, 503 and network errors and drops the message after any other
+status (source: emqx `emqx_bridge_http_connector.erl`, transform_result). So every failure that may
+pass gets 503. The bridge also stores a message that function `ingest` will refuse, since `ingest`
+quarantines it.
 """
 
 import base64
@@ -26,17 +26,17 @@ from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
 UNMAPPED_SUBJECT = "tenant.unmapped"
-"""Kept by stream `UNMAPPED`, which takes `tenant.>`."""
+"""A subject of stream `UNMAPPED`, which takes `tenant.>`."""
 
 _MAX_ID_LENGTH = 128
 _HEADROOM_BYTES = 2048
 
 
 class Publish(NamedTuple):
-    """One message that a device published, as EMQX tells it.
+    """One message that a device published, as EMQX forwards it.
 
     Attributes:
-        payload: the device's own bytes, or, where EMQX sent text, that text in UTF-8.
+        payload: the device's own bytes, or the UTF-8 bytes of the text that EMQX sent.
     """
 
     message_id: str
@@ -46,8 +46,8 @@ class Publish(NamedTuple):
     received_at: str
 
 
-class EmqxDoor:
-    """Stores every message that EMQX brings, whatever its topic and payload."""
+class EmqxBridge:
+    """Stores every message that EMQX posts, with any topic and payload."""
 
     def __init__(self, ctx: Context, storage: Storage) -> None:
         self._ctx = ctx
@@ -66,7 +66,7 @@ class EmqxDoor:
         except ProblemError:
             raise
         except Exception as failure:
-            self._ctx.log.exception("A message of EMQX was not stored; it was told 503.")
+            self._ctx.log.exception("A message of EMQX was not stored; EMQX was answered 503.")
             raise ProblemError(503, "NOT_STORED", "The message could not be stored.") from failure
         return Response(status_code=204)
 
@@ -86,20 +86,20 @@ class EmqxDoor:
 
 
 def read_publish(body: bytes) -> Publish:
-    """What EMQX says in one request: what its rule selects.
+    """The message in a request of EMQX: the fields that its rule selects.
 
     Raises:
-        ProblemError: 400, this is nothing that a rule with a topic could have sent.
+        ProblemError: 400 when the body is not an object with a topic.
     """
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise _garbage("the body is not JSON") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("topic"), str):
-        raise _garbage("the body is no object with a topic")
+        raise _garbage("the body is not an object with a topic")
     message_id = fields.get("id")
     if not _is_id(message_id):
-        # Without EMQX's own id the body stands for the message: a repetition brings the same bytes.
+        # Without EMQX's own id use the body's digest: a repeat has the same bytes.
         message_id = hashlib.sha256(body).hexdigest()
     username = fields.get("username")
     return Publish(
@@ -114,8 +114,8 @@ def read_publish(body: bytes) -> Publish:
 def make_message(publish: Publish, *, limit_bytes: int) -> tuple[str, bytes]:
     """Subject and bytes to store, at most `limit_bytes` long.
 
-    A text goes into an envelope as a string, exact to the byte. What is not UTF-8 goes out raw, on
-    the subject that names its device; without such a device, into the envelope as base64.
+    A UTF-8 payload becomes a string in the envelope, unchanged. Any other payload is stored raw on
+    its device's subject, or as base64 in the envelope when the topic names no device.
     """
     topic = parse_topic(publish.topic)
     try:
@@ -131,7 +131,7 @@ def make_message(publish: Publish, *, limit_bytes: int) -> tuple[str, bytes]:
 
 
 def raw_subject(topic: Topic) -> str:
-    """The subject of a bare payload; a dot of the device id is `//`, as nats-server has it."""
+    """The subject for a raw payload; a dot of the device id becomes `//`, as in nats-server."""
     last = topic.msg_type.rpartition("/")[2] if topic.family != "telemetry" else topic.msg_type
     return f"{topic.stream_subject}.{topic.device_id.replace('.', '//')}.{last}"
 
@@ -144,7 +144,7 @@ def _fields(publish: Publish, topic: Topic | BadTopic) -> dict[str, Any]:
 
 
 def _cut(publish: Publish, topic: Topic | BadTopic, limit_bytes: int) -> dict[str, Any]:
-    """Ingest refuses such a size anyhow; what NATS can hold of it shows a person what it was."""
+    """The message, cut to fit `limit_bytes`; ingest refuses the size and quarantines this part."""
     # An escaped control character takes six bytes of JSON for one of the payload.
     kept = publish.payload[: max(0, limit_bytes - _HEADROOM_BYTES) // 6]
     return _fields(
@@ -172,7 +172,7 @@ def _payload(fields: dict[str, Any]) -> bytes:
         except binascii.Error:
             return encoded.encode()
     payload = fields.get("payload")
-    # A rule may have decoded the payload, json_decode(payload): then it comes as a value.
+    # A rule with json_decode(payload) sends the payload as a JSON value.
     return payload.encode() if isinstance(payload, str) else orjson.dumps(payload)
 
 
@@ -195,4 +195,4 @@ def _time(milliseconds: object) -> str:
 
 
 def _garbage(reason: str) -> ProblemError:
-    return ProblemError(400, "NOT_FROM_EMQX", f"This is no message of EMQX: {reason}.")
+    return ProblemError(400, "NOT_FROM_EMQX", f"This is not a message of EMQX: {reason}.")

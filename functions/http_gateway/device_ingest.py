@@ -1,4 +1,4 @@
-"""Where devices post: `/ingest/v1/tenant/{tenant_id}/device/{device_id}/{msg_type}`."""
+"""Device ingest over HTTP: `/ingest/v1/tenant/{tenant_id}/device/{device_id}/{msg_type}`."""
 
 import hashlib
 import re
@@ -24,12 +24,11 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _MAX_TOKEN_LENGTH = 512
 
 
-class DeviceDoor:
-    """Takes one message of a device, and answers 202 once JetStream has stored it.
+class DeviceIngest:
+    """Accepts one message of a device, and answers 202 once JetStream has stored it.
 
-    Only what is wrong with the request itself is refused here. Whether the device is known, its
-    token right and its metrics sound is for ingest to say, which keeps what it refuses in
-    quarantine.
+    The gateway refuses only malformed requests. Function `ingest` later checks device, token and
+    metrics, and quarantines the messages that it refuses.
     """
 
     def __init__(self, ctx: Context, storage: Storage) -> None:
@@ -58,7 +57,7 @@ class DeviceDoor:
 
 
 def make_envelope(topic: Topic, payload: bytes) -> bytes:
-    """The stored message. `payload` is JSON and goes in byte for byte: quarantine keeps it so."""
+    """The message to store. `payload` is JSON and is copied unchanged, so quarantine keeps it."""
     fields = {
         "topic": topic.text,
         "tenant_id": topic.tenant_id,
@@ -76,7 +75,7 @@ def _topic(request: Request) -> Topic:
     if any("/" in segment for segment in segments):
         topic = BadTopic("an id holds an encoded slash")
     elif isinstance(topic, Topic) and topic.msg_type in DOWNLINKS:
-        topic = BadTopic("this message type is sent to devices, not by them")
+        topic = BadTopic("this message type is sent to devices, not by devices")
     if isinstance(topic, BadTopic):
         raise ProblemError(400, "BAD_TOPIC_FORMAT", f"Not a device's path: {topic.reason}.")
     return topic
@@ -87,7 +86,9 @@ def _with_token(body: bytes, payload: Mapping[str, object], request: Request) ->
     if token is None or "provision_token" in payload:
         return body
     if len(token) > _MAX_TOKEN_LENGTH:
-        raise ProblemError(400, "INVALID_TOKEN", f"A token may have {_MAX_TOKEN_LENGTH} bytes.")
+        raise ProblemError(
+            400, "INVALID_TOKEN", f"A token may have at most {_MAX_TOKEN_LENGTH} characters."
+        )
     opened = body[body.index(b"{") + 1 :]
     comma = b"," if payload else b""
     return b'{"provision_token":' + orjson.dumps(token) + comma + opened
@@ -103,10 +104,10 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _message_id(topic: Topic, key: str | None, body: bytes) -> str:
-    """What JetStream drops a repetition by.
+    """The id by which JetStream drops a repeat.
 
-    The body's digest is part of it: a device that uses one key for two measurements, as after
-    losing its counter, would otherwise be told 202 for a message that is thrown away.
+    The id holds the body's digest: otherwise a device that used one key for two measurements, for
+    example after it lost its counter, would get 202 for a message that JetStream dropped.
     """
     if key is None:
         return f"http/{uuid.uuid4().hex}"
