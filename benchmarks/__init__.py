@@ -1,1 +1,1 @@
-"""Speed beside peers, measured in one run on one machine, printed as ratios."""
+"""Benchmarks against peers, in one run on one machine, printed as ratios."""

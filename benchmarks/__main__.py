@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: everything beside its peer, in one run, as one table."""
+"""`python -m benchmarks`: runs every benchmark and its peer, and prints one table."""
 
 import argparse
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import doing_nothing, fair_turns, ingesting, starting
+from benchmarks import doing_nothing, fairness, ingesting, starting
 from benchmarks.consumption import UNCOUNTED
-from benchmarks.place import Place, serving, temporary_directory
+from benchmarks.servers import Servers, serving, temporary_directory
 from benchmarks.table import Comparison, Waits, print_results
 from runtime.observe.logs import configure_logs
 
@@ -22,19 +22,19 @@ async def _compare(
     directory: Path, messages: int, rounds: int
 ) -> tuple[list[Comparison], list[Waits]]:
     filled = messages + 2 * UNCOUNTED
-    async with serving(directory) as place:
-        print(_versions(place), flush=True)
+    async with serving(directory) as servers:
+        print(_versions(servers), flush=True)
         print(f"a function that does nothing: {messages:,} messages counted each round", flush=True)
-        comparisons = await doing_nothing.measure(place, filled, rounds)
+        comparisons = await doing_nothing.measure(servers, filled, rounds)
         print(f"ingest: {messages:,} messages counted each round", flush=True)
-        comparisons.append(await ingesting.measure(place, filled, rounds))
-        print(f"a quiet tenant beside {fair_turns.FLOOD:,} messages of another", flush=True)
-        waits = await fair_turns.measure(place)
+        comparisons.append(await ingesting.measure(servers, filled, rounds))
+        print(f"a quiet tenant beside {fairness.FLOOD:,} messages of another", flush=True)
+        waits = await fairness.measure(servers)
     return comparisons, waits
 
 
-def _versions(place: Place) -> str:
-    nats_server = ".".join(str(part) for part in place.broker.server_version)
+def _versions(servers: Servers) -> str:
+    nats_server = ".".join(str(part) for part in servers.broker.server_version)
     return (
         f"{os.cpu_count()} processors, Python {platform.python_version()},"
         f" nats-server {nats_server}, FastStream {version('faststream')}"
@@ -42,7 +42,7 @@ def _versions(place: Place) -> str:
 
 
 def main() -> None:
-    """Measure and print. No time is a failure; a stall or a wrong count is."""
+    """Measure and print. A slow result is not a failure; a stall or a wrong count is."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round of each")
     quick = parser.parse_args().quick

@@ -1,8 +1,8 @@
-"""The measure for ingest: consume, COPY, acknowledge, and not one check.
+"""The peer of ingest: a loop that consumes, copies into PostgreSQL and acknowledges.
 
-Run as `python -m benchmarks.bare_loop STREAM DURABLE`, with NATS_URL and DATABASE_URL set. It
-writes the same table under the same unique key, but never looks into a payload: that goes as it is
-into the JSON column, and tenant and device are what the subject says.
+Run as `python -m benchmarks.bare_loop STREAM DURABLE`, with NATS_URL and DATABASE_URL set. The loop
+writes the same table under the same unique key, but checks nothing: the payload goes unchanged into
+the JSON column, and tenant and device come from the subject.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def _row(message: Message) -> tuple[object, ...]:
 
 
 class BareLoop:
-    """Pulls as the host does and writes with as many connections as the host's ingest."""
+    """Pulls with the host's puller, and writes with as many connections as the host's ingest."""
 
     def __init__(self, settler: Settler, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._settler = settler
@@ -45,17 +45,17 @@ class BareLoop:
         self.puller: Puller | None = None
 
     def held(self) -> int:
-        """How many messages are here."""
+        """The number of messages received and not yet acknowledged."""
         return self._held
 
     def deliver(self, message: Message) -> None:
-        """Take a message in."""
+        """Add a received message."""
         self._held += 1
         self._waiting.append(message)
         self._arrived.set()
 
     async def write(self) -> None:
-        """One writer: a batch, a COPY, the acknowledgements, for ever."""
+        """Copy and acknowledge batches until cancelled."""
         while True:
             await self._arrived.wait()
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
@@ -103,7 +103,7 @@ async def main(stream: str, durable: str) -> None:
             writer.cancel()
         await asyncio.gather(*writers, return_exceptions=True)
         for task in done:
-            await task  # What ended a writer shows here.
+            await task  # Raises the error that ended a writer.
         await settler.stop(1)
     await broker.close()
 

@@ -1,8 +1,8 @@
-"""How fast a consumer's messages are acknowledged, by the server's own word and clock.
+"""Measures how fast a consumer's messages are acknowledged, by the server's counts and clock.
 
-Measured from outside, the same for everybody: how far the consumer's ack floor has come, and when.
-The first messages are not counted, as start-up and the first pull fall among them, nor are the
-last, as some wait there for a batch that never gets full.
+The measurement is from outside and the same for every peer: the consumer's ack floor over time. The
+first messages are not counted, since they include start-up and the first pull, nor are the last,
+since some wait for a batch that never fills.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ STALL_S = 30.0
 
 
 class Stalled(Exception):  # noqa: N818 - names what happened
-    """A consumer made no progress for `STALL_S`: a defect, whoever's it is."""
+    """A consumer made no progress for `STALL_S`: a defect of the host or of the peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What was measured.
+    """The result of one measurement.
 
     Attributes:
         per_s: messages acknowledged a second.
-        cpu_us: microseconds of processor time that the consuming process spent on each.
+        cpu_us: microseconds of processor time of the consuming process per message.
     """
 
     per_s: float
@@ -46,7 +46,7 @@ class _Reading:
 
 
 async def publish_all(broker: Broker, messages: Sequence[tuple[str, bytes]]) -> None:
-    """Store subjects and payloads, each confirmed."""
+    """Publish all messages, and wait for each confirmation."""
     for first in range(0, len(messages), PUBLISHED_TOGETHER):
         part = messages[first : first + PUBLISHED_TOGETHER]
         await asyncio.gather(*(broker.publish(subject, payload) for subject, payload in part))
@@ -55,10 +55,10 @@ async def publish_all(broker: Broker, messages: Sequence[tuple[str, bytes]]) -> 
 async def watch(
     broker: Broker, stream: str, durable: str, messages: int, consuming: psutil.Process
 ) -> Pace:
-    """Watch a consumer until so many messages are acknowledged.
+    """Watch a consumer until `messages` are acknowledged.
 
     Raises:
-        Stalled: no further acknowledgement for `STALL_S`, or the consuming process is gone.
+        Stalled: no further acknowledgement for `STALL_S`, or the consuming process ended.
     """
     counted: list[_Reading] = []
     moved_s = time.monotonic()

@@ -1,7 +1,7 @@
 """The peer: FastStream's pull subscriber with a handler that does nothing, on uvloop.
 
 Run as `python -m benchmarks.faststream_nothing STREAM SUBJECT DURABLE single|batch`, with NATS_URL
-set. It binds to a consumer that is there already, so that both sides have the same one.
+set. The subscriber binds to an existing consumer, so that both peers use the same configuration.
 """
 
 import os
@@ -15,16 +15,16 @@ from faststream.nats import JStream, NatsBroker, PullSub
 BATCH_SIZE = 500
 
 
-async def take_one(body: Any) -> None:  # noqa: ANN401 - whatever FastStream decodes
-    """Take one message."""
+async def take_one(body: Any) -> None:  # noqa: ANN401 - FastStream decodes any JSON
+    """Do nothing with one message."""
 
 
 async def take_batch(body: list[Any]) -> None:
-    """Take a batch."""
+    """Do nothing with a batch."""
 
 
 def main(stream: str, subject: str, durable: str, shape: str) -> None:
-    """Consume until a signal."""
+    """Consume until a signal arrives."""
     # logger=None: a line per message in the log would be unfair.
     broker = NatsBroker(os.environ["NATS_URL"], logger=None)
     is_batch = shape == "batch"

@@ -1,4 +1,4 @@
-"""The whole ingest pipeline, beside a loop that consumes, copies and acknowledges."""
+"""Compares the ingest function with a loop that only consumes, copies and acknowledges."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import asyncpg
 import orjson
 
 from benchmarks.consumption import Pace, publish_all, watch
-from benchmarks.place import ROOT, Place, running
+from benchmarks.servers import ROOT, Servers, running
 from benchmarks.table import Comparison
 from runtime.broker.streams import ensure
 from runtime.manifest import Manifest, read
@@ -16,25 +16,25 @@ from runtime.resource.postgres import migrate
 STREAM, DURABLE = "TELEMETRY", "ingest-workers"
 TENANT, TOKEN = "bench", "a-provision-token"
 MESSAGES_PER_DEVICE = 20
-"""As many as a device may send at once: all are stored within seconds."""
+"""The burst that a device may send, since all messages are stored within seconds."""
 MESSAGES_PER_EVENT = 100
 SENSORS = ("temperature", "humidity", "pressure", "battery")
 BAR = 0.5
 _ROUTES = 'streams: {ROUTES: {subjects: ["routes.>"], retention: workqueue}}\n'
 
 
-async def measure(place: Place, messages: int, rounds: int) -> Comparison:
-    """Pipeline and bare loop in turn, on the shipped manifest and the shipped schema.
+async def measure(servers: Servers, messages: int, rounds: int) -> Comparison:
+    """Measure ingest and bare loop alternately, with the shipped manifest and schema.
 
-    Every message is valid and comes from a device whose sensors are known. One in a hundred is an
-    event, which a route takes.
+    Every message is valid and comes from a device with registered sensors. One in a hundred is an
+    event, which a route accepts.
     """
-    await migrate(place.database_url, ["functions.domain.migrations"])
-    await ensure(place.broker, _manifest(place))
+    await migrate(servers.database_url, ["functions.domain.migrations"])
+    await ensure(servers.broker, _manifest(servers))
     devices = [f"device-{number}" for number in range(messages // MESSAGES_PER_DEVICE)]
-    await _register(place, devices)
+    await _register(servers, devices)
     await publish_all(
-        place.broker,
+        servers.broker,
         [
             (_subject(devices[number % len(devices)], number), _payload(number))
             for number in range(messages)
@@ -42,37 +42,37 @@ async def measure(place: Place, messages: int, rounds: int) -> Comparison:
     )
     ours, theirs = [], []
     for _ in range(rounds):
-        theirs.append(await _round(place, "bare loop", messages))
-        ours.append(await _round(place, "ingest", messages))
+        theirs.append(await _round(servers, "bare loop", messages))
+        ours.append(await _round(servers, "ingest", messages))
     return Comparison("ingest, all of it", "bare loop", ours, theirs, BAR)
 
 
-async def _round(place: Place, side: str, messages: int) -> Pace:
-    await place.broker.api(f"CONSUMER.DELETE.{STREAM}.{DURABLE}")
-    await place.broker.api("STREAM.DELETE.ROUTES")
-    await ensure(place.broker, _manifest(place))
-    await _execute(place, "TRUNCATE telemetry")
+async def _round(servers: Servers, side: str, messages: int) -> Pace:
+    await servers.broker.api(f"CONSUMER.DELETE.{STREAM}.{DURABLE}")
+    await servers.broker.api("STREAM.DELETE.ROUTES")
+    await ensure(servers.broker, _manifest(servers))
+    await _execute(servers, "TRUNCATE telemetry")
     if side == "ingest":
-        command = ["-m", "runtime", "serve", *(str(path) for path in _paths(place))]
+        command = ["-m", "runtime", "serve", *(str(path) for path in _paths(servers))]
     else:
         command = ["-m", "benchmarks.bare_loop", STREAM, DURABLE]
-    async with running(place, command) as process:
-        pace = await watch(place.broker, STREAM, DURABLE, messages, process)
-    rows = await _execute(place, "SELECT count(*) FROM telemetry")
+    async with running(servers, command) as process:
+        pace = await watch(servers.broker, STREAM, DURABLE, messages, process)
+    rows = await _execute(servers, "SELECT count(*) FROM telemetry")
     if rows != messages:
         raise RuntimeError(f"{side} made {rows} rows of {messages} messages")
     print(f"  {side}: {pace.per_s:,.0f}/s", flush=True)
     return pace
 
 
-def _paths(place: Place) -> list[Path]:
-    routes = place.directory / "routes.yaml"
+def _paths(servers: Servers) -> list[Path]:
+    routes = servers.directory / "routes.yaml"
     routes.write_text(_ROUTES, encoding="utf-8")
     return [ROOT / "manifests" / "telemetry.yaml", routes]
 
 
-def _manifest(place: Place) -> Manifest:
-    return read(_paths(place), place.environment)
+def _manifest(servers: Servers) -> Manifest:
+    return read(_paths(servers), servers.environment)
 
 
 def _subject(device: str, number: int) -> str:
@@ -81,12 +81,12 @@ def _subject(device: str, number: int) -> str:
 
 
 def _payload(number: int) -> bytes:
-    metrics = {sensor: number % 1000 / 10 + place for place, sensor in enumerate(SENSORS)}
+    metrics = {sensor: number % 1000 / 10 + index for index, sensor in enumerate(SENSORS)}
     return orjson.dumps({"site_id": "s1", "provision_token": TOKEN, "metrics": metrics})
 
 
-async def _register(place: Place, devices: list[str]) -> None:
-    connection = await asyncpg.connect(place.database_url)
+async def _register(servers: Servers, devices: list[str]) -> None:
+    connection = await asyncpg.connect(servers.database_url)
     try:
         await connection.execute("INSERT INTO tenants (tenant_id) VALUES ($1)", TENANT)
         await connection.execute("INSERT INTO subscriptions (tenant_id) VALUES ($1)", TENANT)
@@ -116,8 +116,8 @@ async def _register(place: Place, devices: list[str]) -> None:
         await connection.close()
 
 
-async def _execute(place: Place, statement: str) -> object:
-    connection = await asyncpg.connect(place.database_url)
+async def _execute(servers: Servers, statement: str) -> object:
+    connection = await asyncpg.connect(servers.database_url)
     try:
         return await connection.fetchval(statement)
     finally:

@@ -1,4 +1,4 @@
-"""From the start of the process to ready, on data that is there."""
+"""Measures the time from the start of the process to ready, on existing data."""
 
 import signal
 import subprocess
@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from benchmarks.place import ROOT, STOP_LIMIT_S, clean_environment, free_port
+from benchmarks.servers import ROOT, STOP_LIMIT_S, clean_environment, free_port
 from benchmarks.table import Start
 
 BAR_S = 3.0
@@ -24,9 +24,9 @@ _PORTS = (
 
 
 def measure(directory: Path, rounds: int) -> Start:
-    """Serve the shipped manifests on the data that the other benchmarks have left behind.
+    """Serve the shipped manifests on the data of the other benchmarks.
 
-    One start more is not counted: it makes the streams that those did not need.
+    The first start is not counted, since it makes the streams that the other benchmarks lack.
     """
     seconds = [_start(directory) for _ in range(rounds + 1)][1:]
     return Start("start on existing data to ready", seconds, BAR_S)

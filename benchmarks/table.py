@@ -1,4 +1,4 @@
-"""What was measured, as one table."""
+"""Prints the results as tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from benchmarks.consumption import Pace
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two paces measured in turn, round by round, and how many times theirs ours has to be."""
+    """Our paces and the peer's, by round, and the ratio that ours must reach."""
 
     what: str
     peer: str
@@ -22,7 +22,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """The median of the rounds' ratios: neighbours in time share what else the machine does."""
+        """The median of the ratios by round: the two runs of a round share the machine's load."""
         return median(
             ours.per_s / theirs.per_s for ours, theirs in zip(self.ours, self.theirs, strict=True)
         )
@@ -30,7 +30,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long each message of a quiet tenant waited, in seconds, and under what circumstances."""
+    """How long each message of a quiet tenant waited, in seconds, in one configuration."""
 
     way: str
     seconds: Sequence[float]
@@ -43,7 +43,7 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Seconds from the start of the process to ready, and the bar."""
+    """Seconds from the start of the process to ready, and the limit that they must be below."""
 
     what: str
     seconds: Sequence[float]
@@ -51,7 +51,7 @@ class Start:
 
 
 def print_results(comparisons: Sequence[Comparison], waits: Sequence[Waits], start: Start) -> None:
-    """Print everything, with the bar beside the ratio."""
+    """Print all results, each with its bar."""
     console = Console(width=120)
     table = Table(
         title="Messages a second, µs of processor time for each, ratio: medians of the rounds"

@@ -1,4 +1,4 @@
-"""One message through each door, and what becomes of it: three rows, three signed deliveries."""
+"""Sends one message by MQTT, HTTP and NATS, and shows the three rows and signed deliveries."""
 
 import asyncio
 import base64
@@ -21,30 +21,30 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.api import DEVICE, SITE, TENANT, TOKEN, Api
-from demo.place import DemoError, Place
+from demo.host import DemoError, RunningHost
 from demo.receiver import Receiver
 
-DOORS = ("MQTT", "HTTP", "NATS")
+PROTOCOLS = ("MQTT", "HTTP", "NATS")
 TOPIC = f"tenant/{TENANT}/device/{DEVICE}/telemetry"
 WAIT_S = 20.0
 FIRST_TEMP = 21.0
-# What has been changed reaches ingest by a notification of the database.
+# Time for the database's notification of the changes to reach ingest.
 SETTLE_S = 0.5
 
 
 def main() -> int:
-    """Run the demonstration; the exit code."""
+    """Run the demonstration and return the exit code."""
     console = Console(highlight=False)
     try:
-        _demonstrate(console, Place.find())
+        _demonstrate(console, RunningHost.find())
     except DemoError as missing:
         console.print(f"[red]The demonstration failed.[/red] {missing}", soft_wrap=True)
         return 1
     return 0
 
 
-def _demonstrate(console: Console, place: Place) -> None:
-    api = Api(place)
+def _demonstrate(console: Console, host: RunningHost) -> None:
+    api = Api(host)
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     run = int(time.time() * 1000)
     since = (datetime.now(UTC) - timedelta(seconds=5)).isoformat()
@@ -53,12 +53,12 @@ def _demonstrate(console: Console, place: Place) -> None:
         console.print(f"Tenant {TENANT}, device {DEVICE}, and a webhook to {receiver.url}: ready.")
         try:
             time.sleep(SETTLE_S)
-            _send(console, api, place, run)
-            rows = _wait(lambda: api.rows(run, since), len(DOORS))
-            if len(rows) < len(DOORS):
+            _send(console, api, host, run)
+            rows = _wait(lambda: api.rows(run, since), len(PROTOCOLS))
+            if len(rows) < len(PROTOCOLS):
                 raise DemoError(_missing("rows", len(rows), api.refusals(since)))
-            events = receiver.collect(run, len(DOORS), WAIT_S)
-            if len(events) < len(DOORS):
+            events = receiver.collect(run, len(PROTOCOLS), WAIT_S)
+            if len(events) < len(PROTOCOLS):
                 told = api.attempt_errors(route_id, since)
                 raise DemoError(_missing("verified deliveries", len(events), told))
         finally:
@@ -66,40 +66,42 @@ def _demonstrate(console: Console, place: Place) -> None:
     _show(console, rows, events)
 
 
-def _send(console: Console, api: Api, place: Place, run: int) -> None:
-    doors: dict[str, Callable[[dict[str, Any]], None]] = {
-        "MQTT": lambda payload: _send_by_mqtt(place, payload),
+def _send(console: Console, api: Api, host: RunningHost, run: int) -> None:
+    senders: dict[str, Callable[[dict[str, Any]], None]] = {
+        "MQTT": lambda payload: _send_by_mqtt(host, payload),
         "HTTP": api.post_telemetry,
-        "NATS": lambda payload: asyncio.run(_send_by_nats(place, payload)),
+        "NATS": lambda payload: asyncio.run(_send_by_nats(host, payload)),
     }
-    for number, door in enumerate(DOORS):
+    for number, protocol in enumerate(PROTOCOLS):
         metrics = {"temp": FIRST_TEMP + number, "run": run}
-        doors[door]({"site_id": SITE, "provision_token": TOKEN, "metrics": metrics})
-        console.print(f"Sent by {door}: {json.dumps(metrics)}")
+        senders[protocol]({"site_id": SITE, "provision_token": TOKEN, "metrics": metrics})
+        console.print(f"Sent by {protocol}: {json.dumps(metrics)}")
 
 
-def _send_by_mqtt(place: Place, payload: dict[str, Any]) -> None:
+def _send_by_mqtt(host: RunningHost, payload: dict[str, Any]) -> None:
     client = Client(CallbackAPIVersion.VERSION2, client_id=f"demo-{secrets.token_hex(4)}")
-    client.username_pw_set("service_pulse", place.mqtt_password)
+    client.username_pw_set("service_pulse", host.mqtt_password)
     try:
-        client.connect("127.0.0.1", place.mqtt_port)
+        client.connect("127.0.0.1", host.mqtt_port)
     except OSError:
-        raise DemoError(f"Nothing speaks MQTT on port {place.mqtt_port}.") from None
+        raise DemoError(f"There is no MQTT server on port {host.mqtt_port}.") from None
     client.loop_start()
     try:
         sent = client.publish(TOPIC, json.dumps(payload), qos=1)
         is_confirmed = False
-        with suppress(RuntimeError):  # the server has ended the connection
+        with suppress(RuntimeError):  # the server closed the connection
             sent.wait_for_publish(timeout=5.0)
             is_confirmed = sent.is_published()
         if not is_confirmed:
-            raise DemoError("The MQTT message was not confirmed: is the password the host's?")
+            raise DemoError(
+                "The server did not confirm the MQTT message: is the password that of the host?"
+            )
     finally:
         client.disconnect()
         client.loop_stop()
 
 
-async def _send_by_nats(place: Place, payload: dict[str, Any]) -> None:
+async def _send_by_nats(host: RunningHost, payload: dict[str, Any]) -> None:
     envelope = {
         "topic": TOPIC,
         "tenant_id": TENANT,
@@ -110,13 +112,15 @@ async def _send_by_nats(place: Place, payload: dict[str, Any]) -> None:
         "ts": datetime.now(UTC).isoformat(),
     }
     try:
-        client = await nats.connect(place.nats_url, allow_reconnect=False, connect_timeout=5)
+        client = await nats.connect(host.nats_url, allow_reconnect=False, connect_timeout=5)
         try:
             await client.jetstream().publish(f"telemetry.{TENANT}", json.dumps(envelope).encode())
         finally:
             await client.close()
     except (nats.errors.Error, OSError, socket.gaierror):
-        raise DemoError("NATS does not store the message: is this host's NATS_URL set?") from None
+        raise DemoError(
+            "NATS did not store the message: is NATS_URL that of the running host?"
+        ) from None
 
 
 def _wait(look: Callable[[], list[dict[str, Any]]], count: int) -> list[dict[str, Any]]:
@@ -127,36 +131,36 @@ def _wait(look: Callable[[], list[dict[str, Any]]], count: int) -> list[dict[str
 
 
 def _missing(what: str, found: int, codes: list[str]) -> str:
-    told = f"Only {found} of {len(DOORS)} {what} came within {WAIT_S:.0f} s"
+    told = f"Only {found} of {len(PROTOCOLS)} {what} came within {WAIT_S:.0f} s"
     if "DESTINATION_NOT_ALLOWED" in codes:
         return (
-            f"{told}: webhooks to this machine are closed. Start the host with "
+            f"{told}: the host does not allow webhooks to this machine. Start the host with "
             "WEBHOOK_ALLOWED_NETWORKS=127.0.0.0/8, as `make run` does."
         )
-    return f"{told}; the reasons on record: {', '.join(codes) or 'none'}."
+    return f"{told}; recorded reason codes: {', '.join(codes) or 'none'}."
 
 
 def _show(console: Console, rows: list[dict[str, Any]], events: dict[str, Any]) -> None:
     table = Table("sent by", "stored at", "seq", "site", "metrics", box=SIMPLE_HEAD)
     for row in rows:
-        door, metrics = _told(row["metrics"])
-        table.add_row(door, row["time"], str(row["seq"]), row["site_id"], metrics)
+        protocol, metrics = _told(row["metrics"])
+        table.add_row(protocol, row["time"], str(row["seq"]), row["site_id"], metrics)
     console.print("\nRows in PostgreSQL", table)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("sent by", min_width=8)
     table.add_column("signature", min_width=9)
     table.add_column("webhook-id", overflow="fold")
     for webhook_id, event in sorted(events.items()):
-        door, _ = _told(event["data"]["payload"]["metrics"])
-        table.add_row(door, "[green]verified[/green]", webhook_id)
+        protocol, _ = _told(event["data"]["payload"]["metrics"])
+        table.add_row(protocol, "[green]verified[/green]", webhook_id)
     console.print("Webhook deliveries", table)
     console.print(f"[green]{len(rows)} rows, {len(events)} verified deliveries.[/green]")
 
 
 def _told(metrics: dict[str, float]) -> tuple[str, str]:
-    """The door that these metrics went through, and the metrics without the number of the run."""
-    door = DOORS[round(metrics["temp"] - FIRST_TEMP)]
-    return door, json.dumps({name: value for name, value in metrics.items() if name != "run"})
+    """The protocol by which these metrics were sent, and the metrics without the run's number."""
+    protocol = PROTOCOLS[round(metrics["temp"] - FIRST_TEMP)]
+    return protocol, json.dumps({name: value for name, value in metrics.items() if name != "run"})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The management API, as far as the demonstration needs it."""
+"""Client for the parts of the management API that the demonstration uses."""
 
 import time
 from typing import Any
 
 import httpx
 
-from demo.place import DemoError, Place
+from demo.host import DemoError, RunningHost
 
 TENANT = "test"
 DEVICE = "dev1"
@@ -22,19 +22,19 @@ _CONFLICT = 409
 
 
 class Api:
-    """Calls by way of the gateway, with the admin key."""
+    """Calls the API through the gateway, with the admin key."""
 
-    def __init__(self, place: Place) -> None:
-        self._url = place.gateway_url
+    def __init__(self, host: RunningHost) -> None:
+        self._url = host.gateway_url
         self._client = httpx.Client(
-            base_url=place.gateway_url,
-            headers={"authorization": f"Bearer {place.admin_key}"},
+            base_url=host.gateway_url,
+            headers={"authorization": f"Bearer {host.admin_key}"},
             timeout=10.0,
             trust_env=False,
         )
 
     def prepare(self, webhook_url: str, secret: str) -> str:
-        """Have tenant, device and route as the demonstration needs them; the route's id."""
+        """Create or update tenant, device and route; return the route's id."""
         self._wait_until_served()
         self._ask("POST", f"{_API}/tenants", {"tenant_id": TENANT}, accept=_CONFLICT)
         device = {"device_id": DEVICE, "site_id": SITE, "provision_token": TOKEN}
@@ -57,7 +57,7 @@ class Api:
         return str(known)
 
     def disable_route(self, route_id: str) -> None:
-        """Keep the route, but send nothing more to a receiver that is gone."""
+        """Disable the route, since its receiver ends with the demonstration."""
         self._ask("PATCH", f"{_TENANT}/routes/{route_id}", {"is_enabled": False})
 
     def post_telemetry(self, payload: dict[str, Any]) -> None:
@@ -71,23 +71,25 @@ class Api:
         return [row for row in items if row["metrics"].get("run") == run]
 
     def refusals(self, since: str) -> list[str]:
-        """Reason codes of what was quarantined since."""
+        """Reason codes of the messages quarantined since `since`."""
         query = {"tenant_id": TENANT, "since": since}
         items = self._ask("GET", f"{_API}/quarantine", query=query)["items"]
         return sorted({item["reason"] for item in items})
 
     def attempt_errors(self, route_id: str, since: str) -> list[str]:
-        """Error codes of the attempts to deliver since."""
+        """Error codes of the delivery attempts since `since`."""
         query = {"tenant_id": TENANT, "route_id": route_id, "since": since}
         items = self._ask("GET", f"{_API}/delivery-attempts", query=query)["items"]
         return sorted({item["error_code"] for item in items if item["error_code"]})
 
     def _wait_until_served(self) -> None:
-        # The gateway finds the API's endpoints by itself, some seconds after a start at the latest.
+        # The gateway discovers the API's endpoints within a few seconds after its start.
         until = time.monotonic() + _DISCOVERY_S
         while self._ask("GET", f"{_API}/tenants", accept=_NOT_FOUND) is None:
             if time.monotonic() > until:
-                raise DemoError(f"{self._url} serves no management API: is it `make run`'s?")
+                raise DemoError(
+                    f"{self._url} does not serve the management API: did `make run` start it?"
+                )
             time.sleep(0.2)
 
     def _ask(

@@ -1,4 +1,4 @@
-"""A webhook's other end: takes deliveries and checks their signatures."""
+"""Webhook receiver: accepts deliveries and verifies their signatures."""
 
 import queue
 import time
@@ -11,7 +11,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 
 class Receiver:
-    """Listens on a loopback port of its own while it is entered."""
+    """A context manager that listens on a free loopback port."""
 
     def __init__(self, secret: str) -> None:
         self._webhook = Webhook(secret)
@@ -26,13 +26,13 @@ class Receiver:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Nothing: what came is shown at the end."""
+                """Log nothing: the demonstration shows the deliveries at its end."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
     @property
     def url(self) -> str:
-        """Where to deliver to."""
+        """The URL for deliveries."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/hook"
 
     def __enter__(self) -> "Receiver":
@@ -49,7 +49,7 @@ class Receiver:
         self._server.server_close()
 
     def take(self, headers: dict[str, str], body: bytes) -> int:
-        """Keep a delivery whose signature is right; the status to answer."""
+        """Store a delivery if its signature is valid; return the status to answer."""
         try:
             event = self._webhook.verify(body, headers)
         except WebhookVerificationError:
@@ -59,7 +59,7 @@ class Receiver:
         return 204
 
     def collect(self, run: int, count: int, timeout_s: float) -> dict[str, Any]:
-        """Verified events of a run by webhook id, once there are `count` or the time is over."""
+        """The verified events of a run by webhook id; waits for `count` of them or the timeout."""
         found: dict[str, Any] = {}
         until = time.monotonic() + timeout_s
         while len(found) < count and (left := until - time.monotonic()) > 0:

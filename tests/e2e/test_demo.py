@@ -65,7 +65,7 @@ def test_what_is_missing_is_said_in_one_sentence(place: dict[str, str]) -> None:
         code, told = demonstrate(place | {"ADMIN_KEY": "wrong"})
         assert (code, "refuses the admin key" in told) == (1, True)
         code, told = demonstrate(place | {"MQTT_ADMIN_PASSWORD": "wrong"})
-        assert (code, "is the password the host's?" in told) == (1, True)
+        assert (code, "is the password that of the host?" in told) == (1, True)
         code, told = demonstrate(place)
         assert (code, "WEBHOOK_ALLOWED_NETWORKS=127.0.0.0/8" in told) == (1, True)
         assert "Traceback" not in told

@@ -1,4 +1,4 @@
-"""Servers of the benchmark's own, and the processes that are measured on them."""
+"""Starts the servers of the benchmarks, and the processes that they measure."""
 
 import asyncio
 import os
@@ -23,13 +23,13 @@ _OF_A_HOST = ("RUNTIME_", "NATS_", "DATABASE_", "GATEWAY_", "ADMIN_", "MQTT_")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Servers:
     """Running servers.
 
     Attributes:
-        directory: for files; the servers' data is in its folder `data`.
-        environment: what a host needs to find them.
-        broker: connected.
+        directory: a folder for files; the servers' data is in its subfolder `data`.
+        environment: variables with which a host finds the servers.
+        broker: a connection to NATS.
     """
 
     directory: Path
@@ -38,18 +38,18 @@ class Place:
 
     @property
     def nats_url(self) -> str:
-        """Where NATS is."""
+        """The address of NATS."""
         return self.environment["NATS_URL"]
 
     @property
     def database_url(self) -> str:
-        """Where PostgreSQL is."""
+        """The address of PostgreSQL."""
         return self.environment["DATABASE_URL"]
 
 
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """A folder through which PostgreSQL's user can pass, with a path short enough for sockets."""
+    """A folder that PostgreSQL's user can traverse, with a path short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         directory.chmod(0o711)
@@ -57,8 +57,8 @@ def temporary_directory() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[Place]:
-    """The host's own embedded servers, as they are configured for everybody."""
+async def serving(directory: Path) -> AsyncIterator[Servers]:
+    """Run the host's embedded servers, with their default configuration."""
     settings = HostSettings(
         data_dir=directory / "data", nats_port=0, monitor_port=0, mqtt_port=0, admin_port=0
     )
@@ -67,7 +67,7 @@ async def serving(directory: Path) -> AsyncIterator[Place]:
     try:
         broker = await Broker.connect(environment["NATS_URL"], name="benchmark")
         try:
-            yield Place(directory, environment, broker)
+            yield Servers(directory, environment, broker)
         finally:
             await broker.close()
     finally:
@@ -75,15 +75,15 @@ async def serving(directory: Path) -> AsyncIterator[Place]:
 
 
 @asynccontextmanager
-async def running(place: Place, command: Sequence[str]) -> AsyncIterator[psutil.Process]:
-    """A process with this project's Python, stopped at the end."""
+async def running(servers: Servers, command: Sequence[str]) -> AsyncIterator[psutil.Process]:
+    """Run a process with this project's Python, and stop it at the end."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
         cwd=ROOT,
         env={
             **clean_environment(),
-            **place.environment,
+            **servers.environment,
             "RUNTIME_ADMIN_PORT": "0",
             "RUNTIME_LOG_LEVEL": "ERROR",
         },
@@ -97,12 +97,12 @@ async def running(place: Place, command: Sequence[str]) -> AsyncIterator[psutil.
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would change a host's settings."""
+    """The environment without the variables that change a host's settings."""
     return {key: value for key, value in os.environ.items() if not key.startswith(_OF_A_HOST)}
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

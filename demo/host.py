@@ -1,4 +1,4 @@
-"""Where the running host is, and what opens its doors."""
+"""Addresses and secrets of the running host."""
 
 import os
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 class DemoError(Exception):
-    """Something is missing; the text says what, and what to do."""
+    """The demonstration cannot run; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Addresses and secrets of the host; the latter are never printed."""
+class RunningHost:
+    """Addresses and secrets of the host. The secrets are never printed."""
 
     gateway_url: str
     nats_url: str
@@ -21,11 +21,11 @@ class Place:
     mqtt_password: str
 
     @classmethod
-    def find(cls, environment: Mapping[str, str] = os.environ) -> "Place":
-        """From the variables that the host itself reads, and the files that it makes.
+    def find(cls, environment: Mapping[str, str] = os.environ) -> "RunningHost":
+        """Read the variables that the host reads, and the files that the host writes.
 
         Raises:
-            DemoError: a secret is nowhere to be found.
+            DemoError: a secret was not found.
         """
         data = Path(environment.get("RUNTIME_DATA_DIR") or ".runtime")
         nats_port = int(environment.get("RUNTIME_NATS_PORT") or "4222")

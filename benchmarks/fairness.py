@@ -1,11 +1,11 @@
-"""How long a quiet tenant waits beside a flooding one: with turns, without, and alone."""
+"""Measures how long a quiet tenant waits beside a flooding one: with `fair_by`, without, alone."""
 
 import asyncio
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.place import Place, running
+from benchmarks.servers import Servers, running
 from benchmarks.table import Waits
 from runtime.broker.streams import ensure
 from runtime.context import Publication
@@ -35,30 +35,30 @@ _WAYS: Mapping[str, tuple[str, int]] = {
 _runs = itertools.count(1)
 
 
-async def measure(place: Place) -> list[Waits]:
-    """The quiet tenant's waits, each way in turn on the same servers."""
-    return [Waits(way, await _round(place, keys, flood)) for way, (keys, flood) in _WAYS.items()]
+async def measure(servers: Servers) -> list[Waits]:
+    """The quiet tenant's waits in every configuration, on the same servers."""
+    return [Waits(way, await _round(servers, keys, flood)) for way, (keys, flood) in _WAYS.items()]
 
 
-async def _round(place: Place, keys: str, flood: int) -> list[float]:
-    path = place.directory / "tenants.yaml"
-    await _begin_anew(place, _manifest(path, keys, place))
+async def _round(servers: Servers, keys: str, flood: int) -> list[float]:
+    path = servers.directory / "tenants.yaml"
+    await _begin_anew(servers, _manifest(path, keys, servers))
     served: dict[int, asyncio.Future[float]] = {}
     time = asyncio.get_running_loop().time
 
     def on_served(message: Message) -> None:
         served[int(message.data)].set_result(time())
 
-    subscription = await place.broker.subscribe("served.quiet", on_served)
+    subscription = await servers.broker.subscribe("served.quiet", on_served)
     waits_s = []
-    async with running(place, ["-m", "runtime", "serve", str(path)]):
-        # Not counted: it waits until the process has started.
-        await asyncio.wait_for(await _ask(place, served, -1), ANSWER_LIMIT_S)
-        flooding = asyncio.create_task(_flood(place, next(_runs), flood))
+    async with running(servers, ["-m", "runtime", "serve", str(path)]):
+        # Not counted: this message waits until the process has started.
+        await asyncio.wait_for(await _ask(servers, served, -1), ANSWER_LIMIT_S)
+        flooding = asyncio.create_task(_flood(servers, next(_runs), flood))
         given_at_s = []
         for number in range(QUIET):
             given_at_s.append(time())
-            await _ask(place, served, number)
+            await _ask(servers, served, number)
             await asyncio.sleep(EVERY_S)
         await flooding
         async with asyncio.timeout(ANSWER_LIMIT_S):
@@ -69,16 +69,16 @@ async def _round(place: Place, keys: str, flood: int) -> list[float]:
 
 
 async def _ask(
-    place: Place, served: dict[int, asyncio.Future[float]], number: int
+    servers: Servers, served: dict[int, asyncio.Future[float]], number: int
 ) -> asyncio.Future[float]:
     served[number] = asyncio.get_running_loop().create_future()
-    await place.broker.publish("tenants.quiet", b'{"n":%d,"device":"q%d"}' % (number, number))
+    await servers.broker.publish("tenants.quiet", b'{"n":%d,"device":"q%d"}' % (number, number))
     return served[number]
 
 
-async def _flood(place: Place, run: int, count: int) -> None:
+async def _flood(servers: Servers, run: int, count: int) -> None:
     for first in range(0, count, PUBLISHED_TOGETHER):
-        await place.broker.publish_many(
+        await servers.broker.publish_many(
             [
                 Publication("tenants.loud", b'{"n":%d,"device":"d%d"}' % (n, n % 500), f"{run}-{n}")
                 for n in range(first, min(count, first + PUBLISHED_TOGETHER))
@@ -86,13 +86,13 @@ async def _flood(place: Place, run: int, count: int) -> None:
         )
 
 
-async def _begin_anew(place: Place, manifest: Manifest) -> None:
-    found = (await place.broker.api("STREAM.NAMES"))["streams"] or []
+async def _begin_anew(servers: Servers, manifest: Manifest) -> None:
+    found = (await servers.broker.api("STREAM.NAMES"))["streams"] or []
     for stream in {"TENANTS", "MAILBOX"}.intersection(found):
-        await place.broker.api(f"STREAM.DELETE.{stream}")
-    await ensure(place.broker, manifest)
+        await servers.broker.api(f"STREAM.DELETE.{stream}")
+    await ensure(servers.broker, manifest)
 
 
-def _manifest(path: Path, keys: str, place: Place) -> Manifest:
+def _manifest(path: Path, keys: str, servers: Servers) -> Manifest:
     path.write_text(_MANIFEST.format(keys=keys), encoding="utf-8")
-    return read([path], place.environment)
+    return read([path], servers.environment)
