@@ -66,22 +66,22 @@ class Cron:
 
     def latest(self, moment: datetime) -> datetime | None:
         """The last tick not later than `moment`."""
-        # Going backwards the library steps over a time that the clock left out or had twice, so
-        # that this is where to begin to look.
-        about = next(CronSim(self.expression, self._local(moment), reverse=True), None)
-        if about is None:
-            return None
-        found = None
-        for tick in self._after(about.astimezone(UTC) - _LONGEST_SHIFT):
-            if tick > moment:
-                break
-            found = tick
-        return found
+        # Going backwards the library steps over a time that the clock left out or had twice, and
+        # may name one that is not due yet. So its answers only say where to begin to look.
+        for about in CronSim(self.expression, self._local(moment), reverse=True):
+            found = None
+            for tick in self._after(about.astimezone(UTC) - _LONGEST_SHIFT):
+                if tick > moment:
+                    break
+                found = tick
+            if found is not None:
+                return found
+        return None
 
     def _after(self, moment: datetime) -> Iterator[datetime]:
         """All ticks later than `moment`, each once and in their order."""
         last = moment
-        for local in CronSim(self.expression, self._local(moment)):
+        for local in _CronSim(self.expression, self._local(moment)):
             tick = local.astimezone(UTC)
             # What a change of the clock lets fall on one moment, or the library finds in the first
             # of two equal hours when asked from within the second, is no further tick.
@@ -91,6 +91,23 @@ class Cron:
     def _local(self, moment: datetime) -> datetime:
         # The library takes its short way for `datetime.UTC` alone.
         return moment.astimezone(UTC if self.zone == "UTC" else zoneinfo.ZoneInfo(self.zone))
+
+
+class _CronSim(CronSim):
+    """The library's, also where the clock is put forward by half an hour (Lord Howe Island).
+
+    It steps by whole hours, so that behind such a change it begins an hour in its middle. Source:
+    cronsim 2.8 `advance_hour`.
+    """
+
+    def advance_hour(self) -> bool:
+        """Go to the next hour that the expression names; False when this is one."""
+        is_changed = super().advance_hour()
+        if is_changed and self.dt.minute:
+            begin = self.dt.replace(minute=0)
+            if begin == begin.astimezone(UTC).astimezone(begin.tzinfo):
+                self.dt = begin
+        return is_changed
 
 
 def check_cron(expression: str) -> str:

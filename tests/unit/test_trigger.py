@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtime.manifest.trigger import Cron, Interval, Trigger
@@ -38,6 +38,7 @@ moments = st.datetimes(
 
 
 @given(st.one_of(crons, intervals), moments)
+@example(Cron("*/1 3 4 10 */4", "Australia/Lord_Howe"), datetime(2024, 1, 1, tzinfo=UTC))
 def test_the_latest_tick_and_the_next_one_are_neighbours(
     trigger: Trigger, moment: datetime
 ) -> None:
