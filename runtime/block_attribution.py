@@ -41,7 +41,7 @@ class BlockAttribution:
             frame = frame.f_back
         return module
 
-    def stand_in(self, blocked_s: float) -> None:
+    def keep_alive(self, blocked_s: float) -> None:
         """Keep the connection, and what is here, while a function blocks; for another thread."""
         if self.keepalive is not None:
             function = self._functions.get(self.running())

@@ -201,7 +201,7 @@ async def _run_host(
     watch = LoopWatch(
         metrics,
         running=host.blocks.running,
-        stand_in=host.blocks.stand_in,
+        keep_alive=host.blocks.keep_alive,
         limit_s=block_limit_s,
     )
     admin = AdminServer(

@@ -33,4 +33,4 @@ class BlockKeepalive:
         if is_at_work:
             due = self._ticker.due(time.monotonic())
             signs += [(message.reply, IN_PROGRESS) for message in due]
-        self._broker.stand_in(signs)
+        self._broker.keep_alive(signs)

@@ -1,1 +1,1 @@
-"""Everything that speaks NATS. No other package imports `nats`."""
+"""The NATS layer: the connection, JetStream and micro services. Nothing else imports `nats`."""

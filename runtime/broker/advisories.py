@@ -1,8 +1,8 @@
-"""The net below everything: dead letters of messages whose every delivery ended without an answer.
+"""Sweeper: makes dead letters of messages whose every delivery ended without a settlement.
 
-When a process dies on each attempt, no code of ours ever settles the message. JetStream then says
-so in an advisory, which the stream `ADVISORIES` keeps until a host has made a dead letter of the
-message.
+When the process dies on every attempt, the runtime never settles the message. JetStream then
+publishes an advisory, and the stream `ADVISORIES` keeps the advisory until a host has made a dead
+letter of the message.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _NOT_FOUND = 404
 
 @dataclass(frozen=True, slots=True)
 class Advisory:
-    """A message that JetStream delivered for the last time without getting an answer."""
+    """A message that JetStream delivered for the last time and that was not settled."""
 
     stream: str
     consumer: str
@@ -43,10 +43,12 @@ class Advisory:
 
 
 def parse_advisory(data: bytes) -> Advisory:
-    """Source: NATS schema `io.nats.jetstream.advisory.v1.max_deliver`.
+    """Parse a MAX_DELIVERIES advisory.
+
+    Source: NATS schema `io.nats.jetstream.advisory.v1.max_deliver`.
 
     Raises:
-        ValueError: it is no such advisory.
+        ValueError: the data is not such an advisory.
     """
     try:
         document = json.loads(data)
@@ -57,21 +59,21 @@ def parse_advisory(data: bytes) -> Advisory:
             deliveries=int(document["deliveries"]),
         )
     except (KeyError, TypeError) as wrong:
-        raise ValueError("this is no MAX_DELIVERIES advisory") from wrong
-    # Anybody may publish on the advisories' subjects, and the names become parts of subjects.
+        raise ValueError("not a MAX_DELIVERIES advisory") from wrong
+    # Any client may publish on the advisories' subjects, and the names become parts of subjects.
     if not (is_name(advisory.stream) and is_name(advisory.consumer) and advisory.sequence > 0):
-        raise ValueError("it names no message")
+        raise ValueError("the advisory names no message")
     return advisory
 
 
 class Sweeper:
-    """Makes dead letters of advisories; all hosts share the work.
+    """Makes a dead letter of each advisory; all hosts share the work.
 
     Args:
         broker: the connection.
-        letters: where the copies go.
-        functions: function by stream and durable. A consumer that is not in it is looked up on the
-            server, where its metadata name its function, so any host can sweep for any other.
+        letters: the store of dead letters.
+        functions: function by stream and durable. Of any other consumer the server is asked: the
+            consumer's metadata name its function, so any host can sweep for any other.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Sweeper:
         self._functions = functions
 
     async def run(self) -> None:
-        """Sweep until cancelled; what goes wrong is logged and tried again."""
+        """Sweep until cancelled; a failure is logged and the sweep tried again."""
         while True:
             try:
                 await self.run_once(_PULL_S)
@@ -92,9 +94,9 @@ class Sweeper:
                 await asyncio.sleep(_RETRY_DELAY_S)
 
     async def run_once(self, wait_s: float) -> int:
-        """Handle what comes within `wait_s`, at most one batch; how many advisories were settled.
+        """Handle at most one batch of advisories; return how many were settled.
 
-        Returns as soon as the server says that the pull request has ended.
+        Waits at most `wait_s`, and returns as soon as the server ends the pull request.
 
         Raises:
             Unavailable: the connection is gone.
@@ -114,15 +116,15 @@ class Sweeper:
                         break
                     settled += await self.handle(message)
         except TimeoutError:
-            log.debug("the pull request for advisories got no end")
+            log.debug("the server did not end the pull request for advisories")
         finally:
             await subscription.unsubscribe()
         return settled
 
     async def handle(self, message: Message) -> bool:
-        """Make a dead letter of what the advisory names, then settle the advisory.
+        """Make a dead letter of the message that the advisory names, then settle the advisory.
 
-        False when that failed: the advisory comes back after a delay.
+        Return False when that failed: the advisory is delivered again after a delay.
 
         Raises:
             Unavailable: the connection is gone, so nothing is settled.
@@ -136,9 +138,9 @@ class Sweeper:
         try:
             await self._sweep(advisory)
         except Exception as failure:
-            # One that cannot be handled must not keep the others from it.
+            # An advisory that cannot be handled must not hold the others back.
             if isinstance(failure, RuntimeFault):
-                log.warning("an advisory is not handled yet: %s", failure)
+                log.warning("an advisory cannot be handled yet: %s", failure)
             else:
                 log.exception("an advisory cannot be handled")
             delay = json.dumps({"delay": int(_RETRY_DELAY_S * 1e9)}).encode()
@@ -151,7 +153,7 @@ class Sweeper:
         fields = {"stream": advisory.stream, "sequence": advisory.sequence}
         function = await self._function_of(advisory)
         if function is None:
-            # Another application's consumer: its messages are not ours to judge.
+            # The consumer belongs to another application, and so do its messages.
             log.debug("an advisory names no function's consumer", extra=fields)
             return
         found = await stored.fetch(self._broker, advisory.stream, advisory.sequence)
@@ -174,7 +176,7 @@ class Sweeper:
 
     async def _function_of(self, advisory: Advisory) -> str | None:
         function = await self._named_function(advisory)
-        # It becomes part of a subject, and whoever made the consumer chose it.
+        # The name becomes part of a subject, and any client could have chosen it.
         return function if function is not None and is_name(function) else None
 
     async def _named_function(self, advisory: Advisory) -> str | None:
@@ -193,7 +195,7 @@ class Sweeper:
         return metadata.get(FUNCTION_METADATA)
 
     async def _release(self, advisory: Advisory) -> None:
-        """Remove the original where it would stay for ever: a work queue, an interest stream."""
+        """Delete the original from a work queue or interest stream: it would stay for ever."""
         try:
             info = await self._broker.api(f"STREAM.INFO.{advisory.stream}")
         except ApiError as error:
@@ -208,7 +210,8 @@ class Sweeper:
         try:
             await stored.delete(self._broker, advisory.stream, advisory.sequence)
         except ApiError as error:
-            # A stream that denies deletes keeps it; the dead letter stands, so nothing is lost.
+            # A stream that denies deletes keeps the message; its dead letter is stored, so nothing
+            # is lost.
             log.warning("a message that was given up cannot be deleted: %s", error.description)
 
     async def _others_want(self, advisory: Advisory) -> bool:

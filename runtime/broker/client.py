@@ -1,4 +1,4 @@
-"""The client library's connection, mended where it loses things."""
+"""The client library's connection, corrected where it loses messages or stops reconnecting."""
 
 import asyncio
 import secrets
@@ -27,24 +27,24 @@ PENDING_BYTES = 32 * 1024 * 1024
 RECONNECT_WAIT_S = 0.25
 REFUSED_WAIT_CAP_S = 5.0
 STEADY_S = 10.0
-"""After so long a connection is a good one: the waits after refusals start small again."""
+"""A connection that lasted this long is a good one: the waits after refusals start small again."""
 _READ_BYTES = 65_536
 _PERMISSIONS = "permissions violation"
 
 
 class ServerRefused(nats.errors.Error):
-    """The server said `-ERR`, after which it ends the connection. The text is the server's."""
+    """The server said `-ERR`, and then ends the connection. The text is the server's."""
 
 
 class OrderedClient(Client):
-    """The client library's connection, with its PING in line and many messages in one write.
+    """Connection that sends PING in order, writes many messages at once and always reconnects.
 
-    It goes over a `ThreadSafeTransport`, reads with a `Parser` of its own and, whatever the server
-    says, connects again until it is closed.
+    The connection uses a `ThreadSafeTransport` and a `Parser` of its own. It connects again after
+    every loss and every error of the server, until it is closed.
 
-    The library writes PING to the socket at once, ahead of commands it still holds back, so that
-    its `flush` proves nothing and its `drain` ends before the server has read the UNSUB: messages
-    that arrive in between are lost. Source: nats-py 2.16 `client.py`, `_send_ping`.
+    The library writes PING to the socket at once, ahead of commands that are still in its buffer.
+    So its `flush` proves nothing, and its `drain` ends before the server has read the UNSUB:
+    messages that arrive in between are lost. Source: nats-py 2.16 `client.py`, `_send_ping`.
     """
 
     _transport: ThreadSafeTransport | None
@@ -62,10 +62,10 @@ class OrderedClient(Client):
     async def listen(
         self, subject: str, callback: Callback, queue: str = ""
     ) -> CallbackSubscription:
-        """Have `callback` called for whatever arrives; see `CallbackSubscription`.
+        """Subscribe, and call `callback` for each message; see `CallbackSubscription`.
 
         Raises:
-            Unsendable: nobody can subscribe to that.
+            Unsendable: the subject or queue group is not one to subscribe to.
         """
         check_pattern(subject, queue)
         if self.is_closed:
@@ -84,7 +84,7 @@ class OrderedClient(Client):
         return subscription
 
     def deliver(self, sid: int, subject: bytes, reply: bytes, payload: bytes, block: bytes) -> None:
-        """Give what has arrived to its subscription. Raises nothing, whatever the bytes are."""
+        """Pass a message to its subscription. Raises nothing, whatever the bytes are."""
         subscription = self._listeners.get(sid)
         if subscription is None:
             return
@@ -102,7 +102,7 @@ class OrderedClient(Client):
         reply: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """As the library's, for what a server would take alone.
+        """As the library's, but refuse a message that the server would not take.
 
         Raises:
             Unsendable: see `publish_command`.
@@ -119,8 +119,8 @@ class OrderedClient(Client):
         """Send a request and wait for its first answer.
 
         Raises:
-            NoRespondersError: nobody listens.
-            TimeoutError: no answer in time.
+            NoRespondersError: no subscriber for the subject.
+            TimeoutError: no answer arrived in time.
             Unsendable: see `publish_command`.
         """
         if not self._answer_inbox:
@@ -140,7 +140,7 @@ class OrderedClient(Client):
         return answer
 
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> list[Unsendable]:
-        """As `publish` for each subject and payload, at a third of its cost; those refused."""
+        """As `publish` for each subject and payload, at a third of the cost; returns refusals."""
         commands, refused = settlement_commands(messages, self._max_payload)
         await self._write(commands)
         return refused
@@ -156,25 +156,25 @@ class OrderedClient(Client):
         most = self._max_payload
         await self._write(b"".join([publish_command(*message, most) for message in messages]))
 
-    def stand_in(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """See `ThreadSafeTransport.stand_in`; while there is no connection, nothing happens."""
+    def keep_alive(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """See `ThreadSafeTransport.keep_alive`; while there is no connection, nothing happens."""
         if self.is_connected and self._transport is not None:
             commands, _ = settlement_commands(messages, self._max_payload)
-            self._transport.stand_in(commands)
+            self._transport.keep_alive(commands)
 
     async def close(self) -> None:
-        """As the library's, which leaves the socket of a try that has failed as it is."""
+        """As the library's, and close the socket of a failed connection attempt too."""
         await super().close()
         if self._transport is not None:
             self._transport.close()
 
     def drop_unsent(self) -> None:
-        """Forget what was not sent: a server that takes nothing would keep `close` for ever."""
+        """Drop the unsent bytes: a server that reads nothing would hold `close` for ever."""
         self._pending = []
         self._pending_data_size = 0
 
     async def flush(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the library's
-        """As the library's, but one that is cancelled ends."""
+        """As the library's, but a cancelled flush ends."""
         with _heeding_cancellation():
             await super().flush(*arguments, **named)
 
@@ -198,46 +198,46 @@ class OrderedClient(Client):
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         self._pending.append(PING_PROTO)
         self._pending_data_size += len(PING_PROTO)
-        # Without waiting for room: whoever pings is to find out that a server takes nothing.
+        # Without waiting for room: the ping must find out that a server reads nothing.
         if self._flush_queue is not None and not self._flush_queue.full():
             await self._flush_pending()
 
     async def _process_pong(self) -> None:
-        """As the library's, but one that nobody waits for any more does not end the reading.
+        """As the library's, but a PONG without a waiter does not end the reading.
 
-        Whoever asked may have been cancelled, or found that it takes too long. Source: nats-py 2.16
-        `client.py`: the same there ends `_read_loop`, and the connection is mute until the server
-        is given up for dead.
+        The waiter may have been cancelled or have timed out. Source: nats-py 2.16 `client.py`:
+        there such a PONG ends `_read_loop`, and the connection reads nothing until the server
+        counts as dead.
         """
         if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        """As the library's, and heed a limit that was changed while the connection stands."""
+        """As the library's, and apply a limit that was changed while connected."""
         await super()._process_info(info, initial_connection)
         if isinstance(most := info.get("max_payload"), int):
             self._max_payload = most
 
     async def _process_err(self, err_msg: str) -> None:
-        """Connect again, whatever it is; the library closes for good for all but two of them.
+        """Connect again after any error; the library closes for good after all but two errors.
 
-        What this user may not do is told and nothing more: the server goes on.
+        A permissions violation is only logged: the server keeps the connection.
         """
         failure = ServerRefused(err_msg)
         self._err = failure
         if _PERMISSIONS in err_msg:
-            log.warning("NATS does not allow this user something", said=err_msg)
+            log.warning("NATS refused an operation of this user", said=err_msg)
             return
         log.warning("NATS ends the connection", said=err_msg)
         self._count_refusal()
         await self._process_op_err(failure)
 
     async def _read_loop(self) -> None:
-        """As the library's, but whatever goes wrong ends in another connection.
+        """As the library's, but every failure leads to a new connection.
 
-        The library stops reading at what it did not foresee, and the connection stays as it is,
-        deaf. Source: nats-py 2.16 `client.py`.
+        After an unexpected exception the library stops reading and leaves the connection open.
+        Source: nats-py 2.16 `client.py`.
         """
         while self._transport is not None and not (self.is_closed or self.is_reconnecting):
             try:
@@ -250,7 +250,7 @@ class OrderedClient(Client):
                 return
 
     async def _attempt_reconnect(self) -> None:
-        """As the library's, but only a connection ends it."""
+        """As the library's, but return only when connected."""
         while True:
             try:
                 await super()._attempt_reconnect()
@@ -261,9 +261,9 @@ class OrderedClient(Client):
                 return
 
     async def _connect_to_server(self, s: Srv) -> None:
-        """Close what the try before has left open, then connect with a transport of our own.
+        """Close the socket of the attempt before, then connect with a `ThreadSafeTransport`.
 
-        A server that refused us is left alone for a while first, each time for longer.
+        After a refusal by the server the attempt waits first, longer after each refusal.
         """
         if self._transport is not None:
             self._transport.close()
@@ -274,7 +274,7 @@ class OrderedClient(Client):
         await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
-        """As the library's; a server that refuses us, or says nothing at all, is a failed try."""
+        """As the library's, but a server that refuses us, or says nothing, is a failed attempt."""
         try:
             with _heeding_cancellation():
                 await super()._process_connect_init()
@@ -283,9 +283,9 @@ class OrderedClient(Client):
             raise
         except UnicodeDecodeError as failure:
             self._count_refusal()
-            raise nats.errors.Error("nats: the server said what cannot be read") from failure
+            raise nats.errors.Error("nats: the server's answer cannot be read") from failure
         if not self.is_connected:
-            # The library goes on all the same, with tasks that would read the next connection too.
+            # The library would go on, with tasks that would read the next connection too.
             for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
                 if task is not None:
                     task.cancel()
@@ -300,7 +300,7 @@ class OrderedClient(Client):
 
 
 def _unreadable(subject: bytes, reply: bytes, payload: bytes, block: bytes) -> Message:
-    """A message that keeps every byte, and says why it is none as NATS defines them."""
+    """A message with every byte kept, and the reason why it is not a valid NATS message."""
     message = Message(
         subject.decode("utf-8", "surrogateescape"),
         payload,
@@ -318,11 +318,11 @@ def _unreadable(subject: bytes, reply: bytes, payload: bytes, block: bytes) -> M
 
 @contextmanager
 def _heeding_cancellation() -> Iterator[None]:
-    """Have a cancellation heard that came together with what was waited for.
+    """Raise a cancellation that came at the same moment as the awaited result.
 
-    Before Python 3.12 `asyncio.wait_for`, which the library waits with, swallows it: a loop that
-    asks JetStream again and again would never end. A host that was stopped a moment after its start
-    hung in its drain, about once in twenty times.
+    Before Python 3.12 `asyncio.wait_for`, which the library uses, swallows such a cancellation: a
+    loop that polls JetStream would never end. A host that was stopped a moment after its start hung
+    in its drain, about once in twenty times.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0

@@ -1,4 +1,4 @@
-"""The clock that schedules and parked messages go by: JetStream's, which all hosts share."""
+"""JetStream's clock, which all hosts share; schedules and parked messages use it."""
 
 import asyncio
 import time
@@ -17,21 +17,21 @@ class Clock(Protocol):
     """Tells the time, and waits for it."""
 
     async def now(self) -> datetime:
-        """The time, aware UTC; raises Unavailable while nobody can tell."""
+        """The time, aware UTC; raises Unavailable while the time is not known."""
 
     async def wait_until(self, moment: datetime) -> None:
-        """Return at `moment`, or earlier: whoever waits looks at the clock again."""
+        """Return at `moment`, or earlier: the caller reads the clock again."""
 
 
 class ServerClock:
-    """JetStream's time, read every half a minute and counted on from there.
+    """JetStream's time, read every 30 s and advanced in between by the monotonic clock.
 
-    A host's own clock has no part in it, whether it is wrong or is being set. What it tells is late
-    by the way of an answer at most, and never early.
+    The host's own wall clock is not used, so it may be wrong or be set. The time returned is late
+    by at most the round trip of the answer, and never early.
 
     Args:
-        broker: whom to ask.
-        stream: whose answers are looked at; one that exists.
+        broker: the connection.
+        stream: an existing stream, whose information carries the time.
     """
 
     def __init__(self, broker: Broker, stream: str = SCHEDULES) -> None:
@@ -49,7 +49,7 @@ class ServerClock:
             ApiError: the stream is gone.
             Unavailable: JetStream does not answer.
         """
-        async with self._reading:  # However many ask at once, one answer does for all.
+        async with self._reading:  # One answer serves all concurrent callers.
             passed_s = self._time() - self._read_at_s
             if self._read is None or passed_s > _READ_AGAIN_S:
                 answer = await self._broker.api(f"STREAM.INFO.{self._stream}")
@@ -58,6 +58,6 @@ class ServerClock:
             return self._read + timedelta(seconds=passed_s)
 
     async def wait_until(self, moment: datetime) -> None:
-        """Sleep until then, at most until the clock is to be read again."""
+        """Sleep until `moment`, at most until the clock must be read again."""
         left_s = (moment - await self.now()).total_seconds()
         await asyncio.sleep(min(max(0.0, left_s), _READ_AGAIN_S))

@@ -1,4 +1,4 @@
-"""JetStream's confirmations of publishes, many of them awaited together on one inbox."""
+"""JetStream's publish confirmations, many awaited together on one inbox."""
 
 import asyncio
 import itertools
@@ -14,15 +14,15 @@ from runtime.subjects import HOST_INBOX
 
 
 class Unheard(PublishFailed):
-    """No stream took the publish, so it is stored nowhere."""
+    """No stream took the publish, so the message is stored nowhere."""
 
 
 NO_SPACE = 10023
-"""What a server answers whose disk or store is full. Source: nats-server `server/errors.json`."""
+"""Error codes of a server whose disk or store is full. Source: nats-server `server/errors.json`."""
 
 
 class PublishRefused(PublishFailed):
-    """JetStream refused the publish, so it is stored nowhere.
+    """JetStream refused the publish, so the message is stored nowhere.
 
     Attributes:
         err_code: JetStream's own number. Source: nats-server `server/errors.json`.
@@ -34,12 +34,12 @@ class PublishRefused(PublishFailed):
 
 
 class Confirmations:
-    """Where all confirmations of one connection arrive.
+    """Receives all confirmations of one connection and resolves a future for each.
 
     Attributes:
-        inbox: `receive` must be subscribed to `{inbox}.*`.
-        refused_for_space_at_s: when the server last refused a message as it had no room to store
-            any, on the loop's clock.
+        inbox: prefix of the reply subjects; `receive` must be subscribed to `{inbox}.*`.
+        refused_for_space_at_s: when the server last refused a message for lack of storage, on the
+            loop's clock.
     """
 
     def __init__(self) -> None:
@@ -49,18 +49,18 @@ class Confirmations:
         self._numbers = itertools.count()
 
     def expect(self) -> tuple[str, "asyncio.Future[PubAck]"]:
-        """A reply subject for one publish, and what its confirmation will be."""
+        """A reply subject for one publish, and the future of its confirmation."""
         reply = f"{self.inbox}.{next(self._numbers)}"
         future = asyncio.get_running_loop().create_future()
         self._expected[reply] = future
         return reply, future
 
     def forget(self, reply: str) -> None:
-        """Whatever still comes for it is dropped."""
+        """Drop the confirmation of `reply` if it still arrives."""
         del self._expected[reply]
 
     def receive(self, msg: Message) -> None:
-        """Take a confirmation in, or the news that there will be none."""
+        """Resolve the future of a confirmation, a refusal, or a missing stream."""
         future = self._expected.get(msg.subject)
         if future is None or future.done():
             return
@@ -95,7 +95,7 @@ class AwaitedPubAck:
             self._forget(reply)
 
     def expect(self, subject: str) -> str:
-        """The reply subject for one message more."""
+        """The reply subject for one more message."""
         reply, future = self._confirmations.expect()
         self._subjects.append(subject)
         self._replies.append(reply)
@@ -103,10 +103,7 @@ class AwaitedPubAck:
         return reply
 
     def expect_again(self, index: int) -> str:
-        """The reply subject for another try with the message that was expected as number `index`.
-
-        The first is 0.
-        """
+        """The reply subject for another attempt to publish message `index`, counted from 0."""
         reply, future = self._confirmations.expect()
         self._forget(self._replies[index])
         self._replies[index] = reply
@@ -114,12 +111,12 @@ class AwaitedPubAck:
         return reply
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when there is an answer to each, or when the time is over."""
+        """Return when every message has an answer, or after `timeout_s`."""
         if self._futures:
             await asyncio.wait(self._futures.values(), timeout=timeout_s)
 
     def unheard(self) -> list[int]:
-        """The numbers of those that no stream took."""
+        """The numbers of the messages that no stream took."""
         return [
             index
             for index, reply in enumerate(self._replies)
@@ -130,10 +127,10 @@ class AwaitedPubAck:
         """All confirmations, in the order of `expect`.
 
         Args:
-            timeout_s: how long they were waited for, for the message to a person.
+            timeout_s: how long `wait` waited; only named in the error.
 
         Raises:
-            PublishFailed: one did not come in time, or JetStream refused its message.
+            PublishFailed: a confirmation did not arrive in time, or JetStream refused a message.
         """
         return [
             _confirmation(self._futures[reply], subject, timeout_s)
@@ -144,11 +141,11 @@ class AwaitedPubAck:
         self._confirmations.forget(reply)
         future = self._futures.pop(reply)
         if future.done() and not future.cancelled():
-            future.exception()  # Seen: several may fail while only the first is raised.
+            future.exception()  # Marks it as retrieved: only the first failure is raised.
 
 
 def _read(msg: Message) -> PubAck | PublishFailed:
-    """The confirmation, or why there is none."""
+    """The confirmation, or the reason why there is none."""
     if msg.headers.get("Status") == "503":
         return Unheard("", "no stream took it")
     try:
@@ -159,7 +156,7 @@ def _read(msg: Message) -> PubAck | PublishFailed:
             )
         return PubAck(ack["stream"], ack["seq"], ack.get("duplicate", False))
     except (ValueError, KeyError, AttributeError):
-        return PublishFailed("", "the answer was no confirmation")
+        return PublishFailed("", "the answer was not a confirmation")
 
 
 def _confirmation(future: "asyncio.Future[PubAck]", subject: str, timeout_s: float) -> PubAck:

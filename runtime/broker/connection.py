@@ -1,4 +1,4 @@
-"""One connection to NATS: confirmed publishing, requests, subscriptions, the JetStream API."""
+"""One connection to NATS: confirmed publishing, requests, subscriptions, JetStream API."""
 
 import asyncio
 import json
@@ -31,8 +31,9 @@ _Item = tuple[str, bytes, str | None, Mapping[str, str] | None]
 
 ACK_TIMEOUT_S = 5.0
 OFFER_AGAIN_S = (0.1, 0.25, 0.5)
-"""Pauses before a publish that no stream took is tried again: a stream whose leader is changing
-takes nothing for that long. A leader that was killed is missed for seconds: that is for callers."""
+"""Pauses before a publish that no stream took is tried again: a stream accepts nothing while its
+leader changes, which takes about that long. After a killed leader it takes seconds: then the caller
+tries again."""
 _HOLDS_DUPLICATE = 10201
 PING_INTERVAL_S = 5
 CLOSE_LIMIT_S = 2
@@ -43,7 +44,7 @@ class ApiError(RuntimeFault):
     """JetStream refused an API request.
 
     Attributes:
-        code: HTTP's meaning, such as 404.
+        code: HTTP status, such as 404.
         err_code: JetStream's own number. Source: nats-server `server/errors.json`.
     """
 
@@ -55,7 +56,7 @@ class ApiError(RuntimeFault):
 
 
 class Broker:
-    """A connection that is rebuilt for ever, and the little of NATS that the layers above need.
+    """A connection that reconnects until `close`, with the NATS operations that other layers need.
 
     Implements `runtime.context.BrokerPort`.
     """
@@ -70,23 +71,23 @@ class Broker:
 
     @classmethod
     async def connect(cls, url: str, *, name: str, timeout_s: float = 10.0) -> Self:
-        """Connect, and keep connected until `close`.
+        """Connect, and reconnect after every loss until `close`.
 
         Args:
-            url: one URL or several parted by commas; user and password may stand in it.
-            name: shown by the server's monitoring.
-            timeout_s: for the first connection alone; a later loss is retried for ever.
+            url: one URL or several separated by commas; may have user and password.
+            name: the client name that the server's monitoring shows.
+            timeout_s: for the first connection; after a later loss, reconnecting has no limit.
 
         Raises:
-            ConfigError: the server does not let this user hear answers.
-            Unavailable: no server answered in time, or it refused us.
+            ConfigError: the server does not let this user subscribe to answers.
+            Unavailable: no server answered in time, or the server refused the connection.
         """
         client = OrderedClient()
         broker = cls(client)
         refusals: list[str] = []
 
         async def on_error(error: Exception) -> None:
-            # A refusal has the server's words.
+            # The text of a refusal is the server's.
             says = str(error).removeprefix("nats: ") if type(error) is nats.errors.Error else ""
             refusals.append(says or type(error).__name__)
             log.debug("NATS connection error", error=type(error).__name__)
@@ -117,7 +118,7 @@ class Broker:
         except (TimeoutError, OSError, nats.errors.Error) as failure:
             await client.close()
             reason = refusals[-1] if refusals else type(failure).__name__
-            # What stands before an @ is a secret, of whatever form.
+            # Text before an @ is a secret, whatever its form.
             place = url.rpartition("@")[2]
             raise Unavailable(
                 f"NATS at {place}", f"no connection within {timeout_s:g} s ({reason})"
@@ -129,16 +130,16 @@ class Broker:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection stands at this moment."""
+        """Whether the client is connected at this moment."""
         return self._client.is_connected
 
     @property
     def has_ended(self) -> bool:
-        """Whether the connection is closed for good, and not by `close`."""
+        """Whether the connection has closed for good without a call of `close`."""
         return self._ended.is_set()
 
     async def wait_until_ended(self) -> None:
-        """Return when the connection is closed for good, and not by `close`: nothing works then."""
+        """Return when the connection has closed for good without a call of `close`."""
         await self._ended.wait()
 
     @property
@@ -149,16 +150,16 @@ class Broker:
 
     @property
     def max_payload_bytes(self) -> int:
-        """The largest message that the server takes."""
+        """The largest message that the server accepts."""
         return self._client.max_payload
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called after each rebuilt connection, until the answer is called."""
+        """Call `callback` after each reconnect; the returned function ends that."""
         self._reconnect_callbacks.append(callback)
         return lambda: self._reconnect_callbacks.remove(callback)
 
     async def close(self) -> None:
-        """Send what is waiting, within `CLOSE_LIMIT_S`, and end the connection."""
+        """Send the waiting bytes, within `CLOSE_LIMIT_S`, and close the connection."""
         self._closing = True
         try:
             if self._client.is_connected:
@@ -173,7 +174,7 @@ class Broker:
         """Wait until the server has read everything sent so far.
 
         Raises:
-            Unavailable: it did not answer in time.
+            Unavailable: the server did not answer in time.
         """
         try:
             await self._client.flush(timeout=timeout_s)
@@ -182,27 +183,27 @@ class Broker:
 
     @property
     def refused_for_space_s(self) -> float:
-        """How many seconds ago JetStream had no room to store a message; infinite for never."""
+        """Seconds since JetStream last had no room to store a message; infinite for never."""
         now_s = asyncio.get_running_loop().time()
         return now_s - self._confirmations.refused_for_space_at_s
 
     async def ping(self, timeout_s: float = 2.0) -> None:
-        """Prove that JetStream answers.
+        """Check that JetStream answers.
 
         Raises:
-            Unavailable: it did not.
+            Unavailable: JetStream did not answer in time.
         """
         await self.api("INFO", timeout_s=timeout_s)
 
     async def api(
         self, subject: str, payload: Mapping[str, Any] | None = None, *, timeout_s: float = 5.0
     ) -> dict[str, Any]:
-        """Ask the JetStream API; `subject` is what follows `$JS.API.`.
+        """Send a request to the JetStream API; `subject` is the part after `$JS.API.`.
 
         Raises:
-            ApiError: JetStream refused.
+            ApiError: JetStream refused the request.
             Unavailable: no answer.
-            Unsendable: a name in the subject is none, or the payload is too large.
+            Unsendable: a name in the subject is not valid, or the payload is too large.
         """
         data = json.dumps(payload).encode() if payload is not None else b""
         try:
@@ -211,7 +212,7 @@ class Broker:
         except (TimeoutError, nats.errors.Error) as failure:
             raise Unavailable("JetStream", type(failure).__name__) from failure
         except ValueError as failure:
-            raise Unavailable("JetStream", "the answer is no JSON") from failure
+            raise Unavailable("JetStream", "the answer is not JSON") from failure
         if error := document.get("error"):
             raise ApiError(
                 error.get("code", 500), error.get("err_code", 0), error.get("description", "")
@@ -219,29 +220,29 @@ class Broker:
         return document
 
     async def send(self, subject: str, data: bytes, reply: str = "") -> None:
-        """Hand bytes to the connection, unconfirmed: for pull requests.
+        """Publish without confirmation, for pull requests.
 
         Raises:
             Unavailable: the connection is gone and its buffer is full.
-            Unsendable: no server would take it.
+            Unsendable: the server would not accept the message.
         """
         try:
             await self._client.publish(subject, data, reply)
         except nats.errors.Error as failure:
             raise Unavailable("NATS", type(failure).__name__) from failure
 
-    def stand_in(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Keep the connection while the event loop stands still; for another thread.
+    def keep_alive(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Keep the connection alive while the event loop is blocked; called by another thread.
 
         Reads what the server sends, answers its PINGs, and sends these subjects and payloads.
         Nothing happens while there is no connection.
         """
-        self._client.stand_in(messages)
+        self._client.keep_alive(messages)
 
     async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Hand many subjects and payloads to the connection together, unconfirmed: for acks.
+        """Publish many subjects and payloads together without confirmation, for settlements.
 
-        One that no server would take is not sent, and the others are.
+        A message that the server would not accept is logged and not sent; the others are.
 
         Raises:
             Unavailable: the connection is gone and its buffer has no room for all of them.
@@ -264,32 +265,32 @@ class Broker:
         """Store one message and wait for JetStream's confirmation.
 
         Raises:
-            PublishFailed: it did not come; the message may be stored all the same.
-            Unsendable: no server would take it.
+            PublishFailed: no confirmation arrived; the message may be stored all the same.
+            Unsendable: the server would not accept the message.
         """
         [ack] = await self._confirmed([(subject, data, msg_id, headers)])
         return ack
 
     async def publish_many(self, publications: Sequence[Publication]) -> list[PubAck]:
-        """Store several messages, their confirmations awaited together.
+        """Store several messages, and wait for all confirmations together.
 
         Raises:
-            PublishFailed: at least one was not confirmed.
-            Unsendable: no server would take one; those before it may be stored.
+            PublishFailed: at least one message was not confirmed.
+            Unsendable: the server would not accept one message; those before it may be stored.
         """
         return await self._confirmed(
             [(p.subject, p.data, p.msg_id, p.headers) for p in publications]
         )
 
     async def publish_together(self, publications: Sequence[Publication]) -> bool:
-        """Store all of these in one stream, next to each other and in this order, or none.
+        """Store all messages atomically in one stream, in sequence and in this order, or none.
 
-        False, and none is stored, when one of them was stored before. The stream must allow it
+        Returns False, and stores none, when one of them was stored before. The stream must allow it
         (`allow_atomic`, nats-server 2.12 and up). Source: NATS ADR-50.
 
         Raises:
-            PublishFailed: it was not confirmed; they may be stored all the same.
-            Unsendable: no server would take one; none is stored.
+            PublishFailed: no confirmation arrived; the messages may be stored all the same.
+            Unsendable: the server would not accept one message; none is stored.
         """
         batch_id = secrets.token_hex(11)
         last = publications[-1]
@@ -324,11 +325,11 @@ class Broker:
     async def publish_core(
         self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send one message without asking for confirmation.
+        """Publish one message without confirmation.
 
         Raises:
-            PublishFailed: it could not even be handed to the connection.
-            Unsendable: no server would take it.
+            PublishFailed: the connection could not take the message.
+            Unsendable: the server would not accept the message.
         """
         await self._hand(subject, data, "", headers)
 
@@ -340,14 +341,14 @@ class Broker:
         timeout_s: float = 5.0,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Ask a micro-service endpoint.
+        """Send a request to a micro-service endpoint and wait for the answer.
 
         Raises:
-            RequestFailed: it answered with an error.
-            NoAnswer: nobody listens, or no answer in time; `reason` says `no responders` or
-                `timeout`.
+            RequestFailed: the endpoint answered with an error.
+            NoAnswer: no endpoint has subscribed, or no answer arrived in time; `reason` is `no
+                responders` or `timeout`.
             Unavailable: the connection is lost.
-            Unsendable: no server would take the request.
+            Unsendable: the server would not accept the request.
         """
         try:
             answer = await self._client.ask(subject, data, timeout_s, headers or None)
@@ -367,11 +368,11 @@ class Broker:
         return Reply(answer.data, found)
 
     async def request_many(self, subject: str, data: bytes, *, wait_s: float) -> list[Reply]:
-        """Ask everyone; the answers that came within `wait_s`.
+        """Send one request to all subscribers; return the answers that arrive within `wait_s`.
 
         Raises:
             Unavailable: the connection is gone.
-            Unsendable: no server would take the request.
+            Unsendable: the server would not accept the request.
         """
         inbox = f"{HOST_INBOX}.{secrets.token_hex(11)}"
         replies: list[Reply] = []
@@ -388,20 +389,21 @@ class Broker:
             await self.send(subject, data, inbox)
             await asyncio.wait_for(silent.wait(), wait_s)
         except TimeoutError:
-            pass  # The usual end: everyone who listens had the time to answer.
+            pass  # The usual end: all subscribers had time to answer.
         finally:
             await subscription.unsubscribe()
         return replies
 
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
-        """Have `callback` called, one message after the other, for whatever arrives on `subject`.
+        """Call `callback` for each message on `subject`, one message after the other.
 
         A plain function is called at once and must not block; a coroutine function is called when
-        the one before has ended. One that raises is told in the log, and the next message comes.
+        the call before has ended. What a callback raises is logged, and the callback is called with
+        the next message.
 
         Raises:
             Unavailable: the connection is closed.
-            Unsendable: nobody can subscribe to that.
+            Unsendable: the subject or queue group is not one to subscribe to.
         """
         try:
             return Subscription(await self._client.listen(subject, callback, queue))
@@ -411,11 +413,11 @@ class Broker:
     async def respond(
         self, message: Message, data: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Answer a request; nothing happens when it did not ask for an answer.
+        """Answer a request; nothing happens when the request has no reply subject.
 
         Raises:
-            PublishFailed: it could not be handed to the connection.
-            Unsendable: no server would take it.
+            PublishFailed: the connection could not take the answer.
+            Unsendable: the server would not accept the message.
         """
         if message.reply:
             await self._hand(message.reply, data, "", headers)
@@ -471,11 +473,11 @@ class Broker:
 
 
 def _acting_first(headers: dict[str, str]) -> dict[str, str]:
-    """The headers with those in front that the server obeys.
+    """The headers, with the ones that the server acts on first.
 
-    Up to 2.12 a nats-server that looks for a header gives up at the first place where its name
-    stands, be it only the end of another name: behind a `Runtime-Original-Nats-Msg-Id`, a copy's
-    own `Nats-Msg-Id` would not count.
+    Up to 2.12 a nats-server searches for a header by the first place where its name occurs, even as
+    the end of another name: after a `Runtime-Original-Nats-Msg-Id`, a copy's own `Nats-Msg-Id`
+    would not be found.
     """
     if len(headers) <= 1:
         return headers

@@ -1,4 +1,4 @@
-"""The dead-letter stream: what was given up, why, and the way back to the function that failed."""
+"""Stores, lists, deletes and redrives dead letters: messages that were given up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,18 +18,18 @@ from runtime.message import Message
 from runtime.subjects import covers
 
 _TRACEBACK_CHARACTERS = 6_000
-"""From the end, where the frames that failed stand."""
+"""Counted from the end, where the frames that failed are."""
 _REASON_CHARACTERS = 2_000
 _FIRST_REASON_CHARACTERS = 256
 _ROOM_FOR_IDS_BYTES = 500
-"""Left for the message id and the tail's sequence, which are added last."""
+"""Reserved for the message id and the tail's sequence, which are added last."""
 _CHUNK = 100
 _NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
 class FirstFailure:
-    """The first of several failures of a message: the sequence of its dead letter, when and why."""
+    """The first of several failures of a message: sequence of the dead letter, time and reason."""
 
     sequence: int
     failed_at: datetime
@@ -42,16 +42,16 @@ class DeadLetter:
     """A message that a function gave up.
 
     Attributes:
-        function: who gave it up, and whom a redrive reaches.
-        message: as its stream first stored it.
+        function: the function that gave the message up, and that gets it again by a redrive.
+        message: the message as its stream first stored it.
         code: reason code, such as `UNKNOWN_ROUTE`, or `MAX_DELIVERIES` when every attempt ended
-            without an answer.
+            without a settlement.
         reason: one sentence for a person.
-        error_type: class of the exception; empty where there was none.
-        traceback: its last part; empty where there was none.
-        attempts: how many deliveries there were.
-        failed_at: when it was given up.
-        sequence: its own sequence in the dead-letter stream; 0 before it is stored.
+        error_type: class of the exception; empty when there was none.
+        traceback: the last part of the traceback; empty when there was none.
+        attempts: number of deliveries.
+        failed_at: when the message was given up.
+        sequence: the dead letter's sequence in its stream; 0 before it is stored.
     """
 
     function: str
@@ -66,17 +66,17 @@ class DeadLetter:
 
     @property
     def redrives(self) -> int:
-        """How often it had been redriven before it failed this time."""
+        """How often the message had been redriven before this failure."""
         return names.number(self.message.headers, names.REDRIVES)
 
     @property
     def first_dead_letter(self) -> int:
-        """The sequence of the dead letter of its first failure; its own when this is the first."""
+        """The sequence of the message's first dead letter; its own when this is the first."""
         return names.number(self.message.headers, names.FIRST_DEAD_LETTER) or self.sequence
 
     @property
     def first_failure(self) -> FirstFailure:
-        """When and why it was given up first; that dead letter itself is gone with its redrive."""
+        """The first failure of a redriven message; the redrive deleted its dead letter."""
         kept = self.message.headers
         if not self.redrives:
             return FirstFailure(self.sequence, self.failed_at, self.code, self.reason)
@@ -92,13 +92,13 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters are meant; every field that is given must agree.
+    """A filter of dead letters; all given fields must match.
 
     Attributes:
-        function: the one that failed.
+        function: the function that failed.
         code: the reason code.
-        since: failed at this time or later.
-        until: failed before this time.
+        since: only failures at this time or later.
+        until: only failures before this time.
         subject: the original subject; may have wildcards.
     """
 
@@ -109,7 +109,7 @@ class Selection:
     subject: str | None = None
 
     def has(self, letter: DeadLetter) -> bool:
-        """Whether the letter is meant."""
+        """Whether the dead letter matches."""
         return (
             self.function in (None, letter.function)
             and self.code in (None, letter.code)
@@ -120,7 +120,7 @@ class Selection:
 
     @property
     def stored_on(self) -> str:
-        """The subject in the dead-letter stream on which all that is meant is stored."""
+        """The subject in the dead-letter stream on which all matching dead letters are stored."""
         return f"dead_letters.{self.function or '*'}"
 
 
@@ -129,12 +129,12 @@ EVERY = Selection()
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """What a redrive did.
+    """The result of a redrive.
 
     Attributes:
-        posted: messages on their way to their functions, their dead letters removed.
-        too_large: sequences of dead letters that stay, as the server takes no message that large
-            together with the headers that tell its origin.
+        posted: number of messages sent to their functions; their dead letters are deleted.
+        too_large: sequences of dead letters that stay, because the message with the headers that
+            name its origin is larger than the server accepts.
     """
 
     posted: int
@@ -142,38 +142,40 @@ class Redriven:
 
 
 class DeadLetters:
-    """Stores, lists, removes and redrives dead letters."""
+    """Stores, lists, deletes and redrives dead letters."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._mailbox = Mailbox(broker)
 
     async def ensure(self) -> None:
-        """Make sure that the streams stand there.
+        """Create or update the streams.
 
         Raises:
-            ConfigError: the server refused one.
+            ConfigError: the server refused a stream.
             Unavailable: JetStream does not answer.
         """
         await ensure_runtime_streams(self._broker)
 
     async def store(self, letter: DeadLetter) -> PubAck:
-        """Keep the message with its bytes and headers; storing it again makes no second one.
+        """Store the message with its bytes and headers; storing it twice makes one dead letter.
 
-        After a redrive a new failure is a new dead letter, which names the first.
+        A failure after a redrive makes a new dead letter, which names the first.
 
         Raises:
-            PublishFailed, Unsendable: it is not stored, so the message must not be settled.
+            PublishFailed, Unsendable: the dead letter is not stored, so the message must not be
+                settled.
         """
         message = letter.message
         most_bytes = self._broker.max_payload_bytes
-        # At most half for the headers: either half of the payload then finds room beside them.
+        # At most half for the headers: then either half of the payload fits beside them.
         headers = _headers(letter, min(names.LIMIT_BYTES, most_bytes // 2) - _ROOM_FOR_IDS_BYTES)
         msg_id = _msg_id(letter)
         room = max(0, most_bytes - names.size_bytes(headers) - _ROOM_FOR_IDS_BYTES)
         subject = f"dead_letters.{letter.function}"
         if len(message.data) > room:
-            # The server took the message without our headers; with them it would be too large.
+            # The server accepted the message without these headers; with them it would be too
+            # large.
             tail_id = f"{msg_id}-tail" if msg_id else None
             tail = await self._broker.publish(
                 f"{subject}.tail", message.data[room:], msg_id=tail_id, headers=None
@@ -184,7 +186,7 @@ class DeadLetters:
         )
 
     async def list(self, selection: Selection = EVERY) -> AsyncIterator[DeadLetter]:
-        """Those that are meant, oldest first.
+        """Iterate over the matching dead letters, oldest first.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -195,7 +197,7 @@ class DeadLetters:
                 yield letter
 
     async def get(self, sequence: int) -> DeadLetter | None:
-        """The one with this sequence; None when there is none.
+        """The dead letter with this sequence; None when there is none.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -204,7 +206,7 @@ class DeadLetters:
         return await self._read(message) if message is not None else None
 
     async def counts(self) -> dict[str, int]:
-        """How many there are of each function that has any.
+        """The number of dead letters of each function that has any.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -223,12 +225,12 @@ class DeadLetters:
         sequences: Sequence[int] = (),
         on_progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Remove those that are meant, for good; how many there were.
+        """Delete the matching dead letters; return their number.
 
         Args:
-            selection: which.
-            sequences: if given, only these of them.
-            on_progress: called with the number of those removed so far.
+            selection: the filter.
+            sequences: if given, only these of the matching ones.
+            on_progress: called with the number deleted so far.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -250,19 +252,19 @@ class DeadLetters:
         sequences: Sequence[int] = (),
         on_progress: Callable[[int], None] | None = None,
     ) -> Redriven:
-        """Hand messages back to the functions that gave them up, and to nobody else.
+        """Send messages again to the functions that gave them up, and to no other function.
 
-        Each gets all its attempts anew and keeps its identity. Doing it again, also after it ended
-        half-way, doubles none.
+        Each message gets all its attempts anew and keeps its identity. A repeated redrive, also
+        after an interrupted one, sends no message twice.
 
         Args:
-            selection: which.
-            sequences: if given, only these of them.
-            on_progress: called with the number of those posted so far.
+            selection: the filter.
+            sequences: if given, only these of the matching ones.
+            on_progress: called with the number posted so far.
 
         Raises:
             ConfigError: a function has no mailbox: it was never bound by a host on this server.
-            PublishFailed: what is not posted yet stays a dead letter.
+            PublishFailed: messages that were not posted stay dead letters.
             Unavailable: JetStream does not answer.
         """
         posted, too_large = 0, []
@@ -289,7 +291,7 @@ class DeadLetters:
     async def choose(
         self, selection: Selection, sequences: Sequence[int] = ()
     ) -> AsyncIterator[DeadLetter]:
-        """As `list`; if `sequences` are given, only these of them, in their order.
+        """As `list`; with `sequences`, only these dead letters, in the order of `sequences`.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -317,7 +319,7 @@ class DeadLetters:
             problem = Problem(
                 f"function {function}",
                 "",
-                "it has no mailbox on this server, so nobody would get the messages",
+                "it has no mailbox on this server, so no host would get the messages",
                 "serve a manifest that binds it to a consumer, then redrive again",
             )
             raise ConfigError([problem]) from error
@@ -334,7 +336,7 @@ class DeadLetters:
         return int(answer["purged"]) if answer is not None else 0
 
     async def _ask(self, subject: str, payload: dict[str, str]) -> dict[str, Any] | None:
-        """The answer; None where no host ever ran, so that the stream is missing."""
+        """The answer; None when the stream is missing because no host has run yet."""
         try:
             return await self._broker.api(subject, payload)
         except ApiError as error:
@@ -343,7 +345,7 @@ class DeadLetters:
             raise
 
     async def _read(self, copy: Message) -> DeadLetter | None:
-        """The dead letter; None for a stored message that is none, or whose end is gone."""
+        """The dead letter; None for another stored message, or when the payload's end is gone."""
         data = copy.data
         if sequence := names.number(copy.headers, names.TAIL):
             tail = await stored.fetch(self._broker, DEAD_LETTERS, sequence)
@@ -392,9 +394,9 @@ def _headers(letter: DeadLetter, limit_bytes: int) -> dict[str, str]:
 
 
 def _fitted(headers: dict[str, str], ours: set[str], limit_bytes: int) -> dict[str, str]:
-    """The headers without some, if all together are too large to store; those are named in `CUT`.
+    """Drop headers, largest first, until the rest can be stored; name the dropped ones in `CUT`.
 
-    The largest goes first, be it the original's or the traceback; the reason goes at last.
+    Original headers and the traceback are dropped alike; the reason is dropped last.
     """
     kept = ours - {names.TRACEBACK} | {names.STREAM, names.SEQUENCE, names.SUBJECT, names.STORED_AT}
     others = sorted(headers.keys() - kept, key=lambda name: len(headers[name]), reverse=True)
@@ -416,7 +418,7 @@ def _msg_id(letter: DeadLetter) -> str | None:
 
 
 def _again(letter: DeadLetter) -> Message:
-    """The message for its next life, with a link to the first dead letter it made."""
+    """The message to redrive, with a header that names its first dead letter."""
     headers = dict(letter.message.headers)
     if not letter.redrives:
         headers[names.FIRST_DEAD_LETTER] = str(letter.sequence)

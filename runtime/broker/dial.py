@@ -1,4 +1,4 @@
-"""How a socket comes to a connection, and to TLS on it."""
+"""Opens a TCP connection on a non-blocking socket, and TLS on top of it."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ async def connected(host: str, port: int) -> socket.socket:
     """A socket that is connected to one of the host's addresses, tried in their order.
 
     Raises:
-        OSError: none took us; what the last one said.
+        OSError: no address accepted the connection; the error of the last one.
     """
     loop = asyncio.get_running_loop()
     failure = OSError("the name has no address")
@@ -34,13 +34,14 @@ async def connected(host: str, port: int) -> socket.socket:
 
 
 async def secured(plain: socket.socket, context: ssl.SSLContext, name: str | None) -> ssl.SSLSocket:
-    """Go on with TLS; the plain socket is spent, whether that succeeds or not.
+    """Start TLS on the socket; the plain socket is closed, whether that succeeds or not.
 
     Raises:
         OSError: the connection is lost, or the handshake failed.
     """
     try:
-        # Of a socket that was reset meanwhile, wrapping would leave a half for the collector.
+        # Wrapping a socket that was reset meanwhile would leave an unclosed socket to the garbage
+        # collector.
         plain.getpeername()
         wrapped = context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
     except BaseException:
@@ -68,7 +69,7 @@ async def _shake_hands(wrapped: ssl.SSLSocket) -> None:
 async def _until(
     ready: socket.socket, add: Callable[..., None], remove: Callable[..., bool]
 ) -> None:
-    """Wait until the loop says that the socket can be read, or written."""
+    """Wait until the socket can be read, or written."""
     event = asyncio.Event()
     add(ready, event.set)
     try:

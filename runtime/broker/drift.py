@@ -1,4 +1,4 @@
-"""How the server differs from what shall stand there, and what each change would cost."""
+"""Compares wanted streams and consumers with the server's, and says what each change would cost."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,14 +50,15 @@ def drift(
     *,
     now_ns: int | None = None,
 ) -> list[Change]:
-    """What has to change for the object to be as wanted; fields that nobody stated are left alone.
+    """The changes that make the object as wanted; fields that are not `compared` are left alone.
 
     Args:
         wanted: the object.
         found: its configuration on the server; None when it is missing.
         state: a stream's state; `most_per_subject` beside JetStream's own fields is the largest
             number of messages of one subject.
-        now_ns: nanoseconds since 1970, what the age of stored messages is measured against.
+        now_ns: the time in nanoseconds since 1970, from which the age of stored messages is
+            measured.
     """
     if found is None:
         return [Change(wanted.name, "", None, dict(wanted.config), "create")]
@@ -73,7 +74,7 @@ def drift(
 
 
 def without_memory(changes: Sequence[Change]) -> list[Change]:
-    """Without the creation of streams that JetStream keeps in memory, and of their consumers."""
+    """The changes, without the creation of memory streams and of their consumers."""
     in_memory = {
         change.object.removeprefix("stream ")
         for change in changes
@@ -87,7 +88,7 @@ def without_memory(changes: Sequence[Change]) -> list[Change]:
 
 
 def merged(wanted: Wanted, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration for an update: what the server has, with the compared fields as wanted."""
+    """The configuration for an update: the server's, with the compared fields as wanted."""
     config = dict(found)
     for field in wanted.compared:
         if field == "metadata":
@@ -132,12 +133,12 @@ def _kind(
         if "workqueue" in (ours, theirs):
             return "immutable"
         return "destructive" if ours == "interest" else "update"
-    # What a filter no longer holds is removed at once where retention is `interest`, also when
-    # another consumer's filter is made wider in its place.
+    # With retention `interest` the server removes at once what a filter no longer matches, also
+    # when another consumer's filter is made wider in its place.
     if field == "subjects" or (field == "filter_subjects" and wanted.holds):
         narrower = any(_uncovered(theirs or [">"], ours or [">"]))
         return "destructive" if narrower else "update"
-    # A stream that refuses what is new may hold more than a limit that was lowered.
+    # A stream with `discard: new` may hold more than a lowered limit.
     limits = {"max_bytes", "max_msgs"} if field == "discard" else _LIMITS & {field}
     drops = any(_drops(limit, wanted, state, now_ns) for limit in limits)
     return "destructive" if drops else "update"
@@ -158,8 +159,8 @@ def _drops(field: str, wanted: Wanted, state: Mapping[str, Any], now_ns: int) ->
     if field == "max_age":
         return bool(now_ns - parse_time_ns(state["first_ts"]) > limit)
     if field == "max_msgs_per_subject":
-        # Without the count only a stream with less messages than the limit is surely safe.
+        # Without the count only a stream with fewer messages than the limit is certainly safe.
         return bool(state.get("most_per_subject", state["messages"]) > limit)
-    # With `discard: new` a full stream refuses what comes, and keeps what it has.
+    # With `discard: new` a full stream refuses new messages and keeps the stored ones.
     stored = state["bytes"] if field == "max_bytes" else state["messages"]
     return bool(stored > limit) and wanted.config.get("discard") == "old"

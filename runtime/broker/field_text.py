@@ -1,4 +1,4 @@
-"""Values of JetStream's configuration as a manifest writes them."""
+"""Formats values of JetStream's configuration as a manifest writes them."""
 
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ _BINARY_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
 def show_value(field: str, value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
-    """For a person: `30s`, `1GiB`, `no limit`, `none`; not yet safe for a terminal."""
+    """The value for a person: `30s`, `1GiB`, `no limit`, `none`; not escaped for a terminal."""
     if field in _LIMITS and isinstance(value, int) and value <= 0:
         return "no limit"
     if field in _DURATIONS and isinstance(value, int):
@@ -27,7 +27,7 @@ def show_value(field: str, value: Any) -> str:  # noqa: ANN401 - whatever JSON h
 
 
 def show_duration(duration_ns: int) -> str:
-    """As a manifest writes it, to the nanosecond."""
+    """The duration as a manifest writes it, exact to the nanosecond."""
     parts, left_ns = [], duration_ns
     for unit, seconds in _DURATION_UNITS:
         if left_ns >= seconds * 10**9:
@@ -39,7 +39,7 @@ def show_duration(duration_ns: int) -> str:
 
 
 def show_size(size_bytes: int) -> str:
-    """As a manifest writes it, to the byte."""
+    """The size as a manifest writes it, exact to the byte."""
     for unit, factor in _SIZE_UNITS:
         if size_bytes >= factor and size_bytes % (factor // 100) == 0:
             return f"{Decimal(size_bytes) / factor:f}{unit}"

@@ -1,8 +1,9 @@
-"""The consumers of every function on a server, found by their metadata; pausing and resuming them.
+"""Lists, pauses and resumes the consumers of functions, found by their metadata.
 
-A function consumes its stream and its mailbox, so it has two. The server itself holds a paused
-consumer back, on every host at once and whichever hosts come or go; pull requests stay open and get
-their heartbeats, so that a host's pull loop notices nothing. Source: NATS ADR-41 (consumer pause).
+A function consumes its stream and its mailbox, so it has two consumers. The server itself pauses a
+consumer, so the pause holds on every host, also on hosts that start later. Pull requests stay open
+and get their heartbeats, so a host's pull loop does not notice the pause. Source: NATS ADR-41
+(consumer pause).
 """
 
 import json
@@ -18,10 +19,10 @@ from runtime.broker.stream_configs import FUNCTION_METADATA, MAILBOX
 from runtime.errors import ConfigError, Problem, Unavailable
 
 PAUSE_SINCE = (2, 11, 0)
-"""First nats-server that can pause a consumer; an older one does not answer the request."""
+"""First nats-server that can pause a consumer; an older server does not answer the request."""
 
 FOR_EVER = datetime(2200, 1, 1, tzinfo=UTC)
-"""The end of a pause that ends when somebody ends it: JetStream knows pauses with an end alone."""
+"""The end of a pause without an end: JetStream knows only pauses with an end."""
 
 _NOT_FOUND = 404
 
@@ -31,10 +32,10 @@ class FunctionConsumer:
     """One of a function's consumers.
 
     Attributes:
-        pending: messages that it has not delivered yet.
-        ack_pending: delivered and not settled.
-        redelivered: of those, the ones that were delivered more than once.
-        paused_until: None when it is not paused.
+        pending: messages that the server has not delivered to it yet.
+        ack_pending: messages that are delivered and not settled.
+        redelivered: those of `ack_pending` that were delivered more than once.
+        paused_until: end of the pause; None when the consumer is not paused.
     """
 
     function: str
@@ -47,12 +48,12 @@ class FunctionConsumer:
 
     @property
     def name(self) -> str:
-        """For a person: `TELEMETRY/ingest-workers`."""
+        """The name for a person: `TELEMETRY/ingest-workers`."""
         return f"{self.stream}/{self.durable}"
 
 
 async def find_consumers(broker: Broker) -> dict[str, list[FunctionConsumer]]:
-    """The consumers of each function, its mailbox's last, whether or not any host runs it.
+    """The consumers of each function, its mailbox's last, whether or not a host runs the function.
 
     Raises:
         Unavailable: JetStream does not answer.
@@ -68,12 +69,12 @@ async def find_consumers(broker: Broker) -> dict[str, list[FunctionConsumer]]:
 
 
 async def pause(broker: Broker, consumers: Iterable[FunctionConsumer], until: datetime) -> None:
-    """Have the server deliver nothing to these consumers before `until`.
+    """Pause these consumers: the server delivers nothing to them before `until`.
 
-    What was delivered before is still worked on and settled.
+    Messages that were delivered before are still worked on and settled.
 
     Raises:
-        ConfigError: the server is older than pausing.
+        ConfigError: the server is older than `PAUSE_SINCE`.
         Unavailable: JetStream does not answer.
     """
     stamp = until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -81,10 +82,10 @@ async def pause(broker: Broker, consumers: Iterable[FunctionConsumer], until: da
 
 
 async def resume(broker: Broker, consumers: Iterable[FunctionConsumer]) -> None:
-    """Have the server deliver again; nothing happens to a consumer that is not paused.
+    """Resume these consumers; a consumer that is not paused stays as it is.
 
     Raises:
-        ConfigError: the server is older than pausing.
+        ConfigError: the server is older than `PAUSE_SINCE`.
         Unavailable: JetStream does not answer.
     """
     await _write_pauses(broker, consumers, {})
@@ -96,7 +97,7 @@ async def count_parked(broker: Broker, function: str) -> int:
     Raises:
         Unavailable: JetStream does not answer.
     """
-    # A batch of one tells how many more there are; counting by subject would list every one.
+    # A batch of one tells how many messages follow; counting by subject would list every message.
     # Source: NATS ADR-31 (direct get), servers since 2.11; message schedules came with 2.12.
     payload = {"seq": 1, "next_by_subj": f"mailbox.parked.{function}.>", "batch": 1}
     try:
@@ -122,7 +123,7 @@ def check_pausing(server_version: tuple[int, int, int]) -> None:
     """Refuse a server that cannot pause.
 
     Raises:
-        ConfigError: it is older than `PAUSE_SINCE`.
+        ConfigError: the server is older than `PAUSE_SINCE`.
     """
     if server_version < PAUSE_SINCE:
         version = ".".join(str(part) for part in server_version)
@@ -136,7 +137,7 @@ async def _consumers_of(broker: Broker, stream: str) -> AsyncIterator[dict[str, 
         async for consumer in _pages(broker, f"CONSUMER.LIST.{stream}", "consumers"):
             yield consumer
     except ApiError as error:
-        # Deleted since it was listed.
+        # The consumer was deleted since it was listed.
         if error.code != _NOT_FOUND:
             raise
 

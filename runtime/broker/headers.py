@@ -1,9 +1,10 @@
-"""The headers that the runtime sets, and how a copied message keeps its own.
+"""The headers that the runtime sets, and the escaping of an original's headers in a copy.
 
 A copy (dead letter, parked or redriven message) must not repeat what the original's headers made
-the server do: a message id would have it dropped as a duplicate, `Nats-TTL` would delete it,
-`Nats-Rollup` would delete others. Such headers, and any that already look like ours, travel under
-`Runtime-Original-` and come back when the copy is turned into a message again.
+the server do: with the original's message id the server would drop the copy as a duplicate, with
+`Nats-TTL` it would delete the copy, with `Nats-Rollup` it would delete other messages. Such
+headers, and headers with the runtime's own prefix, are stored with the prefix `Runtime-Original-`.
+The prefix is removed when the copy becomes a message again.
 """
 
 import re
@@ -25,13 +26,13 @@ ERROR_TYPE = "Runtime-Error-Type"
 TRACEBACK = "Runtime-Traceback"
 TIME = "Runtime-Time"
 DELAY = "Runtime-Delay"
-"""On a copy of a message that failed on a host that drained: seconds until its next attempt."""
+"""On a copy of a message that failed on a draining host: seconds until its next attempt."""
 
 TAIL = "Runtime-Tail"
-"""On a dead letter: the sequence that stores the payload's end. On that end: `end`."""
+"""On a dead letter: the sequence of the message that stores the payload's end. On that: `end`."""
 
 FIRST_DEAD_LETTER = "Runtime-First-Dead-Letter"
-"""On a redriven message: the sequence that its first dead letter had."""
+"""On a redriven message: the sequence of its first dead letter."""
 FIRST_CODE = "Runtime-First-Code"
 FIRST_REASON = "Runtime-First-Reason"
 FIRST_TIME = "Runtime-First-Time"
@@ -39,17 +40,17 @@ REDRIVES = "Runtime-Redrives"
 """On a redriven message: how many times it was redriven."""
 
 HEADER_BLOCK = "Runtime-Header-Block"
-"""The bytes of an original's headers that nobody can read, escaped, a character for each byte."""
+"""The bytes of an original's unreadable headers, escaped, one character for each byte."""
 
 CUT = "Runtime-Headers-Cut"
-"""Names of the original's headers that found no room in the copy."""
+"""Names of the original's headers that were too large for the copy."""
 
 LIMIT_BYTES = 65_535
-"""The most that a stored message's headers may take. Source: nats-server error 10097."""
+"""The largest size of a stored message's headers. Source: nats-server error 10097."""
 
 _ORIGINAL = "Runtime-Original-"
 _ODD = "Runtime-Odd-"
-"""Before a name in hexadecimal digits: one that the client library refuses to send."""
+"""Prefix of a name in hexadecimal digits, for names that the client library refuses to send."""
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ACTING = ("nats-", "runtime-")
 _DIGITS = 19
@@ -59,14 +60,14 @@ _ESCAPED = re.compile(r"\\(?:[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
 
 def escape(value: str, limit: int | None = None) -> str:
-    """A header value without line breaks and in ASCII, at most `limit` characters long.
+    """Escape a header value to ASCII without line breaks, at most `limit` characters long.
 
-    What is cut off its end is marked by `...`.
+    A value that was cut ends with `...`.
     """
     escaped = value.encode("unicode_escape").decode("ascii")
     if limit is None or len(escaped) <= limit:
         return escaped
-    # Character by character, as a cut inside an escape sequence could not be read back.
+    # Character by character: a cut inside an escape sequence could not be read back.
     kept, room = [], limit - len(_CUT_MARK)
     for character in value:
         piece = character.encode("unicode_escape").decode("ascii")
@@ -78,12 +79,12 @@ def escape(value: str, limit: int | None = None) -> str:
 
 
 def unescape(value: str) -> str:
-    """What `escape` was given; whatever it would not have written stays as it is."""
+    """The value that `escape` was given; text that `escape` does not write stays as it is."""
     return _ESCAPED.sub(_unescaped, value) if "\\" in value else value
 
 
 def shield(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a message in a form in which none of them acts on a copy."""
+    """The headers of a message, renamed so that none of them acts on a copy."""
     shielded: dict[str, str] = {}
     for name, value in headers.items():
         if not _NAME.fullmatch(name):
@@ -98,7 +99,7 @@ def shield(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def unshield(headers: Mapping[str, str]) -> dict[str, str]:
-    """What `shield` was given: a copy's headers without those of the runtime and of the server."""
+    """The headers that `shield` was given, from a copy's headers."""
     restored: dict[str, str] = {}
     for name, value in headers.items():
         if name.startswith(_ORIGINAL):
@@ -111,7 +112,7 @@ def unshield(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def origin_headers(message: Message) -> dict[str, str]:
-    """The headers of a copy: the message's own, shielded, and where it was first stored."""
+    """The headers of a copy: the message's own, shielded, and those that name its origin."""
     block = message.unreadable.header_block if message.unreadable is not None else b""
     return {
         **shield(message.headers),
@@ -124,7 +125,7 @@ def origin_headers(message: Message) -> dict[str, str]:
 
 
 def original(copy: Message, data: bytes | None = None) -> Message | None:
-    """The message that a copy was made of; None when it carries no origin, so is no copy of ours.
+    """The message that a copy was made of; None when it names no origin, so is not a copy.
 
     `reply`, `attempt` and `received_at_s` are the copy's own.
     """
@@ -150,7 +151,7 @@ def original(copy: Message, data: bytes | None = None) -> Message | None:
 
 
 def unreadable_subject(subject: str) -> Unreadable | None:
-    """Why a subject is none; None for one that is UTF-8."""
+    """Why the subject cannot be read; None for a subject in UTF-8."""
     if subject.isascii():
         return None
     try:
@@ -187,13 +188,13 @@ def _named(digits: str) -> str:
 
 
 def number(headers: Mapping[str, str], name: str) -> int:
-    """The header as a number from 0; 0 where it is missing or is none."""
+    """The header as a number from 0; 0 when the header is missing or not a number."""
     value = headers.get(name, "")
     return int(value) if value.isascii() and value.isdigit() and len(value) <= _DIGITS else 0
 
 
 def size_bytes(headers: Mapping[str, str]) -> int:
-    """What the headers take on the wire. Source: NATS ADR-4."""
+    """The size of the headers on the wire. Source: NATS ADR-4."""
     lines = sum(
         len(name.encode()) + len(value.encode("utf-8", "surrogatepass")) + 4
         for name, value in headers.items()

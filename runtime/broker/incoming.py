@@ -1,8 +1,8 @@
-"""What the server sends, taken apart. Whatever bytes a message holds, it costs nobody but itself.
+"""Parser for the server's commands; an invalid message spoils no other message.
 
-The client library's own parser took white space that NATS allows inside a subject for the end of
-that subject, and ended the reading of the whole connection at a text that is no UTF-8 or at a block
-of headers that is none. Source: nats-py 2.16 `protocol/parser.py`, `aio/client.py`.
+The client library's own parser takes white space that NATS allows inside a subject for the end of
+the subject. It also stops reading the connection at a text that is not UTF-8 and at an invalid
+header block. Source: nats-py 2.16 `protocol/parser.py`, `aio/client.py`.
 """
 
 import json
@@ -11,25 +11,25 @@ from typing import Any, Protocol
 import nats.errors
 
 LONGEST_LINE_BYTES = 1024 * 1024
-"""A line that is longer is none: INFO of a large cluster has some ten thousand bytes."""
+"""A longer line is invalid: INFO of a large cluster has some ten thousand bytes."""
 _HEADER_LINE = "NATS/1.0"
 _STATUS_DIGITS = 3
 _PARTS_WITH_REPLY = 4
 
 
 class HeaderError(ValueError):
-    """A block of headers is none; the text says why, for a person."""
+    """A header block is invalid; the text says why, for a person."""
 
 
 class Receiver(Protocol):
-    """Who gets what was taken apart."""
+    """Receives the parsed commands."""
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection that the bytes came on still stands."""
 
     def deliver(self, sid: int, subject: bytes, reply: bytes, payload: bytes, block: bytes) -> None:
-        """A message for the subscription `sid`; `block` holds its headers, with `NATS/1.0`."""
+        """Take a message for subscription `sid`; `block` is its headers, from `NATS/1.0`."""
 
     async def _process_err(self, err_msg: str) -> None: ...
     async def _process_ping(self) -> None: ...
@@ -38,7 +38,7 @@ class Receiver(Protocol):
 
 
 class Parser:
-    """Takes the bytes of one connection as they come, and hands over what is whole.
+    """Parses the bytes of one connection incrementally, and passes each whole command on.
 
     Source: NATS client protocol; the server writes one space between the parts of a line, and no
     part holds a space, a tab or a line break.
@@ -49,22 +49,22 @@ class Parser:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with a new connection."""
+        """Forget the bytes of the connection before."""
         self._pieces: list[bytes] = []
         self._here = 0
         self._needed = 0
 
     async def parse(self, data: bytes) -> None:
-        """Take what came next.
+        """Parse the next bytes.
 
         Raises:
-            ProtocolError: a server would not say that.
+            ProtocolError: the bytes are not the NATS protocol.
         """
         self._here += len(data)
         if self._pieces:
             self._pieces.append(data)
             if self._here < self._needed:
-                return  # Joined once, however many pieces a large message comes in.
+                return  # The pieces of a large message are joined once.
             data = b"".join(self._pieces)
         try:
             end = await self._take_apart(data)
@@ -77,7 +77,7 @@ class Parser:
             raise nats.errors.ProtocolError
 
     async def _take_apart(self, data: bytes) -> int:
-        """Hand over all that is whole; where the rest begins."""
+        """Pass on all whole commands; return where the rest begins."""
         self._needed = 0
         position, size = 0, len(data)
         deliver = self._receiver.deliver
@@ -93,7 +93,7 @@ class Parser:
             else:
                 await self._obey(data[position:end])
                 if not self._receiver.is_connected:
-                    return size  # What else this connection has sent is void.
+                    return size  # The connection was replaced: drop its other bytes.
                 position = end + 2
                 continue
             stop = begin + length
@@ -121,14 +121,13 @@ class Parser:
 
 
 def read_headers(block: bytes) -> dict[str, str]:
-    """The headers of a message, one value per name, the last one where there are several.
+    """The headers of a message, one value per name: the last value of a repeated name.
 
-    A status line's number and text are `Status` and `Description`. Bytes that are no UTF-8 become
-    surrogates, as `os.fsdecode` makes them, so that they are sent on as they were. Source: NATS
-    ADR-4.
+    A status line's number and text become `Status` and `Description`. Bytes that are not UTF-8
+    become surrogates, as in `os.fsdecode`, so that they are sent on unchanged. Source: NATS ADR-4.
 
     Raises:
-        HeaderError: it is no block of headers.
+        HeaderError: the block is not valid.
     """
     first, *lines = block.decode("utf-8", "surrogateescape").split("\r\n")
     if not first.startswith(_HEADER_LINE):
@@ -154,14 +153,14 @@ def read_headers(block: bytes) -> dict[str, str]:
 
 
 def _message_line(line: bytes) -> tuple[bytes, int, bytes, int]:
-    """Source: `MSG <subject> <sid> [reply-to] <#bytes>`, without the first word."""
+    """Parse `MSG <subject> <sid> [reply-to] <#bytes>`, without the first word."""
     parts = line.split(b" ")
     reply = parts[2] if len(parts) == _PARTS_WITH_REPLY else b""
     return parts[0], int(parts[1]), reply, int(parts[-1])
 
 
 def _headed_line(line: bytes) -> tuple[bytes, int, bytes, int, int]:
-    """Source: `HMSG <subject> <sid> [reply-to] <#header bytes> <#total bytes>`, likewise."""
+    """Parse `HMSG <subject> <sid> [reply-to] <#header bytes> <#total bytes>`, likewise."""
     parts = line.split(b" ")
     reply = parts[2] if len(parts) == _PARTS_WITH_REPLY + 1 else b""
     return parts[0], int(parts[1]), reply, int(parts[-2]), int(parts[-1])
@@ -170,5 +169,5 @@ def _headed_line(line: bytes) -> tuple[bytes, int, bytes, int, int]:
 def _read_info(text: bytes) -> dict[str, Any]:
     info = json.loads(text)
     if not isinstance(info, dict):
-        raise ValueError("INFO is no object")  # noqa: TRY004 - as for text that is no JSON
+        raise ValueError("INFO is not an object")  # noqa: TRY004 - as for text that is not JSON
     return info

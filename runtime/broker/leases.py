@@ -1,8 +1,8 @@
-"""Leases: which host does what only one host may do at a time.
+"""Leases: at most one host at a time holds the right to a task, by compare-and-set on a stream.
 
 The stream `LEASES` keeps one record for each lease, on `leases.{name}`. A record is written on the
-condition that the one before it is still the last, so that of several hosts one succeeds, whatever
-the others know or believe.
+condition that the record before it is still the last, so of several hosts that write at once
+exactly one succeeds.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ log = get_logger("runtime.lease")
 LEASES = "LEASES"
 LOOK_S = 1.0
 RENEWALS = 4
-"""How often a lease is renewed in the time for which it holds."""
+"""Renewals within the time to live of a lease."""
 SAFE_SHARE = 0.75
-"""The share of its time after which a holder that could not renew it gives it up by itself: before
-any other may take it, whatever the two clocks differ by."""
+"""Share of the time to live after which a holder that could not renew the lease gives it up: before
+any other host may take it, with some room for clocks that run at different speeds."""
 _TRY_AGAIN_S = 0.5
 
 State = dict[str, Any]
@@ -36,12 +36,12 @@ State = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """What the stream says of a lease.
+    """The last record of a lease.
 
     Attributes:
-        sequence: the record's, which the next one must name; 0 where there is none yet.
-        holder: who holds it; empty when nobody does.
-        state: what the holder has left for its successor.
+        sequence: the record's sequence, which the next record must name; 0 before the first record.
+        holder: the host that holds the lease; empty when no host does.
+        state: data of the holder for its successor.
     """
 
     sequence: int
@@ -50,7 +50,7 @@ class LeaseRecord:
 
 
 def with_leases(manifest: Manifest) -> Manifest:
-    """The manifest with the stream of leases, if a function needs one."""
+    """The manifest with the stream of leases added, if a function needs a lease."""
     if not any(spec.ordered_by for spec in manifest.functions.values()):
         return manifest
     replicas = max((spec.replicas for spec in manifest.streams.values()), default=1)
@@ -81,12 +81,12 @@ class LeaseBook:
         return _parse(found) if found is not None else LeaseRecord(0)
 
     async def write(self, holder: str, state: dict[str, Any], after: int) -> int | None:
-        """Write a record that follows the one with sequence `after`; its sequence.
+        """Write a record that follows the record `after`; return its sequence.
 
-        None when another one has followed that already.
+        Return None when another record has followed `after` already.
 
         Raises:
-            PublishFailed, Unavailable: it is not known whether it was written.
+            PublishFailed, Unavailable: it is not known whether the record was written.
         """
         payload = json.dumps({"holder": holder, "state": state}).encode()
         headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
@@ -98,12 +98,12 @@ class LeaseBook:
             found = await self.read()
             if found.sequence == after:
                 raise
-            # What was lost may be the confirmation, of this record or of one before.
+            # The lost message may be the confirmation, of this record or of one before.
             return found.sequence if holder and found.holder == holder else None
         return ack.sequence
 
     async def watch(self, callback: Callable[[Message], Awaitable[None] | None]) -> Subscription:
-        """Have `callback` called when somebody writes a record.
+        """Call `callback` for each record that any host writes.
 
         Raises:
             Unavailable: the connection is closed.
@@ -117,15 +117,15 @@ def _parse(found: Message) -> LeaseRecord:
 
 
 class Lease:
-    """Takes a lease, keeps it, and gives it back.
+    """Takes a lease, renews it, and gives it back.
 
-    No clock is compared with another's: who wants a lease waits until its record has not changed
-    for the whole time, as seen from here.
+    Clocks of hosts are never compared: a host that wants a lease waits until it has seen no new
+    record for the whole time to live, by its own clock.
 
     Args:
         book: the lease's records.
-        ttl_s: how long it holds without being renewed.
-        state: what to leave for a successor, asked for at each renewal.
+        ttl_s: time to live of the lease without a renewal.
+        state: returns the data for a successor; called at each renewal.
     """
 
     def __init__(self, book: LeaseBook, ttl_s: float, state: Callable[[], State]) -> None:
@@ -143,13 +143,13 @@ class Lease:
 
     @property
     def is_held(self) -> bool:
-        """Whether this host holds it now."""
+        """Whether this host holds the lease now."""
         return bool(self._sequence) and not self._lost.is_set()
 
     async def take(self) -> LeaseRecord:
-        """Return when this host holds it; the record of who held it before.
+        """Wait until this host holds the lease; return the record of the holder before.
 
-        Its `holder` is empty where that one gave it back.
+        The record's `holder` is empty when that holder gave the lease back.
         """
         subscription = None
         seen, since_s = LeaseRecord(-1), 0.0
@@ -168,7 +168,7 @@ class Lease:
                             return found
                         continue
                 except (ApiError, PublishFailed, Unavailable) as failure:
-                    log.debug("The lease is not looked at now", reason=str(failure))
+                    log.debug("The lease cannot be read", reason=str(failure))
                     since_s = self._time()
                 await self._wait_for_move()
         finally:
@@ -176,11 +176,11 @@ class Lease:
                 await subscription.unsubscribe()
 
     async def wait_until_lost(self) -> None:
-        """Return when another host may hold it."""
+        """Return when another host may hold the lease."""
         await self._lost.wait()
 
     async def keep(self) -> None:
-        """Renew it until it is lost; returns then."""
+        """Renew the lease until it is lost."""
         while not self._lost.is_set():
             try:
                 async with asyncio.timeout(self._ttl_s / RENEWALS):
@@ -189,28 +189,28 @@ class Lease:
                 await self.renew()
 
     async def renew(self) -> None:
-        """Write the state as it is now; returns when it is written, or the lease is lost.
+        """Write the current state; return when it is written, or the lease is lost.
 
-        However many ask meanwhile, one write serves all of them.
+        Callers that come during a write share one write after it.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._writing), name="lease")
         await asyncio.shield(self._next)
 
     async def give_back(self) -> None:
-        """Let another host have it at once."""
+        """Release the lease, so that another host can take it at once."""
         if not self.is_held:
             return
         await self.stop()
         try:
             while await self._book.write("", self._state(), self._sequence) is None:
-                # The renewal that was under way a moment ago may have been written.
+                # The cancelled renewal may have been written.
                 found = await self._book.read()
                 if found.holder != self._holder:
                     break
                 self._sequence = found.sequence
         except (ApiError, PublishFailed, Unavailable) as failure:
-            log.debug("The lease is not given back, it ends by itself", reason=str(failure))
+            log.debug("The lease was not given back and will expire", reason=str(failure))
         self._sequence = 0
 
     async def stop(self) -> None:
@@ -222,7 +222,7 @@ class Lease:
         self._writing = self._next = None
 
     async def _try_to_its_end(self, found: LeaseRecord) -> bool:
-        """As `_try`; cancelled, it knows all the same whether there is something to give back."""
+        """As `_try`; when cancelled, first learn whether the lease must be given back."""
         trying = asyncio.create_task(self._try(found), name="lease")
         try:
             return await asyncio.shield(trying)
@@ -247,7 +247,7 @@ class Lease:
             return
 
     async def _after(self, writing: "asyncio.Task[None] | None") -> None:
-        """Write once the write before is over: its state may be older than what is asked for."""
+        """Write after the write before has ended: its state may be older than the caller's."""
         if writing is not None:
             await asyncio.gather(writing, return_exceptions=True)
         self._writing, self._next = self._next, None

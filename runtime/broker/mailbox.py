@@ -1,9 +1,9 @@
-"""Mailboxes: each function's own queue for messages that wait, and for messages tried once more.
+"""Mailbox: a function's own queue of parked, handed over and redriven messages.
 
 `mailbox.parked.{function}.{origin}` holds a message schedule whose target is
 `mailbox.ready.{function}`, which the function's binding consumes beside its own stream. A schedule
-replaces the one before on the same subject, so one message of one function is parked once, however
-often an acknowledgement was lost.
+replaces the schedule before on the same subject, so one message of one function is parked once,
+even when an acknowledgement was lost.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -32,11 +32,11 @@ class Parked:
     """A message that waits for its next attempt.
 
     Attributes:
-        function: who will get it.
-        sequence: its sequence in the mailbox stream, for `run_now` and `cancel`.
-        due_at: when it comes back.
-        reason: why it waits.
-        message: with its origin; `attempt` is the one it waits for.
+        function: the function that will get the message.
+        sequence: the message's sequence in the mailbox stream, for `run_now` and `cancel`.
+        due_at: when the message is delivered again.
+        reason: why the message waits.
+        message: as its stream first stored it; `attempt` is the next attempt.
     """
 
     function: str
@@ -47,10 +47,10 @@ class Parked:
 
 
 class Mailbox:
-    """Parks, posts and restores messages; `ensure` or `detect_parking` learns what it can do.
+    """Parks, posts and restores messages; `ensure` or `detect_parking` finds out what is supported.
 
     Attributes:
-        is_full: whether messages had better wait in their own streams; set from outside.
+        is_full: whether messages should wait in their own streams instead; set from outside.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -65,17 +65,17 @@ class Mailbox:
         return self._supports_parking and not self.is_full
 
     async def ensure(self) -> None:
-        """Make sure that the stream stands there.
+        """Create or update the stream.
 
         Raises:
-            ConfigError: the server refused it.
+            ConfigError: the server refused the stream.
             Unavailable: JetStream does not answer.
         """
         await ensure_runtime_streams(self._broker)
         await self.detect_parking()
 
     async def detect_parking(self) -> None:
-        """Learn from a stream that somebody else created whether it takes schedules.
+        """Find out whether an existing stream takes message schedules.
 
         Raises:
             ApiError: the stream does not exist.
@@ -87,17 +87,17 @@ class Mailbox:
     async def park(
         self, message: Message, function: str, delay_s: float, reason: str = ""
     ) -> PubAck:
-        """Store the message so that it comes back to this function alone after `delay_s`.
+        """Store the message so that this function alone gets it again after `delay_s`.
 
         Args:
-            message: as the function got it; `attempt` counts the attempts made.
-            function: who gets it again.
-            delay_s: counted by the server's clock, which also ends it: this host's may be wrong.
+            message: the message as the function got it; `attempt` counts the attempts made.
+            function: the function that gets it again.
+            delay_s: counted by the server's clock: this host's clock may be wrong.
             reason: one sentence for a person.
 
         Raises:
-            PublishFailed: it is not stored, the server does not tell the time, or is older than
-                message schedules.
+            PublishFailed: the message is not stored, the server does not tell the time, or is older
+                than message schedules.
         """
         subject = f"mailbox.parked.{function}.{message.origin}"
         if not self._supports_parking:
@@ -118,7 +118,7 @@ class Mailbox:
         return await self._broker.publish(subject, message.data, msg_id=msg_id, headers=headers)
 
     async def post(self, message: Message, function: str) -> PubAck:
-        """Have the function get the message at once, with all its attempts ahead of it.
+        """Store the message so that the function gets it at once, with all its attempts anew.
 
         Raises:
             PublishFailed: it is not stored.
@@ -130,7 +130,7 @@ class Mailbox:
         """As `post`, for several, their confirmations awaited together.
 
         Raises:
-            PublishFailed: at least one is not stored; posting all again doubles none.
+            PublishFailed: at least one message is not stored; posting all again stores none twice.
         """
         return await self._broker.publish_many(
             [
@@ -145,12 +145,12 @@ class Mailbox:
         )
 
     async def hand_over(self, message: Message, function: str, delay_s: float = 0.0) -> PubAck:
-        """Have the function get the message again at once, as if this delivery had never been.
+        """Store the message so that this delivery uses up no attempt of it.
 
         Args:
-            message: as it was delivered.
-            function: who gets it again.
-            delay_s: how long the next host lets an order of messages wait for this one.
+            message: the message as it was delivered.
+            function: the function that gets it again.
+            delay_s: how long the next host waits before it may call the function.
 
         Raises:
             PublishFailed: it is not stored.
@@ -161,13 +161,13 @@ class Mailbox:
         return await self._broker.publish(
             f"mailbox.ready.{function}",
             message.data,
-            # One delivery is handed over once; its reply subject is its own.
+            # One delivery is handed over once; its reply subject is unique.
             msg_id=f"over-{function}-{message.reply}",
             headers=headers,
         )
 
     def fits(self, message: Message, function: str) -> bool:
-        """Whether the server takes the message together with the headers that tell its origin."""
+        """Whether the server takes the message together with the headers that name its origin."""
         headers = names.size_bytes(mailbox_headers(message, function, 0)) + _ROOM_FOR_IDS_BYTES
         return (
             headers <= names.LIMIT_BYTES
@@ -175,22 +175,23 @@ class Mailbox:
         )
 
     def restore(self, message: Message) -> Message:
-        """The message as its stream first stored it, from a delivery out of the mailbox.
+        """The message as its stream first stored it, from a delivery of its copy in the mailbox.
 
-        `reply` settles the mailbox's copy. `attempt` goes on counting: after n attempts before it
-        was parked, its first delivery is attempt n + 1. What is no copy of ours is not changed.
+        `reply` settles the mailbox's copy. `attempt` goes on counting: after n attempts before the
+        message was parked, the copy's first delivery is attempt n + 1. A message that is not a copy
+        is not changed.
         """
         origin = names.original(message)
         if origin is None:
             return message
         origin.attempt = names.number(message.headers, names.ATTEMPT) + message.attempt
-        # A host that died between storing the copy and settling the original had the original
-        # delivered again, so that not even the first delivery of a copy is the first for certain.
+        # When a host dies between storing the copy and settling the original, the original is
+        # delivered again, so even the first delivery of a copy may follow an earlier call.
         origin.called_before = True
         return origin
 
     async def list_parked(self, function: str | None = None) -> AsyncIterator[Parked]:
-        """What waits, of one function or of all, in the order in which it was parked.
+        """The parked messages of one function or of all, in the order in which they were parked.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -201,10 +202,10 @@ class Mailbox:
                 yield parked
 
     async def run_now(self, sequence: int) -> bool:
-        """Make a parked message due now; False when it is no longer waiting.
+        """Make a parked message due now; return False when it no longer waits.
 
         Raises:
-            PublishFailed: it stays as it is.
+            PublishFailed: the message stays parked.
             Unavailable: JetStream does not answer.
         """
         message = await self._waiting(sequence)
@@ -215,7 +216,7 @@ class Mailbox:
         } | {
             _SCHEDULE: f"@at {_timestamp(await self._clock.now())}",
             _TARGET: message.headers[_TARGET],
-            # Fired between our look and now, it must not be posted a second time.
+            # A schedule that has fired since it was read must not post the message a second time.
             "Nats-Expected-Last-Subject-Sequence": str(sequence),
         }
         try:
@@ -229,7 +230,7 @@ class Mailbox:
         return True
 
     async def cancel(self, sequence: int) -> bool:
-        """Give a parked message up for good; False when it is no longer waiting.
+        """Delete a parked message; return False when it no longer waits.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -259,7 +260,7 @@ class Mailbox:
 
 
 def mailbox_headers(message: Message, function: str, attempts: int) -> dict[str, str]:
-    """The headers of a copy in the mailbox: its origin, whom it is for, attempts made so far."""
+    """The headers of a copy in the mailbox: origin, function, number of attempts made."""
     return {
         **names.origin_headers(message),
         names.FUNCTION: function,
@@ -268,7 +269,7 @@ def mailbox_headers(message: Message, function: str, attempts: int) -> dict[str,
 
 
 def identity_of(message: Message, function: str) -> str:
-    """What tells one message of one function from all others, the same on every delivery."""
+    """The identity of one message of one function, the same on every delivery."""
     return f"{function}-{message.origin}-{names.number(message.headers, names.REDRIVES)}"
 
 

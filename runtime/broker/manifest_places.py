@@ -1,4 +1,4 @@
-"""Where in the manifests a stream or a consumer stands, for what the server says against it."""
+"""Finds the line of a manifest that an error or a difference of the server is about."""
 
 from runtime.broker.drift import Change
 from runtime.broker.stream_configs import Wanted
@@ -7,14 +7,14 @@ from runtime.manifest.model import Manifest
 from runtime.manifest.positions import Path, dotted
 
 _OF_FIELD = {"num_replicas": "replicas", "deliver_policy": "deliver"}
-"""JetStream's names of fields that have another one in a manifest."""
+"""JetStream's names of fields that have another name in a manifest."""
 _OF_ERROR = {10074: "replicas", 10005: "replicas", 10047: "max_bytes"}
 """The field that an error of JetStream is about. 10074: replicas on a server without a cluster,
-10005: more of them than the cluster has nodes, 10047: no room for `max_bytes`."""
+10005: more replicas than the cluster has nodes, 10047: no room for `max_bytes`."""
 
 
 def problem_of_change(manifest: Manifest, change: Change, wrong: str, remedy: str) -> Problem:
-    """A problem with a difference between the server and the manifest."""
+    """The problem that reports a difference between the server and the manifest."""
     kind, _, name = change.object.partition(" ")
     stream, _, consumer = name.partition("/")
     path = _find(manifest, stream, consumer if kind == "consumer" else "")
@@ -26,7 +26,7 @@ def problem_of_change(manifest: Manifest, change: Change, wrong: str, remedy: st
 def problem_of_error(
     manifest: Manifest, wanted: Wanted, err_code: int, wrong: str, remedy: str
 ) -> Problem:
-    """A problem with an object that the server refused to make."""
+    """The problem that reports an object that the server refused."""
     path = _find(manifest, wanted.stream, wanted.consumer)
     return _place(manifest, path, _OF_ERROR.get(err_code, ""), wrong, remedy) or Problem(
         wanted.name, "", wrong, remedy
@@ -34,7 +34,7 @@ def problem_of_error(
 
 
 def is_declared(manifest: Manifest, wanted: Wanted) -> bool:
-    """Whether a manifest's file declares it; the host makes others for itself."""
+    """Whether a manifest's file declares the object; the host adds others of its own."""
     path = _find(manifest, wanted.stream, wanted.consumer)
     return bool(path) and manifest.positions.knows(*path)
 

@@ -1,7 +1,7 @@
-"""NATS micro services (ADR-32): discovery, and endpoints that answer many requests at once.
+"""NATS micro services (ADR-32): discovery, and endpoints that handle requests concurrently.
 
-The client library's own services answer one request at a time, lose callers when they stop and send
-an exception's text to whoever asked; hence this.
+The client library's own services answer one request at a time, lose requests when they stop and
+send an exception's text to the caller; hence this module.
 """
 
 import asyncio
@@ -35,22 +35,22 @@ log = get_logger("runtime.broker.micro")
 BUSY = Answer.failure(429, "TOO_MANY_REQUESTS", "the endpoint is busy; try again shortly")
 STOPPING = Answer.failure(503, "STOPPING", "the service is stopping; try again")
 TOO_LARGE = Answer.failure(500, "ANSWER_TOO_LARGE", "the answer is too large to be sent")
-UNREADABLE = Answer.failure(400, "MESSAGE_UNREADABLE", "the request is no message of NATS")
+UNREADABLE = Answer.failure(400, "MESSAGE_UNREADABLE", "the request is not a valid NATS message")
 UNSENDABLE = Answer.failure(500, "ANSWER_NOT_SENT", "the answer could not be sent")
 CANCEL_TIMEOUT_S = 1.0
 
 
 class MicroService:
-    """One instance of a service, under an id of its own.
+    """One instance of a service, with an id of its own.
 
     Args:
         broker: the connection.
         name: letters, digits, `_` and `-`.
-        version: semantic version.
+        version: a semantic version.
         description: one sentence for `nats micro ls`.
         metadata: values become strings.
-        endpoints: more can be added later.
-        prefix: what discovery subjects begin with.
+        endpoints: the endpoints at the start; `add_endpoint` adds more.
+        prefix: the first part of the discovery subjects.
 
     Raises:
         ConfigError: a name or the version cannot be used.
@@ -79,18 +79,18 @@ class MicroService:
 
     @property
     def id(self) -> str:
-        """This instance's id, another at each start."""
+        """This instance's id, new at each start."""
         return self._identity.id
 
     async def start(self) -> None:
-        """Listen; when it returns, the server knows of every subscription.
+        """Subscribe; when this returns, the server has processed every subscription.
 
         Raises:
-            Unavailable: the connection is gone. Nothing is left listening.
+            Unavailable: the connection is gone. No subscription is left.
         """
         self._started = True
         try:
-            # Endpoints first: whoever discovers one can call it.
+            # Endpoints first: a client that discovers one can call it.
             for endpoint in self._endpoints.values():
                 await self._listen(endpoint)
             for verb in VERBS:
@@ -101,10 +101,10 @@ class MicroService:
             raise
 
     async def stop(self, grace_s: float = 30.0) -> None:
-        """Stop taking requests, and answer all that were sent here already.
+        """Stop taking requests, and answer all requests that have arrived.
 
-        Discovery ends first. Requests that are not done after `grace_s` are cancelled; their
-        callers, and those still waiting, are told 503.
+        Discovery ends first. Requests that are not done after `grace_s` are cancelled; the callers
+        of cancelled and waiting requests get 503.
         """
         for subscription in self._monitoring:
             await subscription.unsubscribe()
@@ -117,10 +117,10 @@ class MicroService:
         self._started = False
 
     async def add_endpoint(self, endpoint: MicroEndpoint) -> None:
-        """Show one endpoint more and, unless it is virtual, listen for it.
+        """Add an endpoint to discovery and, unless it is virtual, subscribe for it.
 
         Raises:
-            ConfigError: there is one of this name.
+            ConfigError: there is an endpoint of this name.
             Unavailable: the connection is gone.
         """
         self._register(endpoint)
@@ -129,17 +129,18 @@ class MicroService:
             await self._reach_server()
 
     async def remove_endpoint(self, name: str, grace_s: float = 30.0) -> None:
-        """Stop one endpoint as `stop` does, if it is there; the others go on."""
+        """Stop one endpoint as `stop` does; nothing happens when it does not exist."""
         listener = self._listeners.pop(name, None)
         self._endpoints.pop(name, None)
         if listener is not None:
             await listener.stop(grace_s)
 
     async def _reach_server(self) -> None:
-        """Return when the server has read all that was sent so far.
+        """Return when the server has read everything that was sent so far.
 
-        nats-py 2.16 writes a flush's PING ahead of what still waits in its buffer, so that the
-        first PONG proves nothing (`no responders` once in 150 starts); by then the buffer is sent.
+        nats-py 2.16 writes a flush's PING ahead of the commands in its buffer, so the first PONG
+        proves nothing (`no responders` once in 150 starts). By the first PONG the buffer is sent,
+        so the second PONG proves it.
         """
         await self._broker.flush()
         await self._broker.flush()
@@ -178,10 +179,10 @@ class MicroService:
 
 
 class _Listener:
-    """Hands the requests of one endpoint to at most `concurrency` workers.
+    """Worker pool of one endpoint: at most `concurrency` requests are handled at once.
 
-    A worker is a task that lives on between requests, started when all others are busy, so that a
-    request costs a hand-over and no task.
+    A worker is a task that is kept between requests. A worker is started when all others are busy,
+    so a request costs a queue entry and no new task.
     """
 
     def __init__(
@@ -234,7 +235,7 @@ class _Listener:
 
     async def _receive(self, message: Message) -> None:
         if not is_request(message):
-            self._log.debug("What is no request was dropped", reply=message.reply)
+            self._log.debug("A message that is not a request was dropped", reply=message.reply)
             self._counters.record(0)
             self._counters.record_error("400:NOT_A_REQUEST")
             return
@@ -263,7 +264,7 @@ class _Listener:
             await self._serve(message)
             if self._waiting:
                 message = self._waiting.popleft()
-                # A handler that never waits must not keep the loop until the queue is empty.
+                # A handler that never awaits must not hold the loop until the queue is empty.
                 await asyncio.sleep(0)
                 continue
             handed: asyncio.Future[Message] = loop.create_future()
@@ -282,7 +283,7 @@ class _Listener:
             if task is not None and task.cancelling():
                 await self._refuse(message, STOPPING)
                 raise
-            # Not ours: something that the handler waited for was cancelled.
+            # This worker was not cancelled: something that the handler awaited was.
             answer = self._failure("The handler of an endpoint was cancelled from within")
             headers = answer.wire_headers()
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer
@@ -309,7 +310,7 @@ class _Listener:
             tell = self._log.error if isinstance(failure, TooLarge) else self._log.warning
             tell("An answer could not be sent", reason=failure.reason)
             if answer not in (TOO_LARGE, UNSENDABLE):
-                # Its caller should not wait in vain.
+                # The caller should not wait until its timeout.
                 instead = TOO_LARGE if isinstance(failure, TooLarge) else UNSENDABLE
                 await self._respond(message, instead, instead.wire_headers())
                 return

@@ -1,8 +1,8 @@
-"""What services say about themselves, and how an endpoint answers. Pure: no connection needed.
+"""Discovery answers and endpoint answers of micro services. Pure: needs no connection.
 
 Source: NATS ADR-32 (Service API), revision 6, and the JSON schemas that the `nats` command line
 checks every answer against: one badly typed value hides a service from `nats micro ls` and ends
-`nats micro stats` for all of them.
+`nats micro stats` for all services.
 """
 
 import re
@@ -39,22 +39,22 @@ _SEMVER = re.compile(
 )
 
 Live = Mapping[str, object] | Callable[[], Mapping[str, object]]
-"""Fixed values, or a function that is asked for them each time somebody wants to know."""
+"""Fixed values, or a function that is called for them at each discovery request."""
 
 
-# What is JetStream's or the hosts' own is nobody's inbox.
+# The subjects of JetStream and of the hosts are not inboxes.
 _NO_INBOX = ("$", *(subject.removesuffix(">") for subject in HOST_SUBJECTS))
 _DELIVERED = "Nats-Stream"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a caller gets.
+    """An answer to a request.
 
     Attributes:
         data: the payload.
-        headers: sent along; line breaks and non-ASCII in a value are escaped.
-        error: HTTP's number and a reason code; None for a success.
+        headers: headers of the answer; line breaks and non-ASCII in a value are escaped.
+        error: HTTP status and reason code; None for a success.
     """
 
     data: bytes = b""
@@ -63,19 +63,19 @@ class Answer:
 
     @classmethod
     def failure(cls, status: int, code: str, detail: str, event_id: str = "") -> "Answer":
-        """An error as callers and the HTTP gateway expect it.
+        """An error answer in the form that callers and the HTTP gateway expect.
 
         Args:
-            status: HTTP's number.
+            status: HTTP status.
             code: reason code in upper snake case.
-            detail: one sentence; goes over the network as it is.
-            event_id: by which the log line is found.
+            detail: one sentence; sent to the caller as it is.
+            event_id: id of the log line.
         """
         body = {"code": code, "detail": detail, "event_id": event_id}
         return cls(orjson.dumps(body), {}, (status, code))
 
     def wire_headers(self) -> dict[str, str] | None:
-        """The headers to send; None when there are none, which is cheaper to send."""
+        """The headers to send; None, which is cheaper to send, when there are none."""
         headers = {name: escape(value) for name, value in self.headers.items()}
         if self.error is not None:
             status, code = self.error
@@ -86,7 +86,7 @@ class Answer:
 
 @dataclass(slots=True)
 class EndpointStats:
-    """Counts of one endpoint, or of a function that only shows itself as one."""
+    """Counters of one endpoint, or of a function that is shown as a virtual endpoint."""
 
     num_requests: int = 0
     num_errors: int = 0
@@ -94,12 +94,12 @@ class EndpointStats:
     last_error: str = ""
 
     def record(self, processing_ns: int, *, requests: int = 1) -> None:
-        """Add requests (or messages) that were worked on for so long together."""
+        """Add requests (or messages) and the time that they took together."""
         self.num_requests += requests
         self.processing_ns += processing_ns
 
     def record_error(self, code: str, *, errors: int = 1) -> None:
-        """Add failures among those recorded; `code` is shown to anybody who asks for statistics."""
+        """Add failures among the recorded requests; the statistics show `code` to every client."""
         self.num_errors += errors
         self.last_error = code[:MAX_LAST_ERROR_CHARACTERS]
 
@@ -110,14 +110,15 @@ class MicroEndpoint:
 
     Attributes:
         name: letters, digits, `_` and `-`.
-        subject: where requests arrive; of a virtual endpoint, what its function consumes.
+        subject: the subject of its requests; of a virtual endpoint, the subject that its function
+            consumes.
         handle: answers a request; None makes the endpoint virtual: shown, but not listening.
         queue_group: one instance of the group gets each request; None: every instance gets it.
         metadata: values become strings.
-        concurrency: how many requests are handled at once.
-        max_waiting: how many more may wait; beyond that the answer is 429 at once.
+        concurrency: the most requests that are handled at once.
+        max_waiting: the most requests that wait; beyond that the answer is 429 at once.
         stats: additional values shown by `nats micro stats`, JSON's types.
-        counters: kept by the service, or for a virtual endpoint by the binding.
+        counters: updated by the service, or for a virtual endpoint by the binding.
     """
 
     name: str
@@ -136,7 +137,7 @@ class MicroEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class ServiceIdentity:
-    """What every answer of one instance begins with."""
+    """The fields that every discovery answer of one instance begins with."""
 
     name: str
     version: str
@@ -150,19 +151,19 @@ class ServiceIdentity:
     def __post_init__(self) -> None:
         check_name("service", self.name)
         if not _SEMVER.fullmatch(self.version):
-            wrong = f"{self.version!r} is no semantic version"
+            wrong = f"{self.version!r} is not a semantic version"
             problem = Problem(f"service {self.name}", "version", wrong, "write it like 1.4.0")
             raise ConfigError([problem])
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse a name that could not stand in a subject.
+    """Refuse a name that cannot be part of a subject.
 
     Raises:
-        ConfigError: it is empty or has other characters than letters, digits, `_` and `-`.
+        ConfigError: the name is empty or has characters other than letters, digits, `_` and `-`.
     """
     if not _NAME.fullmatch(name):
-        wrong = f"{name!r} is no name for a micro service's {kind}"
+        wrong = f"{name!r} cannot be the name of a micro service's {kind}"
         problem = Problem(f"{kind} {name}", "name", wrong, "use letters, digits, _ and - only")
         raise ConfigError([problem])
 
@@ -198,7 +199,7 @@ def _declaration(endpoint: MicroEndpoint) -> dict[str, object]:
 
 
 def _statistics(endpoint: MicroEndpoint) -> dict[str, object]:
-    # First: a virtual endpoint's binding brings its counters up to date when it is asked.
+    # First: the call makes a virtual endpoint's binding update its counters.
     data = None if endpoint.stats is None else _ask(endpoint.stats)
     counters = endpoint.counters
     statistics = _place(endpoint)
@@ -206,7 +207,7 @@ def _statistics(endpoint: MicroEndpoint) -> dict[str, object]:
     statistics["num_errors"] = counters.num_errors
     statistics["last_error"] = counters.last_error
     statistics["processing_time"] = counters.processing_ns
-    # The command line divides by the requests itself when there is a time, so never one without.
+    # The command line divides a time by the number of requests: never a time without requests.
     statistics["average_processing_time"] = counters.processing_ns // max(counters.num_requests, 1)
     if data is not None:
         statistics["data"] = data
@@ -229,16 +230,16 @@ def _ask(values: Live) -> Mapping[str, object]:
     try:
         return values()
     except Exception:
-        # Whoever looks at the service should see the rest of it.
+        # The rest of the service should still be shown.
         log.exception("A service's live values could not be read")
         return {}
 
 
 def is_request(message: Message) -> bool:
-    """Whether somebody sent it who may publish here, and who may hear the answer.
+    """Whether the sender may publish the request and may receive its answer.
 
     JetStream delivers to any subject that a consumer, a pull request or a stream's republishing
-    names, with the server's own rights; and an answer goes out with the host's rights, wherever the
-    caller says. So neither may carry a client past what the server lets it do.
+    names, with the server's own rights. An answer is published with the host's rights, on the
+    subject that the caller names. Neither may give a client more rights than the server grants it.
     """
     return not message.reply.startswith(_NO_INBOX) and _DELIVERED not in message.headers

@@ -1,9 +1,9 @@
-"""What goes to the server, as commands: the one place where names and sizes are checked.
+"""Encodes commands to the server; the one place where names and sizes are checked.
 
-Everything that is sent passes through here, whoever sends it. A server closes the connection of a
-client whose message is larger than `max_payload` (headers included) or whose command line is longer
-than `max_control_line`, and a line break in a subject would let whoever chose that subject send
-commands of their own. Source: nats-server `server/parser.go` and `server/client.go`.
+Every message that is sent passes through this module. A server closes the connection of a client
+whose message is larger than `max_payload` (headers included) or whose command line is longer than
+`max_control_line`. A line break in a subject would let the author of the subject send commands.
+Source: nats-server `server/parser.go` and `server/client.go`.
 """
 
 import re
@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from runtime.errors import TooLarge, Unsendable
 
 MAX_LINE_BYTES = 4096
-"""The longest command line. A server may be told to take longer or shorter ones and does not say
-so; this is its default. Source: nats-server `server/const.go`, MAX_CONTROL_LINE_SIZE."""
+"""The longest command line. A server can be configured for another length and does not announce it;
+this is the default. Source: nats-server `server/const.go`, MAX_CONTROL_LINE_SIZE."""
 
 _SHORT_BYTES = 1024
-"""A whole command below this size needs no measuring: no server takes less."""
+"""A whole command below this size is not measured: every server accepts this length."""
 _HEADER_LINE = "NATS/1.0\r\n"
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_$-]+\.)*[A-Za-z0-9_$-]+")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
@@ -32,14 +32,14 @@ def publish_command(
     payload: bytes,
     max_payload_bytes: int,
 ) -> bytes:
-    """The command that publishes a message. Source: NATS ADR-4 for the headers.
+    """Encode the command that publishes a message. Source: NATS ADR-4 for the headers.
 
-    Text may hold bytes that are no UTF-8, as `surrogateescape` has them: they are sent as they
-    were.
+    Text may hold bytes that are not UTF-8, in the form of `surrogateescape`: they are sent
+    unchanged.
 
     Raises:
-        TooLarge: payload and headers together are larger than the server takes.
-        Unsendable: subject, reply or a header has a form that the protocol does not know.
+        TooLarge: payload and headers together are larger than the server accepts.
+        Unsendable: subject, reply or a header is not valid in the protocol.
     """
     names = _checked(subject, subject)
     if reply:
@@ -63,15 +63,15 @@ def settlement_commands(
 ) -> tuple[bytes, list[Unsendable]]:
     """As `publish_command` for many acknowledgements, at a third of its cost.
 
-    Their subjects come from the server and hardly ever need a close look: it is taken where the
-    commands together have another number of words than they should, or one of them is long.
+    The subjects come from the server and are almost always valid. They are checked one by one only
+    when the commands together have an unexpected number of words, or one command is long.
 
     Args:
-        messages: subject and payload of each; the subject may hold anything.
-        max_payload_bytes: of the server.
+        messages: subject and payload of each message; the subject may be any text.
+        max_payload_bytes: the server's limit.
 
     Returns:
-        The commands, and why some messages are not among them.
+        The commands, and the messages that were refused, each with its reason.
     """
     try:
         commands = [
@@ -88,10 +88,10 @@ def settlement_commands(
 
 
 def check_pattern(subject: str, queue: str = "") -> None:
-    """Refuse what cannot be subscribed to; wildcards are welcome.
+    """Refuse a subject or queue group that cannot be subscribed to; wildcards are allowed.
 
     Raises:
-        Unsendable: it has white space, a control character, an empty part or is too long.
+        Unsendable: it has white space, a control character or an empty part, or is too long.
     """
     tokens = subject.split(".")
     if _UNSAFE.search(subject) or "" in tokens or ">" in tokens[:-1]:
@@ -115,10 +115,10 @@ def _one_by_one(
 
 
 def _checked(name: str, subject: str, what: str = "it") -> bytes:
-    """The name's bytes, if it is a subject without wildcards.
+    """The name's bytes, if the name is a subject without wildcards.
 
     Raises:
-        Unsendable: it is none.
+        Unsendable: the name is not such a subject.
     """
     if _PLAIN.fullmatch(name):
         return name.encode()
@@ -132,7 +132,7 @@ def _header_block(headers: Mapping[str, str], subject: str) -> bytes:
     lines = [_HEADER_LINE]
     for name, value in headers.items():
         if not isinstance(value, str) or not _HEADER_NAME.fullmatch(name):
-            raise Unsendable(subject, "a header's name or value has a form that NATS does not take")
+            raise Unsendable(subject, "a header's name or value is not valid in NATS")
         lines.append(f"{name}: {value.strip().translate(_LINE_BREAKS)}\r\n")
     lines.append("\r\n")
     return _bytes("".join(lines), subject)

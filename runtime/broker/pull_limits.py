@@ -1,4 +1,4 @@
-"""What a consumer allows of one pull request, learned from its refusals."""
+"""Limits of a consumer on one pull request, learned from its refusals."""
 
 import re
 
@@ -9,7 +9,7 @@ _LEAST_EXPIRES_S = 0.01
 
 
 class PullLimits:
-    """The limits `max_batch`, `max_expires` and `max_bytes` of a consumer, as far as it named them.
+    """A consumer's limits `max_batch`, `max_expires` and `max_bytes`, once a refusal named them.
 
     Source of the texts: nats-server `server/consumer.go`, `processNextMsgRequest`.
     """
@@ -20,7 +20,7 @@ class PullLimits:
         self._expires_s: float | None = None
 
     def learn(self, refusal: str) -> bool:
-        """Keep to the limit that a refusal names; False when it names none."""
+        """Store the limit that a refusal names; return False when it names none."""
         found = _LIMIT.search(refusal)
         if found is None:
             return False
@@ -38,15 +38,15 @@ class PullLimits:
         return True
 
     def messages(self, wanted: int) -> int:
-        """As many as are wanted and allowed."""
+        """The wanted number of messages, at most `max_batch`."""
         return wanted if self._messages is None else min(wanted, self._messages)
 
     def size_bytes(self, wanted: int) -> int:
-        """As many bytes as are wanted and allowed."""
+        """The wanted number of bytes, at most `max_bytes`."""
         return wanted if self._size_bytes is None else min(wanted, self._size_bytes)
 
     def expires_s(self, wanted_s: float) -> float:
-        """As long as is wanted and allowed."""
+        """The wanted expiry, at most `max_expires`."""
         return wanted_s if self._expires_s is None else min(wanted_s, self._expires_s)
 
 

@@ -1,9 +1,9 @@
-"""The continuous pull loop of one durable consumer.
+"""Continuous pull loop of one durable consumer.
 
-Overlapping pull requests, sized by the free slots and the free bytes of whoever handles the
-messages, so that nothing is fetched that has no place and a slow message never holds the next
-request back. Source: NATS ADR-37 (JetStream simplification, `consume`) and ADR-13 (pull requests
-and their status codes).
+Pull requests overlap, and their size follows the free places and free bytes of the buffer. So
+nothing is fetched without a free place, and a slow message does not hold the next request back.
+Source: NATS ADR-37 (JetStream simplification, `consume`) and ADR-13 (pull requests and their status
+codes).
 """
 
 import asyncio
@@ -32,25 +32,26 @@ BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 10.0
 STALE_DRAIN_S = 5.0
 MOST_REQUESTS = 4
-"""Pull requests that are open at a time; each asks for a quarter of the capacity at least."""
+"""Pull requests that are open at a time; each asks for at least a quarter of the capacity."""
 LEAST_REQUEST_BYTES = 64 * 1024
 GROWTH = 1.25
-"""A request that was too small for the next message is followed by one with so much more room."""
+"""Factor by which the byte limit grows after a request that was too small for the next message."""
 _NS = 1_000_000_000
 _TOKENS_V1 = 9
 _FRAME_BYTES = 256
-"""More than the server counts of a message besides its payload and headers."""
+"""Upper bound of what the server counts for a message besides its payload and headers."""
 
 Origin = tuple[str, str, str, str]
 
 
 def origin_of(reply: str) -> Origin:
-    """What is the same for each delivery of a message, and for that of no other.
+    """Identity of a message: equal for its deliveries, different for every other message.
 
-    Its stream, the consumer, its sequence and the time it was stored: a stream that is made anew
+    The stream, the consumer, the sequence and the time of storage: a stream that is created anew
     begins with the first sequence again.
 
-    Source: NATS ADR-15, what follows `$JS.ACK.`; version 2 has the domain and the account first.
+    Source: NATS ADR-15, the tokens after `$JS.ACK.`; version 2 has the domain and the account
+        first.
     """
     tokens = reply.split(".")
     first = 2 if len(tokens) == _TOKENS_V1 else 4
@@ -58,19 +59,19 @@ def origin_of(reply: str) -> Origin:
 
 
 def deliveries_of(reply: str) -> int:
-    """How often the server has delivered a message by now; see `origin_of`."""
+    """How often the server has delivered the message, this delivery included; see `origin_of`."""
     tokens = reply.split(".")
     return int(tokens[4 if len(tokens) == _TOKENS_V1 else 6])
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """How the loop learns what it may ask for.
+    """The room that pull requests may use, read before each request.
 
     Attributes:
-        capacity: the most messages that may be here at once, at this moment.
-        held: how many are here now, unsettled.
-        free_bytes: how many bytes may come besides what is here now.
+        capacity: the most messages that may be held at once, at this moment.
+        held: how many unsettled messages are held now.
+        free_bytes: how many more bytes may be fetched.
         request_bytes: the most that requests reserve, unless a message is known to need more.
     """
 
@@ -84,16 +85,16 @@ class Slots:
 class _Request:
     """A subscription on which at most one pull request is open at a time.
 
-    The server serves open requests in turn, and does not say when one has got all it asked for.
-    With a subscription each, what may still come is known, in messages and in bytes.
+    The server serves open requests in turn, and does not say when a request is complete. With a
+    subscription for each request, the messages and bytes that may still arrive are known.
 
     Attributes:
-        subject: below which its messages are sent.
-        subscription: to what is below; None until it stands.
-        number: of the last request, the next token of its subject.
-        messages: how many may still come; 0 when no request is open.
-        size_bytes: how many bytes may still come.
-        is_forgotten: whether the loop has begun anew since.
+        subject: prefix of the subjects on which its messages are sent.
+        subscription: to `{subject}.*`; None until subscribed.
+        number: number of the last request, the last token of its subject.
+        messages: how many messages may still arrive; 0 when no request is open.
+        size_bytes: how many bytes may still arrive.
+        is_forgotten: whether the loop has opened a new inbox since.
     """
 
     subject: str
@@ -105,15 +106,16 @@ class _Request:
 
 
 class Puller:
-    """Keeps a durable consumer flowing into `deliver` until `stop`.
+    """Pulls from a durable consumer and calls `deliver` for each message, until `stop`.
 
-    Heals itself: a lost connection, a missing heartbeat, a leadership change and a deleted consumer
-    all end in a new request, the last after `recreate`. `deliver` is called on the event loop, in
-    the order in which the server sent the messages, and must not block. `renewed` is called when
-    the consumer has turned out to be another than before, whoever made it anew.
+    The loop recovers by itself: after a lost connection, a missing heartbeat, a leadership change
+    or a deleted consumer it sends new requests; a deleted consumer is first created anew with
+    `recreate`. `deliver` is called on the event loop, in the order in which the server sent the
+    messages, and must not block. `renewed` is called when the consumer was deleted and created
+    anew, by this host or another.
 
-    No more bytes are asked for than there is room for, with one exception: a message for which that
-    is too little comes alone, when no other is here.
+    Requests ask for no more bytes than there is room for, with one exception: a message that is
+    larger than the room is fetched alone, when no other message is held.
     """
 
     def __init__(
@@ -158,28 +160,28 @@ class Puller:
 
     @property
     def outstanding(self) -> int:
-        """Messages asked for and not arrived yet."""
+        """Messages that were requested and have not arrived."""
         return self._outstanding
 
     @property
     def outstanding_bytes(self) -> int:
-        """The most bytes that they may have."""
+        """The most bytes that the outstanding messages may have."""
         return self._outstanding_bytes
 
     @property
     def is_flowing(self) -> bool:
-        """Whether the server was heard within the heartbeat bound and nothing is being healed."""
+        """Whether the server was heard within the heartbeat bound and no recovery is under way."""
         quiet_s = self._time() - self._heard_at_s
         is_heard = not self._trouble and quiet_s < HEARTBEAT_S * MISSED_HEARTBEATS * 2
         return is_heard and self._task.is_flowing
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing more will be delivered."""
+        """Whether `deliver` will not be called again."""
         return not self._requests and self._task.has_ended
 
     async def start(self) -> None:
-        """Begin to pull."""
+        """Start the loop; return after its first attempt to send a request."""
         self._stack.callback(self._broker.on_reconnect(self._forget_requests))
         self._task.start()
         await self._ready.wait()
@@ -190,13 +192,13 @@ class Puller:
             self._wake.set()
 
     async def stop(self, timeout_s: float) -> None:
-        """Pull no more. What the server had sent by now has been delivered when this returns.
+        """Stop pulling; messages that the server has sent are delivered before this returns.
 
-        With a timeout of 0 what has not been delivered yet is dropped, and comes again.
+        With a timeout of 0 they are dropped, and redelivered by the server.
         """
         self._stack.close()
         await self._task.stop()
-        self._ready.set()  # Whoever is still starting it need not wait any more.
+        self._ready.set()  # `start` need not wait any more.
         if timeout_s > 0:
             await _drain_all(self._requests, timeout_s)
         else:
@@ -222,23 +224,23 @@ class Puller:
         if not self._inbox:
             await self._look_at_consumer()
             self._open_inbox()
-        # Cleared before looking: a slot that is freed while the request is being sent counts.
+        # Cleared before the check: a place that is freed while the request is being sent counts.
         self._wake.clear()
-        # What is asked while the connection is down would reach the server after it is rebuilt,
+        # A request sent while the connection is down would reach the server after the reconnect,
         # with an inbox that has been replaced by then.
         if self._broker.is_connected and (wanted := self._next_request()) is not None:
             await self._request(*wanted)
         self._ready.set()
         try:
-            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together
-            # with what it waits for, so that `stop` would wait for ever.
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes at the same
+            # moment as the awaited result, and `stop` would wait for ever.
             async with asyncio.timeout(HEARTBEAT_S):
                 await self._wake.wait()
         except TimeoutError:
             self._check_heartbeat()
 
     def _next_request(self) -> tuple[int, int] | None:
-        """How many messages and bytes to ask for now, 0 bytes meaning one message of any size.
+        """How many messages and bytes to request now; 0 bytes means one message of any size.
 
         None until a quarter of the capacity is free, or nothing is due.
         """
@@ -252,7 +254,7 @@ class Puller:
         free_bytes = self._limits.size_bytes(slots.free_bytes() - self._outstanding_bytes)
         if free_bytes <= 0 or self._open == MOST_REQUESTS:
             return None
-        # The next message has more than the refused bytes.
+        # The next message is larger than the refused request.
         if free_bytes < max(usual_bytes, refused_bytes * GROWTH):
             if held:
                 return None
@@ -267,8 +269,8 @@ class Puller:
             return None
         size = self._limits.messages(min(free, max(1, size_bytes // usual_bytes)))
         if not refused_bytes:
-            # What a request reserves and does not use is missing for the next one, so it asks for
-            # twice what so many messages usually take.
+            # Bytes that a request reserves and does not use are missing for the next request, so a
+            # request reserves only twice the usual size of its messages.
             size_bytes = min(size_bytes, max(LEAST_REQUEST_BYTES, 2 * size * usual_bytes))
         return size, size_bytes
 
@@ -301,8 +303,8 @@ class Puller:
             if not request.messages:
                 return request
         request = _Request(f"{self._inbox}.{len(self._requests)}")
-        # A plain callback is called as messages come, so that those of all requests keep the order
-        # in which the server sent them.
+        # A plain callback is called as messages arrive, so the messages of all requests keep the
+        # order in which the server sent them.
         request.subscription = await self._broker.subscribe(
             f"{request.subject}.*", partial(self._on_message, request)
         )
@@ -310,7 +312,7 @@ class Puller:
         return request
 
     def _open_inbox(self) -> None:
-        """A fresh inbox each time: requests from before a reconnect may live on at the server."""
+        """Open a new inbox: requests from before a reconnect may still be open on the server."""
         self._inbox = f"{HOST_INBOX}.{secrets.token_hex(11)}"
 
     def _forget_requests(self) -> None:
@@ -321,7 +323,7 @@ class Puller:
         self._inbox = ""
         self._open = self._outstanding = self._outstanding_bytes = 0
         if stale:
-            # What has arrived is still ours to work on: dropped, it would cost an attempt.
+            # Messages that have arrived are still worked on: dropping one would cost an attempt.
             task = asyncio.create_task(_drain_all(stale, STALE_DRAIN_S))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
@@ -331,7 +333,7 @@ class Puller:
         self._heard_at_s = now = self._time()
         reply = message.reply
         if not reply:
-            # A status has the subject of its request, which may be over by our own count.
+            # A status has the subject of its request, which may be complete by our own count.
             is_current = message.subject == f"{request.subject}.{request.number}"
             if is_current and not request.is_forgotten:
                 self._on_status(request, message.headers)
@@ -341,7 +343,7 @@ class Puller:
         if headers:
             size_bytes += sum(map(len, headers)) + sum(map(len, headers.values()))
         if not request.is_forgotten:
-            # Here and not in a method of its own: this runs for each message.
+            # Inline and not in a method of its own: this runs for each message.
             self._usual_bytes += (size_bytes - self._usual_bytes) >> 3
             self._refused_bytes = self._failures = 0
             if request.messages > 1:
@@ -364,10 +366,10 @@ class Puller:
         message.size_bytes = size_bytes
         self._deliver(message)
         if not request.messages:
-            self.poke()  # Slots that were too few to be asked for beside what was on its way.
+            self.poke()  # The free places may now suffice for another request.
 
     def _close(self, request: _Request) -> None:
-        """Nothing more comes for the request."""
+        """Mark the request as ended: no more messages will arrive for it."""
         if request.messages:
             self._open -= 1
             self._outstanding -= request.messages
@@ -383,13 +385,13 @@ class Puller:
         refused_bytes = request.size_bytes
         self._close(request)
         if "message size" in lowered:
-            # Several requests may be refused for the sake of one message.
+            # Several requests may be refused because of one message.
             self._refused_bytes = max(1, refused_bytes, self._refused_bytes)
         elif status in {"404", "408"} or "batch completed" in lowered or self._limits.learn(text):
-            pass  # Ended as it should; or asking for less from now on.
+            pass  # A normal end, or a limit that later requests respect.
         else:
-            # 409 Leadership Change and Server Shutdown, 409 Consumer Deleted and its like, 400,
-            # 423, 503: look at the consumer first.
+            # 409 Leadership Change, Server Shutdown, Consumer Deleted and similar, 400, 423, 503:
+            # check the consumer first.
             self._trouble = f"{status} {text}".strip()
         self._wake.set()
 
@@ -400,10 +402,10 @@ class Puller:
             self._trouble = "heartbeats missing"
 
     async def _heal(self) -> None:
-        """Look whether the consumer is there, make it again if not, then start over.
+        """Check that the consumer exists, create it if not, then open new requests.
 
         Raises:
-            Unavailable, ApiError: not healed; the caller waits and tries again.
+            Unavailable, ApiError: not recovered; the caller waits and tries again.
         """
         reason = self._trouble
         try:
@@ -411,7 +413,7 @@ class Puller:
         except ApiError as failure:
             if failure.code != 404:  # noqa: PLR2004 - HTTP's not found
                 raise
-            self._log.warning("Consumer is gone, making it again")
+            self._log.warning("Consumer is gone, creating it again")
             await self._recreate()
             await self._look_at_consumer()
         if self._failures:
@@ -424,10 +426,10 @@ class Puller:
         self._log.info("Pulling again", after=reason)
 
     async def _look_at_consumer(self) -> None:
-        """Notice that the consumer is another than before: that connection may have missed it.
+        """Detect a consumer that was created anew while the connection was lost.
 
         Raises:
-            Unavailable, ApiError: it is not there, or nobody says so.
+            Unavailable, ApiError: the consumer does not exist, or JetStream does not answer.
         """
         found = await self._broker.api(f"CONSUMER.INFO.{self.stream}.{self.durable}")
         before, self._created = self._created, found["created"]
@@ -446,7 +448,7 @@ class Puller:
 
 
 async def _drain_all(requests: Iterable[_Request], timeout_s: float) -> None:
-    """End subscriptions after what the server had sent was delivered."""
+    """End subscriptions after the messages that the server has sent were delivered."""
     deadline_s = asyncio.get_running_loop().time() + timeout_s
     for request in list(requests):
         left_s = deadline_s - asyncio.get_running_loop().time()

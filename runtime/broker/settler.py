@@ -1,4 +1,4 @@
-"""Acknowledgements, gathered and sent together at the end of a turn of the event loop."""
+"""Batches settlements and sends them together at the end of a turn of the event loop."""
 
 import asyncio
 import json
@@ -18,14 +18,14 @@ IN_PROGRESS = b"+WPI"
 
 
 class Settler:
-    """Sends what was decided about each message.
+    """Sends acks, naks, terms and in-progress signals in batches.
 
-    Every method returns at once; one task sends whatever has gathered. Settlements are not
-    confirmed by the server: one that is lost leads to a redelivery, never to a loss. Source of the
-    payloads: NATS ADR-15.
+    Every method returns at once; one task sends the collected settlements. The server does not
+    confirm settlements: a lost settlement leads to a redelivery, never to a lost message. Source of
+    the payloads: NATS ADR-15.
 
     Attributes:
-        task: sends; a readiness probe asks whether it does.
+        task: the task that sends; the readiness probe checks it.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -37,39 +37,39 @@ class Settler:
         self.task = SupervisedTask(self._run, "settler").start()
 
     def ack(self, message: Message) -> None:
-        """The message's effect is durable: never deliver it again."""
+        """Acknowledge: the message's effect is durable, so it is never delivered again."""
         self._add(message.reply, _ACK)
 
     def ack_all(self, messages: Sequence[Message]) -> None:
-        """The effects of all these messages are durable."""
+        """Acknowledge all these messages."""
         self._queue += [(message.reply, _ACK) for message in messages]
         if messages:
             self._begin()
 
     def nak(self, message: Message, delay_s: float) -> None:
-        """Deliver it again, not before `delay_s` have passed."""
+        """Have the message delivered again after at least `delay_s`."""
         self._add(message.reply, b"-NAK " + json.dumps({"delay": int(delay_s * _NS)}).encode())
 
     def term(self, message: Message, reason: str) -> None:
-        """Never deliver it again; the reason shows in the server's MSG_TERMINATED advisory."""
+        """End redelivery; the server's MSG_TERMINATED advisory shows the reason."""
         line = " ".join(reason.split())[:256]
-        # A function's own words: half a surrogate pair in them has no UTF-8.
+        # The reason may be a function's text: half a surrogate pair cannot be encoded in UTF-8.
         self._add(message.reply, f"+TERM {line}".encode("utf-8", "backslashreplace"))
 
     def in_progress(self, message: Message) -> None:
-        """The message is still being worked on: its ack wait starts anew."""
+        """Restart the message's ack wait: it is still being worked on."""
         self._add(message.reply, IN_PROGRESS)
 
     async def flush(self, timeout_s: float) -> None:
-        """Wait until the server has read everything decided so far, or the time is up."""
+        """Wait until the server has read all settlements so far, at most `timeout_s`."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
             await self._broker.flush(timeout_s)
         except (TimeoutError, Unavailable):
-            log.warning("Settlements may be lost, their messages will come again")
+            log.warning("Settlements may be lost, their messages will be delivered again")
 
     async def stop(self, timeout_s: float) -> None:
-        """Send what is left, then end."""
+        """Send the remaining settlements, then stop."""
         await self.flush(timeout_s)
         await self.task.stop()
 
@@ -91,7 +91,8 @@ class Settler:
                 await self._broker.send_all(queue)
             except Unavailable as failure:
                 log.warning(
-                    "Settlements not sent, their messages will come again", reason=failure.reason
+                    "Settlements not sent, their messages will be delivered again",
+                    reason=failure.reason,
                 )
             finally:
                 if not self._queue:

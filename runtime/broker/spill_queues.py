@@ -1,9 +1,9 @@
-"""Spill queues: what exceeds a key's share of a function's buffer, moved into the mailbox.
+"""Spill queues: hold in the mailbox the messages that exceed a key's share of the buffer.
 
 `mailbox.spill.{function}.{slot}.{key}` holds the messages of one key, in the order in which they
-were moved. Each slot has a consumer, and the keys of a slot share it: so their number on a server
-is bounded, however many keys there are. A message keeps its identity and its attempts there, as one
-that is parked does. The key is a hash: keys are made of what devices send, and may be anything.
+were moved. The keys of a slot share one consumer, so the number of consumers on a server is
+bounded, however many keys there are. A message keeps its identity and its attempts in a spill
+queue, as a parked message does. The token `{key}` is a hash, because a key can be any text.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ def name_of(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SpilledKey:
-    """What the spill queues hold of one key.
+    """The messages of one key in the spill queues.
 
     Attributes:
-        slot: of the queue.
-        name: the key's.
-        count: messages, delivered ones included.
+        slot: the slot of the key.
+        name: the hash of the key.
+        count: number of messages, delivered ones included.
     """
 
     slot: int
@@ -59,14 +59,14 @@ class SpillQueues:
         self._stores_together = False
 
     def durable(self, slot: int) -> str:
-        """The consumer of a slot."""
+        """The durable name of a slot's consumer."""
         return f"{self._function}~{slot}"
 
     async def prepare(self) -> None:
-        """Make the consumers, and learn what the mailbox can do.
+        """Create the consumers, and find out what the mailbox supports.
 
         Raises:
-            ApiError: there is no mailbox, or the server refused a consumer.
+            ApiError: the mailbox stream does not exist, or the server refused a consumer.
             Unavailable: JetStream does not answer.
         """
         await asyncio.gather(*(self.ensure(slot) for slot in range(SLOTS)))
@@ -74,10 +74,10 @@ class SpillQueues:
         self._stores_together = bool(found["config"].get("allow_atomic"))
 
     async def ensure(self, slot: int) -> None:
-        """Make sure that a slot has its consumer.
+        """Create or update the consumer of a slot.
 
         Raises:
-            ApiError: the server refused it.
+            ApiError: the server refused the consumer.
             Unavailable: JetStream does not answer.
         """
         durable = self.durable(slot)
@@ -86,22 +86,24 @@ class SpillQueues:
         await self._broker.api(f"CONSUMER.CREATE.{MAILBOX}.{durable}", payload)
 
     def fits(self, message: Message) -> bool:
-        """Whether the server takes the message together with the headers that tell its origin."""
+        """Whether the server takes the message together with the headers that name its origin."""
         small = not message.headers and len(message.data) < self._broker.max_payload_bytes // 2
         return small or self._mailbox.fits(message, self._function)
 
     async def put(
         self, slot: int, messages: Sequence[tuple[str, Message]], *, in_order: bool
     ) -> None:
-        """Store messages at the end of a slot; one that is there already is not stored again.
+        """Append messages to a slot; a message that is stored already is not stored again.
 
         Args:
-            slot: of the queue.
-            messages: at least one, at most 1,000, each after the name of its key.
-            in_order: whether, whatever happens, each must be stored after those before it.
+            slot: the slot of the key.
+            messages: 1 to 1,000 pairs of the hash of a key and a message.
+            in_order: whether each message must be stored after the ones before it, also after a
+                failure.
 
         Raises:
-            PublishFailed: the last ones, or all, are not stored; without order any of them.
+            PublishFailed: the last messages, or all, are not stored; without `in_order` any of
+                them.
         """
         publications = [
             Publication(
@@ -121,7 +123,7 @@ class SpillQueues:
             await self._broker.publish_many([publication])
 
     async def keys(self) -> list[SpilledKey]:
-        """The keys of which the queues hold messages.
+        """The keys that have messages in the queues.
 
         Raises:
             ApiError: the mailbox is gone.
@@ -139,9 +141,9 @@ class SpillQueues:
         return [SpilledKey(int(slot), name, n) for (slot, name), n in parts if slot.isdigit()]
 
     async def first_sequence(self, slot: int, name: str) -> int:
-        """The sequence that the first message of a key has in the stream it came from.
+        """The sequence, in its original stream, of the first message of a key.
 
-        0 when there is none.
+        Returns 0 when the key has no message.
 
         Raises:
             Unavailable: JetStream does not answer.

@@ -1,4 +1,4 @@
-"""Messages as a stream stores them: one by its sequence, many by their subject."""
+"""Reads and deletes stored messages: one by its sequence, many by their subject."""
 
 import base64
 import calendar
@@ -37,10 +37,10 @@ async def last(broker: Broker, stream: str, subject: str) -> Message | None:
 async def scan(
     broker: Broker, stream: str, subject: str, *, first: int = 1, last: int | None = None
 ) -> AsyncIterator[Message]:
-    """The messages on `subject`, which may have wildcards, oldest first.
+    """Iterate over the messages on `subject`, which may have wildcards, oldest first.
 
-    Ends with the last message that the stream had when the scan began, or at `last`, so that it
-    ends although messages keep coming.
+    Ends with the last message that the stream had when the scan began, or at `last`, so the scan
+    ends although new messages arrive.
 
     Raises:
         Unavailable: JetStream does not answer.
@@ -56,7 +56,7 @@ async def scan(
 
 
 async def last_sequence(broker: Broker, stream: str) -> int:
-    """The sequence of the last message ever stored; 0 for a stream that is empty or missing."""
+    """The sequence of the last message ever stored; 0 for an empty or missing stream."""
     try:
         info = await broker.api(f"STREAM.INFO.{stream}")
     except ApiError as error:
@@ -67,7 +67,7 @@ async def last_sequence(broker: Broker, stream: str) -> int:
 
 
 async def delete(broker: Broker, stream: str, sequence: int) -> bool:
-    """Remove one message; False when it was gone already.
+    """Delete one message; return False when it was gone already.
 
     Raises:
         ApiError: the stream forbids it.
@@ -77,7 +77,7 @@ async def delete(broker: Broker, stream: str, sequence: int) -> bool:
     try:
         await broker.api(f"STREAM.MSG.DELETE.{stream}", payload)
     except ApiError:
-        # Its error for a message that is gone differs from version to version.
+        # The error for a message that is gone differs between server versions.
         if await fetch(broker, stream, sequence) is None:
             return False
         raise
@@ -88,10 +88,10 @@ def parse_time_ns(text: str) -> int:
     """Nanoseconds since 1970 of a server's RFC 3339 timestamp, which may have nine decimals.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not such a timestamp.
     """
     if not (found := _TIMESTAMP.fullmatch(text)):
-        raise ValueError(f"{text!r} is no timestamp")
+        raise ValueError(f"{text!r} is not a timestamp")
     seconds = calendar.timegm(tuple(int(part) for part in found.groups()[:6]))
     if found[8]:
         offset_s = int(found[9]) * 3600 + int(found[10]) * 60

@@ -1,4 +1,4 @@
-"""What JetStream shall have: streams and consumers of a manifest, and the runtime's own."""
+"""Builds the configurations of streams and consumers: the manifest's and the runtime's own."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,37 +21,38 @@ SCHEDULES = "SCHEDULES"
 SWEEPER = "sweeper"
 
 SCHEDULES_SINCE = (2, 12, 0)
-"""First nats-server with message schedules, and with batches that are stored as a whole; an older
-one must not be sent their fields."""
+"""First nats-server with message schedules and with atomic batches; an older server must not be
+sent their fields."""
 
 FUNCTION_METADATA = "runtime.function"
-"""Key in a consumer's metadata that names its function, for hosts that do not run it."""
+"""Metadata key of a consumer that names its function, for hosts that do not run the function."""
 
 _MONTH = Seconds(30 * 86_400)
 _HOUR = Seconds(3600)
 _TEN_MINUTES = Seconds(600)
 
-# A server counts it against its own limit at once, used or not. A manifest may set another.
+# A server reserves `max_bytes` at once, used or not. A manifest may set another value.
 _DEAD_LETTERS_BYTES = 1_000_000_000
 
 MAILBOX_BYTES = 2_000_000_000
-"""Beyond this nothing more is parked. No server refuses for us: a stream with message schedules
-takes no `discard: new` (nats-server 2.12), and `discard: old` would drop what waits."""
+"""Limit of parked bytes, enforced by the runtime. A server cannot enforce it: a stream with message
+schedules takes no `discard: new` (nats-server 2.12), and `discard: old` would drop parked
+messages."""
 
 _RENAMED = {"replicas": "num_replicas"}
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One object that the server shall have.
+    """A stream or consumer that the server must have.
 
     Attributes:
-        stream: its stream.
-        consumer: its durable name; empty for the stream itself.
-        config: the configuration to create it with, in JetStream's own terms.
-        compared: the fields of `config` that an existing object must agree with.
-        holds: whether it is a consumer of a stream with retention `interest`, which drops what no
-            consumer asks for.
+        stream: the stream's name.
+        consumer: the consumer's durable name; empty for a stream.
+        config: the configuration to create the object with, in JetStream's own terms.
+        compared: the fields of `config` in which an existing object must agree.
+        holds: whether the object is a consumer of a stream with retention `interest`, which drops
+            messages that no consumer asks for.
     """
 
     stream: str
@@ -62,19 +63,19 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """For messages to a person: `stream TELEMETRY`, `consumer TELEMETRY/ingest-workers`."""
+        """The name for a person: `stream TELEMETRY`, `consumer TELEMETRY/ingest-workers`."""
         if self.consumer:
             return f"consumer {self.stream}/{self.consumer}"
         return f"stream {self.stream}"
 
 
 def ns(seconds: float) -> int:
-    """Nanoseconds, JetStream's unit for durations."""
+    """Convert to nanoseconds, JetStream's unit for durations."""
     return round(seconds * 1_000_000_000)
 
 
 def stream_config(name: str, spec: StreamSpec) -> dict[str, Any]:
-    """A stream's whole configuration, in fields that every server since 2.10 knows."""
+    """A stream's complete configuration, in fields that every server since 2.10 knows."""
     window_s = min(spec.duplicate_window, spec.max_age or spec.duplicate_window)
     return {
         "name": name,
@@ -100,13 +101,15 @@ def consumer_config(
 ) -> dict[str, Any]:
     """A durable pull consumer's configuration.
 
-    It has no `backoff`: the server adds it to the delay of a NAK, and it shortens the ack wait.
+    The configuration has no `backoff`: the server would add it to the delay of a NAK, and it would
+    shorten the ack wait.
 
     Args:
-        durable: its name.
-        spec: what the manifest says.
-        max_attempts: deliveries a message gets where the spec names none; None means unlimited.
-        function: who consumes; kept in the metadata.
+        durable: the consumer's name.
+        spec: the manifest's settings.
+        max_attempts: the most deliveries of a message when the spec sets none; None means
+            unlimited.
+        function: the function that consumes; stored in the metadata.
     """
     config: dict[str, Any] = {
         "name": durable,
@@ -126,7 +129,7 @@ def consumer_config(
 
 
 def mailbox_consumer_config(function: str, spec: FunctionSpec) -> dict[str, Any]:
-    """The consumer of a function's mailbox: what was parked and is due, and what was redriven."""
+    """The consumer of a function's mailbox: parked messages that are due, and redriven messages."""
     binding = spec.consumer or ConsumerBinding(stream=MAILBOX)
     narrowed = binding.model_copy(
         update={
@@ -141,7 +144,7 @@ def mailbox_consumer_config(function: str, spec: FunctionSpec) -> dict[str, Any]
 def spill_consumer_config(
     durable: str, subject: str, function: str, spec: FunctionSpec
 ) -> dict[str, Any]:
-    """The consumer of a spill queue; the server deletes it when no host has asked it for long."""
+    """The consumer of a spill queue; the server deletes it after a long time without requests."""
     binding = (spec.consumer or ConsumerBinding(stream=MAILBOX)).model_copy(
         update={
             "filter_subjects": (subject,),
@@ -150,25 +153,25 @@ def spill_consumer_config(
         }
     )
     config = consumer_config(durable, binding, max_attempts=spec.max_deliveries, function=function)
-    # A host whose places are all taken by long calls does not ask for more meanwhile.
+    # A host whose places are all taken by long calls sends no pull requests meanwhile.
     return {**config, "inactive_threshold": ns(_HOUR + spec.timeout)}
 
 
 def sweeper_consumer_config() -> dict[str, Any]:
-    """The consumer that all hosts share to turn advisories into dead letters."""
+    """The sweeper's consumer of advisories, which all hosts share."""
     spec = ConsumerSpec(max_ack_pending=1000, description="makes dead letters of advisories")
     return consumer_config(SWEEPER, spec)
 
 
 def runtime_streams(server_version: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
-    """The streams that the runtime itself needs, by name."""
+    """The configurations of the streams that the runtime itself needs, by name."""
     dead_letters = StreamSpec(
         subjects=("dead_letters.>",),
         max_age=_MONTH,
         max_bytes=_DEAD_LETTERS_BYTES,
-        # Full, it refuses: a message that was given up stays where it is, and none is lost.
+        # When full, it refuses: a message that was given up stays in its stream, and none is lost.
         discard="new",
-        # A lost acknowledgement makes a function give a message up once more, an ack wait later.
+        # After a lost acknowledgement a function gives the message up once more, an ack wait later.
         duplicate_window=_HOUR,
         description="messages that were given up, with the reason and enough to redrive them",
     )
@@ -190,7 +193,7 @@ def runtime_streams(server_version: tuple[int, int, int]) -> dict[str, dict[str,
         ADVISORIES: stream_config(ADVISORIES, advisories),
     }
     if server_version >= SCHEDULES_SINCE:
-        # The server turns roll-ups on by itself: a schedule replaces the one before on its subject.
+        # The server allows roll-ups by itself: a schedule replaces the one before on its subject.
         configs[MAILBOX] |= {
             "allow_msg_schedules": True,
             "allow_rollup_hdrs": True,
@@ -237,10 +240,10 @@ def wanted_by_runtime(
 
 
 def wanted_by_manifest(manifest: Manifest) -> list[Wanted]:
-    """Every stream and consumer that the manifest declares, streams first.
+    """The streams and consumers that the manifest declares, streams first.
 
     Raises:
-        ConfigError: two places say different things about one consumer.
+        ConfigError: two places of the manifests contradict each other about one consumer.
     """
     problems: list[Problem] = []
     streams = [
@@ -252,7 +255,7 @@ def wanted_by_manifest(manifest: Manifest) -> list[Wanted]:
     bound: dict[tuple[str, str], str] = {}
     for function, spec in manifest.functions.items():
         if spec.schedule:
-            # Its ticks are consumed too, and may have to be parked or redriven.
+            # A schedule's ticks are consumed too, and may have to be parked or redriven.
             mailbox = mailbox_consumer_config(function, spec)
             consumers.append(_consumer(MAILBOX, function, mailbox, ConsumerSpec()))
         if spec.consumer is None:
@@ -298,7 +301,7 @@ def tick_consumer(function: str) -> str:
 
 
 def _stated(name: str, spec: StreamSpec) -> dict[str, Any]:
-    """What the manifest itself sets, in JetStream's terms: only this is held against a server."""
+    """The fields that the manifest itself sets, in JetStream's terms; only they are compared."""
     config = stream_config(name, spec)
     fields = spec.model_fields_set - {"consumers"}
     return {key: config[key] for key in (_RENAMED.get(field, field) for field in sorted(fields))}
@@ -311,7 +314,7 @@ def _consumer(stream: str, durable: str, config: Mapping[str, Any], spec: Consum
     }  # fmt: skip
     if "metadata" in config:
         compared.add("metadata")
-    # Where a consumer starts matters at its creation only; one that exists keeps its position.
+    # A consumer's start matters only at its creation; an existing consumer keeps its position.
     if "deliver" in spec.model_fields_set:
         compared.add("deliver_policy")
     if spec.description:

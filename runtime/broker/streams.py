@@ -1,4 +1,4 @@
-"""Streams and consumers as code: what differs from the manifest, and bringing it about."""
+"""Compares the server's streams and consumers with the manifest, and applies the differences."""
 
 import asyncio
 import logging
@@ -16,23 +16,23 @@ from runtime.manifest.model import Manifest
 log = logging.getLogger("runtime.broker")
 
 ROUNDS = 5
-"""How often the server is looked at again when other hosts change it at the same time."""
+"""How often the server is read again when other hosts change it at the same time."""
 PAUSE_S = 0.1
 PATIENCE = 3
-"""How often JetStream may leave a question of ours unanswered before it counts as away."""
+"""How often JetStream may leave a request unanswered before it counts as unavailable."""
 
 _STREAM_NOT_FOUND = 10059
 _NOT_FOUND = {_STREAM_NOT_FOUND, 10014}
 _RACES = {10013, 10014, 10058, 10059, 10105, 10148, 10149}
-"""Errors of a create or an update that came too late: somebody else was faster."""
+"""Error codes of a create or update that lost a race against another client."""
 _NO_STORE = 10049
-"""A stream of that name was deleted a moment ago, and its files are still being removed; or they
-cannot be written at all."""
+"""Error code for a stream of that name that was deleted a moment ago and whose files are still
+being removed; or whose files cannot be written."""
 
 _REMEDIES = {
     10047: "lower max_bytes or give the server more room (jetstream max_file_store)",
     10059: "declare the stream under `streams:` in a manifest, or create it",
-    10065: "let one stream alone own each subject; `nats stream ls` shows the others",
+    10065: "use each subject in one stream only; `nats stream ls` shows the other streams",
     10005: "set replicas to at most the number of the cluster's nodes",
     10074: "set replicas to 1, or connect to a cluster",
     10099: "give each consumer of a work queue filter_subjects that overlap with no other's",
@@ -46,7 +46,7 @@ _Survey = list[tuple[Wanted, Mapping[str, Any] | None, list[Change]]]
 
 
 async def plan(broker: Broker, manifest: Manifest) -> list[Change]:
-    """What `ensure` would change, and what it would refuse; nothing is changed.
+    """List what `ensure` would change or refuse; change nothing.
 
     Raises:
         ConfigError: the manifest contradicts itself.
@@ -57,19 +57,19 @@ async def plan(broker: Broker, manifest: Manifest) -> list[Change]:
 
 
 async def ensure(broker: Broker, manifest: Manifest, *, allow_loss: bool = False) -> list[Change]:
-    """Create what is missing and update in place what differs; the changes that were made.
+    """Create missing objects and update differing ones in place; return the changes made.
 
-    Safe to run again, and by several hosts at once. Nothing is changed unless every change is
-    harmless.
+    Safe to run again, and by several hosts at once. Nothing is changed unless every change keeps
+    all messages.
 
     Args:
         broker: the connection.
-        manifest: what shall stand there.
-        allow_loss: make changes that drop messages too.
+        manifest: the wanted streams and consumers.
+        allow_loss: also make changes that drop messages.
 
     Raises:
-        ConfigError: naming every field that JetStream cannot change, every change that would drop
-            messages, and whatever the server refused.
+        ConfigError: lists every field that JetStream cannot change, every change that would drop
+            messages, and every change that the server refused.
         Unavailable: JetStream does not answer.
     """
     wanted = wanted_objects(broker, manifest)
@@ -77,11 +77,11 @@ async def ensure(broker: Broker, manifest: Manifest, *, allow_loss: bool = False
 
 
 async def inspect(broker: Broker, manifest: Manifest) -> list[Change]:
-    """The differences that a host can live with, where it may only bind; nothing is changed.
+    """The differences that do not stop a host that may only bind; nothing is changed.
 
     Raises:
-        ConfigError: a stream or consumer is missing, or a consumer is of a kind that no function
-            can pull from.
+        ConfigError: a stream or consumer is missing, or a consumer is not one that a function can
+            pull from.
         Unavailable: JetStream does not answer.
     """
     changes = await plan(broker, manifest)
@@ -101,14 +101,14 @@ async def ensure_runtime_streams(broker: Broker) -> list[Change]:
     """As `ensure`, for the runtime's own streams: dead letters, mailbox, advisories.
 
     Raises:
-        ConfigError: one of them stands there with other subjects, or the server refused it.
+        ConfigError: one of them exists with other subjects, or the server refused it.
         Unavailable: JetStream does not answer.
     """
     return await _apply_all(broker, Manifest(), wanted_by_runtime(broker.server_version))
 
 
 def wanted_objects(broker: Broker, manifest: Manifest) -> list[Wanted]:
-    """What the server shall have for a manifest: streams first, the runtime's own included.
+    """The objects that the server must have for a manifest: streams first, the runtime's included.
 
     Raises:
         ConfigError: the manifest contradicts itself.
@@ -119,10 +119,10 @@ def wanted_objects(broker: Broker, manifest: Manifest) -> list[Wanted]:
 
 
 async def find_drift(broker: Broker, wanted: Wanted) -> list[Change]:
-    """How one object differs now, by one request; whether a change would lose messages is a guess.
+    """How one object differs now, with one request; which changes lose messages is an estimate.
 
     Raises:
-        ApiError: JetStream refused to say.
+        ApiError: JetStream refused the request.
         Unavailable: JetStream does not answer.
     """
     found, state = await _fetch(broker, wanted)
@@ -130,9 +130,9 @@ async def find_drift(broker: Broker, wanted: Wanted) -> list[Change]:
 
 
 def _as_safe_as_the_rest(own: Sequence[Wanted], manifest: Manifest) -> list[Wanted]:
-    """The runtime's own streams on as many nodes as the most replicated one of the manifest.
+    """The runtime's own streams with as many replicas as the manifest's most replicated stream.
 
-    Never on fewer than they are: other hosts may serve other manifests.
+    The number of replicas is never lowered: other hosts may serve other manifests.
     """
     replicas = max((spec.replicas for spec in manifest.streams.values()), default=1)
     return [
@@ -162,8 +162,8 @@ async def _apply_all(
             _refuse(manifest, changes, allow_loss=allow_loss)
             await _apply(broker, manifest, survey, made, is_last=number == ROUNDS - 1)
         except Unavailable:
-            # In a cluster nobody answers for what another host has just created until the nodes
-            # have elected its leader.
+            # In a cluster an object that another host has just created does not answer until its
+            # leader is elected.
             unanswered += 1
             if unanswered == PATIENCE:
                 raise
@@ -188,7 +188,7 @@ async def _compare(
 
 
 async def _fetch(broker: Broker, wanted: Wanted) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
-    """An object's configuration, None when it is missing, and a stream's state."""
+    """An object's configuration, None when the object is missing, and a stream's state."""
     try:
         if wanted.consumer:
             answer = await _ask(broker, f"CONSUMER.INFO.{wanted.stream}.{wanted.consumer}")
@@ -202,7 +202,7 @@ async def _fetch(broker: Broker, wanted: Wanted) -> tuple[Mapping[str, Any] | No
 
 
 async def _most_per_subject(broker: Broker, stream: str) -> int:
-    """The largest number of messages of one subject. A page of the answer has 100,000 of them."""
+    """The largest number of messages of one subject. A page of the answer has 100,000 subjects."""
     most, offset = 0, 0
     while True:
         answer = await _ask(
@@ -218,7 +218,7 @@ async def _most_per_subject(broker: Broker, stream: str) -> int:
 async def _apply(
     broker: Broker, manifest: Manifest, survey: _Survey, made: list[Change], *, is_last: bool
 ) -> None:
-    """Make what the survey found to be missing or different, and add it to `made`."""
+    """Apply the changes that the survey found, and add them to `made`."""
     refused: list[tuple[Wanted, ApiError]] = []
     for wanted, found, changes in survey:
         if not changes:
@@ -242,9 +242,9 @@ async def _apply(
 def _explain_refused(
     manifest: Manifest, refused: Sequence[tuple[Wanted, ApiError]]
 ) -> Iterator[Problem]:
-    """What the server said against the objects that somebody declared, or else against all.
+    """The problems that the server reported for declared objects, or else for all objects.
 
-    The host's own streams follow those of the manifest: replicas that the server cannot make are
+    The host's own streams take their replicas from the manifest's streams: too many replicas are
     one mistake, in the manifest.
     """
     told = {error.err_code for wanted, error in refused if is_declared(manifest, wanted)}
@@ -303,7 +303,7 @@ def _refusal(manifest: Manifest, change: Change) -> Problem:
 
 
 def way_out(change: Change) -> str:
-    """What a person can do about a change that is not made in place."""
+    """The remedy, for a person, for a change that is not made in place."""
     name = change.object.split()[1]
     if change.object.startswith("consumer") and change.kind == "immutable":
         return (
@@ -312,7 +312,7 @@ def way_out(change: Change) -> str:
         )
     if change.kind == "immutable":
         return (
-            "write what the server has, or back the stream up and make it anew: "
+            "write what the server has, or back the stream up and create it anew: "
             f"nats stream backup {name} DIRECTORY, then nats stream rm {name}"
         )
     return (

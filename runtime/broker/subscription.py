@@ -1,4 +1,4 @@
-"""Interest in a subject: from what arrives to whoever handles it."""
+"""Subscriptions: pass each message of a subject to a callback, and log what callbacks raise."""
 
 import asyncio
 import time
@@ -17,26 +17,26 @@ log = get_logger("runtime.broker")
 Callback = Callable[[Message], Awaitable[None] | None]
 
 TELL_EVERY_S = 10.0
-"""How often the same failure of the same callback is told at most."""
+"""Least time between two log lines about the same failure of the same callback."""
 
 
 class Subscription:
-    """Interest in a subject, until `unsubscribe` or `drain`."""
+    """A subscription, until `unsubscribe` or `drain`."""
 
     def __init__(self, inner: NatsSubscription) -> None:
         self._inner = inner
 
     async def unsubscribe(self) -> None:
-        """Stop at once; what has arrived and was not handled yet is dropped."""
+        """Stop at once; messages that have arrived and were not handled are dropped."""
         try:
             await self._inner.unsubscribe()
         except (nats.errors.ConnectionClosedError, nats.errors.BadSubscriptionError):
             log.debug("Subscription was gone already")
 
     async def drain(self, timeout_s: float) -> None:
-        """Stop, but only after everything the server had sent by now went through the callback."""
-        # In a task of its own: the library swallows the cancellation of whoever drains, and so does
-        # `wait_for` before Python 3.12. Source: nats-py 2.16 `subscription.py`, `_drain`.
+        """Stop after the callback has had every message that the server has sent."""
+        # In a task of its own: the library swallows the cancellation of the draining task, and so
+        # does `wait_for` before Python 3.12. Source: nats-py 2.16 `subscription.py`, `_drain`.
         draining = asyncio.ensure_future(self._inner.drain())  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(timeout_s):
@@ -48,9 +48,9 @@ class Subscription:
 
 
 class CallbackFailures:
-    """Tells what callbacks raise, with type, text and traceback; floods by their number.
+    """Logs what callbacks raise, with type, text and traceback; repetitions only as a number.
 
-    The client library tells it by the type alone, to a callback for errors of the connection.
+    The client library itself only passes the exception to the callback for connection errors.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class CallbackFailures:
         self._untold: dict[tuple[str, str], int] = {}
 
     def tell(self, callback: str, failure: BaseException) -> None:
-        """Log it, unless the same was logged a moment ago."""
+        """Log a failure, unless the same failure was logged less than `TELL_EVERY_S` ago."""
         kind = (callback, type(failure).__name__)
         now_s = time.monotonic()
         if now_s - self._told_at_s.get(kind, float("-inf")) < TELL_EVERY_S:
@@ -74,11 +74,11 @@ class CallbackFailures:
 
 
 class CallbackSubscription(NatsSubscription):
-    """The client library's subscription, whose messages go to a callback, one after the other.
+    """The client library's subscription, with messages passed to a callback one after the other.
 
-    A plain function is called at once, while what has arrived is being taken apart, and must not
-    block; a coroutine function is called from a task, through a queue. After one that raised, or
-    that cancelled itself, comes the next message.
+    A plain function is called at once, by the parser, and must not block; a coroutine function is
+    called from a task, through a queue. A callback that raised, or cancelled itself, is called with
+    the next message all the same.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class CallbackSubscription(NatsSubscription):
         super().__init__(client, sid, subject, queue=queue)
         self._callback: Callable[[Message], Any] = callback
         self._failures = failures
-        # The library waits for this queue when it drains, and cancels this task.
+        # When the library drains, it waits for this queue and cancels this task.
         self._pending_queue: asyncio.Queue[Message] = asyncio.Queue()  # type: ignore[assignment]
         self._wait_for_msgs_task: asyncio.Task[None] | None = None  # type: ignore[assignment]
         self._is_queued = asyncio.iscoroutinefunction(callback)
@@ -104,7 +104,7 @@ class CallbackSubscription(NatsSubscription):
             )
 
     def take(self, message: Message) -> None:
-        """Have a message handled: now, or when those before it are."""
+        """Pass a message to the callback: now, or after the messages before it."""
         if self._is_queued:
             self._pending_queue.put_nowait(message)
             return

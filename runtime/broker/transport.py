@@ -1,4 +1,4 @@
-"""A TCP connection that another thread can keep alive while the event loop stands still."""
+"""TCP or TLS transport that another thread can keep alive while the event loop is blocked."""
 
 import asyncio
 import contextlib
@@ -17,18 +17,18 @@ from runtime.broker.dial import connected, secured
 
 CHUNK_BYTES = 64 * 1024
 AHEAD_BYTES = 1024 * 1024
-"""How much is read before somebody asks for it, so that the socket of a slow reader fills up."""
-STAND_IN_BYTES = 256 * 1024 * 1024
-"""The same while the loop stands still: as much as a function may have pulled by then."""
+"""The most bytes read ahead of the reader, so that a slow reader's socket fills up."""
+KEEP_ALIVE_BYTES = 256 * 1024 * 1024
+"""The same while the loop is blocked: as much as a function may have requested by then."""
 
 _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class _LoopsLock:
-    """A lock for the loop and for one other thread, which gives way when the loop wants it.
+    """A lock for the event loop and one other thread, with priority for the loop.
 
     Attributes:
-        is_wanted: whether the loop waits for it.
+        is_wanted: whether the loop waits for the lock.
     """
 
     def __init__(self) -> None:
@@ -45,25 +45,26 @@ class _LoopsLock:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Self]:
-        """Hold it in the other thread, which looks at `is_wanted` between short pieces of work."""
+        """Hold the lock in the other thread, which checks `is_wanted` between short steps."""
         with self._lock:
             yield self
 
 
 class ThreadSafeTransport(Transport):
-    """The client library's transport over a socket of our own, plain or with TLS.
+    """The client library's transport over a non-blocking socket, plain or with TLS.
 
-    The event loop reads and writes, and whatever is read passes through one queue. A loop that a
-    function blocks does neither, so a server would end the connection: it hears no PONG, or finds
-    no room for what it has to send. For that time `stand_in` does it, from another thread. That is
-    why this is no `asyncio` stream: there, nobody else may touch the socket.
+    The event loop reads and writes, and all read bytes pass through one queue. When a function
+    blocks the loop, the loop does neither, so the server would end the connection: the server gets
+    no PONG, or cannot send because the socket is full. During a block another thread calls
+    `keep_alive`, which reads and writes instead. That is why this is not an `asyncio` stream: no
+    other thread may use the socket of a stream.
 
-    Each write holds whole commands, which is what lets a PONG in between two of them. Of one
-    instance, everything but `stand_in` belongs to one loop; it connects once.
+    Each write holds whole commands, so a PONG can be sent between two writes. All methods except
+    `keep_alive` belong to one loop. An instance connects once.
 
-    The lock guards the socket and what has come and goes: `_incoming` and its size, `_outgoing`,
-    `_ended` and `_failure`. The loop may look at them without it, as nobody else takes anything out
-    of `_incoming`, and what `_wake` has missed it is called for again.
+    The lock guards the socket, `_incoming` and its size, `_outgoing`, `_ended` and `_failure`. The
+    loop may read them without the lock: only the loop takes bytes out of `_incoming`, and `_wake`
+    is called again after every later change.
     """
 
     def __init__(self) -> None:
@@ -82,11 +83,11 @@ class ThreadSafeTransport(Transport):
         self._sent = asyncio.Event()
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        """Connect to the first of the host's addresses that takes us.
+        """Connect to the first of the host's addresses that accepts the connection.
 
         Raises:
-            OSError: none did.
-            TimeoutError: not in so many seconds.
+            OSError: no address accepted it.
+            TimeoutError: not done within `connect_timeout` seconds.
         """
         async with asyncio.timeout(connect_timeout):
             self._socket = await connected(uri.hostname or "", uri.port or 0)
@@ -99,20 +100,20 @@ class ThreadSafeTransport(Transport):
         buffer_size: int,
         connect_timeout: int,
     ) -> None:
-        """Go on with TLS on the connection that `connect` has made.
+        """Start TLS on the connection that `connect` has made.
 
         Raises:
-            OSError: the handshake failed, or the server had said more already than it may.
-            TimeoutError: not in so many seconds.
+            OSError: the handshake failed, or the server had sent bytes before TLS.
+            TimeoutError: not done within `connect_timeout` seconds.
         """
         self._unwatch()
         if self._failure:
             raise self._failure
         if self._socket is None or self._ended:
-            raise ConnectionAbortedError("the connection ended before TLS had begun")
+            raise ConnectionAbortedError("the connection ended before TLS began")
         if self._incoming:
-            # Whoever sits in between could have put it there.
-            raise ConnectionAbortedError("the server sent more before TLS had begun")
+            # An attacker on the network path could have injected it.
+            raise ConnectionAbortedError("the server sent bytes before TLS began")
         plain, self._socket = self._socket, None
         name = uri if isinstance(uri, str) else uri.hostname
         async with asyncio.timeout(connect_timeout):
@@ -121,7 +122,7 @@ class ThreadSafeTransport(Transport):
         self._watch()
 
     def write(self, payload: bytes) -> None:
-        """Send whole commands; what the socket does not take now follows by itself."""
+        """Send whole commands; bytes that the socket does not take now are sent later."""
         with self._lock:
             if self._socket is None or self._failure:
                 return
@@ -130,11 +131,11 @@ class ThreadSafeTransport(Transport):
         self._wake()
 
     def writelines(self, payload: Sequence[bytes]) -> None:
-        """As `write`, for several."""
+        """As `write`, for several payloads."""
         self.write(b"".join(payload))
 
     async def drain(self) -> None:
-        """Wait until the socket has taken all that was written.
+        """Wait until the socket has taken all written bytes.
 
         Raises:
             OSError: the connection is lost.
@@ -148,13 +149,13 @@ class ThreadSafeTransport(Transport):
             raise ConnectionResetError("the connection ended with bytes unsent")
 
     async def read(self, buffer_size: int) -> bytes:
-        """What came next, a piece at a time; nothing at the end.
+        """The next bytes that were received, at most one piece; empty at the end.
 
         Raises:
             OSError: the connection is lost.
         """
         if len(self._incoming) > 1:
-            # A backlog, as after a block: others get their turn between its pieces.
+            # A backlog, as after a block: other tasks run between its pieces.
             await asyncio.sleep(0)
         while not self._incoming:
             if self._failure:
@@ -170,7 +171,7 @@ class ThreadSafeTransport(Transport):
         return piece
 
     async def readline(self) -> bytes:
-        """The next line with its end, or what there was before the connection ended.
+        """The next line with its line break, or the last bytes before the connection ended.
 
         Raises:
             OSError: the connection is lost.
@@ -188,11 +189,11 @@ class ThreadSafeTransport(Transport):
         return bytes(line)
 
     def at_eof(self) -> bool:
-        """Whether the connection has ended, and everything before that was read."""
+        """Whether the connection has ended and all received bytes were read."""
         return self._is_lost and not self._incoming
 
     def close(self) -> None:
-        """Close the socket, whatever it has not taken yet."""
+        """Close the socket; bytes that it has not taken are dropped."""
         self._unwatch()
         with self._lock:
             if self._socket is not None:
@@ -201,29 +202,29 @@ class ThreadSafeTransport(Transport):
         self._wake()
 
     async def wait_closed(self) -> None:
-        """Nothing to wait for: `close` has closed it."""
+        """Return at once: `close` has closed the socket."""
 
     def __bool__(self) -> bool:
         return True
 
-    def stand_in(self, commands: bytes = b"") -> None:
-        """Read what the server has sent and tell it that we are here; for another thread.
+    def keep_alive(self, commands: bytes = b"") -> None:
+        """Read what the server has sent, and send a PONG; called by another thread.
 
-        The PONG answers whatever PING may be among it: the server counts those without one, and
-        takes one too many.
+        The PONG answers a PING that may be among the bytes: the server counts its unanswered PINGs,
+        and accepts a PONG too many.
 
         Args:
-            commands: whole ones, sent before.
+            commands: whole commands, sent before the PONG.
         """
         with self._lock.lent() as lock:
             if self._socket is None or self._failure:
                 return
-            while self._incoming_bytes < STAND_IN_BYTES and not lock.is_wanted:
+            while self._incoming_bytes < KEEP_ALIVE_BYTES and not lock.is_wanted:
                 if not self._receive(self._socket):
                     break
             self._outgoing += commands + PONG_PROTO
             self._send(self._socket)
-        with contextlib.suppress(RuntimeError):  # The loop has ended meanwhile.
+        with contextlib.suppress(RuntimeError):  # The loop is closed.
             self._loop.call_soon_threadsafe(self._wake)
 
     @property
@@ -248,7 +249,7 @@ class ThreadSafeTransport(Transport):
         self._watch()
 
     def _receive(self, connection: socket.socket) -> bool:
-        """Queue a piece of what the socket holds; whether there may be more. Under the lock."""
+        """Queue the next bytes of the socket; return whether there may be more. Needs the lock."""
         try:
             piece = connection.recv(CHUNK_BYTES)
         except _NOT_NOW:
@@ -261,11 +262,11 @@ class ThreadSafeTransport(Transport):
             return False
         self._incoming.append(piece)
         self._incoming_bytes += len(piece)
-        # A short piece was all; TLS hands out one record at a time.
+        # A short piece means an empty socket; TLS returns one record at a time.
         return self._is_tls or len(piece) == CHUNK_BYTES
 
     def _send(self, connection: socket.socket) -> None:
-        """Send what is waiting, as much as the socket takes; under the lock."""
+        """Send as many waiting bytes as the socket takes. Needs the lock."""
         while self._outgoing and not self._failure:
             try:
                 taken = connection.send(self._outgoing)
@@ -277,7 +278,7 @@ class ThreadSafeTransport(Transport):
             del self._outgoing[:taken]
 
     def _watch(self) -> None:
-        """Have the loop watch the socket for what is wanted of it now."""
+        """Register the reads and writes that the loop must watch the socket for."""
         if self._socket is None:
             return
         reads = not self._is_lost and self._incoming_bytes < AHEAD_BYTES

@@ -104,8 +104,8 @@ class LoopWatch:
         metrics: gets `loop_lag_s` and `loop_blocks`.
         running: names the function at work; called on the watchdog's thread during a block, so it
             may only read. The name of the asyncio task at work is logged beside it.
-        stand_in: called on the watchdog's thread again and again while the loop stands still, with
-            the seconds it has done so.
+        keep_alive: called on the watchdog's thread, repeatedly while the loop is blocked, with the
+            seconds since the block began.
         threshold_s: how long the loop may stand still unreported.
         limit_s: how long it may stand still before the process is ended, at this moment; None for
             as long as it likes. Called on the watchdog's thread.
@@ -116,13 +116,13 @@ class LoopWatch:
         metrics: Metrics,
         *,
         running: Callable[[], str] = str,
-        stand_in: Callable[[float], None] = lambda _blocked_s: None,
+        keep_alive: Callable[[float], None] = lambda _blocked_s: None,
         threshold_s: float = 1.0,
         limit_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._metrics = metrics
         self._running = running
-        self._stand_in = stand_in
+        self._keep_alive = keep_alive
         self._threshold_s = threshold_s
         self._poll_s = threshold_s / 4
         self._limit_s = limit_s
@@ -186,12 +186,12 @@ class LoopWatch:
     def _watch(self) -> None:
         while not self._stopped.wait(self._poll_s):
             try:
-                self._look()
+                self._check()
             except Exception:
                 # This thread must go on: it is the one that names the culprit.
                 log.exception("The watch over the event loop failed, and goes on")
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         beat_s = self._beat_s
         if beat_s != self._seen_beat_s:
             self._seen_beat_s, self._report_after_s = beat_s, self._threshold_s
@@ -206,7 +206,7 @@ class LoopWatch:
 
     def _act_for_the_loop(self, blocked_s: float) -> None:
         try:
-            self._stand_in(blocked_s)
+            self._keep_alive(blocked_s)
         except Exception:
             log.exception("Nothing was done for the loop while it stood still")
 

@@ -20,7 +20,7 @@ from runtime.broker import connection
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.broker.settler import Settler
-from runtime.broker.transport import AHEAD_BYTES, CHUNK_BYTES, STAND_IN_BYTES, ThreadSafeTransport
+from runtime.broker.transport import AHEAD_BYTES, CHUNK_BYTES, KEEP_ALIVE_BYTES, ThreadSafeTransport
 from runtime.embedded.credentials import HOST_USER
 from runtime.errors import Unavailable
 from runtime.message import Message
@@ -98,7 +98,7 @@ async def patient(impatient: ImpatientServer) -> AsyncIterator[Broker]:
 
 
 @contextmanager
-def standing_in(act: Callable[[], None]) -> Iterator[None]:
+def keeping_alive(act: Callable[[], None]) -> Iterator[None]:
     """Have a thread act again and again."""
     stopped = threading.Event()
 
@@ -265,7 +265,7 @@ async def test_a_blocked_loop_keeps_its_connection_and_all_that_is_sent_to_it(
         asyncio.run(publish())
 
     flooding = threading.Thread(target=flood)
-    with standing_in(lambda: patient.stand_in([])):
+    with keeping_alive(lambda: patient.keep_alive([])):
         flooding.start()
         block()
         flooding.join()
@@ -275,7 +275,7 @@ async def test_a_blocked_loop_keeps_its_connection_and_all_that_is_sent_to_it(
     assert set(await ended(impatient)) <= {"Client Closed"}
 
 
-async def test_without_a_stand_in_the_server_ends_the_connection_and_it_is_rebuilt(
+async def test_without_a_keepalive_the_server_ends_the_connection_and_it_is_rebuilt(
     impatient: ImpatientServer, patient: Broker
 ) -> None:
     rebuilt = asyncio.Event()
@@ -309,8 +309,8 @@ async def test_what_is_here_stays_here_as_long_as_the_function_at_work_has_time(
     puller = await pull(patient, stream, deliver)
     await patient.publish(f"{stream}.a", b"")
     await arrived.wait()
-    stand_in = BlockKeepalive(patient, ticker)
-    with standing_in(lambda: stand_in.act(is_at_work=is_at_work)):
+    keepalive = BlockKeepalive(patient, ticker)
+    with keeping_alive(lambda: keepalive.act(is_at_work=is_at_work)):
         block()
     await patient.flush()
     await puller.stop(5)
@@ -321,7 +321,7 @@ async def test_what_is_here_stays_here_as_long_as_the_function_at_work_has_time(
 
 
 @pytest.mark.parametrize("certificate", ["plain"], indirect=True)
-async def test_a_stand_in_acknowledges_nothing(server: Server) -> None:
+async def test_a_keepalive_acknowledges_nothing(server: Server) -> None:
     async with Proxy(server.port) as proxy:
         broker = await Broker.connect(nats_url(proxy.port), name="test")
         stream, held, arrived = fresh("BLOCK"), set[Message](), Journal()
@@ -336,8 +336,8 @@ async def test_a_stand_in_acknowledges_nothing(server: Server) -> None:
         held.add(kept)
         await broker.flush()
         proxy.silence()
-        stand_in = BlockKeepalive(broker, ticker)
-        with standing_in(lambda: stand_in.act(is_at_work=True)):
+        keepalive = BlockKeepalive(broker, ticker)
+        with keeping_alive(lambda: keepalive.act(is_at_work=True)):
             time.sleep(2 * ACK_WAIT_S)  # noqa: ASYNC251 - the block
 
         async def is_told() -> bool:
@@ -394,7 +394,7 @@ async def test_a_server_that_takes_nothing_holds_the_writer_up_and_nobody_else()
         transport.writelines([b"x" * size])
         draining = asyncio.ensure_future(transport.drain())
         await asyncio.sleep(0)
-        transport.stand_in(b"y")
+        transport.keep_alive(b"y")
         assert not draining.done()
         reading.set()
         await draining
@@ -409,14 +409,14 @@ class Endless(socket.socket):
         return bytes(size)
 
 
-async def test_a_stand_in_ends_as_soon_as_the_loop_wants_its_turn() -> None:
+async def test_a_keepalive_ends_as_soon_as_the_loop_wants_its_turn() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         transport = await dialled(server)
         near = transport._socket
         assert near is not None
         with Endless(fileno=near.detach()) as endless:
             transport._socket = endless
-            standing = threading.Thread(target=transport.stand_in)
+            standing = threading.Thread(target=transport.keep_alive)
             standing.start()
             while not transport._incoming_bytes:
                 time.sleep(0)  # noqa: ASYNC251 - a blocked loop is what a stand-in is for
@@ -425,7 +425,7 @@ async def test_a_stand_in_ends_as_soon_as_the_loop_wants_its_turn() -> None:
             read_bytes = transport._incoming_bytes
             transport.close()
 
-    assert 0 < read_bytes < STAND_IN_BYTES
+    assert 0 < read_bytes < KEEP_ALIVE_BYTES
 
 
 async def test_what_is_not_asked_for_stays_with_the_server() -> None:
