@@ -1,4 +1,4 @@
-"""The host for functions on NATS: the names a function module imports."""
+"""Runtime for functions on NATS: the names that a function module imports."""
 
 from runtime.context import Context, PubAck, Publication, Reply
 from runtime.errors import (

@@ -1,4 +1,4 @@
-"""`python -m runtime` is the command `runtime`."""
+"""Makes `python -m runtime` run the command `runtime`."""
 
 from runtime.cli import main
 

@@ -1,4 +1,4 @@
-"""What the host says of its start and its end: entries of the log, or a screen for a person."""
+"""Announces a process's start and end: log entries, or a screen on a terminal."""
 
 import sys
 import time
@@ -14,17 +14,18 @@ log = get_logger("runtime")
 
 
 class Announcements:
-    """Says when a process is started, ready, draining and stopped.
+    """Announces that a process has started, is ready, drains and has stopped.
 
-    On a terminal a worker says nothing of that: its supervisor does, for all processes.
+    On a terminal a worker announces nothing: its supervisor announces for all processes.
 
     Args:
         settings: of the host.
         began_s: when the start began, by the monotonic clock.
-        worker: the name of the worker that this process is; empty for a host that is none.
+        worker: the name of this worker process; empty when the process is not a worker.
 
     Attributes:
-        screen: what a person sees when the host is ready; None in a worker, and until it is known.
+        screen: the screen that shows when the host is ready; None in a worker, and until it is
+            known.
     """
 
     def __init__(self, settings: HostSettings, *, began_s: float, worker: str = "") -> None:
@@ -37,17 +38,17 @@ class Announcements:
         begin_progress(is_shown=not worker)
 
     def started(self, *, admin_port: int, workers: int) -> None:
-        """The workers of a supervisor run, and get ready."""
+        """Announce that the workers of a supervisor run and get ready."""
         end_progress()  # The workers write to the same terminal from now on.
         if not self._is_shown:
             log.info("Started", workers=workers, **_addresses(self._settings, admin_port))
 
     def ready(self, *, admin_port: int | None = None, functions: int | None = None) -> None:
-        """All functions are served.
+        """Announce that all functions are served.
 
         Args:
-            admin_port: where this process answers; None for a worker.
-            functions: how many run in this process; None for a supervisor.
+            admin_port: the port of this process's admin server; None for a worker.
+            functions: number of functions in this process; None for a supervisor.
         """
         end_progress()
         seconds = round(time.monotonic() - self._began_s, 2)
@@ -69,10 +70,10 @@ class Announcements:
         self._tell("Ready", **fields)
 
     def draining(self, held: Mapping[str, int] | None = None) -> None:
-        """Nothing new is taken.
+        """Announce a drain: no new messages are taken.
 
         Args:
-            held: messages that are here, by function; None for a supervisor.
+            held: number of held messages, by function; None for a supervisor.
         """
         if self.screen and self._is_shown:
             width = terminal_width(sys.stderr)
@@ -83,21 +84,21 @@ class Announcements:
         self._tell("Draining", grace_s=self._settings.grace_s)
 
     def stopped_early(self) -> None:
-        """A signal ended the start."""
+        """Announce that a signal ended the start."""
         self.end()
         self._tell("Stopped before it was ready")
 
     def end(self) -> None:
-        """The start is over, however it ended."""
+        """Mark the start as over, whether it succeeded or failed."""
         end_progress()
 
     def stopped(self) -> None:
-        """Everything has ended."""
+        """Announce that the process has stopped."""
         self._tell("Stopped")
 
 
 def _addresses(settings: HostSettings, admin_port: int) -> dict[str, str]:
-    """Where people and devices find the host; embedded servers alone have an address of ours."""
+    """The addresses of the host and of its embedded servers."""
     found = {"admin": f"http://{LOOPBACK}:{admin_port}"}
     if settings.nats_url is None:
         found["nats"] = f"nats://{LOOPBACK}:{settings.nats_port}"

@@ -1,4 +1,4 @@
-"""Names the function that blocks the event loop, and keeps the connection alive meanwhile."""
+"""Names the function that blocks the event loop, and keeps the NATS connection alive meanwhile."""
 
 import sys
 import threading
@@ -10,13 +10,13 @@ from runtime.loader import Function
 
 
 class BlockAttribution:
-    """Tells which function's code is on the loop's stack. Made on the loop's thread.
+    """Finds the function whose code is on the loop's stack. Created on the loop's thread.
 
     Args:
-        functions: those that run in this process, by name.
+        functions: the functions of this process, by name.
 
     Attributes:
-        keepalive: set as soon as there is a connection to keep.
+        keepalive: set when the process has connected.
     """
 
     def __init__(self, functions: Mapping[str, Function]) -> None:
@@ -36,13 +36,14 @@ class BlockAttribution:
             code = frame.f_code
             if name := self._codes.get(code):
                 return name
-            # One of those in the module, when the handler itself is not there, as for a decorated.
+            # Any function of the module when the handler itself is not on the stack, as when
+            # decorated.
             module = module or self._codes.get(code.co_filename, "")
             frame = frame.f_back
         return module
 
     def keep_alive(self, blocked_s: float) -> None:
-        """Keep the connection, and what is here, while a function blocks; for another thread."""
+        """Keep connection and held messages alive during a block; called by another thread."""
         if self.keepalive is not None:
             function = self._functions.get(self.running())
             is_at_work = function is not None and blocked_s < function.spec.timeout

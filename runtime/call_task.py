@@ -1,4 +1,4 @@
-"""The task in which functions are called: whatever a function raises ends its call and no more."""
+"""Task in which functions are called: what a function raises ends only its own call."""
 
 import asyncio
 import contextvars
@@ -17,17 +17,18 @@ _calling: contextvars.ContextVar["CallTask[Any] | None"] = contextvars.ContextVa
 
 
 class EndedItself(Exception):  # noqa: N818 - names what happened
-    """The function raised what would end the host or its worker, had it been let through."""
+    """The function raised something that would have ended the host or its worker."""
 
 
 class CallTask(asyncio.Task[T]):
-    """A task that knows whether it was cancelled from outside or by the function that it calls.
+    """A task that tells a cancellation by the host from one by the function that it calls.
 
-    A cancellation is the function's own when the code that asked for it runs in the context of this
-    task: the function itself, a task or a timer that it made. The host cancels from elsewhere.
+    A cancellation is the function's own when the code that requested it runs in the context of this
+    task: the function itself, or a task or timer of the function. The host cancels from another
+    context.
 
     Attributes:
-        own_cancels: cancellations of the function's own that were not taken back.
+        own_cancels: number of the function's own cancellations that were not taken back.
     """
 
     __slots__ = ("own_cancels",)
@@ -35,24 +36,24 @@ class CallTask(asyncio.Task[T]):
     own_cancels: int
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ANN401 - as the base class has it
-        """Ask the task to end."""
+        """Request cancellation of the task."""
         if _calling.get() is self:
             self.own_cancels += 1
         return super().cancel(msg)
 
     def uncancel(self) -> int:
-        """Take one request back, the function's own first; how many are left."""
+        """Take one cancellation back, the function's own first; return how many are left."""
         if self.own_cancels:
             self.own_cancels -= 1
         return super().uncancel()
 
     def cancel_again(self) -> None:
-        """Repeat a request from outside, which the function has swallowed."""
+        """Repeat a cancellation by the host that the function has swallowed."""
         super().cancel()
 
 
 def create_call_task(work: Coroutine[Any, Any, T], *, name: str | None = None) -> CallTask[T]:
-    """Run `work`, which calls functions, in a task of its own."""
+    """Run `work`, which calls functions, in a new `CallTask`."""
     context = contextvars.copy_context()
     task = CallTask(work, loop=asyncio.get_running_loop(), name=name, context=context)
     task.own_cancels = 0
@@ -61,19 +62,19 @@ def create_call_task(work: Coroutine[Any, Any, T], *, name: str | None = None) -
 
 
 def current_call() -> "asyncio.Task[Any] | None":
-    """The task of the call that is being made here, also in a task that the function has made."""
+    """The task of the current call, also inside a task that the function has created."""
     return _calling.get() or asyncio.current_task()
 
 
 def failure_of(raised: BaseException, task: "asyncio.Task[Any] | None") -> Exception:
-    """What a function raised, as a failure of its own. To be called where it was caught.
+    """Convert what a function raised to a failure of the function. Call it in the `except` block.
 
     Args:
-        raised: what was raised.
-        task: where the function was called; None for a thread.
+        raised: the caught exception.
+        task: the task in which the function was called; None for a thread.
 
     Raises:
-        BaseException: what was raised, as it is the host that ends the call.
+        BaseException: `raised`, when the host ends the call.
     """
     if isinstance(raised, Exception):
         return raised
@@ -81,7 +82,7 @@ def failure_of(raised: BaseException, task: "asyncio.Task[Any] | None") -> Excep
         raise raised
     trace = raised.__traceback__
     if isinstance(raised, GeneratorExit) and (trace is None or trace.tb_next is None):
-        raise raised  # Nothing that was called raised it: the coroutine is being closed.
+        raise raised  # The function did not raise it: the coroutine is being closed.
     failure = EndedItself(_told(raised))
     failure.__cause__ = raised
     return failure
@@ -95,7 +96,7 @@ def _told(raised: BaseException) -> str:
 
 
 def is_cancelled_by_host(task: "asyncio.Task[Any] | None") -> bool:
-    """Whether somebody but the function wants the task to end."""
+    """Whether the host, and not only the function, has cancelled the task."""
     if task is None:
         return False
     own = task.own_cancels if isinstance(task, CallTask) else 0
@@ -103,12 +104,12 @@ def is_cancelled_by_host(task: "asyncio.Task[Any] | None") -> bool:
 
 
 async def take_back_own_cancels(task: "asyncio.Task[Any]") -> bool:
-    """Have the task live on although the function it called asked for its end.
+    """Take the function's own cancellations of the task back, so that the task goes on.
 
     A cancellation by the host that the function has swallowed is repeated.
 
     Returns:
-        Whether a cancellation of the function's own was still to be delivered.
+        Whether one of the function's own cancellations was not delivered yet.
     """
     was_pending = False
     if isinstance(task, CallTask) and task.own_cancels:

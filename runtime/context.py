@@ -1,4 +1,4 @@
-"""All that a function sees of the host: the context it is called with, and the ports behind it."""
+"""The context that every call of a function gets, and the interfaces behind it."""
 
 import asyncio
 import sys
@@ -28,8 +28,8 @@ class PubAck:
     """JetStream's confirmation that a message is stored.
 
     Attributes:
-        stream: where it is stored.
-        sequence: its sequence there.
+        stream: the stream that stores the message.
+        sequence: the message's sequence in the stream.
         duplicate: True when the stream had a message with this id already and stored nothing new.
     """
 
@@ -40,7 +40,7 @@ class PubAck:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an endpoint answered."""
+    """An endpoint's answer."""
 
     data: bytes
     headers: Mapping[str, str]
@@ -48,7 +48,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A message to be stored: for `Context.publish_many`."""
+    """A message to store, for `Context.publish_many`."""
 
     subject: str
     data: bytes
@@ -57,7 +57,7 @@ class Publication:
 
 
 class BrokerPort(Protocol):
-    """What a context needs of the broker layer."""
+    """The broker operations that a context needs."""
 
     async def publish(
         self,
@@ -70,12 +70,12 @@ class BrokerPort(Protocol):
         """Store one message; raises PublishFailed unless JetStream confirmed it."""
 
     async def publish_many(self, publications: Sequence[Publication]) -> list[PubAck]:
-        """Store several, confirmations awaited together; raises PublishFailed if one is missing."""
+        """Store several messages; raises PublishFailed unless JetStream confirmed all."""
 
     async def publish_core(
         self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send one message that no stream need store."""
+        """Publish one message without confirmation."""
 
     async def request(
         self,
@@ -85,10 +85,10 @@ class BrokerPort(Protocol):
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Ask an endpoint; raises RequestFailed for its error, NoAnswer when none answers."""
+        """Call an endpoint; raises RequestFailed for its error, NoAnswer when none answers."""
 
     async def request_many(self, subject: str, data: bytes, *, wait_s: float) -> list[Reply]:
-        """Ask everyone who listens; every answer that came within `wait_s`, none being no error."""
+        """Call all subscribers; return the answers that arrive within `wait_s`, maybe none."""
 
     async def in_progress(self, message: Message) -> None:
         """Tell JetStream that this message is still being worked on."""
@@ -96,7 +96,7 @@ class BrokerPort(Protocol):
 
 @dataclass(slots=True)
 class Scope:
-    """What all calls of one function share. Built before `start`, dropped after `stop`."""
+    """State that all calls of one function share. Built before `start`, dropped after `stop`."""
 
     function: str
     settings: Any
@@ -107,9 +107,9 @@ class Scope:
     state: Any = None
 
     def has_waited(self, task: "asyncio.Task[Any]") -> bool:
-        """Whether a task's call waits for a connection, or did since this was asked last.
+        """Whether a task's call waits for a connection, or waited since the last check.
 
-        That is no part of the call's time.
+        The waiting does not count towards the call's time limit.
         """
         has_waited: Callable[[asyncio.Task[Any]], bool] | None = getattr(
             self.resources.get("postgres"), "has_waited", None
@@ -118,15 +118,15 @@ class Scope:
 
 
 class Context(Generic[StateT]):
-    """Handed to every call of a function.
+    """The argument through which every call of a function uses the host.
 
-    Whatever a call begins with `publish`, `publish_many`, `publish_core`, `request`, `request_many`
-    and `in_progress` must have ended when the function returns: a call that leaves one of them
-    without `await`, or in a task that still runs, has failed. A service's may run on.
+    Every `publish`, `publish_many`, `publish_core`, `request`, `request_many` and `in_progress` of
+    a call must have ended when the function returns: a call that leaves one without `await`, or in
+    a task that still runs, has failed. In a service they may run on.
 
     Attributes:
-        deadline_s: the event loop's clock at which the function's time limit ends it.
-        attempt: 1 on a message's first delivery; a batch shows the highest among its messages.
+        deadline_s: time of the event loop's clock at which the time limit ends the call.
+        attempt: 1 on a message's first delivery; for a batch the highest of its messages.
     """
 
     __slots__ = ("_effects", "_message", "_published", "_scope", "attempt", "deadline_s")
@@ -153,18 +153,18 @@ class Context(Generic[StateT]):
 
     @property
     def settings(self) -> Any:  # noqa: ANN401 - typed by the function's own Settings model
-        """The function's `Settings`, filled from the manifest; None where the module has none."""
+        """The function's `Settings`, filled from the manifest; None when the module has none."""
         return self._scope.settings
 
     @property
     def state(self) -> StateT:
-        """What the module's `start` returned."""
+        """The value that the module's `start` returned."""
         state: StateT = self._scope.state
         return state
 
     @property
     def stopping(self) -> asyncio.Event:
-        """Set when the host drains: a service returns soon after it."""
+        """An event that is set when the host drains; a service must return soon after."""
         return self._scope.stopping
 
     @property
@@ -178,7 +178,7 @@ class Context(Generic[StateT]):
     @property
     def remaining_s(self) -> float:
         """Seconds until the function's time limit."""
-        # The loop's own clock, read so that a plain function can do it in its thread too.
+        # The loop's clock, read in a way that also works in the thread of a plain function.
         return max(0.0, self.deadline_s - time.monotonic())
 
     @property
@@ -210,15 +210,16 @@ class Context(Generic[StateT]):
         msg_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Coroutine[Any, Any, PubAck]:
-        """Store a message in whatever stream owns `subject`, and wait until it is stored.
+        """Store a message in the stream that has `subject`, and wait for the confirmation.
 
         Without `msg_id` the id is made of the event's stream, sequence, function and a count, so
-        that the same call on a redelivery makes no second message. A batch or a service must name
-        it, as nothing there would be the same again.
+        that the same call on a redelivery stores no second message. A batch or a service must give
+        `msg_id`, because it has no single event to derive the id from.
 
         Raises:
-            PublishFailed: JetStream did not confirm; let it through and the message is retried.
-            Unsendable: no server would take it, as `TooLarge` for its size; the event's failure.
+            PublishFailed: JetStream did not confirm. Do not catch it, and the event is retried.
+            Unsendable: the server would not accept the message (`TooLarge`: for its size); counts
+                as a failure of the event.
             ValueError: no `msg_id`, and no single stored event to derive one from.
         """
         return self._begin("publish", self._publish(subject, data, msg_id, headers))
@@ -226,19 +227,19 @@ class Context(Generic[StateT]):
     def publish_many(
         self, publications: Sequence[Publication]
     ) -> Coroutine[Any, Any, list[PubAck]]:
-        """Store several messages and wait for all their confirmations together.
+        """Store several messages and wait for all confirmations together.
 
         Raises:
-            PublishFailed: at least one was not confirmed; the others may be stored, their ids keep
-                a repeated call from doubling them.
-            Unsendable: no server would take one; those before it may be stored.
+            PublishFailed: at least one message was not confirmed; the others may be stored, and
+                their ids keep a repeated call from storing them twice.
+            Unsendable: the server would not accept one message; those before it may be stored.
         """
         return self._begin("publish_many", self._scope.broker.publish_many(publications))
 
     def publish_core(
         self, subject: str, data: bytes, *, headers: Mapping[str, str] | None = None
     ) -> Coroutine[Any, Any, None]:
-        """Send a message that no stream need store: lost if nobody listens."""
+        """Publish a message without confirmation: lost when no subscriber or stream takes it."""
         work = self._scope.broker.publish_core(subject, data, headers=headers)
         return self._begin("publish_core", work)
 
@@ -250,13 +251,13 @@ class Context(Generic[StateT]):
         timeout_s: float = 5.0,
         headers: Mapping[str, str] | None = None,
     ) -> Coroutine[Any, Any, Reply]:
-        """Ask a micro-service endpoint.
+        """Call a micro-service endpoint and wait for its answer.
 
         Raises:
             RequestFailed: the endpoint answered with an error.
-            NoAnswer: nobody listens on the subject, or no answer within `timeout_s`.
-            Unavailable: NATS is away.
-            Unsendable: no server would take the request.
+            NoAnswer: no endpoint has the subject, or no answer arrived within `timeout_s`.
+            Unavailable: NATS is not connected.
+            Unsendable: the server would not accept the request.
         """
         work = self._scope.broker.request(subject, data, timeout_s=timeout_s, headers=headers)
         return self._begin("request", work)
@@ -264,7 +265,7 @@ class Context(Generic[StateT]):
     def request_many(
         self, subject: str, data: bytes = b"", *, wait_s: float = 1.0
     ) -> Coroutine[Any, Any, list[Reply]]:
-        """Ask everyone who listens on `subject`: the answers that came within `wait_s`, maybe none.
+        """Call all subscribers of `subject`; return the answers within `wait_s`, maybe none.
 
         For discovery: `$SRV.INFO` asks every micro service (source: NATS ADR-32).
         """
@@ -272,7 +273,7 @@ class Context(Generic[StateT]):
         return self._begin("request_many", work)
 
     def in_progress(self) -> Coroutine[Any, Any, None]:
-        """Tell JetStream now that the event is worked on; the host's ticker does it anyway."""
+        """Restart the event's ack wait now; the host also does so periodically."""
         return self._begin("in_progress", self._in_progress())
 
     def _begin(self, _name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
@@ -316,20 +317,20 @@ class Context(Generic[StateT]):
 
 
 class WatchedContext(Context[StateT]):
-    """A context whose effects the host looks at when the function has returned."""
+    """A context whose effects the host checks when the function has returned."""
 
     __slots__ = ()
 
     @property
     def effects(self) -> Effects | None:
-        """Those that the call has begun; None for a call without any."""
+        """The effects that the call has begun; None when there are none."""
         return self._effects
 
     def _begin(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         effects = self._effects
         if effects is None:
             effects = self._effects = Effects()
-        # The frame of the function, which called the public method that calls this one.
+        # The frame of the function: it called the public method, which called this one.
         frame = sys._getframe(2)  # noqa: SLF001 - there is no other way to the caller's line
         effects.add((work, name, frame.f_code, frame.f_lineno))
         return work

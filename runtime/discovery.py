@@ -1,4 +1,4 @@
-"""Every function as others find it: `nats micro ls`, `info` and `stats`."""
+"""Publishes every function for discovery by `nats micro ls`, `info` and `stats`."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ STOP_GRACE_S = 10.0
 class Discovery:
     """The micro services of one process.
 
-    Endpoints that name the same `service` share one; a consumer-bound function is a service of its
-    own with an endpoint that only shows itself.
+    Endpoints that name the same `service` share a service; a consumer-bound function is a service
+    of its own with a virtual endpoint.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -37,7 +37,7 @@ class Discovery:
         return len(self._services) == len(self._endpoints)
 
     def add_endpoint(self, function: Function, endpoint: MicroEndpoint) -> None:
-        """Show and answer an endpoint."""
+        """Add an endpoint that answers requests."""
         binding = function.spec.endpoint
         service = (binding.service if binding else None) or function.name
         self._endpoints.setdefault(service, []).append(endpoint)
@@ -56,14 +56,14 @@ class Discovery:
         leads: Callable[[], bool] | None = None,
         drift: Callable[[], Sequence[Change]] = tuple,
     ) -> None:
-        """Show a function that consumes a stream.
+        """Add a virtual endpoint for a function that consumes a stream.
 
         Args:
-            function: it.
-            source: where its messages come from.
-            metrics: what was counted of it.
-            leads: for an ordered function, whether this process is the one that pulls.
-            drift: how the server's stream and consumers differ from the manifest now.
+            function: the function.
+            source: the stream and the consumer of its messages.
+            metrics: the function's counters.
+            leads: for an ordered function, whether this process is the leader.
+            drift: returns how the server's stream and consumers differ from the manifest now.
         """
         counters = EndpointStats()
         name = function.name
@@ -121,7 +121,7 @@ class Discovery:
         self._descriptions[name] = function.spec.description
 
     def add_service(self, function: Function) -> None:
-        """Show a function that has a lifetime of its own."""
+        """Add a virtual endpoint for a service function."""
         self._endpoints[function.name] = []
         self._metadata[function.name] = {
             "handler": function.spec.handler,
@@ -130,7 +130,7 @@ class Discovery:
         self._descriptions[function.name] = function.spec.description
 
     async def start(self) -> None:
-        """Answer from now on."""
+        """Start to answer requests."""
         for name, endpoints in self._endpoints.items():
             service = MicroService(
                 self._broker,
@@ -144,11 +144,11 @@ class Discovery:
             self._services.append(service)
 
     async def drain(self, grace_s: float) -> None:
-        """Take no more requests, answer those that are here."""
-        # Together: one after the other, each could take the whole grace for itself.
+        """Take no more requests, and answer all requests that have arrived."""
+        # Together: one after the other, each could take the whole grace period.
         await asyncio.gather(*(service.stop(grace_s) for service in self._services))
         self._services.clear()
 
     async def stop(self) -> None:
-        """End; requests under way are cancelled."""
+        """Stop at once; requests under way are cancelled."""
         await self.drain(0)

@@ -1,13 +1,13 @@
-"""One message or one batch in, outcomes out. Decides; the binding acts. No I/O of its own.
+"""Calls a function on a message or batch and returns outcomes, which the binding acts on. No I/O.
 
-What a function may do with a delivery, and what becomes of it:
+What a function may do with a delivery, and the outcome:
 
     returned                              Done
     raised Retry, or any other exception  Later, or Dead on the last attempt
     ran into its time limit               Later, or Dead on the last attempt
     raised Reject                         Dead
     payload does not fit the annotation   Dead
-    bytes are no message of NATS          Dead, and the function is not called
+    message is not valid NATS             Dead, and the function is not called
 """
 
 import asyncio
@@ -30,8 +30,9 @@ from runtime.time_limit import TimeLimit, TimeLimitExceeded
 from runtime.user_frames import format_traceback, where_of
 
 BISECT_CALLS = 64
-"""A batch that keeps failing is split at most this often, lest a bug multiply the calls; but on a
-message's last attempt as often as it takes, as no good one may end as a dead letter."""
+"""A batch that keeps failing is split at most this often, so that a bug does not multiply the
+calls. On a message's last attempt there is no limit, as no good message may become a dead
+letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,12 @@ class Later:
     """Another attempt is due.
 
     Attributes:
-        delay_s: seconds to wait at least.
-        outage: what was raised where it speaks of a server that is away. Where that proves true,
-            the attempt does not count; where it does not, `Dispatcher.judge` it again.
-        note: what else a person should know, such as a delay that could not be used.
-        failure: what was raised; None where that happened in another process.
-        where: the function's line that failed, from another process; see `place`.
+        delay_s: least time to wait, in seconds.
+        outage: the exception, when it says that a server is unavailable. When a check confirms the
+            outage, the attempt does not count; otherwise `Dispatcher.judge` the exception again.
+        note: a warning for the log, such as a delay that could not be used.
+        failure: the exception; None when it was raised in another process.
+        where: the function's line that failed, when in another process; see `place`.
     """
 
     delay_s: float
@@ -67,7 +68,7 @@ class Later:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """No attempt is left, or none would help."""
+    """No attempt is left, or another attempt would not help."""
 
     code: str
     reason: str
@@ -92,7 +93,7 @@ def retry_delay_s(policy: RetrySpec, attempt: int, chance: float) -> float:
     Args:
         policy: the function's.
         attempt: 1 for the first.
-        chance: from 0 to 1, spreads the delay by the policy's jitter.
+        chance: random number from 0 to 1, which spreads the delay by the policy's jitter.
     """
     if policy.schedule:
         base_s = policy.schedule[min(attempt, len(policy.schedule)) - 1]
@@ -102,7 +103,7 @@ def retry_delay_s(policy: RetrySpec, attempt: int, chance: float) -> float:
 
 
 class Dispatcher:
-    """Calls one function and judges what came of it."""
+    """Calls one function and decides the outcome of each message."""
 
     def __init__(
         self,
@@ -123,7 +124,7 @@ class Dispatcher:
 
     @property
     def timeouts(self) -> int:
-        """How many calls the time limit ended."""
+        """Number of calls that the time limit ended."""
         return self._limit.exceeded
 
     async def run_event(self, message: Message) -> Outcome:
@@ -149,11 +150,11 @@ class Dispatcher:
         return DONE
 
     async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Run a batch function; an outcome per message, in their order.
+        """Run a batch function; return an outcome for each message, in their order.
 
-        A batch that fails as a whole is split until the poison message stands alone, and the good
-        halves are done. A failure that is no message's own (a `Retry`, an outage, the time limit)
-        splits nothing.
+        A batch that fails as a whole is split in halves until the message that fails is alone; the
+        good halves are done. A failure that no single message causes (a `Retry`, an outage, the
+        time limit) does not split the batch.
         """
         outcomes: dict[Message, Outcome] = {}
         calls = 0
@@ -175,7 +176,7 @@ class Dispatcher:
         return [outcomes.get(message, DONE) for message in messages]
 
     async def run_request(self, message: Message) -> bytes:
-        """Run an endpoint's function; the reply's payload.
+        """Run an endpoint's function; return the reply's payload.
 
         Raises:
             PayloadError: the request does not fit the annotation.
@@ -202,14 +203,15 @@ class Dispatcher:
             raise failure_of(raised, asyncio.current_task()) from raised
 
     def judge(self, message: Message, failure: Exception, *, excuse: bool = True) -> Outcome:
-        """What becomes of a message whose function raised `failure`.
+        """The outcome of a message whose function raised `failure`.
 
         Args:
-            message: the one to judge.
-            failure: what was raised.
-            excuse: whether an outage may excuse it; False once the servers have proved to be up.
+            message: the message.
+            failure: the exception.
+            excuse: whether an outage may be the cause; False when the servers have answered a
+                check.
         """
-        # Whatever comes of it, a call has been made: another one may repeat what it did.
+        # Whatever the outcome, a call has been made: another call may repeat its effects.
         message.called_before = True
         kind = name_of(failure)
         if isinstance(failure, Reject):
@@ -231,18 +233,18 @@ class Dispatcher:
         if isinstance(failure, Retry) and failure.delay_s is not None:
             delay_s = seconds_of(failure.delay_s)
             if delay_s is None:
-                note = "its delay_s is no number of seconds, the retry policy's delay is used"
+                note = "its delay_s is not a number of seconds, the retry policy's delay is used"
         if delay_s is None:
             policy = self.function.spec.retry
             delay_s = retry_delay_s(policy, message.attempt, self._chance())
         return Later(delay_s, mask(describe(failure)), kind, outage, note, failure)
 
     def _decode(self, data: bytes) -> Any:  # noqa: ANN401 - typed by the annotation
-        """The payload as the annotation asks for it.
+        """Decode the payload to the type of the annotation.
 
         Raises:
-            PayloadError: it does not fit.
-            Exception: what a validator raised.
+            PayloadError: the payload does not fit.
+            Exception: the exception of a validator.
         """
         decode = self.function.decode
         if decode is None:
@@ -257,7 +259,7 @@ class Dispatcher:
     def _decode_all(
         self, messages: Sequence[Message], outcomes: dict[Message, Outcome]
     ) -> list[Event[Any]]:
-        """The events of those messages that fit the annotation; the others are judged."""
+        """The events of the messages that fit the annotation; the others get their outcome."""
         if any(message.unreadable is not None for message in messages):
             bad = [message for message in messages if message.unreadable is not None]
             outcomes |= {message: _judge_unreadable(message) for message in bad}
@@ -322,7 +324,7 @@ class Dispatcher:
 
 
 def _judge_unreadable(message: Message) -> Dead:
-    """No function sees a message that is none as NATS defines them."""
+    """The outcome of an invalid NATS message, which is not passed to a function."""
     reason = message.unreadable.reason if message.unreadable is not None else ""
     return Dead("MESSAGE_UNREADABLE", reason)
 

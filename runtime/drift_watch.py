@@ -1,9 +1,9 @@
-"""Warns when somebody changes a stream or consumer on the server while the host runs.
+"""Warns when a stream or consumer on the server no longer agrees with the manifest.
 
-A consumer that a function pulls from is compared whenever the lag watch asks for its figures, every
-5 s. Everything else that the manifest declares is asked for every 30 s. JetStream publishes an
-advisory when a stream is changed, but none when a consumer is (seen with nats-server 2.15), so no
-advisory is subscribed to.
+A consumer that a function pulls from is compared whenever the lag watch reads its information,
+every 5 s. All other declared objects are read every 30 s. JetStream publishes an advisory when a
+stream is changed, but none when a consumer is changed (observed with nats-server 2.15), so the
+watch polls.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ log = get_logger("runtime.drift")
 
 EVERY_S = 30.0
 SHOWN_CHANGES = 5
-"""How many differences a function's metadata names."""
+"""The most differences that a function's metadata names."""
 
 
 class DriftWatch:
-    """Compares JetStream with the manifest, and warns once of each field that differs.
+    """Compares JetStream with the manifest, and warns once for each field that differs.
 
     Args:
         broker: the connection.
@@ -44,10 +44,10 @@ class DriftWatch:
         self._task = SupervisedTask(self._compare_periodically, "drift watch")
 
     def watch(self, wanted: Iterable[Wanted], known: Iterable[Change] = ()) -> None:
-        """Compare these streams and consumers from now on.
+        """Add streams and consumers to compare.
 
         Args:
-            wanted: what the manifest says of each.
+            wanted: their configurations in the manifest.
             known: differences that were logged before.
         """
         told = list(known)
@@ -58,22 +58,22 @@ class DriftWatch:
             self._metrics.drifted_fields[each.name] = len(changes)
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start polling."""
         self._task.start()
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         await self._task.stop()
 
     def compare_consumer(self, stream: str, durable: str, config: Mapping[str, Any]) -> None:
-        """Take the configuration of a consumer from somebody who asks for it anyway."""
+        """Compare a consumer with a configuration that another task has read anyway."""
         name = f"consumer {stream}/{durable}"
         if name in self._wanted:
             self._by_lag.add(name)
             self._record(name, drift(self._wanted[name], config))
 
     def of_function(self, function: str) -> list[Change]:
-        """What differs in a function's consumers and in the stream that it consumes."""
+        """The differences in a function's consumers and in the stream that it consumes."""
         consumers = [
             each
             for each in self._wanted.values()
@@ -93,7 +93,7 @@ class DriftWatch:
                 try:
                     self._record(name, await find_drift(self._broker, wanted))
                 except (Unavailable, ApiError):
-                    # Unknown: what was seen last stands until JetStream answers again.
+                    # Unknown: the last differences stay until JetStream answers again.
                     break
 
     def _record(self, name: str, changes: Sequence[Change]) -> None:
@@ -103,7 +103,7 @@ class DriftWatch:
             if field not in before or before[field].found != change.found:
                 _warn(change)
         for field in before.keys() - after.keys():
-            log.info("JetStream has what the manifest says again", object=name, field=field)
+            log.info("JetStream agrees with the manifest again", object=name, field=field)
         self._changes[name] = list(changes)
         self._metrics.drifted_fields[name] = len(changes)
 
@@ -124,10 +124,10 @@ def _describe(change: Change) -> str:
 
 def _warn(change: Change) -> None:
     if not change.field:
-        log.warning("JetStream no longer has what the manifest says", missing=change.object)
+        log.warning("JetStream no longer agrees with the manifest", missing=change.object)
         return
     log.warning(
-        "JetStream no longer has what the manifest says",
+        "JetStream no longer agrees with the manifest",
         object=change.object,
         field=change.field,
         manifest=show_value(change.field, change.wanted),

@@ -1,4 +1,4 @@
-"""The effects that one call of a function has begun with its context."""
+"""Tracks the effects that one call of a function has begun with its context."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,16 +10,17 @@ from runtime.user_frames import place_of
 
 _PRUNE_FROM = 64
 _TURNS = 10
-"""Of the event loop: a request that is cancelled has a subscription to end."""
+"""Turns of the event loop: a cancelled request needs them to end its subscription."""
 
 Effect = tuple[Coroutine[Any, Any, Any], str, CodeType, int]
-"""A coroutine that a method of the context returned, its name, and the line that asked for it."""
+"""A coroutine that a method of the context returned, the method's name, and the line of the
+call."""
 
 
 class Effects:
-    """Knows of each effect whether it was awaited to its end.
+    """Records whether each effect was awaited to its end.
 
-    An effect that was not is lost, or comes after the message was acknowledged.
+    An effect that was not awaited is lost, or happens after the message was acknowledged.
     """
 
     __slots__ = ("_begun", "_prune_at")
@@ -37,19 +38,19 @@ class Effects:
         begun.append(effect)
 
     def left(self) -> list[Effect]:
-        """Those that were not awaited to their end."""
+        """The effects that were not awaited to their end."""
         return [effect for effect in self._begun if effect[0].cr_frame is not None]  # type: ignore[attr-defined]
 
     async def check(self, *, begun_too: bool = True) -> None:
-        """Make sure that all have ended, now that the function has returned.
+        """Check, after the function has returned, that all effects have ended.
 
         Args:
-            begun_too: whether one may also not be under way still in a task.
+            begun_too: whether an effect that still runs in a task is an error too.
 
         Raises:
-            EffectNotAwaited: one was never awaited, or is under way.
+            EffectNotAwaited: an effect was never awaited, or still runs.
         """
-        # Tasks that were made or cancelled a moment ago have their turns first.
+        # Tasks that were created or cancelled a moment ago run first.
         for _ in range(_TURNS):
             await asyncio.sleep(0)
             left = [each for each in self.left() if begun_too or not _has_begun(each)]
@@ -62,7 +63,7 @@ class Effects:
         raise EffectNotAwaited(f"ctx.{name}", place_of(code.co_filename, line), wrong)
 
     async def close(self) -> None:
-        """Drop what was never awaited, without Python's warning, as the call has failed anyway."""
+        """Drop effects that were never awaited, without Python's warning."""
         if not self.left():
             return
         await asyncio.sleep(0)

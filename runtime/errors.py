@@ -1,19 +1,19 @@
-"""Every error of the runtime stands in one tree.
+"""The errors of the runtime, in one tree.
 
 RuntimeFault                      the base; never raised itself
 ├── ConfigError                   a person must change a file or a variable; exit code 2
-├── Unavailable                   a server is away; retried, never a function's fault
+├── Unavailable                   a server does not answer; retried, never a function's fault
 │   ├── PublishFailed             JetStream did not acknowledge a publish
-│   ├── NoAnswer                  nobody serves the endpoint that was asked, or not in time
+│   ├── NoAnswer                  an endpoint does not exist, or did not answer in time
 │   └── NoConnection              all PostgreSQL connections that the function may hold are taken
-├── Unsendable                    no NATS server would take the message
-│   └── TooLarge                  it is larger than the server takes
+├── Unsendable                    the NATS server would not accept the message
+│   └── TooLarge                  the message is larger than the server accepts
 ├── RequestFailed                 a micro-service endpoint answered with an error
 ├── EffectNotAwaited              a function returned before an effect of its context had ended
 ├── PayloadError                  a payload does not fit a handler's annotation; never retried
 └── Steering                      raised by a function to steer its delivery
     ├── Reject                    never retry: a dead letter, or an error to an endpoint's caller
-    └── Retry                     try again, after a delay where one is given
+    └── Retry                     try again, after a delay if one is given
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from runtime.safe_text import text_of
 
 SHOWN_CHARACTERS = 128
-"""How much of a subject stands in an error: subjects may be made of what devices send."""
+"""The most characters of a subject in an error: subjects may contain text from devices."""
 
 
 class RuntimeFault(Exception):  # noqa: N818 - the tree's names are outcomes, not `…Error`s
@@ -31,7 +31,7 @@ class RuntimeFault(Exception):  # noqa: N818 - the tree's names are outcomes, no
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake in what a person wrote: where it stands, what is wrong and what would be right.
+    """One mistake in a file or variable: its place, what is wrong, and the remedy.
 
     `where` reads `file:line`, a variable's name, or a subject on the server; `field` is the dotted
     path inside the file and may be empty.
@@ -48,7 +48,7 @@ class Problem:
 
 
 class ConfigError(RuntimeFault):
-    """Something that a person wrote cannot be used. Carries every problem, not the first alone."""
+    """A file or variable cannot be used. Carries every problem, not only the first."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -56,11 +56,11 @@ class ConfigError(RuntimeFault):
 
 
 class Unavailable(RuntimeFault):
-    """A server that the work needs did not answer.
+    """A server that is needed did not answer.
 
     Args:
         what: the server or stream, without credentials ("NATS", "PostgreSQL", "stream TELEMETRY").
-        reason: why, in words for an operator's log; never sent to a caller.
+        reason: the reason, for an operator's log; never sent to a caller.
     """
 
     def __init__(self, what: str, reason: str) -> None:
@@ -70,7 +70,7 @@ class Unavailable(RuntimeFault):
 
 
 class PublishFailed(Unavailable):
-    """JetStream did not confirm a publish, so nothing may be assumed stored."""
+    """JetStream did not confirm a publish, so the message may not be stored."""
 
     def __init__(self, subject: str, reason: str) -> None:
         self.subject = subject
@@ -78,26 +78,26 @@ class PublishFailed(Unavailable):
 
 
 class NoAnswer(Unavailable):
-    """An endpoint did not answer: nobody serves it, or not in time. `reason` says which.
+    """An endpoint does not exist, or did not answer in time; `reason` says which.
 
-    The servers may be well, so unlike an outage it is an ordinary failure of the function.
+    The servers may be up, so this is an ordinary failure of the function, not an outage.
     """
 
 
 class NoConnection(Unavailable, TimeoutError):  # noqa: N818 - as the others of the tree
-    """No PostgreSQL connection became free in time. The server may be well."""
+    """No PostgreSQL connection became free in time. The server may be up."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("PostgreSQL", reason)
 
 
 class Unsendable(RuntimeFault):
-    """A message that is not sent, as no NATS server would take it: its sender must change it.
+    """A message is not sent, because the NATS server would not accept it.
 
-    It is the failure of whatever wanted to send it, and no outage.
+    The sender must change the message: this is the sender's failure, not an outage.
 
     Attributes:
-        subject: where it was to go, printable and cut to `SHOWN_CHARACTERS`.
+        subject: the message's subject, escaped and cut to `SHOWN_CHARACTERS`.
         reason: one sentence for a person.
     """
 
@@ -111,10 +111,10 @@ class Unsendable(RuntimeFault):
 
 
 class TooLarge(Unsendable):
-    """A message that is larger, with its headers, than the server takes.
+    """A message with its headers is larger than the server accepts.
 
     Attributes:
-        size_bytes: payload and headers.
+        size_bytes: size of payload and headers.
         limit_bytes: the server's `max_payload`.
     """
 
@@ -131,7 +131,7 @@ class RequestFailed(RuntimeFault):
     """A micro-service endpoint answered with an error.
 
     Attributes:
-        code: the number in `Nats-Service-Error-Code` (HTTP's meanings: 404, 409, 429, 503 …).
+        code: the number in `Nats-Service-Error-Code` (an HTTP status: 404, 409, 429, 503 …).
         description: the text in `Nats-Service-Error`, safe to show to a caller.
         body: the reply's payload, empty or problem details in JSON.
     """
@@ -145,10 +145,10 @@ class RequestFailed(RuntimeFault):
 
 
 class EffectNotAwaited(RuntimeFault):
-    """A function returned, and an effect of its context was not awaited to its end.
+    """A function returned before an effect of its context had ended.
 
     Attributes:
-        where: `file:line` of the function that asked for the effect.
+        where: `file:line` of the function's call that began the effect.
     """
 
     def __init__(self, effect: str, where: str, wrong: str) -> None:
@@ -157,10 +157,10 @@ class EffectNotAwaited(RuntimeFault):
 
 
 class PayloadError(RuntimeFault):
-    """A payload does not fit the handler's annotation, and never will.
+    """A payload does not fit the handler's annotation, so another attempt would not help.
 
     Attributes:
-        reason: field and rule, without the value; safe to show to whoever sent it.
+        reason: field and rule, without the value; safe to show to the sender.
     """
 
     def __init__(self, reason: str) -> None:
@@ -169,14 +169,14 @@ class PayloadError(RuntimeFault):
 
 
 class Steering(RuntimeFault):
-    """Base of what a function raises to steer its own delivery."""
+    """Base of the exceptions that a function raises to steer its own delivery."""
 
 
 class Reject(Steering):
     """Never try this message again.
 
     A consumer's message is copied to the dead-letter stream and then terminated. An endpoint's
-    caller gets `status` and `reason`, so neither may hold a secret or an internal.
+    caller gets `status` and `reason`, so `reason` must not contain a secret or an internal detail.
 
     Args:
         code: reason code in upper snake case, such as `UNKNOWN_ROUTE`.
@@ -197,9 +197,9 @@ class Retry(Steering):
 
     Args:
         reason: one sentence for a person.
-        delay_s: seconds to wait, at least; None leaves it to the function's retry policy. Less than
-            0 counts as 0, more than 30 days as 30 days. What is no number of seconds, NaN for
-            example, counts as None and is a warning in the log.
+        delay_s: least time to wait, in seconds; None means the function's retry policy. Less than 0
+            counts as 0, more than 30 days as 30 days. A value that is not a number of seconds, NaN
+            for example, counts as None and is logged as a warning.
     """
 
     def __init__(self, reason: str = "", *, delay_s: float | None = None) -> None:
@@ -209,5 +209,5 @@ class Retry(Steering):
 
 
 def _is_given(reason: object) -> bool:
-    """Whether a reason says something; it may be of any type, though it should be a text."""
+    """Whether a reason is given; it may have any type, though it should be a string."""
     return reason is not None and not (isinstance(reason, str) and not reason)

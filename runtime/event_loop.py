@@ -1,4 +1,4 @@
-"""Runs the host's event loop, which no function can end."""
+"""Runs the host's event loop so that no function can end it."""
 
 import asyncio
 import signal
@@ -16,11 +16,11 @@ log = get_logger("runtime")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` to its end on an event loop of its own.
+    """Run `main` to its end on a new event loop.
 
-    asyncio lets `KeyboardInterrupt` and `SystemExit` out of any task and ends the loop, so that a
-    task which a function made would end the host. Here the loop goes on, and whoever awaits that
-    task gets the exception.
+    In asyncio a `KeyboardInterrupt` or `SystemExit` of any task ends the loop, so a task that a
+    function created could end the host. Here the loop goes on, and the code that awaits the task
+    gets the exception.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
@@ -36,6 +36,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def _may_come_from_a_signal(raised: BaseException) -> bool:
-    """Whether it may be a person's Ctrl-C: before the host has a handler of its own for it."""
+    """Whether it may come from Ctrl-C, before the host has installed its own signal handler."""
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(raised, KeyboardInterrupt) and is_default

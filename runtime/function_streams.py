@@ -1,4 +1,4 @@
-"""The streams and consumers of a process's functions: made, compared, and pulled from."""
+"""Creates and compares the streams and consumers that a process's functions pull from."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,15 +28,15 @@ log = get_logger("runtime.host")
 
 
 class FunctionStreams:
-    """Knows what the functions of a process need of JetStream.
+    """The streams and consumers that the functions of a process need.
 
     Args:
         manifest: with the streams of leases and ticks.
-        functions: those that run here, by name.
-        options: whether streams and consumers may be made.
+        functions: the functions of this process, by name.
+        options: whether streams and consumers may be created.
         broker: the connection.
-        drift: told what the server should have.
-        restore: makes a message of the mailbox the one that it was.
+        drift: watches the wanted streams and consumers.
+        restore: converts a copy from the mailbox to the original message.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class FunctionStreams:
         self._restore = restore
 
     async def prepare(self) -> None:
-        """Make JetStream hold what the manifest says, or say where it differs.
+        """Create and update the manifest's streams and consumers, or only log the differences.
 
         Raises:
-            ConfigError: a person must change something first.
+            ConfigError: the manifest or the environment must be changed.
             Unavailable: JetStream does not answer.
         """
         known = []
@@ -70,14 +70,15 @@ class FunctionStreams:
                 log.warning("JetStream differs from the manifest", change=str(change))
         else:
             changes = await ensure(self._broker, self._manifest)
-            # A server that was started again has lost what it kept in memory; nothing is new in it.
+            # Not logged: a restarted server has only lost its memory streams.
             _log_changes(without_memory(changes))
         self._drift.watch(self._watched_here(), known)
 
     def _watched_here(self) -> list[Wanted]:
         """The streams and consumers whose drift this process reports.
 
-        Of several processes one reports what they share, and that of an isolated function its own.
+        With several processes, one process reports the shared ones, and the process of an isolated
+        function reports the function's own.
         """
         if not self._options.services:
             return []
@@ -93,7 +94,7 @@ class FunctionStreams:
         ]
 
     def sources_of(self, function: Function) -> list[Source]:
-        """The consumers a function pulls from: its stream's, then its mailbox."""
+        """The consumers that a function pulls from: its stream's, then its mailbox's."""
         spec, name = function.spec, function.name
         if spec.consumer:
             stream, durable = spec.consumer.stream, spec.consumer.durable_of(name)
@@ -117,10 +118,10 @@ class FunctionStreams:
         ]
 
     async def _recreate(self) -> None:
-        """Make a consumer again that is gone.
+        """Create a deleted consumer again.
 
         Raises:
-            Unavailable: a person must do it.
+            Unavailable: this process may not, so a person must create it.
         """
         try:
             if self._options.bind_only:
@@ -135,7 +136,7 @@ def _log_changes(changes: Sequence[Change]) -> None:
     for change in changes:
         log.debug("JetStream changed", change=str(change))
     if changes:
-        log.info("JetStream now has what the manifest says", changes=len(changes))
+        log.info("JetStream was changed to agree with the manifest", changes=len(changes))
 
 
 __all__ = ["FunctionStreams"]

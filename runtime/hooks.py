@@ -1,4 +1,4 @@
-"""Calls of a function module's `start` and `stop` hooks, each within a time limit."""
+"""Calls a function module's `start` and `stop` hooks, each within a time limit."""
 
 import asyncio
 import inspect
@@ -14,23 +14,23 @@ from runtime.resource.outage import is_outage
 log = get_logger("runtime.host")
 
 STOP_LIMIT_S = 10.0
-"""How long a `stop` may take: it runs after the drain's grace."""
+"""Time limit of a `stop` hook, which runs after the drain's grace period."""
 CANCEL_LIMIT_S = 2.0
-"""How long a hook that was cancelled may take to end before nobody waits for it any more."""
+"""How long a cancelled hook may take to end; then the host goes on without it."""
 
 Hook = Callable[..., Any]
 
 
 class HookFailed(Exception):  # noqa: N818 - names what happened
-    """A hook raised what is no `Exception`, or ran into its time limit."""
+    """A hook raised a `BaseException` that is not an `Exception`, or ran into its time limit."""
 
 
 async def call_start(name: str, hook: Hook, context: WatchedContext, limit_s: float) -> Any:  # noqa: ANN401 - the hook's own
-    """What a module's `start` returns.
+    """Call a module's `start` and return its result.
 
     Raises:
-        ConfigError: it failed for a reason of its own, or took longer than `limit_s`.
-        Unavailable: a server that it needs does not answer.
+        ConfigError: the hook failed for a reason of its own, or took longer than `limit_s`.
+        Unavailable: a server that the hook needs does not answer.
     """
     try:
         return await _call_within(limit_s, hook, context)
@@ -41,7 +41,7 @@ async def call_start(name: str, hook: Hook, context: WatchedContext, limit_s: fl
         if is_outage(failure):
             raise Unavailable(f"what function {name} needs to start", kind) from failure
         log.exception("A function cannot start", function=name)
-        # The exception's text may hold a secret: it stands in the log alone, which masks those.
+        # The exception's text may contain a secret: it is only logged, and the log masks secrets.
         wrong = f"its start failed: {kind}{_place_of(failure, hook)}; the log says more"
         remedy = "correct the module, or what it needs"
         if isinstance(failure, HookFailed):
@@ -50,20 +50,21 @@ async def call_start(name: str, hook: Hook, context: WatchedContext, limit_s: fl
 
 
 async def call_stop(name: str, hook: Hook, context: WatchedContext) -> None:
-    """Call a module's `stop`, whose failure is logged and goes no further."""
+    """Call a module's `stop`; a failure is only logged."""
     try:
         await _call_within(STOP_LIMIT_S, hook, context)
     except Exception:
-        # The other functions' hooks, and the connections, are to be ended all the same.
+        # The other functions' hooks must still run, and the connections must still be closed.
         log.exception("A function's stop failed", function=name)
 
 
 async def _call_within(limit_s: float, hook: Hook, context: WatchedContext) -> Any:  # noqa: ANN401
-    """Call a hook in a task of its own, so that one that ignores its cancellation can be left.
+    """Call a hook in a task of its own, so that a hook that ignores its cancellation can be left.
 
     Raises:
-        HookFailed: it did not end in time, or raised what is no `Exception`.
-        Exception: what the hook raised.
+        HookFailed: the hook did not end in time, or raised a `BaseException` that is not an
+            `Exception`.
+        Exception: the exception that the hook raised.
     """
     call = asyncio.create_task(_call(hook, context), name=f"hook {context.function}")
     try:
@@ -80,7 +81,7 @@ async def _call_within(limit_s: float, hook: Hook, context: WatchedContext) -> A
         if not call.done():
             log.warning("A hook goes on although it was cancelled", function=context.function)
         elif not call.cancelled():
-            call.exception()  # Read, or asyncio says that nobody retrieved it.
+            call.exception()  # Read, or asyncio logs that it was never retrieved.
 
 
 async def _call(hook: Hook, context: WatchedContext) -> Any:  # noqa: ANN401 - the hook's own
@@ -89,20 +90,20 @@ async def _call(hook: Hook, context: WatchedContext) -> Any:  # noqa: ANN401 - t
         if inspect.isawaitable(result):
             result = await result
         if context.effects is not None:
-            # Tasks that a `start` made may run on.
+            # Tasks that a `start` created may run on.
             await context.effects.check(begun_too=False)
     except (Exception, asyncio.CancelledError):
         if context.effects is not None:
             await context.effects.close()
         raise
     except BaseException as raised:
-        # Let through, a KeyboardInterrupt or SystemExit would end the loop at this very place.
+        # A KeyboardInterrupt or SystemExit that left the task would end the loop here.
         raise HookFailed(f"raised {type(raised).__name__}") from raised
     return result
 
 
 def _place_of(failure: BaseException, hook: Hook) -> str:
-    """` at file:line` of the innermost frame in the hook's own file, or else of all."""
+    """` at file:line` of the innermost frame in the hook's own file, or else in any file."""
     own = getattr(inspect.unwrap(hook), "__code__", None)
     found, trace = "", failure.__traceback__
     in_own_file = False

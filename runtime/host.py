@@ -1,4 +1,4 @@
-"""One process of the host: starts functions, serves, drains."""
+"""One process of the host: starts functions, serves and drains."""
 
 import asyncio
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ log = get_logger("runtime.host")
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the servers are. May hold passwords: never logged."""
+    """The addresses of the servers. May contain passwords: never logged."""
 
     nats_url: str
     database_url: str | None
@@ -40,16 +40,16 @@ class Host:
     """Runs the functions of a manifest in this process.
 
     Args:
-        manifest: its streams and consumers are made here.
-        functions: those of its functions that run here, loaded.
-        addresses: of NATS and PostgreSQL.
-        metrics: counts what happens.
+        manifest: the manifest, whose streams and consumers this process creates.
+        functions: the loaded functions of this process.
+        addresses: addresses of NATS and PostgreSQL.
+        metrics: the process's metrics.
         options: how the functions run.
 
     Attributes:
-        has_begun: whether functions may be at work already.
-        probes: what it says of its readiness.
-        blocks: names the function that holds the event loop up.
+        has_begun: whether functions may have begun to work.
+        probes: the readiness probes.
+        blocks: names the function that blocks the event loop.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Host:
         self.blocks = BlockAttribution(functions)
 
     async def start(self) -> None:
-        """Connect, make the streams, start the functions, then bind them.
+        """Connect, create the streams, start the functions, then bind them.
 
         Raises:
-            ConfigError: a person must change something first.
+            ConfigError: the manifest or the environment must be changed.
             Unavailable: NATS or PostgreSQL does not answer.
         """
         try:
@@ -89,10 +89,10 @@ class Host:
             raise
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing new, finish what is here within `grace_s`, then end.
+        """Take no new messages, finish the held ones within `grace_s`, then stop.
 
-        Services end first, then consumers and schedules, and endpoints last, as those who still
-        work may ask them.
+        Services end first, then consumers and schedules, and endpoints last, because functions that
+        still work may call them.
         """
         self.probes.is_draining = True
         try:
@@ -101,12 +101,12 @@ class Host:
             await self.stop()
 
     async def stop(self) -> None:
-        """End at once; what is unfinished goes back to its stream."""
+        """Stop at once; unfinished messages go back to their stream."""
         await stop_all(self._bindings)
         await self._stack.aclose()
 
     def held(self) -> dict[str, int]:
-        """How many messages are here and not settled, by function."""
+        """The number of held messages that are not settled, by function."""
         return {
             name: self._metrics.function(name).in_flight
             for name, function in self._functions.items()
@@ -115,14 +115,14 @@ class Host:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a service has found that it cannot run; `wait_for_failure` says why."""
+        """Whether a service has failed for good; `wait_for_failure` raises the reason."""
         return any(service.has_ended for service in self._service_bindings())
 
     async def wait_for_failure(self) -> None:
-        """Return never, unless this process cannot do its work any more.
+        """Wait until this process cannot do its work any more, and raise the reason.
 
         Raises:
-            ConfigError: what a service said that cannot run as it is configured.
+            ConfigError: a service cannot run with its configuration.
             Unavailable: the connection to NATS is closed for good.
         """
         services = [asyncio.ensure_future(service.wait()) for service in self._service_bindings()]
@@ -189,7 +189,7 @@ class Host:
 
     async def _start_bindings(self) -> None:
         services, others, endpoints = self._groups()
-        # The called before their callers: a gateway looks for the endpoints of its own host first.
+        # Endpoints before their callers: a gateway calls the endpoints of its own host first.
         for group in (endpoints, others, services):
             await all_or_none(binding.start() for binding in group)
 

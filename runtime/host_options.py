@@ -1,4 +1,4 @@
-"""How one process of a host runs its functions."""
+"""Options of one host process."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from runtime.broker.clock import Clock
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOptions:
-    """How a process runs its functions.
+    """Options of how a process runs its functions.
 
     Attributes:
-        services: whether functions with a lifetime of their own run here too; with several worker
-            processes they run in one.
-        bind_only: make and change no stream and no consumer.
-        clock: what schedules go by; JetStream's unless another is given.
-        sweeps: whether it makes dead letters of messages whose processes died.
+        services: whether service functions run in this process; with several worker processes they
+            run in one of them.
+        bind_only: create and change no stream and no consumer.
+        clock: the clock of schedules; JetStream's unless another is given.
+        sweeps: whether the process makes dead letters of messages whose processes died.
         careful_ack_waits: see `SharedServices`.
         peers: see `SharedServices`.
-        postgres_connections: how many its functions may hold together.
-        before_endpoints: awaited by a drain before the endpoints end, for those who call them from
-            other processes of this host.
+        postgres_connections: the most connections that its functions may hold together.
+        before_endpoints: awaited by a drain before the endpoints end, because other processes of
+            this host may still call them.
     """
 
     services: bool = True

@@ -1,4 +1,4 @@
-"""How far behind each consumer is, asked of JetStream every few seconds."""
+"""Polls each consumer's pending and unacknowledged counts for the metrics."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ EVERY_S = 5.0
 
 
 class LagWatch:
-    """Keeps `consumer_pending` and its neighbours in the functions' metrics up to date.
+    """Updates `consumer_pending` and related values in the functions' metrics.
 
     Args:
         broker: the connection.
-        on_config: called with stream, durable and configuration of each consumer that was asked
-            for, as the answer holds that too.
+        on_config: called with stream, durable and configuration of each polled consumer, which the
+            same answer contains.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class LagWatch:
         self._task = SupervisedTask(self._run, "lag watch")
 
     def add(self, stream: str, durable: str, metrics: FunctionMetrics) -> None:
-        """Watch one consumer more."""
+        """Add a consumer."""
         self._watched.append((stream, durable, metrics))
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start polling."""
         self._task.start()
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         await self._task.stop()
 
     async def _run(self) -> None:
@@ -53,7 +53,7 @@ class LagWatch:
         try:
             found = await self._broker.api(f"CONSUMER.INFO.{stream}.{durable}")
         except (Unavailable, ApiError):
-            # Unknown is not zero: an old figure would look as if all were well.
+            # Unknown, not the old figure, which would look as if all were well.
             metrics.consumer_pending = None
             metrics.consumer_ack_pending = metrics.consumer_redelivered = None
             return

@@ -1,4 +1,4 @@
-"""From a command line to a serving host and back: servers, schema, functions, signals."""
+"""Start and stop of a host: embedded servers, migrations, functions, signals."""
 
 import asyncio
 import gc
@@ -40,14 +40,14 @@ COLLECTOR_THRESHOLDS = (20_000, 50, 50)
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `runtime serve` was asked for.
+    """The options of `runtime serve`.
 
     Attributes:
-        paths: manifests.
-        settings: the host's.
-        environment: for the manifests.
-        workers: how many processes shall run the functions that are not isolated.
-        bind_only: make and change no stream and no consumer.
+        paths: manifest files and folders.
+        settings: the host's settings.
+        environment: the variables for the manifests.
+        workers: number of processes for the functions that are not isolated.
+        bind_only: create and change no stream and no consumer.
     """
 
     paths: tuple[Path, ...]
@@ -58,7 +58,7 @@ class ServeOptions:
 
 
 async def serve(options: ServeOptions) -> None:
-    """Run until a signal asks for the end.
+    """Run the host until a signal stops it.
 
     Raises:
         ConfigError: a person must change something first; nothing was subscribed.
@@ -68,7 +68,7 @@ async def serve(options: ServeOptions) -> None:
     signals = StopSignals()
     signals.install()
     announce = Announcements(options.settings, began_s=began_s)
-    # Mistakes show before the first server starts; what it will add stands in as a placeholder.
+    # Mistakes show before the first server starts; placeholders stand for what the servers add.
     planned = read(options.paths, {**placeholders(options.settings), **options.environment})
     check_ports(options.settings, planned, load_all(planned))
     embedded = EmbeddedServers(options.settings)
@@ -80,7 +80,7 @@ async def serve(options: ServeOptions) -> None:
         addresses = _addresses(manifest, environment)
         if manifest.migrations and addresses.database_url:
             packages = list(manifest.migrations.values())
-            # Through a pooler in transaction mode the lock of a migration would be held for ever.
+            # Through a pooler in transaction mode a migration's lock would never be released.
             await signals.unless_stopped(check_session(addresses.database_url))
             await signals.unless_stopped(migrate(addresses.database_url, packages))
         announce.screen = screen_of(
@@ -100,9 +100,9 @@ async def serve(options: ServeOptions) -> None:
 
 
 async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
-    """As `serve`, inside a worker process: the supervisor brought the servers and the schema.
+    """As `serve`, in a worker process: the supervisor has started servers and migrated the schema.
 
-    Ends also when the supervisor does: its end of standard input closes.
+    The worker also drains when the supervisor ends, which closes the worker's standard input.
     """
     began_s = time.monotonic()
     signals = StopSignals(has_terminal=False)
@@ -126,7 +126,7 @@ async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
 
 
 def placeholders(settings: HostSettings) -> dict[str, str]:
-    """What the host adds to the manifests' environment, before it is known."""
+    """Placeholders for the variables that the host adds to the manifests' environment."""
     return {
         "NATS_URL": "nats://127.0.0.1:4222",
         "DATABASE_URL": _DATABASE_PLACEHOLDER,
@@ -147,7 +147,7 @@ async def _start_embedded(embedded: EmbeddedServers, planned: Manifest) -> dict[
 
 
 def _uses_postgres(planned: Manifest) -> bool:
-    """Whether a function or a migration does, or some setting holds the address."""
+    """Whether a function or a migration uses PostgreSQL, or a setting contains its address."""
     return (
         bool(planned.migrations)
         or any("postgres" in spec.uses for spec in planned.functions.values())
@@ -195,7 +195,7 @@ async def _run_host(
 
     def block_limit_s() -> float | None:
         isolated = place.worker.function if place else None
-        # Before, only `start` hooks run, which may take their time.
+        # Before that only `start` hooks run, which have a time limit of their own.
         return manifest.functions[isolated].block_limit_s if isolated and host.has_begun else None
 
     watch = LoopWatch(
@@ -229,11 +229,11 @@ async def _run_host(
 
 
 def _tune_gc() -> None:
-    """Have the garbage collector look at what is new alone, and less often.
+    """Make the garbage collector run less often, and only over new objects.
 
-    Messages come and go by the thousand and hardly ever in circles, so that at Python's own
-    thresholds it looks hundreds of times a second and finds nothing: 5 of the 30 µs that ingest
-    took for a message.
+    Thousands of messages are created and freed, almost never in reference cycles. At Python's own
+    thresholds the collector runs hundreds of times a second and finds nothing: 5 of the 30 µs that
+    ingest took for a message.
     """
     gc.collect()
     gc.freeze()
@@ -243,20 +243,20 @@ def _tune_gc() -> None:
 async def _until_stopped(
     host: Host, signals: StopSignals, grace_s: float, announce: Announcements
 ) -> None:
-    """Serve until a signal, or until the host finds that it cannot go on."""
+    """Serve until a signal, or until the host fails for good."""
     stop = asyncio.create_task(signals.drain.wait())
     failed = asyncio.create_task(host.wait_for_failure())
     try:
         await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
         if failed.done() and isinstance(failed.exception(), Unavailable):
-            grace_s = 0.0  # Without a connection, what is finished now cannot be settled.
+            grace_s = 0.0  # Without a connection, finished messages cannot be settled.
         announce.draining(host.held())
         drain = asyncio.create_task(host.drain(grace_s))
         at_once = asyncio.create_task(signals.at_once.wait())
         await asyncio.wait({drain, at_once}, return_when=asyncio.FIRST_COMPLETED)
         at_once.cancel()
         if not drain.done():
-            log.warning("Ending at once; what is unfinished goes back to its stream")
+            log.warning("Stopping at once; unfinished messages go back to their stream")
             drain.cancel()
             await asyncio.gather(drain, return_exceptions=True)
             await host.stop()
@@ -271,7 +271,7 @@ async def _until_stopped(
 
 
 def _reduced(manifest: Manifest, place: WorkerPlace) -> Manifest:
-    """With those functions alone that run in one of several processes."""
+    """The manifest with only the functions of one worker process."""
     functions = {
         name: spec
         for name, spec in manifest.functions.items()
@@ -283,8 +283,8 @@ def _reduced(manifest: Manifest, place: WorkerPlace) -> Manifest:
 def _supervisor(
     options: ServeOptions, environment: Mapping[str, str], isolated: Mapping[str, bool]
 ) -> WorkerSupervisor:
-    # What a crashing library was doing shows on standard error.
-    # `-P`: else `-m` puts the current folder before Python itself, and a `json.py` there ends it.
+    # So that a crash in a C library shows its stack on standard error. Without `-P`, `-m`
+    # puts the current folder first on the module path, and a `json.py` there breaks Python.
     command = [sys.executable, "-P", "-X", "faulthandler", "-m", "runtime", "serve"]
     command += [str(path) for path in options.paths]
     if options.bind_only:

@@ -1,4 +1,4 @@
-"""The ports that a start will listen on, checked before anything is started or made."""
+"""Checks the ports that a start will listen on, before anything is started or created."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,13 +12,13 @@ from runtime.settings import HostSettings
 def check_ports(
     settings: HostSettings, manifest: Manifest, functions: Mapping[str, Function]
 ) -> None:
-    """Return when the admin port and the ports of all services are free.
+    """Check that the admin port and the ports of all services are free.
 
-    The ports of the embedded nats-server are only compared with them: an earlier host's server may
-    still have those, and is ended first.
+    The ports of the embedded nats-server are only compared with the others: an earlier host's
+    server may still use them, and is ended first.
 
     Raises:
-        ConfigError: naming every port that is taken, or that two want.
+        ConfigError: lists every port that is taken, or that two listeners want.
     """
     own = [
         WantedPort(settings.admin_port, "the admin server", "RUNTIME_ADMIN_PORT"),
@@ -31,7 +31,7 @@ def check_ports(
 def _of_services(
     settings: HostSettings, manifest: Manifest, functions: Mapping[str, Function]
 ) -> Iterator[WantedPort]:
-    """Services that listen, known by the fields `host` and `port` of their settings."""
+    """The services that listen: their settings have the fields `host` and `port`."""
     for name, function in functions.items():
         host, port = (getattr(function.settings, field, None) for field in ("host", "port"))
         if not (function.spec.service and isinstance(host, str) and isinstance(port, int)):

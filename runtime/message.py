@@ -1,4 +1,4 @@
-"""What arrives: a message as the broker hands it up, and the typed views a function sees."""
+"""Messages: one delivery as the broker layer passes it on, and the typed views for functions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 NO_HEADERS: Mapping[str, str] = {}
 DUE_AT = "Runtime-Due-At"
-"""Header of a scheduled function's tick: when it was due, ISO 8601."""
+"""Header of a scheduled function's tick: the time it was due, in ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Why a message is none as NATS defines them: whoever sent it sent other bytes.
+    """Why a message is not a valid NATS message.
 
     Attributes:
         reason: one sentence for a person.
-        header_block: the bytes of its headers where they cannot be read; empty where they can.
+        header_block: the bytes of the headers when they cannot be parsed; else empty.
     """
 
     reason: str
@@ -36,21 +36,21 @@ class Message:
     delivery.
 
     Attributes:
-        subject: the subject it was published on. Bytes that are no UTF-8 are surrogates in it, as
-            `os.fsdecode` makes them; so in the headers.
-        data: the payload, untouched.
+        subject: the subject it was published on. Bytes that are not UTF-8 are surrogates, as in
+            `os.fsdecode`; likewise in the headers.
+        data: the payload, unchanged.
         headers: one value per key; never None.
-        reply: where the settling goes (JetStream) or the answer (request); empty when neither.
-        stream: stream that stores it; empty for a request.
+        reply: subject for the settlement (JetStream) or the answer (request); empty when neither.
+        stream: the stream that stores it; empty for a request.
         sequence: its sequence in that stream, from 1; 0 for a request.
         attempt: 1 for the first delivery.
-        called_before: whether an earlier call may have been made although `attempt` is 1.
+        called_before: whether the function may have been called before although `attempt` is 1.
         stored_at_ns: nanoseconds since 1970 UTC at which the stream stored it; 0 for a request.
-        received_at_s: the event loop's clock when it arrived here.
-        extended_at_s: the same clock when its ack wait was last started anew; 0 for never.
-        size_bytes: about what it takes here, headers included; 0 for a request.
-        delay_s: seconds until it may be called; for one that failed on the host before.
-        unreadable: why no function may see it; None for a message as it should be.
+        received_at_s: time of the event loop's clock at which it arrived.
+        extended_at_s: time of the same clock at which its ack wait last started anew; 0 for never.
+        size_bytes: approximate size in memory, headers included; 0 for a request.
+        delay_s: seconds before the next attempt, for a message handed over by a draining host.
+        unreadable: why the message is not valid and reaches no function; None for a valid message.
     """
 
     subject: str
@@ -70,24 +70,24 @@ class Message:
 
     @property
     def may_be_repeated(self) -> bool:
-        """Whether an earlier delivery may have been handed to the function, wholly or in part.
+        """Whether an earlier delivery may have been passed to the function.
 
-        False for a first delivery alone. True for a later one whichever way it comes: delivered
-        again, called again in place, parked, handed over by a host that drained, redriven, or set
-        aside because its key had too much here. What this call does may have been done before.
+        False only for a first delivery. True for every later one: redelivered, called again in
+        place, parked, handed over by a draining host, redriven, or spilled because its key exceeded
+        its share of the buffer. The effects of this call may have happened before.
         """
         return self.attempt > 1 or self.called_before
 
     @property
     def origin(self) -> str:
-        """Where it was first stored, as one word: the same on every delivery, no other's ever."""
+        """The place of first storage as one word: unique, and the same on every delivery."""
         return f"{self.stream}-{self.sequence}-{self.stored_at_ns}"
 
 
 class Event(Generic[T]):
-    """One message, decoded: what a single-event function gets.
+    """One decoded message, the argument of a single-event function.
 
-    `data` is the payload as the handler's annotation asks for it; `raw` the bytes as they came.
+    `data` is the payload in the type of the handler's annotation; `raw` is the payload's bytes.
     """
 
     __slots__ = ("data", "message")
@@ -98,7 +98,7 @@ class Event(Generic[T]):
 
     @property
     def raw(self) -> bytes:
-        """The payload as it came."""
+        """The payload's bytes."""
         return self.message.data
 
     @property
@@ -128,12 +128,12 @@ class Event(Generic[T]):
 
     @property
     def may_be_repeated(self) -> bool:
-        """Whether an earlier delivery may have been called; see `Message.may_be_repeated`."""
+        """Whether the function may have been called before; see `Message.may_be_repeated`."""
         return self.message.may_be_repeated
 
     @property
     def stored_at_ns(self) -> int:
-        """When the stream stored the message, nanoseconds since 1970 UTC; never another."""
+        """When the stream stored the message, nanoseconds since 1970 UTC."""
         return self.message.stored_at_ns
 
     @property
@@ -145,9 +145,9 @@ class Event(Generic[T]):
 class Batch(Sequence[Event[T]]):
     """Several messages for one call of a batch function, in the order they were stored.
 
-    Whatever is neither rejected nor retried when the function returns counts as done and is
-    acknowledged. Messages that did not fit the annotation are not in here: they are dead letters
-    already.
+    A message that is neither rejected nor retried when the function returns counts as done and is
+    acknowledged. Messages that did not fit the annotation are not in the batch: they are dead
+    letters already.
     """
 
     __slots__ = ("_events", "steered")
@@ -157,11 +157,11 @@ class Batch(Sequence[Event[T]]):
         self.steered: dict[int, Steering] = {}
 
     def reject(self, event: Event[T], code: str, reason: str = "") -> None:
-        """Send this one message to the dead letters; the others are not touched."""
+        """Make this one message a dead letter; the other messages are not affected."""
         self.steered[id(event)] = Reject(code, reason)
 
     def retry(self, event: Event[T], reason: str = "", *, delay_s: float | None = None) -> None:
-        """Have this one message delivered again; the others are not touched."""
+        """Have this one message delivered again; the other messages are not affected."""
         self.steered[id(event)] = Retry(reason, delay_s=delay_s)
 
     def __len__(self) -> int:

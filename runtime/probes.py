@@ -11,33 +11,33 @@ from runtime.threads import FunctionThreads
 
 STORAGE_FULL_S = 15.0
 FORGIVEN = ("streams",)
-"""What a person should look at although everything works."""
+"""Probes that a person should look at although the host is ready when they fail."""
 
 
 class Flowing(Protocol):
-    """What is asked of a binding."""
+    """The part of a binding that a probe needs."""
 
     name: str
 
     @property
     def is_flowing(self) -> bool:
-        """Whether it does its work at this moment."""
+        """Whether the binding works at this moment."""
 
 
 class Probes:
-    """What a host says of itself; each probe passes with None or fails with a code.
+    """The probes of a host process; each passes with None or fails with a code.
 
     Args:
-        bindings: those of the host; the list may grow.
-        resources: what the functions use.
+        bindings: the bindings of the host; the list may grow.
+        resources: the resources of the functions.
 
     Attributes:
-        broker: set when there is a connection.
+        broker: the connection; None before it.
         has_started: whether every function is bound.
-        is_draining: whether no more requests should come here.
-        threads: those of each plain function.
-        stream_fill: set when streams are watched.
-        tasks: those that every function needs: without them no message is settled or kept.
+        is_draining: whether the host drains, so that it should get no more requests.
+        threads: the thread pools of the plain functions.
+        stream_fill: watches how full streams are; None before that begins.
+        tasks: tasks that every function needs: they send settlements and in-progress signals.
     """
 
     def __init__(self, bindings: Sequence[Flowing], resources: SharedResources) -> None:
@@ -50,14 +50,14 @@ class Probes:
         self._resources = resources
 
     def is_alive(self) -> bool:
-        """Whether this process can do its work without being started again."""
+        """Whether this process can work without a restart."""
         return self.broker is None or not self.broker.has_ended
 
     async def check_nats(self) -> str | None:
-        """Whether JetStream answers, and stored what it was last given to store.
+        """Whether JetStream answers, and has not lately refused a message for lack of storage.
 
-        It answers when its disk is full. What it refused is forgotten after a while: a host that
-        gets no traffic as it is not ready would publish nothing that could prove the contrary.
+        JetStream answers even when its disk is full. A refusal is forgotten after a while: a host
+        that is not ready gets no traffic, so it would publish nothing that could succeed.
         """
         if self.broker is None:
             return "STARTING"
@@ -65,7 +65,7 @@ class Probes:
         return "STORAGE_FULL" if self.broker.refused_for_space_s < STORAGE_FULL_S else None
 
     async def check_functions(self) -> str | None:
-        """Whether every function is bound and does its work."""
+        """Whether every function is bound and works."""
         if not self.has_started:
             return "STARTING"
         if self.is_draining:
@@ -77,11 +77,11 @@ class Probes:
         return f"NO_FREE_THREAD {' '.join(full)}" if full else None
 
     async def check_streams(self) -> str | None:
-        """Whether no stream is nearly full, among those that refuse messages when they are."""
+        """Whether no stream that refuses messages when full is nearly full."""
         return await self.stream_fill.check() if self.stream_fill else None
 
     def by_name(self) -> dict[str, Probe]:
-        """All of them; those in `FORGIVEN` leave the host ready."""
+        """All probes by name; a failure of one in `FORGIVEN` leaves the host ready."""
         probes: dict[str, Probe] = {
             "nats": self.check_nats,
             "functions": self.check_functions,
@@ -92,7 +92,7 @@ class Probes:
         return probes
 
     def servers(self) -> dict[str, Callable[[], Awaitable[object]]]:
-        """Those of the servers that messages may have to wait for, by the server's name."""
+        """The checks of the servers whose outage messages wait out, by the server's name."""
         probes: dict[str, Callable[[], Awaitable[object]]] = {"NATS": self.check_nats}
         if self._resources.uses("postgres"):
             probes["PostgreSQL"] = self._resources.check_postgres

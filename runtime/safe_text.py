@@ -1,7 +1,7 @@
-"""What a function hands the host to be sent or logged, as text that every receiver takes.
+"""Converts values from functions to text that is safe in headers, JSON, logs and terminals.
 
-Reasons, codes and exceptions come from functions, so that each may be of any type, endless, or hold
-what no header, no JSON reader and no terminal takes.
+Reasons, codes and exceptions come from functions, so each may have any type and any length, and may
+contain characters that a header, a JSON reader or a terminal does not accept.
 """
 
 import decimal
@@ -24,28 +24,28 @@ _UNREADABLE = "(a text that cannot be read)"
 
 
 def text_of(value: object, limit: int = REASON_CHARACTERS) -> str:
-    """`value` as text of at most `limit` characters.
+    """Convert `value` to text of at most `limit` characters.
 
-    Line breaks and tabs stay. Other control characters, and halves of surrogate pairs, are written
-    as escapes. A value whose `__str__` raises is replaced by a sentence that says so.
+    Line breaks and tabs are kept. Other control characters, and halves of surrogate pairs, are
+    escaped. A value whose `__str__` raises is replaced by a sentence that says so.
     """
     try:
         text = value if type(value) is str else str.__str__(str(value))
     except BaseException:  # noqa: BLE001 - a function's own class may raise anything
         return _UNREADABLE
-    # Cut first: whatever comes after it need not be looked at.
+    # Cut first, so that the rest is never processed.
     cut = text[: limit + 1].replace("\r\n", "\n")
     cut = _CONTROLS.sub(_escaped, cut)
     return cut if len(cut) <= limit else cut[: limit - 1] + _CUT_MARK
 
 
 def line_of(value: object, limit: int = CODE_CHARACTERS) -> str:
-    """As `text_of`, in one line, with single spaces between the words."""
+    """As `text_of`, on one line, with single spaces between the words."""
     return " ".join(text_of(value, limit).split())
 
 
 def describe(failure: BaseException) -> str:
-    """The exception's text, or its class's name where it has none; never a payload's values."""
+    """The exception's text, or its class's name if it has none; never a payload's values."""
     if isinstance(failure, ValidationError):
         return text_of(_describe_validation(failure))
     text = text_of(failure).strip()
@@ -58,7 +58,7 @@ def name_of(failure: BaseException) -> str:
 
 
 def seconds_of(delay: object) -> float | None:
-    """Seconds from 0 to `DELAY_CAP_S`; None when `delay` is no length of time."""
+    """`delay` as seconds from 0 to `DELAY_CAP_S`; None when it is not a duration."""
     if isinstance(delay, timedelta):
         delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, Real | decimal.Decimal):
@@ -73,7 +73,7 @@ def seconds_of(delay: object) -> float | None:
 
 
 def status_of(status: object, default: int = 400) -> int:
-    """An endpoint's error code from 400 to 599; `default` when `status` is none."""
+    """`status` as an endpoint's error code from 400 to 599; `default` when it is not one."""
     if not isinstance(status, int) or isinstance(status, bool):
         return default
     return int(status) if 400 <= status <= 599 else default  # noqa: PLR2004 - HTTP's error codes

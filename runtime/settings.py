@@ -1,4 +1,4 @@
-"""The host's own settings: the environment, read once."""
+"""The host's own settings, read once from the environment."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +43,7 @@ _VARIABLES = {
 
 
 class HostSettings(BaseModel):
-    """Where the host finds its servers and opens its doors. Ports: 0 lets the system choose."""
+    """The host's servers, ports, limits and log format. Port 0 lets the system choose."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +68,7 @@ class HostSettings(BaseModel):
         """Read the settings; an unknown `RUNTIME_*` variable counts as a typing error.
 
         Raises:
-            ConfigError: naming every variable that is wrong or unknown, never its value.
+            ConfigError: lists every variable that is wrong or unknown, never its value.
         """
         problems = [
             Problem(name, "", "no such setting", f"known are {', '.join(sorted(_VARIABLES))}")

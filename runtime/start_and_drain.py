@@ -1,4 +1,4 @@
-"""Starts things together or not at all, and drains bindings: callers before what they call."""
+"""Starts bindings all or none, and drains them in order: callers before endpoints."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -10,26 +10,26 @@ log = get_logger("runtime.host")
 
 
 class Drained(Protocol):
-    """What is asked of a binding."""
+    """The part of a binding that a drain needs."""
 
     name: str
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing new, finish what is here, then end."""
+        """Take no new messages, finish the held ones, then stop."""
 
     async def stop(self) -> None:
-        """End at once."""
+        """Stop at once."""
 
 
 async def all_or_none(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all at once; when one fails, end the others before its failure is raised.
+    """Run all concurrently; when one fails, cancel the others before its failure is raised.
 
     Raises:
-        Exception: what the first one that failed raised.
+        Exception: the exception of the first one that failed.
     """
     tasks = [asyncio.create_task(start) for start in starts]
     try:
-        # Alone, `gather` would raise the first failure and let the others go on.
+        # `gather` alone would raise the first failure and let the others go on.
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
@@ -42,16 +42,16 @@ async def drain_in_order(
     grace_s: float,
     before_last: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
-    """Drain the groups one after the other, all of them within `grace_s`.
+    """Drain the groups one after the other, all within `grace_s`.
 
-    A group begins when those before it have ended, or have had half of the time that was left:
-    then a caller that does not end cannot take all the time from those that it calls. A binding
-    whose drain fails is logged, and keeps no other from being drained.
+    A group begins when the groups before it have ended, or have used half of the remaining time, so
+    that a caller that does not end leaves time for the endpoints that it calls. A binding whose
+    drain fails is logged, and the others are drained all the same.
 
     Args:
-        groups: the callers first.
-        grace_s: for all of them together.
-        before_last: awaited before the last group begins, in the time of the group before.
+        groups: groups of bindings, callers first.
+        grace_s: time limit for all groups together.
+        before_last: awaited before the last group begins, within the time of the group before.
     """
     loop = asyncio.get_running_loop()
     end_s = loop.time() + grace_s
@@ -76,7 +76,7 @@ async def drain_in_order(
 
 
 async def stop_all(bindings: Sequence[Drained]) -> None:
-    """End all of them at once; one that fails is logged, and keeps no other from ending."""
+    """Stop all bindings; a failure is logged, and the others are stopped all the same."""
     ended = await asyncio.gather(*(binding.stop() for binding in bindings), return_exceptions=True)
     for binding, failure in zip(bindings, ended, strict=True):
         if isinstance(failure, Exception):

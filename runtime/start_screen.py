@@ -1,4 +1,4 @@
-"""What a person at a terminal sees when the host is ready, and when it drains."""
+"""The screens on a terminal when the host is ready, and when it drains."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ LOOPBACK = "127.0.0.1"
 MAX_WIDTH = 100
 MAX_PATHS = 3
 MAX_LINES = 3
-"""A kind of function has so many lines for its names; `runtime ls` shows all."""
+"""The most lines for the names of one kind of function; `runtime ls` shows all."""
 
 _INDENT = 2
 _LABEL = 12
@@ -34,17 +34,17 @@ _GAP = 2
 
 @dataclass(frozen=True, slots=True)
 class StartScreen:
-    """The facts of one start.
+    """The screen of one start, and the values that it shows.
 
     Attributes:
-        manifest: what is served.
-        settings: of the host, with the addresses of servers that are not embedded.
-        paths: the manifests' files and folders.
-        workers: how many processes share the functions that are not isolated.
+        manifest: the served manifest.
+        settings: the host's settings, with the addresses of servers that are not embedded.
+        paths: files and folders of the manifests.
+        workers: number of processes for the functions that are not isolated.
         nats: `host:port` of the embedded nats-server; None when there is none.
         mqtt: likewise of its MQTT listener.
-        database: whether the PostgreSQL is embedded; None when nothing uses one.
-        keys: files with the keys that the host made.
+        database: whether PostgreSQL is embedded; None when no function uses it.
+        keys: files with the keys that the host created.
     """
 
     manifest: Manifest
@@ -57,7 +57,7 @@ class StartScreen:
     keys: tuple[Path, ...]
 
     def draw(self, *, admin_port: int, seconds: float, width: int, colors: bool) -> str:
-        """The screen; `Ready` is its last line."""
+        """Render the screen; `Ready` is its last line."""
         console = Console(
             width=min(width, MAX_WIDTH),
             force_terminal=colors,
@@ -81,12 +81,12 @@ class StartScreen:
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def draw_drain(self, *, held: Mapping[str, int] | None, width: int, colors: bool) -> str:
-        """What a drain waits for.
+        """Render the lines that say what a drain waits for.
 
         Args:
-            held: messages that are here, by function; None where only the workers know.
-            width: of the terminal.
-            colors: whether the terminal's owner wants them.
+            held: number of held messages by function; None when only the workers know.
+            width: columns of the terminal.
+            colors: whether to use colours.
         """
         grace = f"for {self.settings.grace_s:g} s at most"
         processes = self._processes()
@@ -105,7 +105,7 @@ class StartScreen:
         with console.capture() as captured:
             text = Text("Draining", "bold yellow").append(": ", "default")
             text.append(waits, "default").append(
-                "\nCtrl-C again ends at once; what is unfinished is then delivered again.", "dim"
+                "\nCtrl-C again stops at once; unfinished messages are then delivered again.", "dim"
             )
             console.print(_indented(text))
         return "\n" + "\n".join(line.rstrip() for line in captured.get().splitlines())
@@ -183,7 +183,7 @@ class StartScreen:
     def _database(self) -> Text:
         url = self.settings.database_url
         given = url.get_secret_value() if url else ""
-        # A DSN of another form, `host=… password=…`, is not taken apart.
+        # A DSN of the form `host=… password=…` is not parsed.
         return Text(printable(_without_user(given)) if "://" in given else "not embedded")
 
 
@@ -194,7 +194,7 @@ def screen_of(
     workers: int,
     servers: EmbeddedServers,
 ) -> StartScreen:
-    """The screen of a start, once the embedded servers are there."""
+    """Build the screen of a start, after the embedded servers have started."""
     made = {"admin.key": settings.admin_key, "mqtt.password": settings.mqtt_admin_password}
     keys = [settings.data_dir / name for name, given in made.items() if given is None]
     nats = servers.nats
@@ -219,7 +219,7 @@ def _kind(label: str, names: Sequence[str], room: int) -> Iterator[tuple[str, st
 
 
 def _fit(names: Sequence[str], room: int, lines: int) -> str:
-    """The names in lines of `room`, and how many more there are than so many lines hold."""
+    """Format the names in `lines` lines of `room` columns, and count the names that do not fit."""
     drawn = [""]
     for number, name in enumerate(map(printable, names)):
         left = f"and {len(names) - number} more"
@@ -258,7 +258,7 @@ def _indented(text: Text) -> Table:
 
 
 def _name(manifest: Path) -> str:
-    """A manifest as it was named; of one that is elsewhere, as a shipped one, the name alone."""
+    """A manifest's path as given; only the last part of an absolute path."""
     shown = manifest.name if manifest.is_absolute() else str(manifest)
     return f"{shown}/" if manifest.is_dir() else shown
 

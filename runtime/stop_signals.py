@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP, and what they interrupt."""
+"""Handlers of SIGTERM, SIGINT and SIGHUP, which drain or stop the host."""
 
 import asyncio
 import signal
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class StopRequested(Exception):  # noqa: N818 - names what happened
-    """A signal came while something was being waited for."""
+    """A signal arrived during a wait that it interrupts."""
 
 
 def _has_terminal() -> bool:
@@ -22,24 +22,24 @@ def _has_terminal() -> bool:
 
 
 class StopSignals:
-    """SIGTERM and SIGINT: the first asks for a drain, the second for an end at once.
+    """Signal handlers: the first SIGTERM or SIGINT starts a drain, the second stops at once.
 
-    SIGHUP says to a host on a terminal that the terminal is gone, and asks for a drain too. To any
-    other host, a daemon for example, it would say to reload, which a host does not do: there the
-    signal is logged and ignored. Where it was ignored before, as `nohup` does, it stays so.
+    On a terminal SIGHUP means that the terminal is closed, and starts a drain too. For any other
+    host, such as a daemon, SIGHUP would mean a reload, which a host does not do: there the signal
+    is logged and ignored. When SIGHUP was ignored at the start, as by `nohup`, it stays ignored.
 
     Args:
-        has_terminal: whether it is on a terminal; found out unless given.
+        has_terminal: whether the host is on a terminal; detected unless given.
     """
 
     def __init__(self, *, has_terminal: bool | None = None) -> None:
         self.drain = asyncio.Event()
         self.at_once = asyncio.Event()
-        # Asked now: of a terminal that is gone, it cannot be told any more.
+        # Detected now: after the terminal is closed it could not be detected any more.
         self._has_terminal = _has_terminal() if has_terminal is None else has_terminal
 
     def install(self) -> None:
-        """Take the signals over for the running loop."""
+        """Install the handlers on the running loop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -47,7 +47,7 @@ class StopSignals:
             loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def stop(self) -> None:
-        """As a signal does."""
+        """Do what SIGTERM does."""
         if self.drain.is_set():
             self.at_once.set()
         self.drain.set()
@@ -59,10 +59,10 @@ class StopSignals:
             log.info("SIGHUP is ignored; restart the host to have it read its manifests again")
 
     async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which the first signal cancels.
+        """Await `work`, which the first signal cancels, and return its result.
 
         Raises:
-            StopRequested: it was cancelled, and has cleaned up after itself.
+            StopRequested: a signal cancelled `work`, and `work` has ended.
         """
         task = asyncio.create_task(work)
         stop = asyncio.create_task(self.drain.wait())

@@ -1,4 +1,4 @@
-"""How full the streams are that refuse messages when they are full."""
+"""Polls how full the streams are that refuse messages when full."""
 
 import asyncio
 
@@ -18,16 +18,17 @@ NEARLY_FULL_PERCENT = 80
 
 
 class StreamFill:
-    """Asks JetStream every few seconds; says what is nearly full in log, metrics and readiness.
+    """Polls streams every few seconds; reports nearly full ones in log, metrics and readiness.
 
-    The mailbox is full by a limit that hosts keep to themselves: from there on nothing is parked,
-    and messages wait in their own streams.
+    The mailbox's limit is enforced by the hosts: when it is reached, no message is parked, and
+    messages wait in their own streams.
 
     Args:
         broker: the connection.
         metrics: gets `stream_fills`.
-        mailbox: is told when it is full.
-        manifest: its streams are watched if they refuse when they are full, and the host's own.
+        mailbox: its `is_full` is set.
+        manifest: its streams are polled if they refuse messages when full, and so are the host's
+            own.
     """
 
     def __init__(
@@ -42,15 +43,15 @@ class StreamFill:
         self._task = SupervisedTask(self._run, "stream fill")
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start polling."""
         self._task.start()
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         await self._task.stop()
 
     async def check(self) -> str | None:
-        """A probe: no stream is nearly full, by what was last heard."""
+        """Probe: no stream was nearly full at the last poll."""
         full = [
             f"{name} {fill.percent}%"
             for name, fill in self._metrics.stream_fills.items()
@@ -68,7 +69,7 @@ class StreamFill:
         try:
             found = await self._broker.api(f"STREAM.INFO.{stream}")
         except (Unavailable, ApiError):
-            # Unknown is not empty.
+            # Unknown, which is not the same as empty.
             self._metrics.stream_fills.pop(stream, None)
             return
         limit = max(0, found["config"].get("max_bytes") or 0)

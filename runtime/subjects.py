@@ -1,4 +1,4 @@
-"""NATS subjects: what a pattern with `*` and `>` stands for. Pure functions over valid subjects.
+"""Compares NATS subjects with `*` and `>` patterns. Pure functions over valid subjects.
 
 Source: NATS documentation, "Subject-Based Messaging": `*` stands for exactly one token, a final `>`
 for one or more.
@@ -7,16 +7,16 @@ for one or more.
 from itertools import zip_longest
 
 HOST_INBOX = "_INBOX.runtime"
-"""Where the host and the operator's commands are answered."""
+"""Prefix of the reply subjects of the host and of the operator's commands."""
 HOST_SUBJECTS = ("mailbox.>", "dead_letters.>", "leases.>", "schedules.>", "_RUNTIME.>")
-"""What hosts alone publish to."""
+"""Subjects that only hosts publish to."""
 LONGEST_NAME = 255
-"""Characters of a stream's or a consumer's name. Source: nats-server, JSMaxNameLen."""
+"""The most characters of a stream's or consumer's name. Source: nats-server, JSMaxNameLen."""
 _OUTSIDE = frozenset(" .*>/\\")
 
 
 def overlaps(a: str, b: str) -> bool:
-    """Whether some subject fits both patterns."""
+    """Whether some subject matches both patterns."""
     for left, right in zip_longest(a.split("."), b.split(".")):
         if left is None or right is None:
             return False
@@ -28,7 +28,7 @@ def overlaps(a: str, b: str) -> bool:
 
 
 def covers(outer: str, inner: str) -> bool:
-    """Whether every subject that fits `inner` fits `outer` too."""
+    """Whether every subject that matches `inner` matches `outer` too."""
     for wide, narrow in zip_longest(outer.split("."), inner.split(".")):
         if wide is None or narrow is None:
             return False
@@ -48,5 +48,5 @@ def is_name(text: str) -> bool:
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """Whether a subject without wildcards fits the pattern."""
+    """Whether a subject without wildcards matches the pattern."""
     return covers(pattern, subject)

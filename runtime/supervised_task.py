@@ -1,4 +1,4 @@
-"""A background task that is started again after a failure that nobody foresaw."""
+"""Background task that is restarted with backoff after an unexpected failure."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,19 +11,19 @@ log = get_logger("runtime.tasks")
 RESTART_FIRST_S = 0.1
 RESTART_CAP_S = 10.0
 STEADY_S = 60.0
-"""After so long without a failure the pauses start small again."""
+"""After this long without a failure the pauses start small again."""
 
 
 class SupervisedTask:
     """Runs a coroutine function as a task until stopped.
 
-    Whatever ends a run other than `stop` or its own return, a cancellation from elsewhere and any
-    `BaseException` included, is logged as an error with its traceback, and the next run begins
-    after a pause that doubles. A run that returns ends the task for good.
+    Every exception that ends a run, also a cancellation other than by `stop` and any
+    `BaseException`, is logged as an error with its traceback. The next run begins after a pause,
+    which doubles. A run that returns ends the task for good.
 
     Args:
         run: called for each run; must leave its owner in a state in which it can be called again.
-        name: of the task, in the log and in the readiness probe.
+        name: the task's name in the log and in the readiness probe.
         on_failure: called before the pause, to release what the failed run held.
     """
 
@@ -54,13 +54,13 @@ class SupervisedTask:
         return self._task is not None and self._task.done() and self._restart is None
 
     def start(self) -> "SupervisedTask":
-        """Begin the first run; the task itself."""
+        """Begin the first run; return this object."""
         self._stopped = False
         self._begin()
         return self
 
     def cancel(self) -> None:
-        """End the task; `stop` waits for that end besides."""
+        """Cancel the task without waiting for its end."""
         self._stopped = True
         if self._restart is not None:
             self._restart.cancel()
@@ -69,7 +69,7 @@ class SupervisedTask:
             self._task.cancel()
 
     async def stop(self) -> None:
-        """End the task, whether it has begun or not; return when its run has ended."""
+        """Cancel the task, whether or not it has begun; return when its run has ended."""
         self.cancel()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
@@ -82,7 +82,7 @@ class SupervisedTask:
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        # Read also when stopped, or asyncio calls the exception one that nobody retrieved.
+        # Read also when stopped, or asyncio logs that the exception was never retrieved.
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._stopped or failure is None:
             return

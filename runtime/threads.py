@@ -1,4 +1,4 @@
-"""Threads for plain functions, so that none of them keeps the loop or the others waiting."""
+"""Thread pool of one plain function; its calls block neither the loop nor other functions."""
 
 import asyncio
 import queue
@@ -16,24 +16,24 @@ T = TypeVar("T")
 log = get_logger("runtime.threads")
 
 SPARE = 32
-"""Threads beyond a function's concurrency: for calls that were given up and still run."""
+"""Threads beyond a function's concurrency, for calls that timed out and still run."""
 REPORT_AGAIN_S = 60.0
-"""How often the log says at most that a function has no thread left."""
+"""Least time between two log lines that a function has no thread left."""
 
 _Call = tuple["Future[object]", Callable[[], object]]
 
 
 class FunctionThreads(Executor):
-    """The threads of one function, made when they are needed.
+    """Thread pool of one function; threads are started on demand.
 
-    One pool for each function: calls that never end use up their own function's threads alone. They
-    are daemons, because nothing can end a thread, and one that hangs must not keep the process from
-    ending, for which the standard library's pool waits.
+    Each function has its own pool, so calls that never end use up only their own function's
+    threads. The threads are daemons: a thread cannot be ended, and the standard library's pool
+    would wait at the process's end for a thread that hangs.
 
-    All methods are to be called on the event loop's thread.
+    All methods must be called on the event loop's thread.
 
     Attributes:
-        function: its name.
+        function: the function's name.
     """
 
     def __init__(self, function: str, concurrency: int) -> None:
@@ -49,13 +49,13 @@ class FunctionThreads(Executor):
 
     @property
     def has_room(self) -> bool:
-        """Whether a call would begin at once: a thread is idle, or another one may be made."""
+        """Whether a call would begin at once: a thread is idle, or another may be started."""
         return self._idle > 0 or self._count < self._most
 
     async def wait_for_thread(self) -> None:
         """Return when a call would begin at once.
 
-        A call that waits in a queue would use up its time, and an attempt, before it has begun.
+        A call in a queue would use up its time limit, and an attempt, before it has begun.
         """
         while not self.has_room:
             self._report()
@@ -63,7 +63,7 @@ class FunctionThreads(Executor):
             await self._freed.wait()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Run `fn` in a thread, or queue it when there is none."""
+        """Run `fn` in a thread, or queue it when no thread is free."""
         future: Future[T] = Future()
         with self._lock:
             starts = self._idle <= 0 and self._count < self._most
@@ -78,7 +78,7 @@ class FunctionThreads(Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
-        """Let the threads end that are idle; whatever still runs is left behind."""
+        """End the idle threads; threads that still run a call are left."""
         for _ in range(self._count):
             self._calls.put(None)
 
@@ -109,22 +109,22 @@ class FunctionThreads(Executor):
             try:
                 self._loop.call_soon_threadsafe(self._freed.set)
             except RuntimeError:
-                return  # The loop has been closed: the host ended before this call did.
+                return  # The loop is closed: the host stopped before this call ended.
 
 
 def _settle(future: "Future[object]", work: Callable[[], object]) -> None:
     try:
         result = work()
     except StopIteration as stray:
-        # A future cannot carry it; a coroutine turns it into the same.
+        # A future cannot carry StopIteration; a coroutine converts it to the same error.
         failure = RuntimeError("the function raised StopIteration")
         failure.__cause__ = stray
         future.set_exception(failure)
     except CancelledError:
-        # Of a future of the function's own: the caller's future would take it for its own end.
+        # From a future of the function: set on the caller's future, it would cancel the caller.
         future.set_exception(EndedItself("the function raised CancelledError"))
     except BaseException as raised:  # noqa: BLE001 - whatever it is, the caller learns of it
-        # What is no `Exception` would end the task that waits for it, or even the loop.
+        # A `BaseException` that is not an `Exception` would end the waiting task, or even the loop.
         future.set_exception(failure_of(raised, None))
     else:
         future.set_result(result)

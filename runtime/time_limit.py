@@ -1,4 +1,4 @@
-"""The time limit that all calls of one function share."""
+"""Time limit of all calls of one function, with one timer for the oldest call."""
 
 import asyncio
 import contextvars
@@ -21,20 +21,20 @@ class TimeLimitExceeded(Exception):  # noqa: N818 - names what happened
 
 
 class TimeLimit:
-    """Ends those calls of one function that run longer than they may.
+    """Cancels the calls of one function that run longer than its time limit.
 
-    As all of them have the same limit, the call that began first is due first: one timer, for the
-    oldest, serves all. A timer per call, as `asyncio.timeout` makes it, cost 4 of the 15 µs that a
-    message took whose function does nothing.
+    All calls have the same limit, so the call that began first is due first, and one timer for the
+    oldest call serves all. A timer for each call, as in `asyncio.timeout`, cost 4 of the 15 µs that
+    a message of an empty function took.
 
     Args:
         limit_s: how long a call may take.
-        has_waited: whether a task's call waits, or did since this was asked last, for what other
-            calls of the function have. Such a call has its time anew when it is over.
+        has_waited: whether a task's call waits, or waited since the last check, for a resource that
+            other calls of the function hold. Such a call starts its time anew at its deadline.
 
     Attributes:
         limit_s: how long a call may take.
-        exceeded: how many took longer.
+        exceeded: number of calls that took longer.
     """
 
     def __init__(
@@ -48,21 +48,22 @@ class TimeLimit:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enforce(self, call: Awaitable[T], deadline_s: float) -> T:
-        """Wait for `call`, at most until `deadline_s` on the loop's clock.
+        """Await `call`, at most until `deadline_s` on the loop's clock.
 
-        A task has one call at a time, and a later call no earlier deadline. Whatever the call
-        raises, and if it cancels its own task, the task lives on.
+        A task must have one call at a time, and a later call no earlier deadline. The task goes on
+        whatever the call raises, and also when the call cancels its own task.
 
         Raises:
-            TimeLimitExceeded: it took longer, and was cancelled.
-            EndedItself: it cancelled its own task, or raised what is no `Exception`.
-            CancelledError: the host ends the task.
-            Exception: what the call raised.
+            TimeLimitExceeded: the call took longer, and was cancelled.
+            EndedItself: the call cancelled its own task, or raised a `BaseException` that is not an
+                `Exception`.
+            CancelledError: the host cancelled the task.
+            Exception: the exception that the call raised.
         """
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
         self._due_at_s[task] = deadline_s
         if self._timer is None:
-            # The timer ends calls for the host, so its context must not be that of a call.
+            # The timer cancels calls for the host, so its context must not be that of a call.
             context = contextvars.Context()
             self._timer = self._loop.call_at(deadline_s, self._end_overdue, context=context)
         try:
@@ -70,7 +71,7 @@ class TimeLimit:
         except asyncio.CancelledError as raised:
             failure = await self._judge_cancel(task)
             if failure is None:
-                raise  # Somebody else wants the task to end too, for good.
+                raise  # The host has cancelled the task too.
             raise failure from raised
         except BaseException as raised:
             self._forget(task)
@@ -86,7 +87,7 @@ class TimeLimit:
         return result
 
     async def _judge_cancel(self, task: "asyncio.Task[object]") -> Exception | None:
-        """What a call failed of that ended with a cancellation; None when the host ended it."""
+        """The failure of a call that ended with a cancellation; None when the host cancelled it."""
         is_in_time = self._forget(task)
         if is_cancelled_by_host(task):
             return None
@@ -97,10 +98,10 @@ class TimeLimit:
         return TimeLimitExceeded(f"the function ran longer than its limit of {self.limit_s:g} s")
 
     def _forget(self, task: "asyncio.Task[object]") -> bool:
-        """Watch a call no longer; False when it was ended for being overdue."""
+        """Remove a call; return False when it was cancelled as overdue."""
         if self._due_at_s.pop(task, None) is not None:
             return True
-        # The request that is taken back is ours, not one of the function's own.
+        # Takes back the cancellation by this timer, not one of the function's own.
         asyncio.Task.uncancel(task)
         return False
 
@@ -115,7 +116,7 @@ class TimeLimit:
                 return
             del self._due_at_s[task]
             if self._has_waited is not None and self._has_waited(task):
-                # Behind all others, as they began before now.
+                # Last in the queue, because all others began before now.
                 self._due_at_s[task] = now_s + self.limit_s
                 continue
             task.cancel()

@@ -1,4 +1,4 @@
-"""Where a function failed: its own lines in a traceback, without those of the host."""
+"""Finds a function's own lines in a traceback, without the host's frames."""
 
 import sysconfig
 import traceback
@@ -18,9 +18,9 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def where_of(failure: BaseException) -> str:
-    """`file:line` of the function's own code that failed; empty where none of it is known.
+    """`file:line` of the function's own code that failed; empty when it is not known.
 
-    The last line of a module that is not installed, or else of the package of the handler.
+    The last frame in a module that is not an installed package, or else in the handler's package.
     """
     if isinstance(failure, EffectNotAwaited):
         return failure.where
@@ -37,16 +37,16 @@ def where_of(failure: BaseException) -> str:
 
 
 def place_of(filename: str, line: int) -> str:
-    """`file:line`, relative to the current folder where the file is in it."""
+    """`file:line`, relative to the current folder when the file is in it."""
     path = Path(filename)
     folder = Path.cwd()
     return f"{path.relative_to(folder) if path.is_relative_to(folder) else path}:{line}"
 
 
 def exc_info_of(failure: BaseException) -> ExcInfo:
-    """The exception with that part of its traceback which begins with the function's own code.
+    """The exception with its traceback from the function's own code on.
 
-    Without a traceback where none of it is the function's, as of an error that the host raised.
+    Without a traceback when no frame is the function's, as for an error that the host raised.
     """
     trace = failure.__traceback__
     while trace is not None and _is_host(trace.tb_frame):
@@ -55,7 +55,7 @@ def exc_info_of(failure: BaseException) -> ExcInfo:
 
 
 def format_traceback(failure: BaseException) -> str:
-    """The traceback as text that can be sent, its end where it is too long."""
+    """The traceback as text that can be sent; only its end when it is too long."""
     try:
         lines = traceback.format_exception(*exc_info_of(failure))
     except BaseException:  # noqa: BLE001 - a function's own exception may break what prints it

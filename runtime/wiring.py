@@ -1,4 +1,4 @@
-"""Builds what the functions of a process share, and binds each function to it."""
+"""Builds the shared services of a process and the binding of each function."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -47,44 +47,44 @@ SETTLER_STOP_S = 5.0
 
 
 class Binding(Protocol):
-    """What the host does with any binding."""
+    """The interface of every binding."""
 
     name: str
 
     @property
     def is_flowing(self) -> bool:
-        """Whether it does its work at this moment."""
+        """Whether the binding works at this moment."""
 
     async def start(self) -> None:
         """Begin."""
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing new, finish what is here, then end."""
+        """Take no new messages, finish the held ones, then stop."""
 
     async def stop(self) -> None:
-        """End at once."""
+        """Stop at once."""
 
 
 class Wiring:
-    """Connects the functions of one process with the broker.
+    """Builds the shared services and the bindings of one process.
 
     Args:
         manifest: with the streams of leases and ticks.
-        functions: those that run here, by name.
-        options: how they run.
-        metrics: count what happens.
+        functions: the functions of this process, by name.
+        options: the options of the process.
+        metrics: the process's metrics.
         broker: the connection.
-        bindings: grows by each function's.
-        stack: ends what is built here.
+        bindings: the list to which each function's binding is added.
+        stack: closes everything that is built.
 
     Attributes:
         broker: the connection.
-        lag: watches the consumers that are bound.
-        fill: watches how full streams are.
-        drift: warns when the server no longer has what the manifest says.
-        streams: makes what the functions pull from.
-        discovery: shows the functions that are bound.
-        threads: those of each plain function that is bound.
+        lag: polls the consumers of bound functions.
+        fill: polls how full streams are.
+        drift: warns when the server no longer agrees with the manifest.
+        streams: creates the streams and consumers of the functions.
+        discovery: publishes the bound functions for discovery.
+        threads: the thread pools of the bound plain functions.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Wiring:
         self.threads: list[FunctionThreads] = []
 
     async def build_shared(self, ticker: InProgressTicker, probes: Probes) -> SharedServices:
-        """What every consumer binding shares."""
+        """Build the services that all consumer bindings share."""
         outages = Outages(probes.servers())
         self._stack.push_async_callback(outages.stop)
         await self._mailbox.detect_parking()
@@ -140,7 +140,7 @@ class Wiring:
         )
 
     def build_ticker(self) -> InProgressTicker:
-        """What settles messages and keeps them alive."""
+        """Build the ticker, which sends in-progress signals."""
         settler = Settler(self.broker)
         self._stack.push_async_callback(settler.stop, SETTLER_STOP_S)
         ticker = InProgressTicker(settler)
@@ -148,7 +148,7 @@ class Wiring:
         return ticker
 
     def build_sweeper(self) -> Sweeper:
-        """What makes dead letters of messages whose processes died."""
+        """Build the sweeper, which makes dead letters of messages whose processes died."""
         owners = {
             (source.stream, source.durable): name
             for name, function in self._functions.items()
@@ -157,7 +157,7 @@ class Wiring:
         return Sweeper(self.broker, self._letters, owners)
 
     async def start_function(self, function: Function, resources: SharedResources) -> None:
-        """Make a function's scope and call its `start`.
+        """Create a function's scope and call its `start`.
 
         Raises:
             ConfigError: the hook failed for a reason of its own.
@@ -176,11 +176,11 @@ class Wiring:
             self._stops.append(partial(call_stop, function.name, function.stop, context))
 
     async def stop_functions(self) -> None:
-        """Call the `stop` of every function that was started, all together."""
+        """Call the `stop` hooks of all started functions concurrently."""
         await asyncio.gather(*(stop() for stop in self._stops))
 
     def bind(self, function: Function, shared: SharedServices) -> None:
-        """Build the binding of a function that was started."""
+        """Build the binding of a started function."""
         spec, scope = function.spec, self._scopes[function.name]
         if spec.service:
             if self._options.services:

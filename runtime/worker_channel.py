@@ -1,8 +1,8 @@
-"""What a supervisor and a worker process say to each other: one byte each way, and the end.
+"""Socket pair between supervisor and worker that orders a drain and detects a peer's death.
 
-The two ends of a socket pair; the worker's end is its standard input. The worker says that all that
-call endpoints have ended in it. The supervisor answers when that is so in every worker: the
-endpoints may end then. When one of the two processes dies, the other reads the end of the stream.
+The worker's end is its standard input. The worker sends one byte when all its callers of endpoints
+have ended. The supervisor answers with one byte when that is so in every worker: then the endpoints
+may end. When one of the two processes dies, the other reads the end of the stream.
 """
 
 import asyncio
@@ -15,20 +15,20 @@ import time
 from collections.abc import Callable
 
 OVERDUE_S = 5.0
-"""How long after its grace period a worker whose supervisor died may still run."""
+"""How long a worker whose supervisor died may run after its grace period."""
 _CALLERS_ENDED = b"c"
 _ENDPOINTS_MAY_END = b"e"
 
 
 class SupervisorLink:
-    """The worker's end.
+    """The worker's end of the channel.
 
-    A thread reads it, so that a worker whose loop is blocked does not outlive its supervisor for
-    ever: it is ended when the grace period is over.
+    A thread reads the channel, so that a worker with a blocked loop does not outlive its supervisor
+    for ever: the thread ends the process after the grace period.
 
     Args:
-        drain: set when the supervisor has ended.
-        grace_s: what a drain may take.
+        drain: event that is set when the supervisor has ended.
+        grace_s: time limit of a drain.
     """
 
     def __init__(self, drain: asyncio.Event, grace_s: float) -> None:
@@ -40,23 +40,23 @@ class SupervisorLink:
         threading.Thread(target=self._watch, name="supervisor watch", daemon=True).start()
 
     async def wait_for_callers(self) -> None:
-        """Say that the callers here have ended; return when those of all other workers have."""
+        """Report that this worker's callers have ended; return when all workers' have."""
         try:
             os.write(self._descriptor, _CALLERS_ENDED)
         except OSError:
-            return  # Nobody is there to wait for.
+            return  # There is no supervisor to wait for.
         await self._released.wait()
 
     def _watch(self) -> None:
         try:
-            # Not by `sys.stdin`: its lock, held by a daemon thread, crashes the interpreter's
+            # Not through `sys.stdin`: its lock, held by a daemon thread, crashes the interpreter's
             # shutdown.
             while os.read(self._descriptor, 1):
                 self._loop.call_soon_threadsafe(self._released.set)
         except OSError:
-            pass  # A connection that was reset has ended too.
+            pass  # A reset connection has ended too.
         except RuntimeError:
-            return  # The loop has ended before.
+            return  # The loop is closed.
         try:
             self._loop.call_soon_threadsafe(self._drain.set)
             self._loop.call_soon_threadsafe(self._released.set)
@@ -67,11 +67,11 @@ class SupervisorLink:
 
 
 class WorkerLink:
-    """The supervisor's end, for one process.
+    """The supervisor's end of the channel to one worker.
 
     Args:
         is_draining: whether the supervisor waits for the callers of all workers; while it does not,
-            a worker that ends by itself need not wait for anybody.
+            a worker that ends by itself need not wait for the others.
     """
 
     def __init__(self, is_draining: Callable[[], bool]) -> None:
@@ -82,18 +82,18 @@ class WorkerLink:
         self.callers_ended = asyncio.Event()
 
     async def open(self) -> None:
-        """Begin to listen; called when the process has its end."""
+        """Start to listen; called after the process has inherited its end."""
         self.standard_input.close()
         reader, self._writer = await asyncio.open_unix_connection(sock=self._own)
         self._listening = asyncio.create_task(self._listen(reader), name="worker link")
 
     def let_endpoints_end(self) -> None:
-        """Say that nobody calls endpoints any more."""
+        """Tell the worker that all callers of endpoints have ended."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(_ENDPOINTS_MAY_END)
 
     async def close(self) -> None:
-        """End it, for a process that has ended."""
+        """Close the channel of a process that has ended."""
         self.callers_ended.set()
         self.standard_input.close()
         if self._listening is not None:
@@ -105,7 +105,7 @@ class WorkerLink:
             self._writer.close()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(OSError):  # A connection that was reset has ended too.
+        with contextlib.suppress(OSError):  # A reset connection has ended too.
             await reader.read(1)
         self.callers_ended.set()
         if not self._is_draining():

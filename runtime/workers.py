@@ -1,4 +1,4 @@
-"""Several processes that run the functions, under a supervisor that starts them again."""
+"""Supervisor of worker processes: starts, restarts with backoff, drains and stops them."""
 
 import asyncio
 import json
@@ -20,24 +20,24 @@ log = get_logger("runtime.workers")
 RESTART_FIRST_S = 0.5
 RESTART_CAP_S = 30.0
 STEADY_S = 30.0
-"""After so long without a crash the waits start small again."""
+"""After this long without a crash the waits start small again."""
 READY_POLL_S = 0.1
 CONFIG_ERROR_CODE = 78
-"""What a worker ends with that cannot run as it is configured: EX_CONFIG of sysexits.h. Not 2, with
-which a function may end its process."""
+"""Exit code of a worker that cannot run with its configuration: EX_CONFIG of sysexits.h. Not 2,
+with which a function may end its process."""
 DRAIN_MARGIN_S = 30.0
-"""How long after its grace period a worker may still run: for `stop` hooks and its last flush."""
+"""How long a worker may run after its grace period, for `stop` hooks and its last flush."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What one of the processes is there for.
+    """The part of the functions that one worker process runs.
 
     Attributes:
         name: unique; the label of its metrics.
-        function: the one that runs here, as it is isolated; None for all that are not.
-        services: whether functions with a lifetime of their own run here.
-        peers: how many processes, this one included, run the same functions on this host.
+        function: the isolated function that the worker runs; None for all that are not isolated.
+        services: whether service functions run in the worker.
+        peers: number of processes on this host, this one included, that run the same functions.
     """
 
     name: str
@@ -48,12 +48,12 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlace:
-    """Which worker of a supervisor a process is.
+    """The place of a worker process under its supervisor.
 
     Attributes:
-        worker: what it is there for.
-        socket_path: where the supervisor asks for readiness and metrics.
-        succeeds_crash: whether it takes over from a process that ended without being asked to.
+        worker: the functions that it runs.
+        socket_path: Unix socket on which it serves readiness and metrics to the supervisor.
+        succeeds_crash: whether the process before it ended unexpectedly.
     """
 
     worker: WorkerSpec
@@ -61,7 +61,7 @@ class WorkerPlace:
     succeeds_crash: bool = False
 
     def encode(self) -> str:
-        """As an argument of a command."""
+        """Encode the place as a command-line argument."""
         worker = {name: getattr(self.worker, name) for name in WorkerSpec.__slots__}
         socket_path = str(self.socket_path)
         return json.dumps(
@@ -70,20 +70,20 @@ class WorkerPlace:
 
     @classmethod
     def decode(cls, text: str) -> "WorkerPlace":
-        """What `encode` made."""
+        """Decode the text of `encode`."""
         place = json.loads(text)
         return cls(WorkerSpec(**place["worker"]), Path(place["socket"]), place["succeeds_crash"])
 
 
 def divide(functions: Mapping[str, bool], count: int) -> list[WorkerSpec]:
-    """The processes to start.
+    """Divide the functions into worker processes.
 
-    Even when every function is isolated there is one for the others: what a host does besides, such
-    as sweeping, is not left to processes that may crash or hang.
+    There is a process for functions that are not isolated even when all are isolated: the host's
+    own work, such as sweeping, must not run in processes that may crash or hang.
 
     Args:
-        functions: by name, whether it is isolated.
-        count: how many processes shall share those that are not.
+        functions: by name, whether the function is isolated.
+        count: number of processes for the functions that are not isolated.
     """
     return [
         *(WorkerSpec(str(n), services=n == 1, peers=count) for n in range(1, count + 1)),
@@ -92,20 +92,20 @@ def divide(functions: Mapping[str, bool], count: int) -> list[WorkerSpec]:
 
 
 class WorkerSupervisor:
-    """Starts worker processes, starts them again with backoff, drains and ends them.
+    """Starts worker processes, restarts them with backoff, drains and stops them.
 
-    A worker's standard input is a pipe that nobody writes to: when the supervisor dies, however it
-    dies, the pipe closes and the worker drains by itself.
+    A worker's standard input is a socket of the supervisor: when the supervisor dies, by whatever
+    cause, the socket closes and the worker drains by itself.
 
     Args:
-        command: the worker's, to which its place is added.
-        environment: of the workers; holds the servers' addresses.
-        workers: what they are there for.
+        command: the worker's command, to which its place is appended.
+        environment: environment of the workers; contains the servers' addresses.
+        workers: the worker processes to run.
 
     Attributes:
-        restarts: how often each worker was started again.
-        forgiven: probes of workers that run one function alone and were ready once: they may come
-            and go without the host being less ready.
+        restarts: how often each worker was restarted.
+        forgiven: probes of workers of an isolated function that were ready once: their failure
+            leaves the host ready.
     """
 
     def __init__(
@@ -119,7 +119,8 @@ class WorkerSupervisor:
         self._workers = {worker.name: worker for worker in workers}
         self.restarts = dict.fromkeys(self._workers, 0)
         self.forgiven: set[str] = set()
-        # A path of its own: a Unix socket's may have 107 bytes, a data directory's can be longer.
+        # In a temporary directory: a Unix socket's path may have 107 bytes, a data directory's can
+        # be longer.
         self._directory = Path(tempfile.mkdtemp(prefix="runtime-workers-"))
         self.socket_paths = {
             name: self._directory / f"{number}.sock" for number, name in enumerate(self._workers)
@@ -137,7 +138,7 @@ class WorkerSupervisor:
         ]
 
     async def check(self) -> str | None:
-        """A probe: every worker runs that is not there for one function alone."""
+        """Probe: every worker runs, except those of an isolated function."""
         missing = [
             name
             for name, worker in self._workers.items()
@@ -147,10 +148,10 @@ class WorkerSupervisor:
         return f"NOT_RUNNING {' '.join(missing)}" if missing else None
 
     async def wait_until_ready(self) -> None:
-        """Return when every worker says that it is ready.
+        """Return when every worker is ready.
 
         Raises:
-            ConfigError: one of them cannot run as it is configured.
+            ConfigError: a worker cannot run with its configuration.
         """
         probes = [readiness_of(path) for path in self.socket_paths.values()]
         while True:
@@ -166,17 +167,17 @@ class WorkerSupervisor:
             await asyncio.sleep(READY_POLL_S)
 
     async def wait_for_failure(self) -> None:
-        """Return never, unless a worker cannot run as it is configured.
+        """Wait until a worker cannot run with its configuration, and raise that.
 
         Raises:
-            ConfigError: which one; it has said itself what is wrong.
+            ConfigError: names the worker; the worker itself has logged what is wrong.
         """
         await asyncio.gather(*(asyncio.shield(keeper) for keeper in self._keepers))
 
     async def drain(self, grace_s: float, at_once: asyncio.Event) -> None:
-        """Ask all to drain; return when they have ended, or at once when `at_once` is set.
+        """Drain all workers; return when they have ended, or at once when `at_once` is set.
 
-        Endpoints end in every worker after what calls them has ended in all.
+        In every worker the endpoints end after their callers have ended in all workers.
         """
         self._ending.set()
         self._signal(signal.SIGTERM)
@@ -193,7 +194,7 @@ class WorkerSupervisor:
         await asyncio.gather(releasing, ended, ended_at_once, return_exceptions=True)
 
     async def stop(self) -> None:
-        """End whatever still runs."""
+        """Kill the workers that still run."""
         self._ending.set()
         for keeper in self._keepers:
             keeper.cancel()
@@ -237,7 +238,7 @@ class WorkerSupervisor:
             return
 
     async def _run(self, place: WorkerPlace) -> int:
-        """Start a worker's process; its exit code, when it has ended."""
+        """Run a worker's process until it ends; return its exit code."""
         name = place.worker.name
         link = self._links[name] = WorkerLink(self._ending.is_set)
         try:
@@ -250,19 +251,19 @@ class WorkerSupervisor:
                 start_new_session=True,
             )
             if self._ending.is_set():
-                # A drain that began meanwhile has asked only those to end that it found.
+                # A drain that began meanwhile has signalled only the processes that existed.
                 process.terminate()
             await link.open()
             return await process.wait()
         except OSError as failure:
-            # Of memory or processes, the machine may have none left for a while.
+            # The machine may be out of memory or processes for a while.
             log.error("A worker cannot be started", worker=name, reason=str(failure))  # noqa: TRY400
             return os.EX_OSERR
         finally:
             await link.close()
 
     async def _release_endpoints(self) -> None:
-        """Let endpoints end everywhere when nothing calls them in any worker."""
+        """Let endpoints end in all workers when no worker has callers left."""
         links = list(self._links.values())
         await asyncio.gather(*(link.callers_ended.wait() for link in links))
         for link in links:

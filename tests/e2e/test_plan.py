@@ -127,7 +127,7 @@ async def test_what_jetstream_cannot_change_is_named_with_the_way_out_and_nothin
     assert planned.out.splitlines() == [
         "update     stream JOBS  max_bytes: 10MB -> 20MB",
         "immutable  stream JOBS  storage: file -> memory",
-        "    way out: write what the server has, or back the stream up and make it anew:"
+        "    way out: write what the server has, or back the stream up and create it anew:"
         " nats stream backup JOBS DIRECTORY, then nats stream rm JOBS",
         "1 to update in place, 1 that JetStream cannot change in place",
     ]

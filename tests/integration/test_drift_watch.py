@@ -16,8 +16,8 @@ from tests.support.command import runtime
 from tests.support.host import Journal, eventually, fresh, make_manifest, running_host
 from tests.support.servers import NatsServer
 
-DRIFTED = "JetStream no longer has what the manifest says"
-HEALED = "JetStream has what the manifest says again"
+DRIFTED = "JetStream no longer agrees with the manifest"
+HEALED = "JetStream agrees with the manifest again"
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +220,7 @@ async def test_a_stream_in_memory_that_its_server_lost_is_made_again_and_reporte
         async with running_host(nats_server.url, {work: spec}, streams=streams):
             made = await broker.api(f"CONSUMER.INFO.{lost}.reader")
 
-    said = "JetStream now has what the manifest says"
+    said = "JetStream was changed to agree with the manifest"
     assert [line["changes"] for line in first if line["event"] == said]
     assert not [line for line in second if line["event"] == said]
     assert made["name"] == "reader"

@@ -86,7 +86,7 @@ async def test_what_this_user_may_not_do_is_told_and_ends_nothing(
         await broker.ping()
 
     assert broker.reconnects == 0
-    assert [line["event"] for line in lines] == ["NATS does not allow this user something"]
+    assert [line["event"] for line in lines] == ["NATS refused an operation of this user"]
 
 
 @pytest.mark.parametrize(
