@@ -10,7 +10,7 @@ from runtime.broker.micro import Answer, MicroEndpoint
 from runtime.dispatch import Dispatcher
 from runtime.errors import NoAnswer, PayloadError, Reject, RequestFailed, Retry
 from runtime.loader import Function
-from runtime.manifest.model import EndpointBinding
+from runtime.manifest.model import EndpointBindingSpec
 from runtime.message import Message
 from runtime.observe.metrics import FunctionMetrics
 from runtime.resource.outage import is_outage
@@ -53,7 +53,7 @@ def endpoint(
     )
 
 
-def endpoint_metadata(function: Function, binding: EndpointBinding) -> dict[str, str]:
+def endpoint_metadata(function: Function, binding: EndpointBindingSpec) -> dict[str, str]:
     """What `nats micro info` and the HTTP gateway learn of an endpoint; strings alone."""
     metadata = {"function": function.name, "code_version": function.code_version}
     if binding.description or function.spec.description:

@@ -17,7 +17,7 @@ from runtime.broker.clock import Clock
 from runtime.broker.connection import ApiError, Broker
 from runtime.broker.stream_configs import SCHEDULES, tick_consumer
 from runtime.errors import PublishFailed, Unavailable
-from runtime.manifest.model import ConsumerSpec, Manifest, ScheduleBinding, StreamSpec
+from runtime.manifest.model import ConsumerSpec, Manifest, ScheduleBindingSpec, StreamSpec
 from runtime.message import DUE_AT
 from runtime.observe.logs import get_logger
 from runtime.supervised_task import SupervisedTask
@@ -83,7 +83,7 @@ class ScheduleTicker:
     """Stores the ticks of one function until stopped."""
 
     def __init__(
-        self, broker: Broker, function: str, schedule: ScheduleBinding, clock: Clock
+        self, broker: Broker, function: str, schedule: ScheduleBindingSpec, clock: Clock
     ) -> None:
         self.name = f"{function} (clock)"
         self._broker = broker

@@ -6,7 +6,7 @@ from typing import Any
 
 from runtime.errors import ConfigError, Problem
 from runtime.manifest.model import (
-    ConsumerBinding,
+    ConsumerBindingSpec,
     ConsumerSpec,
     FunctionSpec,
     Manifest,
@@ -130,7 +130,7 @@ def consumer_config(
 
 def mailbox_consumer_config(function: str, spec: FunctionSpec) -> dict[str, Any]:
     """The consumer of a function's mailbox: parked messages that are due, and redriven messages."""
-    binding = spec.consumer or ConsumerBinding(stream=MAILBOX)
+    binding = spec.consumer or ConsumerBindingSpec(stream=MAILBOX)
     narrowed = binding.model_copy(
         update={
             "filter_subjects": (f"mailbox.ready.{function}",),
@@ -145,7 +145,7 @@ def spill_consumer_config(
     durable: str, subject: str, function: str, spec: FunctionSpec
 ) -> dict[str, Any]:
     """The consumer of a spill queue; the server deletes it after a long time without requests."""
-    binding = (spec.consumer or ConsumerBinding(stream=MAILBOX)).model_copy(
+    binding = (spec.consumer or ConsumerBindingSpec(stream=MAILBOX)).model_copy(
         update={
             "filter_subjects": (subject,),
             "deliver": "all",
@@ -290,7 +290,7 @@ def wanted_by_manifest(manifest: Manifest) -> list[Wanted]:
     return streams + [replace(each, holds=each.stream in by_interest) for each in consumers]
 
 
-def durable_name(function: str, binding: ConsumerBinding) -> str:
+def durable_name(function: str, binding: ConsumerBindingSpec) -> str:
     """The durable that a function consumes from: its own name unless the manifest gives another."""
     return binding.durable or function
 
@@ -323,7 +323,7 @@ def _consumer(stream: str, durable: str, config: Mapping[str, Any], spec: Consum
 
 
 def _of_function(
-    key: tuple[str, str], function: str, spec: FunctionSpec, binding: ConsumerBinding
+    key: tuple[str, str], function: str, spec: FunctionSpec, binding: ConsumerBindingSpec
 ) -> list[Wanted]:
     config = consumer_config(key[1], binding, max_attempts=spec.max_deliveries, function=function)
     mailbox = mailbox_consumer_config(function, spec.model_copy(update={"consumer": binding}))
@@ -338,7 +338,7 @@ def _declared(manifest: Manifest, key: tuple[str, str]) -> ConsumerSpec | None:
     return stream.consumers.get(key[1]) if stream is not None else None
 
 
-def _merged(binding: ConsumerBinding, declared: ConsumerSpec | None) -> ConsumerBinding:
+def _merged(binding: ConsumerBindingSpec, declared: ConsumerSpec | None) -> ConsumerBindingSpec:
     if declared is None:
         return binding
     added = declared.model_fields_set - binding.model_fields_set
@@ -346,7 +346,7 @@ def _merged(binding: ConsumerBinding, declared: ConsumerSpec | None) -> Consumer
 
 
 def _contradictions(
-    key: tuple[str, str], function: str, binding: ConsumerBinding, declared: ConsumerSpec | None
+    key: tuple[str, str], function: str, binding: ConsumerBindingSpec, declared: ConsumerSpec | None
 ) -> Iterable[Problem]:
     stated = declared.model_fields_set if declared is not None else set()
     for field in sorted(binding.model_fields_set & stated):

@@ -10,7 +10,7 @@ from itertools import combinations
 from runtime.errors import Problem
 from runtime.manifest.endpoints import find_endpoint_conflicts
 from runtime.manifest.model import (
-    ConsumerBinding,
+    ConsumerBindingSpec,
     FunctionSpec,
     KeySpec,
     Manifest,
@@ -271,7 +271,7 @@ def _check_function_limits(path: Path, function: FunctionSpec) -> Iterator[Findi
 
 
 def _check_consumer_limits(
-    path: Path, function: FunctionSpec, bound: ConsumerBinding
+    path: Path, function: FunctionSpec, bound: ConsumerBindingSpec
 ) -> Iterator[Finding]:
     slots, batch = function.max_in_flight or 0, function.batch
     needed = max(slots, batch.size if "batch" in function.model_fields_set else 0)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 
-from runtime.manifest.model import EndpointBinding, HttpSpec, Manifest
+from runtime.manifest.model import EndpointBindingSpec, HttpSpec, Manifest
 from runtime.manifest.positions import Path
 from runtime.subjects import overlaps
 
@@ -26,7 +26,7 @@ def find_endpoint_conflicts(manifest: Manifest) -> Iterator[Finding]:
     yield from _check_paths(exposed)
 
 
-def _check_subjects(endpoints: dict[str, EndpointBinding]) -> Iterator[Finding]:
+def _check_subjects(endpoints: dict[str, EndpointBindingSpec]) -> Iterator[Finding]:
     for (first, taken), (name, endpoint) in combinations(endpoints.items(), 2):
         if overlaps(taken.subject, endpoint.subject):
             yield (
@@ -36,7 +36,9 @@ def _check_subjects(endpoints: dict[str, EndpointBinding]) -> Iterator[Finding]:
             )
 
 
-def _check_streams(manifest: Manifest, endpoints: dict[str, EndpointBinding]) -> Iterator[Finding]:
+def _check_streams(
+    manifest: Manifest, endpoints: dict[str, EndpointBindingSpec]
+) -> Iterator[Finding]:
     for name, endpoint in endpoints.items():
         for stream, spec in manifest.streams.items():
             for owned in spec.subjects:

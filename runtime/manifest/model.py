@@ -130,7 +130,7 @@ class StreamSpec(Model):
     consumers: dict[Name, ConsumerSpec] = Field(default_factory=dict)
 
 
-class ConsumerBinding(ConsumerSpec):
+class ConsumerBindingSpec(ConsumerSpec):
     """Binds a function to a durable consumer of a stream."""
 
     stream: Name
@@ -208,7 +208,7 @@ class HttpSpec(Model):
     status: Annotated[int, Field(ge=200, le=299)] = 200
 
 
-class EndpointBinding(Model):
+class EndpointBindingSpec(Model):
     """Binds a function to a subject of a NATS micro service."""
 
     subject: Subject
@@ -219,7 +219,7 @@ class EndpointBinding(Model):
     http: HttpSpec | None = None
 
 
-class ScheduleBinding(Model):
+class ScheduleBindingSpec(Model):
     """Binds a function to the clock; it fires once in the whole cluster.
 
     `missed` says what becomes of ticks that no host could run: `skip` them, or run `once` for all
@@ -233,7 +233,7 @@ class ScheduleBinding(Model):
     at_start: bool = False
 
     @model_validator(mode="after")
-    def _one_trigger(self) -> "ScheduleBinding":
+    def _one_trigger(self) -> "ScheduleBindingSpec":
         if (self.every is None) == (self.cron is None):
             found = "neither every nor cron" if self.every is None else "both every and cron"
             raise ValueError(f"{found} found; write exactly one of every, cron")
@@ -279,9 +279,9 @@ class FunctionSpec(Model):
     """
 
     handler: Annotated[str, StringConstraints(pattern=HANDLER_PATTERN)]
-    consumer: ConsumerBinding | None = None
-    endpoint: EndpointBinding | None = None
-    schedule: ScheduleBinding | None = None
+    consumer: ConsumerBindingSpec | None = None
+    endpoint: EndpointBindingSpec | None = None
+    schedule: ScheduleBindingSpec | None = None
     service: Literal[True] | None = None
     batch: BatchSpec = BatchSpec()
     retry: RetrySpec = RetrySpec()

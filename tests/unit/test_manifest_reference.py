@@ -10,14 +10,14 @@ from runtime.cli.schema import schema
 from runtime.manifest import read
 from runtime.manifest.model import (
     BatchSpec,
-    ConsumerBinding,
-    EndpointBinding,
+    ConsumerBindingSpec,
+    EndpointBindingSpec,
     FunctionSpec,
     HttpSpec,
     Manifest,
     RateSpec,
     RetrySpec,
-    ScheduleBinding,
+    ScheduleBindingSpec,
     StreamSpec,
 )
 
@@ -43,14 +43,14 @@ def test_the_reference_s_example_can_be_read(tmp_path: Path) -> None:
 def test_the_reference_s_example_uses_every_key() -> None:
     models: list[type[BaseModel]] = [
         BatchSpec,
-        ConsumerBinding,
-        EndpointBinding,
+        ConsumerBindingSpec,
+        EndpointBindingSpec,
         FunctionSpec,
         HttpSpec,
         Manifest,
         RateSpec,
         RetrySpec,
-        ScheduleBinding,
+        ScheduleBindingSpec,
         StreamSpec,
     ]
     written = set(re.findall(r"([a-z_]+):", example()))
@@ -62,8 +62,8 @@ def test_the_reference_explains_every_key() -> None:
     explained = set(re.findall(r"`([a-z_]+)`", REFERENCE.read_text(encoding="utf-8")))
     models: list[type[BaseModel]] = [
         BatchSpec,
-        ConsumerBinding,
-        EndpointBinding,
+        ConsumerBindingSpec,
+        EndpointBindingSpec,
         FunctionSpec,
         HttpSpec,
         Manifest,
