@@ -278,7 +278,7 @@ async def test_a_service_that_cannot_run_ends_the_host_with_2(
             code = await asyncio.to_thread(served.wait)
 
     assert code == 2
-    served.wait_for(f"port {port}: somebody listens on it already; set TILL_PORT")
+    served.wait_for(f"port {port}: another program uses it; set TILL_PORT")
 
 
 async def test_settings_and_state_reach_the_function(shop: Shop, broker: Broker) -> None:
