@@ -1,4 +1,4 @@
-"""Fixtures for every folder: real servers, started once and clean for each test."""
+"""Fixtures for all tests: real servers, started once, with fresh data for each test."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ from runtime.resource.postgres import migrate
 from tests.support.cluster import NatsCluster
 from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
 
-# Failures in the suite's own modules say what was compared, as those in its tests do.
+# Has pytest explain failed assertions in the helper modules as it does in tests.
 pytest.register_assert_rewrite("tests.contract")
 
 _ROOT = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ _databases = itertools.count(1)
 
 @pytest.fixture
 def server_directory() -> Iterator[Path]:
-    """A folder for a server that one test starts, its path short enough for a socket."""
+    """A folder for a server that a single test starts, with a path short enough for a socket."""
     directory = Path(tempfile.mkdtemp(prefix="runtime-test-"))
     directory.chmod(0o711)
     yield directory
@@ -34,7 +34,7 @@ def server_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def nats_server() -> Iterator[NatsServer]:
-    """A nats-server for one module, configured as the embedded one, on ports of its own."""
+    """A nats-server for one module, with the embedded server's configuration and free ports."""
     directory = Path(tempfile.mkdtemp(prefix="runtime-test-nats-"))
     server = NatsServer(directory)
     yield server
@@ -52,7 +52,7 @@ async def broker(nats_server: NatsServer) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 async def nats_cluster(server_directory: Path) -> AsyncIterator[NatsCluster]:
-    """Three nats-servers in one JetStream cluster, for one test: it may kill them."""
+    """A JetStream cluster of three nats-servers for one test, which may kill them."""
     cluster = NatsCluster(server_directory)
     try:
         await cluster.wait_until_whole()
@@ -88,7 +88,7 @@ def template_database(postgres_server: PostgresServer) -> str:
 async def postgres_dsn(
     postgres_server: PostgresServer, template_database: str
 ) -> AsyncIterator[str]:
-    """The address of a database of the test's own, with all migrations applied."""
+    """The address of a new database with all migrations applied."""
     name = f"test_{next(_databases)}"
     await postgres_server.make_database(name, template=template_database)
     yield postgres_server.dsn(name)
@@ -97,7 +97,7 @@ async def postgres_dsn(
 
 @pytest.fixture
 async def empty_postgres_dsn(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """The address of an empty database of the test's own."""
+    """The address of a new, empty database."""
     name = f"test_{next(_databases)}"
     await postgres_server.make_database(name)
     yield postgres_server.dsn(name)
@@ -106,9 +106,9 @@ async def empty_postgres_dsn(postgres_server: PostgresServer) -> AsyncIterator[s
 
 @pytest.fixture(scope="session")
 def nats_cli() -> Callable[..., str]:
-    """Runs the official command line: `nats_cli(server.url, "stream", "ls")` is what it printed.
+    """Runs the official command line; `nats_cli(server.url, "stream", "ls")` returns its output.
 
-    Further keywords are its environment; with an empty URL it goes by that.
+    Keywords are environment variables. With an empty URL the command uses these variables alone.
     """
     built = _ROOT / ".tools" / "nats"
     program = str(built) if built.is_file() else shutil.which("nats")

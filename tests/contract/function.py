@@ -1,7 +1,7 @@
-"""Functions of every kind that ask a test, call by call, what to do.
+"""Functions of every kind that ask a test over a Unix socket, in each call, what to do.
 
-They ask over a Unix socket, so that a test directs and watches them in any process, be it its own
-or one that crashes.
+The socket lets a test direct and watch functions in any process: the test's own, or one that
+crashes.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from runtime.message import Message
 
 
 class Settings(BaseModel):
-    """Attributes: stage: the socket at which the test answers."""
+    """`stage` is the path of the socket at which the test answers."""
 
     stage: str
 
@@ -101,7 +101,7 @@ def _report(ctx: Context, message: Message | None) -> bytes:
 
 
 def _act(answer: bytes) -> None:
-    """Do as told; with no answer, the test is over and this call was given up long ago."""
+    """Do what the test answered; no answer means that the test has ended without this call."""
     if not answer:
         return
     told: dict[str, Any] = json.loads(answer)

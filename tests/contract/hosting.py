@@ -1,4 +1,4 @@
-"""Hosts for one function: in the process of the test, or in processes of their own."""
+"""Hosts for one function: in the test's process, or in separate processes."""
 
 import json
 import signal
@@ -21,14 +21,14 @@ from tests.support.serving import serving
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One function, to be served with a stream of its own.
+    """A function to serve, with a stream of its own.
 
     Attributes:
-        url: of the NATS server.
-        function: its name.
-        stream: its stream's.
-        spec: what the manifest says of it.
-        grace_s: how long a drain waits for it.
+        url: address of the NATS server.
+        function: name of the function.
+        stream: name of the function's stream.
+        spec: the function's entry in the manifest.
+        grace_s: how long a drain waits for the function.
     """
 
     url: str
@@ -43,7 +43,7 @@ class Served:
 
 
 class InProcess:
-    """A host on the event loop of the test."""
+    """A host on the test's event loop."""
 
     def __init__(self, served: Served) -> None:
         self._served = served
@@ -51,7 +51,7 @@ class InProcess:
         self._delays_s: list[float] = []
 
     async def start(self) -> None:
-        """Return when it is ready."""
+        """Return when the host is ready."""
         served = self._served
         functions = {served.function: served.spec}
         host = running_host(served.url, functions, streams=served.streams, grace_s=served.grace_s)
@@ -60,7 +60,7 @@ class InProcess:
             await self._note_delays()
 
     async def wait_until_delayed(self) -> float:
-        """For how many seconds a failed message of an order waits for its next call."""
+        """How many seconds a failed message of an ordered function waits for its next call."""
 
         async def look() -> bool:
             return bool(self._delays_s)
@@ -69,7 +69,7 @@ class InProcess:
         return self._delays_s.pop(0)
 
     async def end_delays(self) -> None:
-        """Make what waits due now."""
+        """Make delayed messages due now."""
         work = await self._leading()
         for message, timer in list(work.buffer._delays.items()):
             timer.cancel()
@@ -107,7 +107,7 @@ class InProcess:
 
 
 class OwnProcess:
-    """`runtime serve` as a person starts it."""
+    """`runtime serve` in a process of its own."""
 
     def __init__(self, served: Served, folder: Path) -> None:
         self._served = served
@@ -130,7 +130,7 @@ class OwnProcess:
         )
         if self._isolated:
             doors = await self._process.wait_for_line("Started")
-            # The other one too: a process that starts makes streams, which tests delete.
+            # Wait for the other process too: a starting process makes streams, which tests delete.
             for worker in ("1", f"isolated-{self._served.function}"):
                 await self._process.wait_for_line("Ready", worker=worker)
         else:

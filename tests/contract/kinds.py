@@ -10,10 +10,11 @@ class Kind:
     """One kind of function.
 
     Attributes:
-        name: as the ids of tests show it.
-        handler: in `tests.contract.function`, for raw messages.
-        typed_handler: for a payload with a schema; empty for a function that gets none.
-        spec: what its manifest says besides; keys of `consumer` are added to the others there.
+        name: the kind's name in the ids of tests.
+        handler: name in `tests.contract.function`, for raw messages.
+        typed_handler: name of the handler for a payload with a schema; empty when the kind gets no
+            payload.
+        spec: further keys of the manifest; keys of `consumer` are merged.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Plays a row of the settling table for one kind of function, and watches."""
+"""Runs a row of the settling table for one kind of function, and verifies each step."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ NEIGHBOUR = b'{"number": 1}'
 
 
 def performances(*, in_own_process: bool) -> pytest.MarkDecorator:
-    """A test for each row and each kind that it holds for, as far as they need a process or not."""
+    """Test parameters: each row with each of its kinds, in own processes or in the test's."""
     return pytest.mark.parametrize(
         ("row", "kind"),
         [
@@ -29,7 +29,7 @@ def performances(*, in_own_process: bool) -> pytest.MarkDecorator:
 
 
 async def perform(row: Row, kind: Kind, broker: Broker, url: str, folder: Path) -> None:
-    """Serve such a function, send it a message, and hold every step against the row."""
+    """Serve such a function, send it a message, and compare every step with the row."""
     scene = Scene(
         kind,
         broker,
@@ -78,7 +78,7 @@ async def _play_steps(row: Row, scene: Scene) -> None:
 
 
 async def _expect_that_work_goes_on(scene: Scene) -> None:
-    """Whatever became of the message, the next one is served by the same host."""
+    """Expect that the same host serves the next message."""
     scene.place = scene.home
     await scene.send(NEIGHBOUR)
     call = await scene.stage.next_call()

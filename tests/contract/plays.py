@@ -1,4 +1,4 @@
-"""What a function does in one call."""
+"""The behaviours of a function in one call."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -12,16 +12,16 @@ from tests.contract.wire import PROGRESS
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One call, from its beginning to its end."""
+    """The function's behaviour in one call."""
 
     async def perform(self, scene: Scene, call: Call) -> None:
-        """Have the function do it."""
+        """Have the function behave so."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class Act(Play):
-    """The function ends its call in the way told, at once."""
+    """The function ends its call at once, by a return or an exception."""
 
     act: str
     details: dict[str, Any] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Act(Play):
 
 @dataclass(frozen=True, slots=True)
 class Hang(Play):
-    """It never ends its call by itself; an async function is cancelled, a thread is left alone."""
+    """The function never ends its call. An async function is cancelled, a thread is abandoned."""
 
     async def perform(self, scene: Scene, call: Call) -> None:
         scene.counted["timeouts"] += 1
@@ -42,7 +42,7 @@ class Hang(Play):
 
 @dataclass(frozen=True, slots=True)
 class Outlast(Play):
-    """It works for more than twice its ack wait, then returns."""
+    """The function works for more than twice its ack wait, then returns."""
 
     ack_wait_s: float
 
@@ -64,14 +64,14 @@ class Outlast(Play):
 
 @dataclass(frozen=True, slots=True)
 class Crash(Play):
-    """It ends the process that it runs in."""
+    """The function ends its process."""
 
     async def perform(self, scene: Scene, call: Call) -> None:
         call.answer("crash")
         await call.wait_until_left()
         scene.counted.clear()
         if not scene.kind.is_isolated:
-            # Nobody but a person, or their service manager, starts this host again.
+            # Only an operator or a service manager would start this host again.
             assert isinstance(scene.host, OwnProcess)
             await scene.host.wait_until_ended()
             await scene.restart()
@@ -79,7 +79,7 @@ class Crash(Play):
 
 @dataclass(frozen=True, slots=True)
 class ReturnWhileDraining(Play):
-    """Its host is told to end; when nothing is pulled any more, it returns."""
+    """The host is told to end; the function returns when the host no longer pulls."""
 
     async def perform(self, scene: Scene, call: Call) -> None:
         draining = asyncio.create_task(scene.host.drain())
@@ -91,7 +91,7 @@ class ReturnWhileDraining(Play):
 
 @dataclass(frozen=True, slots=True)
 class OutlastGrace(Play):
-    """Its host is told to end, and the function does not return while the host waits for it."""
+    """The host is told to end; the function does not return within the host's grace period."""
 
     async def perform(self, scene: Scene, call: Call) -> None:
         await scene.host.drain()
@@ -99,7 +99,7 @@ class OutlastGrace(Play):
 
 @dataclass(frozen=True, slots=True)
 class NotCalled(Play):
-    """The function does not see it, be it delivered or not."""
+    """The function is not called with the message."""
 
     is_delivered: bool
 

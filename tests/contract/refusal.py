@@ -1,4 +1,4 @@
-"""Streams of the runtime that take nothing, and take something again."""
+"""Makes a stream of the runtime refuse messages, and accept them again."""
 
 from typing import Any, Literal
 
@@ -19,9 +19,9 @@ _FILLER = "dead_letters.filler"
 
 
 class Refusal:
-    """A stream that refuses every message, for as long as it lasts.
+    """A stream that refuses every message from `begin` to `end`.
 
-    A mailbox cannot be full: a stream with message schedules drops its oldest message instead.
+    The mailbox cannot be full: a stream with message schedules drops its oldest message instead.
     """
 
     def __init__(self, broker: Broker, stream: str, way: Way) -> None:
@@ -39,7 +39,7 @@ class Refusal:
         await self._update(_BEGIN[self._way])
 
     async def end(self) -> None:
-        """Have it take messages again; nothing happens when it does."""
+        """Have the stream accept messages again, if it does not."""
         if self._way == "deleted":
             await ensure_runtime_streams(self._broker)
             return

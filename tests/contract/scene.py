@@ -1,4 +1,4 @@
-"""A scene: one function of one kind, one message, and all that can be seen of the two."""
+"""A scene: one function of one kind, one message, and everything observable about both."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ PAYLOAD = b"\x00\xffthe original bytes"
 
 
 class Scene:
-    """Plays and settlements act on it in turn.
+    """State of a test, on which plays and settlements act in turn.
 
     Attributes:
-        place: the consumer that delivers the message now: its stream's, or its mailbox's.
-        message: the one that is followed; None until it is known.
-        counted: what the host must have counted since it started.
+        place: the consumer that delivers the message now: the stream's, or the mailbox's.
+        message: the message of the test; None until it is known.
+        counted: the settlements that the host must have counted since it started.
         letters: how many dead letters the function must have by now.
     """
 
@@ -65,7 +65,7 @@ class Scene:
             self.host = InProcess(served)
 
     async def open(self) -> None:
-        """Return when the function is served and its message is sent."""
+        """Return when the function is served and the message is sent."""
         await self.stage.open()
         await self.wire.open()
         await self.host.start()
@@ -73,7 +73,7 @@ class Scene:
             await self.send(self._payload, self._headers)
 
     async def close(self) -> None:
-        """End whatever runs."""
+        """End the hosts and everything else that runs."""
         self.stage.close()
         await self.host.stop()
         await self.wire.close()
@@ -82,12 +82,12 @@ class Scene:
         await self.broker.publish(f"{self.stream}.a", data, headers=headers)
 
     async def restart(self) -> None:
-        """Have a new host serve the function; the one before has ended."""
+        """Have a new host serve the function, after the previous host has ended."""
         self.counted.clear()
         await self.host.start()
 
     def meet(self, call: Call) -> None:
-        """The call is about the message that is followed, as it was first stored."""
+        """Expect that the call has the test's message, with its original position."""
         if self.message is None:
             assert call.message.stream == self.home[0]
             if not self.kind.is_scheduled:
@@ -98,7 +98,7 @@ class Scene:
         assert call.message == self.message
 
     def matches(self, letter: DeadLetter) -> bool:
-        """Whether a dead letter keeps the message to the byte."""
+        """Whether a dead letter holds the message unchanged."""
         kept, known = letter.message, self.message
         if known is None:  # The function has never seen it.
             return (kept.stream, kept.data, kept.headers) == (
@@ -116,7 +116,7 @@ class Scene:
         )
 
     async def next_settlement(self) -> Frame:
-        """The next settlement on the wire; it must be of the delivery that was called last."""
+        """The next settlement on the wire, which must be of the delivery that was called last."""
         frame = await self.wire.next(self.home, self.mailbox)
         assert frame.place == self.place, frame
         return frame
@@ -126,12 +126,12 @@ class Scene:
         return await consumer(self.broker, *self.place)
 
     async def expect_held(self) -> None:
-        """JetStream knows of a delivery that is not settled, and nothing else was said of it."""
+        """Expect one unsettled delivery at JetStream, and no settlement on the wire."""
         assert (await self.look())["num_ack_pending"] == 1
         assert not self.wire.unread(self.home, self.mailbox)
 
     async def expect_silence(self) -> None:
-        """Nothing is left to do, nothing happened unseen, and all was counted."""
+        """Expect no message left, no unexpected event, and correct counts."""
         for place in (self.home, self.mailbox):
             await wait_until_settled(self.broker, *place)
             assert "backoff" not in (await consumer(self.broker, *place))["config"]
@@ -141,7 +141,7 @@ class Scene:
         assert await self.host.counted() == self.counted
 
     async def stored_at_ns(self, stream: str, sequence: int) -> int:
-        """When a stream stored a message, by the server's clock."""
+        """When the stream stored a message, by the server's clock."""
         found = await self.broker.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
         return parse_time_ns(found["message"]["time"])
 
@@ -155,7 +155,7 @@ class Scene:
         await eventually(look, f"the end of pulling for {self.name}")
 
     def _spec(self, handler: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-        # One call at a time: one that never ends must not keep the next from being made.
+        # One call at a time: the steps of a row come one after the other.
         stated = {
             "handler": f"tests.contract.function:{handler}",
             "settings": {"stage": str(self.stage.path)},

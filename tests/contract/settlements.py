@@ -1,4 +1,4 @@
-"""What must be seen of a call's end: on the wire, and in the streams of the runtime."""
+"""The expected settlements of a call: on the wire, and in the streams of the runtime."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ QUICK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The end of one call."""
+    """The expected settlement of one call."""
 
     async def verify(self, scene: Scene, attempt: int) -> None:
-        """Return when it was seen.
+        """Return when the settlement was observed.
 
         Raises:
-            AssertionError: something else was.
+            AssertionError: another settlement was observed.
         """
         raise NotImplementedError
 
@@ -43,13 +43,13 @@ class Acknowledged(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class Again(Settlement):
-    """`-NAK` with this delay and no other; in an ordered function nothing, as it waits there."""
+    """`-NAK` with exactly this delay; for an ordered function nothing, since the message waits."""
 
     delay_s: float
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether the test has the time for it."""
+        """Whether the delay is short enough for the test to wait."""
         return self.delay_s <= QUICK_S
 
     async def verify(self, scene: Scene, attempt: int) -> None:
@@ -73,9 +73,9 @@ class Again(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class Parked(Settlement):
-    """Stored in the mailbox until it is due, then `+ACK`.
+    """A copy in the mailbox until the message is due, then `+ACK`.
 
-    Before nats-server 2.12: `-NAK`. In an ordered function: nothing, as it waits there.
+    Before nats-server 2.12: `-NAK`. For an ordered function: nothing, since the message waits.
     """
 
     delay_s: float
@@ -91,7 +91,7 @@ class Parked(Settlement):
         [parked] = [each async for each in mailbox.list_parked(scene.name)]
         assert parked.reason == self.reason
         assert abs((parked.due_at - datetime.now(UTC)).total_seconds() - self.delay_s) < 10
-        # It holds no slot, and was stored before it was acknowledged.
+        # The message uses no place, and was stored before the original was acknowledged.
         held = await scene.look()
         assert held["num_ack_pending"] == 0
         stored_ns = await scene.stored_at_ns("MAILBOX", parked.sequence)
@@ -128,7 +128,7 @@ class Buried(Settlement):
         scene.letters += 1
 
     async def _expect_order(self, scene: Scene, letter: DeadLetter, reason: str) -> None:
-        """JetStream itself says when it stored the one and ended the other, and why."""
+        """Expect from JetStream that the copy was stored before the TERM, with its reason."""
         advisory = await scene.wire.advisory("terminated", scene.place)
         assert advisory["reason"] == reason
         stored_ns = await scene.stored_at_ns("DEAD_LETTERS", letter.sequence)
@@ -137,10 +137,10 @@ class Buried(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class Unburied(Settlement):
-    """The dead letter found no place, so the message is delivered again later.
+    """The dead letter could not be stored, so the message is delivered again later.
 
     Attributes:
-        last: whether there is place again afterwards.
+        last: whether the stream accepts messages again afterwards.
     """
 
     last: bool = False
@@ -167,7 +167,7 @@ class Unburied(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class Unanswered(Settlement):
-    """Nothing: the process has died."""
+    """No settlement: the process has died."""
 
     async def verify(self, scene: Scene, attempt: int) -> None:
         assert not scene.wire.unread(scene.home, scene.mailbox)
@@ -175,7 +175,7 @@ class Unanswered(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class Swept(Settlement):
-    """JetStream's own advisory, which any host turns into a dead letter."""
+    """JetStream's advisory, from which a host makes a dead letter."""
 
     async def verify(self, scene: Scene, attempt: int) -> None:
         advisory = await scene.wire.advisory("max_deliver", scene.place)
@@ -198,7 +198,7 @@ class Swept(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class HandedOver(Settlement):
-    """A copy in the mailbox that counts no attempt, then `+ACK`; the next host gets it."""
+    """A copy in the mailbox that uses up no attempt, then `+ACK`; the next host gets the copy."""
 
     async def verify(self, scene: Scene, attempt: int) -> None:
         frame = await scene.next_settlement()
@@ -216,7 +216,7 @@ class HandedOver(Settlement):
 
 @dataclass(frozen=True, slots=True)
 class Drained(Settlement):
-    """`+ACK`, and then the end of the host; another one goes on."""
+    """`+ACK`, then the end of the host; another host continues."""
 
     async def verify(self, scene: Scene, attempt: int) -> None:
         await ACK.verify(scene, attempt)

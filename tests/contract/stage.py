@@ -1,4 +1,4 @@
-"""The stage: where functions report each call and are told what to do."""
+"""The stage: a socket to which functions report each call, and which answers what to do."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ from tests.support.host import DEADLINE_S
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A message as its stream first stored it."""
+    """The position of a message in its original stream."""
 
     stream: str
     sequence: int
@@ -23,7 +23,7 @@ class Origin:
 
 
 class Call:
-    """One call of a function, which lasts until it is answered or given up."""
+    """One call of a function, until it is answered or closed."""
 
     def __init__(
         self, told: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -39,7 +39,7 @@ class Call:
         self._writer.write(json.dumps({"act": act, **details}).encode() + b"\n")
 
     async def wait_until_left(self) -> None:
-        """Return when the function has hung up, as it does when it ends or is cancelled."""
+        """Return when the function has closed its connection, by its end or its cancellation."""
         async with asyncio.timeout(DEADLINE_S):
             assert await self._reader.read() == b""
 
@@ -48,7 +48,7 @@ class Call:
 
 
 class Stage:
-    """Takes the calls of one function, in whatever process it runs."""
+    """Receives the calls of one function, from any process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,11 +68,11 @@ class Stage:
 
     @property
     def waiting(self) -> int:
-        """Calls that came and that nobody has asked for."""
+        """The number of calls that `next_call` has not returned yet."""
         return self._calls.qsize()
 
     def close(self) -> None:
-        """Let go of every call, those in threads that were given up included."""
+        """Close every call, including calls in abandoned threads."""
         for call in self._taken:
             call.close()
         if self._server is not None:

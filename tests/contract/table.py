@@ -1,7 +1,7 @@
-"""The settling table of the delivery contract: what a function does, and what must be seen of it.
+"""The settling table of the delivery contract: behaviours of a function, and their settlements.
 
 `docs/what-happens-when.md` has a paragraph for each row. A row holds for every kind of function
-unless it names those that it holds for, and why.
+unless it names its kinds, with the reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,13 +55,13 @@ class Row:
 
     Attributes:
         name: a sentence; the id of its tests.
-        steps: what happens call by call, and how each is settled.
-        spec: what the manifest says of the function.
-        payload: for a function whose payload has a schema; None for any bytes.
-        refusal: a stream that takes nothing from the first call on, and why not.
+        steps: for each call the function's behaviour and the expected settlement.
+        spec: keys of the function's manifest.
+        payload: the payload for a handler with a schema; None for any bytes.
+        refusal: a stream that refuses messages from the first call on, and why.
         grace_s: how long a drain waits.
-        in_own_process: whether the host must be one that may die.
-        kinds: whom it holds for.
+        in_own_process: whether the host needs a process of its own, since it may die.
+        kinds: the kinds of functions that the row holds for.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The settling table, for functions that run in processes of their own."""
+"""The settling table, for hosts in processes of their own."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The settling table, for functions that run on a host in the process of the test."""
+"""The settling table, for hosts in the test's process."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The wire: what a host says to JetStream about messages, and what JetStream says of that."""
+"""The wire: records hosts' settlements of messages, and JetStream's advisories about them."""
 
 import asyncio
 import json
@@ -23,14 +23,14 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One settlement, or a sign that work goes on.
+    """One settlement or in-progress message.
 
     Attributes:
-        place: the consumer whose delivery it is about.
+        place: the consumer of the delivery.
         verb: `+ACK`, `-NAK`, `+TERM` or `+WPI`.
-        text: what stands behind the verb.
-        subject: where it was sent: settling there once more is about the same delivery.
-        seen_s: the event loop's clock when it was seen.
+        text: the text after the verb.
+        subject: the delivery's ack subject; another settlement to it is of the same delivery.
+        seen_s: the event loop's time when the frame was received.
     """
 
     place: Place
@@ -41,14 +41,14 @@ class Frame:
 
     @property
     def delay_s(self) -> float | None:
-        """What a `-NAK` asks for; None when it asks for no delay, or is none."""
+        """The delay of a `-NAK`; None for a `-NAK` without delay and for another verb."""
         if self.verb != "-NAK" or not self.text:
             return None
         return float(json.loads(self.text)["delay"] / _NS)
 
 
 class Wire:
-    """Sees every settlement on a server, of whichever host, in their order."""
+    """Records every settlement on a server, of all hosts, in order."""
 
     def __init__(self, broker: Broker) -> None:
         self.frames: list[Frame] = []
@@ -72,7 +72,7 @@ class Wire:
         await self._open.aclose()
 
     async def next(self, *places: Place) -> Frame:
-        """The next settlement at these places that was not asked for before."""
+        """The next settlement at these places that was not returned before."""
 
         def look() -> Frame | None:
             for number, frame in self._unread(places):
@@ -83,17 +83,17 @@ class Wire:
         return await self.wait_for(look, f"a settlement at {places}")
 
     def unread(self, *places: Place) -> list[Frame]:
-        """Settlements at these places that nobody has asked for."""
+        """The settlements at these places that `next` has not returned yet."""
         return [frame for _, frame in self._unread(places)]
 
     async def run_now(self, frame: Frame) -> None:
-        """Make the wait short that a `-NAK` asked for: a second one without a delay ends it."""
+        """End the delay of a `-NAK`, by a second `-NAK` without a delay."""
         await self._broker.send(frame.subject, b"-NAK")
         ours = await self.next(frame.place)
         assert (ours.subject, ours.verb, ours.text) == (frame.subject, "-NAK", "")
 
     async def advisory(self, kind: str, place: Place) -> dict[str, Any]:
-        """The first advisory of this kind about a place."""
+        """The first advisory of this kind about a consumer."""
 
         def look() -> dict[str, Any] | None:
             for found in self.advisories:
@@ -105,7 +105,7 @@ class Wire:
         return await self.wait_for(look, f"the advisory {kind} of {place}")
 
     async def wait_for(self, look: Callable[[], T | None], what: str) -> T:
-        """What `look` finds, looking anew whenever something was seen."""
+        """The first result of `look`, which is called after every frame and advisory."""
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while (found := look()) is None:

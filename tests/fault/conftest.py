@@ -1,4 +1,4 @@
-"""Servers that a test may kill, as nobody else's test needs them meanwhile."""
+"""Fixtures of servers that a test may kill."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +19,12 @@ def nats(server_directory: Path) -> Iterator[NatsServer]:
 
 @pytest.fixture
 def postgres(postgres_server: PostgresServer, postgres_dsn: str) -> Iterator[PostgresServer]:
-    """The run's PostgreSQL, with the test's own database in it; serves again in the end."""
+    """The run's PostgreSQL with a new database; it is running again after the test."""
     yield postgres_server
     postgres_server.revive()
 
 
 @pytest.fixture
 def servers(nats: NatsServer, postgres_dsn: str, tmp_path: Path) -> Servers:
-    """A nats-server and a database of the test's own."""
+    """A nats-server and a new database."""
     return Servers(nats.url, postgres_dsn, tmp_path)

@@ -1,18 +1,18 @@
-"""The webhook's receiver: remembers what it has accepted, and asks now and then to come again."""
+"""The webhook's receiver: records the jobs that it accepts, and refuses some at first."""
 
 import json
 from collections import Counter
 
 from tests.support.receiver import Answer, Received, Receiver
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's example
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # The specification's example.
 
 
 class Endpoint(Receiver):
-    """Accepts a job at its first attempt, or `reluctant` ones at their second.
+    """Accepts a job at its first attempt; a `reluctant` job at its second.
 
     Attributes:
-        accepted: for each job, by the id that stays the same on every attempt, its reading.
+        accepted: the reading of each accepted job, by the job's id.
     """
 
     def __init__(self, *, reluctant_every: int = 0, retry_after_s: int | None = None) -> None:
@@ -27,7 +27,7 @@ class Endpoint(Receiver):
         number = int(json.loads(request.body)["data"]["payload"]["metrics"]["n"])
         if self._is_reluctant(number) and job not in self.refused:
             self.refused.add(job)
-            # Not 429 and not 5xx, which would have the whole endpoint left alone for a while.
+            # Not 429 and not 5xx, for which the circuit breaker would pause the whole endpoint.
             return Answer(409, self._headers)
         self.accepted[job] = number
         return Answer()

@@ -1,4 +1,4 @@
-"""Hosts as processes of their own, to be killed and stopped."""
+"""Hosts in processes of their own, which tests kill and stop."""
 
 import asyncio
 import os
@@ -13,14 +13,14 @@ from tests.support.host import eventually
 
 
 class HostProcess:
-    """`runtime serve` on given servers, started again under the same name after each kill.
+    """`runtime serve` on given servers, which may be started again after each kill.
 
     Args:
-        name: of its log and its data directory.
-        arguments: of `runtime serve`.
-        environment: where the servers are.
-        directory: for the log and the data directory.
-        module: what is run in place of `runtime`.
+        name: name of the log and of the data directory.
+        arguments: arguments of `runtime serve`.
+        environment: addresses of the servers.
+        directory: folder for the log and the data directory.
+        module: the module to run in place of `runtime`.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class HostProcess:
 
     @property
     def log(self) -> str:
-        """What it has said since its first start."""
+        """The log since the first start."""
         return self._log.read_text(encoding="utf-8")
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """The processes that a supervisor has started, the oldest first."""
+        """The supervisor's worker processes, the oldest first."""
         assert self._process is not None, "the host was not started"
         children = psutil.Process(self._process.pid).children()
         return [child for child in children if "--worker-place" in child.cmdline()]
@@ -66,32 +66,32 @@ class HostProcess:
             )
 
     async def wait_until_ready(self) -> None:
-        """Return when it has said, since its first start, that it is ready."""
+        """Return when the log, since the first start, says that the host is ready."""
 
         async def look() -> bool:
             process = self._process
             assert process is None or process.returncode is None, self.log[-4000:]
-            # A worker's line says which one it is of.
+            # A line of a worker names the worker.
             ready = [line for line in self.log.splitlines() if '"event":"Ready"' in line]
             return any('"worker"' not in line for line in ready)
 
         await eventually(look, f"a ready host {self.name}", 60)
 
     async def kill(self) -> None:
-        """SIGKILL, in the middle of whatever it does."""
+        """Send SIGKILL."""
         process = self._send(signal.SIGKILL)
         await process.wait()
         self.kills += 1
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """Send SIGSTOP: connections stay open, and the process answers nothing."""
         os.waitid(os.P_PID, self._send(signal.SIGSTOP).pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._send(signal.SIGCONT)
 
     async def stop(self) -> None:
-        """End it in order, whatever was done to it; nothing when it does not run."""
+        """Stop the host with SIGTERM, even if it is paused; do nothing when it does not run."""
         process = self._process
         if process is None:
             return

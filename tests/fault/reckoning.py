@@ -1,4 +1,4 @@
-"""What has come out: every message is looked for by its number, in every place it may be in."""
+"""Compares all results with what was sent: finds each message by its number in every place."""
 
 import json
 from collections import Counter
@@ -19,12 +19,12 @@ _CONSUMERS = (("TELEMETRY", "ingest-workers"), ("ROUTES", "route-delivery"))
 
 @dataclass(frozen=True)
 class Place:
-    """What is wrong in one place: numbers that should be there once.
+    """The difference between the numbers found in one place and those expected there once.
 
     Attributes:
-        lost: are not there.
-        doubled: are there several times.
-        strange: should not be there.
+        lost: expected, but not found.
+        doubled: found several times.
+        strange: found, but not expected.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Place:
 
     @classmethod
     def compare(cls, name: str, found: Counter[int], expected: Iterable[int]) -> "Place":
-        """What is found beside what should be."""
+        """Compare the numbers found with those expected."""
         wanted = set(expected)
         return cls(
             name,
@@ -47,7 +47,7 @@ class Place:
 async def assert_nothing_lost_nothing_doubled(
     traffic: Traffic, endpoint: Endpoint, broker: Broker, dsn: str
 ) -> None:
-    """Every number once in the place where it belongs, and the sum of all is what was received."""
+    """Assert that every number is once in its place, and that the sum is what was received."""
     rows, quarantined, delivered = await _read_database(dsn)
     [dead] = await eventually(lambda: _read_dead_letters(broker), "the dead letters", 60)
     places = [
@@ -64,7 +64,7 @@ async def assert_nothing_lost_nothing_doubled(
     kept = rows.total() + quarantined.total()
 
     async def is_all_kept() -> bool:
-        # A leader that stood still tells what it knew until it learns that it leads no more.
+        # A leader that was stopped answers with old data until it learns that it no longer leads.
         try:
             return await messages_in(broker, "TELEMETRY") == kept
         except (ApiError, Unavailable):
@@ -74,7 +74,7 @@ async def assert_nothing_lost_nothing_doubled(
 
 
 async def _read_dead_letters(broker: Broker) -> list[Counter[int]] | None:
-    """By number; None while a cluster does not tell."""
+    """The dead letters by number; None while the cluster does not answer."""
     try:
         letters = [letter async for letter in DeadLetters(broker).list()]
     except (ApiError, Unavailable):
@@ -96,7 +96,7 @@ async def _read_database(dsn: str) -> tuple[Counter[int], Counter[int], Counter[
 
 
 async def is_settled(broker: Broker) -> bool:
-    """Whether no message waits anywhere; asked in the order in which messages flow."""
+    """Whether no message waits anywhere; checks the streams in the order of the flow."""
     try:
         for stream, durable in _CONSUMERS:
             found = await broker.api(f"CONSUMER.INFO.{stream}.{durable}")
@@ -108,7 +108,7 @@ async def is_settled(broker: Broker) -> bool:
 
 
 async def settled_telemetry(broker: Broker) -> int:
-    """How many messages ingest has settled, in whichever host; -1 while JetStream is away."""
+    """How many messages ingest has settled on all hosts; -1 while JetStream is away."""
     try:
         stream = await broker.api("STREAM.INFO.TELEMETRY")
         found = await broker.api("CONSUMER.INFO.TELEMETRY.ingest-workers")
@@ -119,5 +119,5 @@ async def settled_telemetry(broker: Broker) -> int:
 
 
 async def messages_in(broker: Broker, stream: str) -> int:
-    """How many a stream holds."""
+    """How many messages a stream holds."""
     return int((await broker.api(f"STREAM.INFO.{stream}"))["state"]["messages"])

@@ -1,7 +1,7 @@
-"""One case of the fault suite: hosts, servers and traffic, and what must be true in the end.
+"""One case of the fault suite: hosts, servers and traffic, and the check at the end.
 
-A test opens `flow`, does its harm in the body, mends it there, and is done: leaving the body waits
-until nothing is under way any more, and reckons.
+A test enters `flow`, and causes and repairs a fault in the body. The exit waits until every message
+is settled, and compares the results with the traffic.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ MANIFESTS = [Path("manifests/telemetry.yaml"), Path("manifests/routes.yaml")]
 ACK_WAIT_S = 3.0
 _SETTLED_S = 150.0
 _RELUCTANT_EVERY = 500
-# The system ends a server together with the thread that has started it: this one outlives the test.
+# The kernel ends a server together with the thread that started it. This thread outlives the test.
 _starter = ThreadPoolExecutor(1)
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are, and a folder for what belongs to a case."""
+    """The servers of a case, and a folder for its files."""
 
     nats_url: str
     dsn: str
@@ -47,11 +47,11 @@ class Servers:
 
 @dataclass
 class Scene:
-    """What a test may look at and lay hands on while messages flow.
+    """What a test may inspect and break while messages flow.
 
     Attributes:
         broker: the publisher's connection.
-        chance: decides what a test leaves open; the same in every run with this seed.
+        chance: random choices of the test; the same in every run with the same seed.
     """
 
     hosts: list[HostProcess]
@@ -61,7 +61,7 @@ class Scene:
     chance: random.Random
 
     async def last(self, shortest_s: float, longest_s: float) -> None:
-        """Let the fault last: its length is chosen, and nothing is waited for."""
+        """Sleep for the chosen length of the fault; there is no event to wait for."""
         await asyncio.sleep(self.chance.uniform(shortest_s, longest_s))
 
 
@@ -76,19 +76,19 @@ async def flow(
     environment: Mapping[str, str] | None = None,
     endpoint: Endpoint | None = None,
 ) -> AsyncIterator[Scene]:
-    """Have messages flow, and be in the middle of a burst when the body begins.
+    """Start the flow of messages; the body begins in the middle of a burst.
 
     Args:
-        servers: of this case alone; the manifests are applied to them.
-        seed: of the moment, and of what the body leaves to chance.
-        hosts: how many share the work.
-        arguments: of `runtime serve`, beside the manifests.
+        servers: servers of this case alone; the manifests are applied to them.
+        seed: seed of the moment at which the body begins, and of the body's random choices.
+        hosts: number of hosts that share the work.
+        arguments: arguments of `runtime serve`, beside the manifests.
         module: see `HostProcess`.
-        environment: of the hosts, in place of where the servers are.
+        environment: environment of the hosts, in place of the servers' addresses.
         endpoint: receives the webhooks.
 
     Raises:
-        AssertionError: something is lost, doubled or where it does not belong.
+        AssertionError: a message is lost, doubled or in a wrong place.
     """
     chance = random.Random(seed)  # noqa: S311 - not for secrets
     traffic = Traffic.mixed(READINGS)
@@ -124,12 +124,12 @@ async def flow(
 
 
 async def apart(work: Callable[[], None]) -> None:
-    """Run what starts or ends a server while everything else goes on."""
+    """Run a blocking call that starts or ends a server, in a thread."""
     await asyncio.get_running_loop().run_in_executor(_starter, work)
 
 
 def write_manifests(servers: Servers) -> list[Path]:
-    """The shipped ones, made so that a case takes seconds, and full streams refuse what comes."""
+    """Write the shipped manifests with shorter times, and with streams that refuse when full."""
     written = []
     for path in MANIFESTS:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""`runtime` by a wall clock that is wrong: `python -m tests.fault.skewed serve …`.
+"""`runtime` with a wrong wall clock: `python -m tests.fault.skewed serve …`.
 
-The file that CLOCK_FILE names holds by how many seconds the clock is ahead, and may change at any
-time. What is moved is the time of day as Python code sees it, in the host, its functions and the
-libraries they use; durations are measured by the monotonic clock, which no setting of a real
-clock moves either. The clock of the machine stays as it is, and with it that of the servers.
+The file in CLOCK_FILE holds the number of seconds by which the clock is ahead, and may change at
+any time. This module moves the time of day that Python code sees, in the host, its functions and
+the libraries. Durations use the monotonic clock, which setting a real clock does not move either.
+The machine's clock, and so the servers' clock, is unchanged.
 """
 
 import datetime
@@ -23,7 +23,7 @@ def _skewed_ns() -> int:
 
 
 class _Kind(type):
-    """What the original class has made is of the class that stands in for it."""
+    """Counts an object of the original class as an instance of the replacement."""
 
     def __instancecheck__(cls, value: object) -> bool:
         return isinstance(value, _datetime)
@@ -33,7 +33,7 @@ class _Kind(type):
 
 
 class _Datetime(_datetime, metaclass=_Kind):
-    # Makes objects of the original class, as libraries look at the type of what they are given.
+    # Makes objects of the original class, since libraries check the type.
     def __new__(cls, *arguments: Any, **named: Any) -> Any:
         return _datetime(*arguments, **named)
 
@@ -49,7 +49,7 @@ def _move() -> None:
 
 
 if __name__ == "__main__":
-    _move()  # Before anything is imported that would keep the original.
+    _move()  # Replace the clock before any import that would keep a reference to the original.
     from runtime.cli import main
 
     main()

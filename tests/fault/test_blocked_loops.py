@@ -1,4 +1,4 @@
-"""A function that blocks the event loop for longer than nats-server waits for a sign of life."""
+"""A function blocks the event loop for longer than nats-server waits for a PONG."""
 
 import json
 from collections import Counter
@@ -38,7 +38,7 @@ SIZE_BYTES = 200_000
 
 
 class ImpatientServer(NatsServer):
-    """Ends a connection that is silent for four seconds, where others wait for minutes."""
+    """A nats-server that closes a connection after four silent seconds instead of minutes."""
 
     def configuration(self) -> str:
         return super().configuration() + IMPATIENT
@@ -52,7 +52,7 @@ def impatient(server_directory: Path) -> Iterator[ImpatientServer]:
 
 
 class Project:
-    """Two functions in one process, one of which blocks, and what they say."""
+    """Two functions in one process, one of which blocks, and their settlements."""
 
     def __init__(self, folder: Path, broker: Broker, url: str) -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ async def test_a_block_costs_neither_the_connection_nor_a_delivery(
             data = b"%d" % number
             await project.broker.publish(f"{project.stream}.work", data.ljust(SIZE_BYTES))
         await project.settled()
-        # While the host still runs: its own end is none of the server's doing.
+        # Read the log while the host still runs: the host closes its connection at its end.
         reasons = await ended_connections(impatient)
     letters = [await letters_of(project.broker, function) for function in ("block", "work")]
 
@@ -124,7 +124,7 @@ async def test_a_block_costs_neither_the_connection_nor_a_delivery(
 
 
 async def ended_connections(server: NatsServer) -> list[str]:
-    """Why the server ended connections."""
+    """The server's reasons for closing connections."""
     async with httpx.AsyncClient(trust_env=False) as client:
         found = (await client.get(f"{server.monitor_url}/connz?state=closed")).json()
     return [connection["reason"] for connection in found["connections"]]

@@ -57,7 +57,7 @@ async def test_a_clock_that_jumps_loses_and_doubles_nothing_and_nobody_waits_an_
 
 
 async def span_of_attempts(dsn: str) -> timedelta:
-    """Between the first and the last, as the hosts' clock told it."""
+    """The time between the first and the last attempt, by the hosts' clock."""
     database = await asyncpg.connect(dsn)
     span = await database.fetchval(
         "SELECT max(started_at) - min(started_at) FROM delivery_attempts"

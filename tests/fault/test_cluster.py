@@ -69,7 +69,7 @@ async def _leader(scene: Scene, cluster: NatsCluster) -> NatsNode:
 
 
 async def _flow_goes_on(scene: Scene) -> None:
-    """Return when half of what was not written at first is, so the rest meets the old leader."""
+    """Return when half of the missing rows are written, so that the rest meets the old leader."""
     confirmed = scene.traffic.confirmed
     wanted = (confirmed + scene.traffic.count) // 2
 
@@ -96,7 +96,7 @@ async def test_a_leader_that_hands_over_costs_the_publish_at_most_that_it_was_at
                 refusals.append(failure.reason)
     await broker.close()
 
-    # None was refused for want of a leader.
+    # No publish was refused for lack of a leader.
     assert set(refusals) <= {"no confirmation within 5 s"}
     assert len(refusals) <= 2
 

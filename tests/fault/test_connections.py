@@ -1,4 +1,4 @@
-"""The connection between a host and a server breaks, or falls silent, and is healed."""
+"""The connection between a host and a server breaks, or becomes silent, and recovers."""
 
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 async def nats_link(nats: NatsServer) -> AsyncIterator[Proxy]:
-    """In front of NATS, for the host alone: the publisher goes on."""
+    """A proxy in front of NATS for the host; the publisher connects directly."""
     async with Proxy(nats.port) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def postgres_link(postgres: PostgresServer) -> AsyncIterator[Proxy]:
-    """In front of PostgreSQL."""
+    """A proxy in front of PostgreSQL."""
     async with Proxy(postgres.socket) as proxy:
         yield proxy
 
@@ -45,7 +45,7 @@ async def test_a_silent_connection_to_nats_loses_and_doubles_nothing(
 ) -> None:
     async with flow(servers, seed, environment=by_nats(nats_link)) as scene:
         nats_link.silence()
-        # From 10 s on the host gives the connection up and asks for another.
+        # After 10 s the host closes the connection and opens another.
         await scene.last(4, 16)
         nats_link.heal()
 
@@ -72,7 +72,7 @@ async def test_a_silent_connection_to_postgresql_loses_and_doubles_nothing(
         postgres_link.silence()
         await scene.last(2, 10)
         if scene.chance.random() < 0.5:
-            # As when whatever stood between the two has forgotten them meanwhile.
+            # As a router does that has dropped the state of the connections.
             postgres_link.cut()
         postgres_link.heal()
 

@@ -1,4 +1,4 @@
-"""Functions that crash, block or hang: what becomes of their messages and of their neighbours."""
+"""Functions crash, block or hang: the settlement of their messages, and other functions' work."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ async def serve(ctx: Context) -> None:
 
 
 def worker_of(stream: str, ack_wait: str = "1s", **changes: Any) -> dict[str, Any]:
-    """A function `work` on a stream; JSON is YAML."""
+    """The manifest of a function `work` on a stream; JSON is YAML."""
     return {
         "handler": "crashing:work",
         "consumer": {"stream": stream, "ack_wait": ack_wait},
@@ -90,12 +90,12 @@ def write_project(
 
 
 def addresses(nats_server: NatsServer) -> dict[str, str]:
-    """Where the servers are; no function here needs PostgreSQL."""
+    """Addresses of the servers; no function in this module needs PostgreSQL."""
     return {"NATS_URL": nats_server.url, "DATABASE_URL": "unused"}
 
 
 def journal(folder: Path, function: str) -> list[dict[str, Any]]:
-    """What the function noted, in all processes."""
+    """The function's notes, from all processes."""
     path = folder / "journal"
     lines = path.read_text().splitlines() if path.exists() else []
     entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -109,7 +109,7 @@ async def publish(broker: Broker, stream: str, **fields: Any) -> None:
 async def entries_of(
     folder: Path, function: str, enough: Callable[[list[dict[str, Any]]], bool]
 ) -> list[dict[str, Any]]:
-    """What the function noted, when that is enough."""
+    """The function's notes, as soon as there are enough."""
 
     async def look() -> list[dict[str, Any]] | None:
         found = journal(folder, function)
@@ -137,8 +137,8 @@ async def test_a_message_that_kills_its_process_each_time_ends_as_a_dead_letter_
     async with serving(tmp_path, "app.yaml", *arguments, **addresses(nats_server)) as served:
         await served.wait_for_line("Ready", worker="1")
         published = 0
-        # Where both share their processes, each has its turn: one's crash is an attempt of the
-        # other's messages too.
+        # Where both functions share a process, they run one after the other: a crash of one is an
+        # attempt of the other's messages too.
         for turn in [fragile] if way == "isolated" else [[name] for name in fragile]:
             for name in turn:
                 await publish_with_poison(broker, functions[name]["consumer"]["stream"])
@@ -163,13 +163,13 @@ async def test_a_message_that_kills_its_process_each_time_ends_as_a_dead_letter_
 
 async def publish_with_poison(broker: Broker, stream: str) -> None:
     for number in range(MESSAGES):
-        # 2 is what a command ends with that is configured wrongly: here it is a crash like others.
+        # A wrongly configured command exits with 2; here an exit with 2 is a crash like any other.
         poison = {"crash": "exit"} if number == POISON else {}
         await publish(broker, stream, number=number, **poison)
 
 
 async def keep_publishing(broker: Broker, stream: str, first: int, until: list[str]) -> int:
-    """Publish until each of these functions has a dead letter; the number after the last one."""
+    """Publish until each of these functions has a dead letter; returns the next number."""
     number = first
 
     async def look() -> bool:
@@ -247,7 +247,7 @@ async def test_a_function_that_blocks_its_loop_is_named_and_delays_nobody_when_i
 
     assert 'time.sleep(event.data.get("block", 0))' in warning["stack"]
     assert max(delays_s) < 1
-    # It took four times the ack wait, and was delivered once.
+    # The call took four times the ack wait, and the message was delivered once.
     assert (lasting["attempt"], found["num_redelivered"]) == (1, 0)
 
 
@@ -271,7 +271,7 @@ async def test_a_function_that_hangs_its_process_is_ended_at_its_time_limit(
 
 
 async def wait_for_letters_slowly(broker: Broker, function: str) -> list[Any]:
-    """As `wait_for_letters`, for what takes several restarts."""
+    """As `wait_for_letters`, with a longer limit for several restarts."""
 
     async def look() -> list[Any]:
         return await letters_of(broker, function)
@@ -319,7 +319,7 @@ async def test_functions_of_every_binding_run_isolated_and_come_back(
 
 
 async def wait_until_ready(served: Served) -> None:
-    """Return when the supervisor says so, which is no worker."""
+    """Return when the supervisor's log, not a worker's, says that it is ready."""
 
     async def look() -> bool:
         entries = [json.loads(line) for line in served.lines if line.startswith("{")]

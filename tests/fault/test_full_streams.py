@@ -1,4 +1,4 @@
-"""A stream is full and takes nothing while messages flow, until there is room again."""
+"""A full stream refuses messages while they flow, until it has room again."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,7 +37,7 @@ async def test_a_full_stream_of_jobs_holds_its_telemetry_back_and_loses_and_doub
         async def is_tried_again() -> bool:
             return bool((await consumer(broker, "TELEMETRY", "ingest-workers"))["num_redelivered"])
 
-        # Nothing is delivered meanwhile, which would make room.
+        # No delivery, which would make room, happens meanwhile.
         await pause(broker, "2100-01-01T00:00:00Z")
         async with full(broker, "ROUTES"):
             await eventually(is_tried_again, "telemetry that is held back")
@@ -61,7 +61,7 @@ async def test_full_dead_letters_keep_what_was_given_up_and_lose_and_double_noth
 
 @asynccontextmanager
 async def full(broker: Broker, stream: str) -> AsyncIterator[None]:
-    """Have a stream take no more than it holds."""
+    """Limit a stream to the messages that it holds."""
     found = await broker.api(f"STREAM.INFO.{stream}")
     limits = {"discard": "new", "max_msgs": max(1, found["state"]["messages"])}
     await broker.api(f"STREAM.UPDATE.{stream}", {**found["config"], **limits})
@@ -70,5 +70,5 @@ async def full(broker: Broker, stream: str) -> AsyncIterator[None]:
 
 
 async def pause(broker: Broker, until: str) -> None:
-    """Hold the deliveries back."""
+    """Pause the delivery function's consumer."""
     await broker.api("CONSUMER.PAUSE.ROUTES.route-delivery", {"pause_until": until})

@@ -1,4 +1,4 @@
-"""Hosts and workers are killed or stand still while messages flow."""
+"""Hosts and workers are killed or stopped (SIGSTOP) while messages flow."""
 
 import pytest
 
@@ -23,7 +23,7 @@ async def test_a_host_that_stands_still_and_goes_on_loses_and_doubles_nothing(
     async with flow(servers, seed, hosts=2) as scene:
         host = scene.chance.choice(scene.hosts)
         host.pause()
-        # The other one has got by then what this one believes to hold.
+        # By then the other host has received the messages that this host still holds.
         await scene.last(ACK_WAIT_S + 0.5, 2 * ACK_WAIT_S)
         host.resume()
 

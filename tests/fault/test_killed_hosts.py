@@ -1,4 +1,4 @@
-"""Two hosts share the messages, each is killed several times: nothing lost, nothing doubled."""
+"""Two hosts share the messages and are killed several times; no message is lost or doubled."""
 
 import asyncio
 import os
@@ -62,7 +62,7 @@ async def test_every_message_becomes_one_row_and_every_job_is_delivered_though_h
 
 
 async def kill_now_and_then(hosts: list[HostProcess], broker: Broker) -> None:
-    """Kill each host when so many more rows are there, so that it is at work when it dies."""
+    """Kill each host after a number of further rows, so that it dies at work."""
     chance = random.Random(7)  # noqa: S311 - the same kills in every run
     step = MESSAGES // (KILLS_EACH * len(hosts) + 1)
     at = 0

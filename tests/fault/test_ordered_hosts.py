@@ -1,4 +1,4 @@
-"""Hosts of an ordered function die while they work: its order survives."""
+"""Hosts of an ordered function die while they work; the order is kept."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ async def work_batch(batch: Batch[dict[str, Any]], ctx: Context) -> None:
 
 
 class Works:
-    """A project with one ordered function, and what its processes noted."""
+    """A project with one ordered function, and the journal of its processes."""
 
     def __init__(self, folder: Path, broker: Broker, **spec: Any) -> None:
         self.folder = folder
@@ -86,11 +86,11 @@ class Works:
     def journal(self) -> list[dict[str, Any]]:
         path = self.folder / "journal"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        # The last one may be in the middle of being written.
+        # The last line may be incomplete.
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     async def wait_for(self, count: int) -> list[dict[str, Any]]:
-        """The journal, when so many messages are done."""
+        """The journal, as soon as so many messages are done."""
 
         async def look() -> list[dict[str, Any]] | None:
             found = self.journal()
@@ -100,7 +100,7 @@ class Works:
         return await eventually(look, f"{count} messages done", 60) or []
 
     async def kill_whoever_works(self, count: int) -> None:
-        """When so many messages are done, kill the process that noted something last."""
+        """When so many messages are done, kill the process that wrote the last line."""
         await self.wait_for(count)
 
         async def kill() -> bool:
@@ -114,7 +114,7 @@ class Works:
 
 
 def orders(journal: list[dict[str, Any]]) -> dict[str, list[int]]:
-    """The numbers of each key in the order in which they were first done."""
+    """The numbers of each key, in the order of their first completion."""
     done: dict[str, list[int]] = defaultdict(list)
     for entry in journal:
         if entry["what"] == "end" and entry["number"] not in done[entry["key"]]:
@@ -123,7 +123,7 @@ def orders(journal: list[dict[str, Any]]) -> dict[str, list[int]]:
 
 
 def overlaps(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Calls that began while another of their key had not ended, in a process that went on."""
+    """Calls that began before another call of their key had ended, in a living process."""
     last_place = {entry["pid"]: place for place, entry in enumerate(journal)}
     open_in: dict[str, int] = {}
     found = []
@@ -132,7 +132,7 @@ def overlaps(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if entry["what"] == "end":
             open_in.pop(key, None)
             continue
-        # What a process had begun when it was killed never ends; it notes nothing any more either.
+        # A call in a killed process never ends, and the process writes no further line.
         if key in open_in and (open_in[key] == pid or last_place[open_in[key]] > place):
             found.append(entry)
         open_in[key] = pid
@@ -150,7 +150,7 @@ ROOMS: list[Any] = [
 async def test_the_order_survives_the_death_of_whoever_works(
     room: dict[str, Any], seed: int, nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
-    """With less room than there are messages, what a host sees first is not what comes back."""
+    """There are more messages than places, so a host first receives others than come back."""
     chance = random.Random(seed)  # noqa: S311 - the same deaths in every run
     works = Works(tmp_path, broker, **room)
     addresses = {"NATS_URL": nats_server.url, "DATABASE_URL": "unused"}
@@ -204,7 +204,7 @@ async def test_a_message_that_kills_whoever_works_is_given_up_alone(
 async def test_what_the_dead_host_held_comes_first_although_more_waits_than_there_is_room_for(
     nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
-    """Some of the backlog is in the stream, and some of it set aside in queues of its own."""
+    """One part of the backlog is in the stream, another part in spill queues."""
     works = Works(tmp_path, broker, max_in_flight=60, concurrency=4)
     numbers = range(200)
     addresses = {"NATS_URL": nats_server.url, "DATABASE_URL": "unused"}
@@ -239,6 +239,6 @@ async def test_turns_lose_nothing_when_hosts_die_and_double_only_what_they_held(
 
     ends = [(entry["key"], entry["number"]) for entry in journal if entry["what"] == "end"]
     assert len(set(ends)) == len(flood) + kills * 10
-    # Of the stream and of the mailbox a host holds no more than that, calls included.
+    # A host holds at most this many messages of stream and mailbox, calls included.
     assert len(ends) - len(set(ends)) <= kills * room
     assert await letters_of(broker, works.name) == []

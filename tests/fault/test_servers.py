@@ -1,4 +1,4 @@
-"""nats-server and PostgreSQL are killed or stand still while messages flow."""
+"""nats-server and PostgreSQL are killed or stopped (SIGSTOP) while messages flow."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -27,7 +27,7 @@ async def test_a_nats_server_that_stands_still_loses_and_doubles_nothing(
 ) -> None:
     async with flow(servers, seed) as scene:
         nats.pause()
-        # From 10 s on clients give the connection up and ask for another.
+        # After 10 s clients close the connection and open another.
         await scene.last(1, 16)
         nats.resume()
 
@@ -63,7 +63,7 @@ async def test_host_nats_and_postgresql_that_die_in_any_order_lose_and_double_no
             for act in acts:
                 await act()
                 await scene.last(0, 1)
-        # Last, as a host that finds no server ends and is not started again by itself.
+        # The host is last: without a server it would end, and nothing starts it again.
         await scene.hosts[0].start()
 
 

@@ -1,4 +1,4 @@
-"""What goes in: messages of many devices, each published until it is confirmed as stored."""
+"""Publishes messages of many devices, each until its storage is confirmed."""
 
 import asyncio
 import json
@@ -22,18 +22,18 @@ _OFFER_AGAIN_S = 0.1
 
 @dataclass
 class Traffic:
-    """Readings 0 to `count` - 1, each of which shall become a row, and some of them a webhook.
+    """Readings 0 to `count` - 1. Each shall become a row, and some shall become a webhook too.
 
     Attributes:
-        count: how many readings.
-        chunk: how many are published together.
-        pause_s: between chunks, outside the burst.
-        burst: the readings that come without a pause.
-        is_mixed: sends besides, under numbers of readings, what has a wrong token and jobs that
-            nobody can read, and some readings a second time.
-        confirmed: readings that are stored, as far as the publisher knows.
-        duplicates: readings sent a second time of which the stream said that it has them.
-        refusals: why publishing failed, each time that it did.
+        count: number of readings.
+        chunk: how many readings are published together.
+        pause_s: pause between chunks, outside the burst.
+        burst: the readings that are published without a pause.
+        is_mixed: also send readings with a wrong token, jobs that cannot be parsed, and some
+            readings twice.
+        confirmed: readings whose storage was confirmed.
+        duplicates: readings that the stream recognized as duplicates.
+        refusals: the reason of each failed publish.
     """
 
     count: int
@@ -48,40 +48,40 @@ class Traffic:
 
     @classmethod
     def mixed(cls, count: int) -> "Traffic":
-        """Of all kinds, within a few seconds; a burst comes after the first fifth."""
+        """Messages of all kinds, within a few seconds; the burst comes after the first fifth."""
         burst = range(count // 5, count * 2 // 5)
         return cls(count, max(1, count // _CHUNKS), _SPAN_S / _CHUNKS, burst, is_mixed=True)
 
     @property
     def routed(self) -> range:
-        """The readings of which the webhook is told."""
+        """The readings that the webhook receives."""
         return range(0, self.count, ROUTED_EVERY)
 
     @property
     def refused(self) -> range:
-        """The numbers under which something with a wrong token comes."""
+        """The numbers of readings with a wrong token."""
         return self._every(REFUSED_EVERY)
 
     @property
     def strays(self) -> range:
-        """The numbers under which a job comes that nobody can read."""
+        """The numbers of jobs that cannot be parsed."""
         return self._every(STRAY_EVERY)
 
     @property
     def repeated(self) -> range:
-        """The readings that are sent twice under one id."""
+        """The readings that are sent twice with one id."""
         return self._every(REPEATED_EVERY)
 
     @property
     def received(self) -> int:
-        """Everything that was sent and is confirmed, once all of it is."""
+        """How many messages are stored, once all are confirmed."""
         return self.count + len(self.refused) + len(self.strays) + len(self.repeated)
 
     def _every(self, step: int) -> range:
         return range(0, self.count if self.is_mixed else 0, step)
 
     async def publish(self, broker: Broker) -> None:
-        """Publish all; what is not confirmed is published again under the same id."""
+        """Publish all; an unconfirmed message is published again with the same id."""
         for first in range(0, self.count, self.chunk):
             numbers = range(first, min(self.count, first + self.chunk))
             readings = {n: _reading(f"fault-{n}", n, TOKEN) for n in numbers}
@@ -94,11 +94,11 @@ class Traffic:
                 self.confirmed += len(numbers)
                 self._moved.notify_all()
             if first not in self.burst:
-                # Nothing is waited for: it is the pace at which the devices speak.
+                # The pace of the devices; there is no event to wait for.
                 await asyncio.sleep(self.pause_s)
 
     async def reach(self, count: int) -> None:
-        """Return when so many readings are confirmed."""
+        """Return when that many readings are confirmed."""
         async with self._moved:
             await self._moved.wait_for(lambda: self.confirmed >= count)
 
@@ -134,7 +134,7 @@ def _reading(msg_id: str, n: int, token: str) -> Publication:
 
 
 async def register_devices(dsn: str, webhook_url: str, secret: str) -> None:
-    """A tenant with all devices and one webhook route for every fiftieth reading."""
+    """Register a tenant with all devices, and a webhook route for every fiftieth reading."""
     database = await asyncpg.connect(dsn)
     await database.execute("INSERT INTO tenants (tenant_id) VALUES ('fault')")
     await database.execute(
