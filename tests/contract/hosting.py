@@ -129,13 +129,13 @@ class OwnProcess:
             serving(self._folder, **self._environment)
         )
         if self._isolated:
-            doors = await self._process.wait_for_line("Started")
+            started = await self._process.wait_for_line("Started")
             # Wait for the other process too: a starting process makes streams, which tests delete.
             for worker in ("1", f"isolated-{self._served.function}"):
                 await self._process.wait_for_line("Ready", worker=worker)
         else:
-            doors = await self._process.wait_for_line("Ready")
-        self._admin = doors["admin"]
+            started = await self._process.wait_for_line("Ready")
+        self._admin = started["admin"]
 
     async def drain(self) -> None:
         self._process.send(signal.SIGTERM)

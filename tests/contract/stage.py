@@ -81,7 +81,7 @@ class Stage:
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         told = await reader.readline()
         if not told:
-            writer.close()  # Cancelled or killed before it could say a word.
+            writer.close()  # The function was killed before it reported its call.
             return
         call = Call(json.loads(told), reader, writer)
         self._taken.append(call)

@@ -1,4 +1,4 @@
-"""The backup of docs/operations.md, restored."""
+"""A backup made as docs/operations.md says can be restored."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""`make demo` beside `make run`: the whole way, and clear words where it is barred."""
+"""`make demo` beside `make run`: the whole demonstration, and its error messages."""
 
 import os
 import re
@@ -16,8 +16,8 @@ LOOPBACK = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
 
 
 @pytest.fixture
-def place(server_directory: Path) -> Iterator[dict[str, str]]:
-    """Ports and a data directory that are this test's alone."""
+def environment(server_directory: Path) -> Iterator[dict[str, str]]:
+    """Free ports and a data directory for this test."""
     ports = (
         "GATEWAY_PORT",
         "RUNTIME_NATS_PORT",
@@ -46,26 +46,26 @@ def demonstrate(environment: Mapping[str, str]) -> tuple[int, str]:
 
 
 def test_three_messages_become_three_rows_and_three_verified_deliveries_each_time(
-    place: dict[str, str],
+    environment: dict[str, str],
 ) -> None:
-    with serving(ROOT, "manifests", environment=place | LOOPBACK):
-        first = demonstrate(place)
-        second = demonstrate(place)
+    with serving(ROOT, "manifests", environment=environment | LOOPBACK):
+        first = demonstrate(environment)
+        second = demonstrate(environment)
     for code, told in (first, second):
         assert code == 0, told
         assert "3 rows, 3 verified deliveries." in told
         assert len(re.findall(r"(MQTT|HTTP|NATS) +verified +TELEMETRY-\d+-\S+", told)) == 3
 
 
-def test_what_is_missing_is_said_in_one_sentence(place: dict[str, str]) -> None:
-    code, told = demonstrate(place)
+def test_what_is_missing_is_said_in_one_sentence(environment: dict[str, str]) -> None:
+    code, told = demonstrate(environment)
     assert code == 1
     assert "start `make run` first" in told
-    with serving(ROOT, "manifests", environment=place):
-        code, told = demonstrate(place | {"ADMIN_KEY": "wrong"})
+    with serving(ROOT, "manifests", environment=environment):
+        code, told = demonstrate(environment | {"ADMIN_KEY": "wrong"})
         assert (code, "refuses the admin key" in told) == (1, True)
-        code, told = demonstrate(place | {"MQTT_ADMIN_PASSWORD": "wrong"})
+        code, told = demonstrate(environment | {"MQTT_ADMIN_PASSWORD": "wrong"})
         assert (code, "is the password that of the host?" in told) == (1, True)
-        code, told = demonstrate(place)
+        code, told = demonstrate(environment)
         assert (code, "WEBHOOK_ALLOWED_NETWORKS=127.0.0.0/8" in told) == (1, True)
         assert "Traceback" not in told

@@ -1,4 +1,4 @@
-"""What the documents say of names, numbers and places, held against the code."""
+"""Compares names, numbers and links in the documents with the code."""
 
 import ast
 import re

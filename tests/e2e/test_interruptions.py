@@ -1,4 +1,4 @@
-"""What an interruption costs a served function: its host's end, and a server that goes away."""
+"""What a served function loses when its host ends or a server is away."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ def write_project(folder: Path) -> None:
 
 @pytest.fixture
 def nats(server_directory: Path) -> Iterator[NatsServer]:
-    """A server of the test's own, as it is to be stopped."""
+    """A nats-server of the test's own, since the test stops it."""
     server = NatsServer(server_directory / "nats")
     yield server
     server.stop()
@@ -132,7 +132,7 @@ async def test_an_outage_of_nats_loses_and_doubles_nothing(
 
 
 async def done_by(broker: Broker) -> list[bytes]:
-    """The attempts that got to the end, one for each message."""
+    """The attempt that succeeded, for each message."""
     return [message.data async for message in stored.scan(broker, "DONE", "done")]
 
 

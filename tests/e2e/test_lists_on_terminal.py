@@ -1,4 +1,4 @@
-"""The lists of the command line on terminals of two widths, with names as long as they may be."""
+"""The command line's lists on terminals of two widths, with the longest possible names."""
 
 import asyncio
 import re
@@ -82,7 +82,7 @@ async def test_the_lists_fit_and_keep_what_matters_most(
     assert not any(line.startswith(f"{service}_") for line in listed)
     assert sum(line.startswith(f"{service}_") for line in one_by_one) == 12
     assert [line[0] for line in chosen if "…" in line] == ["f", "f"]
-    # Two names that differ in their ends alone can be told apart.
+    # Two names that differ only at their ends remain distinguishable.
     assert {line.split()[0][-2:] for line in chosen if "…" in line} == {"_n", "_s"}
     [number] = [line.split() for line in letters if " A_CODE_OF_SOME" in line]
     assert "no such destination is" in " ".join(number)

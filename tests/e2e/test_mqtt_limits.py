@@ -1,4 +1,4 @@
-"""The limits of nats-server's MQTT listener, as docs/operations.md tells them."""
+"""The limits of nats-server's MQTT listener that docs/operations.md states."""
 
 import queue
 from typing import Any
@@ -20,7 +20,7 @@ def connected(server: NatsServer) -> MqttSession:
 
 @pytest.mark.parametrize("topic", ["tenant/test/device/dev1/telemetry", "elsewhere/dev1"])
 async def test_a_puback_is_not_storage(nats_server: NatsServer, broker: Broker, topic: str) -> None:
-    # No stream takes the one, and no permission allows the other: the device hears of neither.
+    # No stream takes the first, no permission allows the second, and the device learns of neither.
     with connected(nats_server) as session:
         published = session._client.publish(topic, b"gone", qos=1)
         published.wait_for_publish(_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""`runtime psql` and `runtime nats-context` beside a host, as docs/operations.md shows them."""
+"""`runtime psql` and `runtime nats-context` beside a host, as in docs/operations.md."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ async def count(event: Event[bytes], ctx: Context) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Where a host serves, and the environment of whoever works there."""
+    """The folder of a host, and the environment for commands in it."""
 
     path: Path
     environment: dict[str, str]

@@ -1,4 +1,4 @@
-"""A user's folder whose names meet those of the shipped packages, as `runtime check` sees it."""
+"""`runtime check` in a user's folder with the same names as the shipped packages."""
 
 from pathlib import Path
 

@@ -58,7 +58,7 @@ async def test_a_message_that_its_function_sent_away_for_hours_is_listed_and_hur
             return [document["sequence"] for document in done.documents]
 
         [sequence] = await eventually(find, "a parked message")
-        # By the server's clock: this machine's is an hour ahead.
+        # Expect the server's clock; this machine's clock is an hour ahead.
         ls = ("parked", "ls", "--function", name)
         listed = await runtime(nats_server.url, *ls, program=SKEWED, CLOCK_FILE=str(clock))
         done = await runtime(nats_server.url, "parked", "run-now", sequence)

@@ -17,8 +17,8 @@ from tests.support.host import Journal, consumer, fresh, make_manifest, running_
 from tests.support.servers import NatsServer
 
 
-class Scene:
-    """A function and its witness on one stream: what the witness got, the function could have."""
+class PausableFunction:
+    """A pausable function and a second function on one stream, which shows what was available."""
 
     def __init__(self) -> None:
         self.stream, self.name, self.witness = fresh("JOBS"), fresh("work"), fresh("witness")
@@ -40,7 +40,7 @@ class Scene:
 async def test_a_paused_function_gets_nothing_on_any_host_until_it_is_resumed(
     nats_server: NatsServer, broker: Broker
 ) -> None:
-    scene, url = Scene(), nats_server.url
+    scene, url = PausableFunction(), nats_server.url
 
     async with running_host(url, scene.functions, scene.does(), streams=scene.streams) as first:
         done = await runtime(url, "pause", scene.name)
@@ -70,7 +70,7 @@ async def test_a_paused_function_gets_nothing_on_any_host_until_it_is_resumed(
 
 
 async def test_a_redriven_message_waits_too(nats_server: NatsServer, broker: Broker) -> None:
-    scene, url = Scene(), nats_server.url
+    scene, url = PausableFunction(), nats_server.url
     async with running_host(url, scene.functions, scene.does(), streams=scene.streams):
         for name in (scene.name, scene.witness):
             message = Message("a", b"again", {}, "", scene.stream, 7, 5, 1_790_000_000_000_000_000)
@@ -87,7 +87,7 @@ async def test_a_redriven_message_waits_too(nats_server: NatsServer, broker: Bro
 async def test_a_pause_may_end_by_itself_by_the_servers_clock(
     nats_server: NatsServer, broker: Broker, tmp_path: Path, ahead_s: int
 ) -> None:
-    scene, url = Scene(), nats_server.url
+    scene, url = PausableFunction(), nats_server.url
     clock = tmp_path / "clock"
     clock.write_text(str(ahead_s))
     async with running_host(url, scene.functions, scene.does(), streams=scene.streams):
@@ -105,7 +105,7 @@ async def test_a_pause_may_end_by_itself_by_the_servers_clock(
 async def test_a_host_that_changes_a_paused_consumer_leaves_it_paused(
     nats_server: NatsServer, broker: Broker
 ) -> None:
-    scene = Scene()
+    scene = PausableFunction()
     manifest = make_manifest(scene.functions, scene.streams)
     await ensure(broker, manifest)
     await runtime(nats_server.url, "pause", scene.name)
@@ -122,7 +122,7 @@ async def test_a_host_that_changes_a_paused_consumer_leaves_it_paused(
 async def test_a_paused_consumer_goes_on_sending_heartbeats_to_pull_loops(
     nats_server: NatsServer, broker: Broker
 ) -> None:
-    scene = Scene()
+    scene = PausableFunction()
     await ensure(broker, make_manifest(scene.functions, scene.streams))
     await runtime(nats_server.url, "pause", scene.name)
     await broker.publish(f"{scene.stream}.a", b"one")
@@ -153,7 +153,7 @@ async def test_a_scheduled_function_is_paused_with_its_ticks(nats_server: NatsSe
     async with running_host(nats_server.url, functions, {name: tick, witness: watch}):
         await ticks.wait(1)
         done = await runtime(nats_server.url, "pause", name)
-        await seen.wait(len(seen.entries) + 1)  # What was delivered before the pause is finished.
+        await seen.wait(len(seen.entries) + 1)  # A delivered message is still processed.
         before = len(ticks.entries)
         await seen.wait(len(seen.entries) + 2)
         during = len(ticks.entries)
@@ -168,7 +168,7 @@ async def test_a_scheduled_function_is_paused_with_its_ticks(nats_server: NatsSe
 async def test_one_unknown_name_pauses_nothing_and_names_those_that_are_known(
     nats_server: NatsServer, broker: Broker
 ) -> None:
-    scene = Scene()
+    scene = PausableFunction()
     await ensure(broker, make_manifest(scene.functions, scene.streams))
 
     done = await runtime(nats_server.url, "pause", scene.name, "nobody")

@@ -29,7 +29,7 @@ async def _empty_server(broker: Broker) -> None:
 
 
 class Shop:
-    """A manifest in a folder, and commands about it."""
+    """A manifest in a folder, and commands with it."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -268,7 +268,7 @@ async def test_serving_by_binding_alone_names_everything_that_is_missing(
 
 
 class LockedServer(NatsServer):
-    """A server with a user who may do what docs/operations.md says that binding needs."""
+    """A server whose user has only the permissions that docs/operations.md lists for binding."""
 
     def configuration(self) -> str:
         page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

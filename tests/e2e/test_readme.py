@@ -1,4 +1,4 @@
-"""The README, followed word by word by somebody who has just arrived."""
+"""The README's commands, run as written."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ PORTS = (
 @pytest.fixture
 def folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="runtime-test-readme-"))
-    # As a root host's PostgreSQL is another user and must pass.
+    # When the test runs as root, PostgreSQL runs as another user, which must traverse the folder.
     made.chmod(0o711)
     yield made
     remove(made)
@@ -37,13 +37,13 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def environment(folder: Path) -> dict[str, str]:
-    """Ports of our own, and the data apart from a person's `make run`."""
+    """Free ports, and a data directory apart from that of `make run`."""
     ports = {name: str(free_port()) for name in PORTS}
     return {**ports, "RUNTIME_DATA_DIR": str(folder / ".runtime")}
 
 
 def commands(block: Block) -> list[tuple[str, list[str]]]:
-    """Each command after a `$`, and the lines that it is said to print."""
+    """Each command after a `$`, and the output that the page shows."""
     found: list[tuple[str, list[str]]] = []
     for line in block.text.splitlines():
         if line.startswith("$ "):
@@ -59,7 +59,7 @@ def every_command() -> list[tuple[str, list[str]]]:
 
 
 def blurred(text: str) -> str:
-    """Without what differs from run to run: numbers, times and random ids."""
+    """The text without numbers, times and random ids, which differ between runs."""
     return re.sub(r"[0-9a-f]+", "0", text)
 
 
@@ -96,7 +96,7 @@ def test_the_demonstration_shows_what_the_readme_shows(environment: dict[str, st
 
 
 def squeezed(text: str) -> list[str]:
-    """Blurred, and without the widths of columns, which depend on the ids."""
+    """The blurred text without the widths of columns, which depend on the ids."""
     lines = [re.sub(r"[\s─━]+", " ", blurred(line)).strip() for line in text.splitlines()]
     return [line for line in lines if line]
 
@@ -109,7 +109,7 @@ async def test_the_first_function_does_what_the_readme_says(
     [serve] = [line for line, _ in every_command() if line.startswith(".venv/bin/runtime serve")]
     manifest = shlex.split(serve)[2]
     asked = [(line, told) for line, told in every_command() if line.startswith("nats ")]
-    # What the host logs when it has dealt with the wish of the first, and of the third command.
+    # The host's log line after the first, and after the third command.
     effects = iter(("Greeted", "Message given up to the dead letters"))
     url = f"nats://127.0.0.1:{environment['RUNTIME_NATS_PORT']}"
 
@@ -123,7 +123,7 @@ async def test_the_first_function_does_what_the_readme_says(
 
 
 def lines_of(text: str) -> list[str]:
-    """Blurred lines; the command line prints headers in any order."""
+    """The blurred lines, sorted, since the command line prints headers in any order."""
     kept = [blurred(line) for line in text.splitlines() if line.strip()]
     return sorted(re.sub(r"\(.*\)", "", line) for line in kept)
 

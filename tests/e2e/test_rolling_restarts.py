@@ -1,4 +1,4 @@
-"""Hosts that are restarted one after the other, as a deployment does, while messages flow."""
+"""Rolling restarts: hosts are restarted one after the other while messages flow."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ async def work_batch(batch: Batch[dict[str, Any]], ctx: Context) -> None:
 
 
 class Flow:
-    """Messages without end, a few more than the slowest function has begun; and what was begun."""
+    """A steady flow of messages, slightly ahead of the slowest function, and a journal of calls."""
 
     def __init__(self, broker: Broker, stream: str, functions: list[str]) -> None:
         self.began: dict[str, list[tuple[int, int]]] = {name: [] for name in functions}
@@ -58,14 +58,14 @@ class Flow:
         self._changed.set()
 
     async def run(self) -> int:
-        """Publish until it is ended; how many there were."""
+        """Publish until the flow is ended; returns the number of messages."""
         number = 0
         while not self._ended:
             if number >= min(map(len, self.began.values())) + AHEAD:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            # One in twenty takes longer than a host may drain.
+            # One message in twenty takes longer than a host's drain may take.
             takes_s = LONG_S if number % 20 == 0 else SHORT_S
             data = json.dumps({"number": number, "takes_s": takes_s}).encode()
             await self._broker.publish(self._subject, data)
@@ -74,7 +74,7 @@ class Flow:
 
 
 def write_project(folder: Path, stream: str, functions: dict[str, dict[str, Any]]) -> None:
-    """Functions that get two attempts and no second chance; JSON is YAML."""
+    """Functions with two attempts; JSON is YAML."""
     stated = {
         name: {
             "handler": "rolling:work",
@@ -211,11 +211,11 @@ def write_callers(folder: Path, stream: str) -> dict[str, dict[str, Any]]:
     return functions
 
 
-class Visitors:
-    """Ask the gateway while it is open, each request on a connection of its own.
+class HttpClients:
+    """Clients of the gateway, with one connection per request.
 
-    It gets no more of them from a moment before its host is told to end, as a load balancer would
-    have it; all that have reached their function by then are to be answered.
+    Like a load balancer they send no further request from a moment before the host is told to end.
+    Every request that has reached its function by then must be answered.
     """
 
     def __init__(self, port: int) -> None:
@@ -259,33 +259,33 @@ async def test_functions_that_call_each_other_survive_restarts_of_their_only_hos
         "ADMIN_KEY": "k" * 32,
         "GATEWAY_PORT": str(port),
         "RUNTIME_GRACE_S": "20",
-        # The routes of the first round are found in an entry of this level.
+        # The gateway logs the routes of its first round at this level.
         "RUNTIME_LOG_LEVEL": "DEBUG",
     }
-    visitors = Visitors(port)
-    visiting = [asyncio.create_task(visitors.run()) for _ in range(8)]
+    clients = HttpClients(port)
+    visiting = [asyncio.create_task(clients.run()) for _ in range(8)]
     published = 0
     for _ in range(3):
         async with serving(tmp_path, **environment) as host:
             await host.wait_for_line("Ready", count=4)
             await host.wait_for_line("Routes were found.")
-            visitors.is_open.set()
+            clients.is_open.set()
             for _ in range(30):
                 await broker.publish(f"{stream}.a", b"x")
                 published += 1
-            enough = visitors.answered + 50
-            while visitors.answered < enough:  # noqa: ASYNC110 - only the visitors know
+            enough = clients.answered + 50
+            while clients.answered < enough:  # noqa: ASYNC110 - only the clients know
                 await asyncio.sleep(0.01)
-            visitors.is_open.clear()
-            while len(asked) < visitors.asked:  # noqa: ASYNC110 - the function alone knows
+            clients.is_open.clear()
+            while len(asked) < clients.asked:  # noqa: ASYNC110 - the function alone knows
                 await asyncio.sleep(0.001)
             host.send(signal.SIGTERM)
             assert await host.wait_until_ended() == 0, host.text
-    visitors.is_ended = True
-    visitors.is_open.set()
+    clients.is_ended = True
+    clients.is_open.set()
     await asyncio.gather(*visiting)
 
-    assert visitors.failures == []
+    assert clients.failures == []
     assert set(began) == {b"1"}
     left = 0
     for name in functions:
@@ -297,5 +297,5 @@ async def test_functions_that_call_each_other_survive_restarts_of_their_only_hos
 
 
 async def wait_until_serving(host: Served) -> None:
-    """Return when both its processes are ready: that of the isolated function, and the other."""
+    """Return when both worker processes are ready, including that of the isolated function."""
     await host.wait_for_line("Ready", count=3)

@@ -1,4 +1,4 @@
-"""`runtime serve`, from its first line to its exit code."""
+"""`runtime serve`: start, drain, problems and exit codes."""
 
 import asyncio
 import os
@@ -60,7 +60,7 @@ functions:
 
 
 class Project:
-    """A folder with one manifest and one module, and ears for what its function says."""
+    """A folder with a manifest and a module, and a subscription to the function's reports."""
 
     def __init__(self, folder: Path, broker: Broker) -> None:
         self.folder = folder
@@ -85,7 +85,7 @@ class Project:
         await self.broker.publish(f"{self.stream}.a", data)
 
     async def take(self) -> tuple[int, bytes]:
-        """Process and payload of what the function saw next."""
+        """Process and payload of the function's next call."""
         async with asyncio.timeout(30):
             message = await self.seen.get()
         number, _, data = message.data.partition(b" ")
@@ -141,7 +141,7 @@ async def test_a_second_signal_ends_it_at_once_and_the_message_comes_again(
         took_s = time.monotonic() - began_s
     async with serving(project.folder, **addresses) as served:
         second, data = await project.take()
-        await project.gates.get()  # the first host's question, which nobody answered
+        await project.gates.get()  # the first host's request, without an answer
         await project.open_gate()
         await wait_until_settled(project.broker, project.stream, project.function)
 
@@ -153,7 +153,7 @@ async def test_a_second_signal_ends_it_at_once_and_the_message_comes_again(
 async def test_a_connection_that_is_closed_for_good_ends_the_process_with_1(
     project: Project, addresses: dict[str, str]
 ) -> None:
-    # No server's word closes it any more: only what nobody has thought of.
+    # No message of a server closes the connection for good; only an unforeseen error does.
     project.write(module=CLOSE)
     async with serving(project.folder, **addresses) as served:
         await served.wait_for_line("Ready")
@@ -369,14 +369,14 @@ async def test_two_that_want_one_port_are_named_before_a_server_is_started(tmp_p
 
 
 def _runs(process: psutil.Process) -> bool:
-    # An orphan stays a zombie where the machine has no init that reaps it.
+    # On a machine without an init process that reaps it, an orphan stays a zombie.
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-async def _readyz(door: str) -> int:
+async def _readyz(admin_url: str) -> int:
     async with httpx.AsyncClient(trust_env=False) as client:
         try:
-            return (await client.get(f"{door}/readyz")).status_code
+            return (await client.get(f"{admin_url}/readyz")).status_code
         except httpx.TransportError:
             return 0
 
@@ -467,7 +467,7 @@ async def test_workers_drain_by_themselves_when_their_supervisor_is_killed(
         return not any(map(_runs, workers))
 
     assert len(workers) == 2
-    # Their standard error closes a moment before they end.
+    # The workers' standard error closes a moment before they end.
     await eventually(all_ended, "the workers' end")
 
 

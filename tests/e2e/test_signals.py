@@ -1,4 +1,4 @@
-"""What a signal does to a served host, beyond the first drain."""
+"""Signals to a serving host, beyond the one that starts a drain."""
 
 import asyncio
 import signal
@@ -85,7 +85,7 @@ async def test_sighup_is_ignored_by_a_host_without_a_terminal_and_by_its_workers
 async def test_a_worker_that_is_asked_to_end_by_itself_waits_for_no_other(
     folder: Path, addresses: dict[str, str]
 ) -> None:
-    """Its endpoints end at once: the callers of the other workers go on, and have others to ask."""
+    """Its endpoints end at once, since callers in other workers can ask other instances."""
     (folder / "signals.py").write_text(MODULE.replace("    await asyncio.Event().wait()\n", ""))
     async with serving(folder, "app.yaml", "--workers", "2", **addresses) as served:
         await served.wait_for_line("Ready", count=3)

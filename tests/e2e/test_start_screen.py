@@ -1,4 +1,4 @@
-"""`runtime serve` as a person sees it, on terminals of two widths."""
+"""The start screen of `runtime serve`, on terminals of two widths."""
 
 import json
 import re
@@ -24,7 +24,7 @@ WIDTHS = pytest.mark.parametrize("columns", [80, 100])
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """Ports of our own, and a data directory that PostgreSQL's user may pass."""
+    """Free ports, and a data directory that PostgreSQL's user can traverse."""
     made = Path(tempfile.mkdtemp(prefix="runtime-test-screen-"))
     made.chmod(0o711)
     ports = {name: str(free_port()) for name in PORTS}
@@ -34,7 +34,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def app(tmp_path: Path, nats_server: NatsServer) -> tuple[Path, dict[str, str], str]:
-    """A folder with a function that waits, what its host needs, and its stream."""
+    """A folder with a function that waits, its host's environment, and its stream."""
     stream = fresh("WORK")
     work = {"handler": "app:work", "timeout": "1h", "consumer": {"stream": stream}}
     manifest = {
@@ -77,7 +77,7 @@ def test_the_shipped_manifests_start_with_a_screen_that_fits_and_ends_with_ready
 
     assert re.fullmatch(r"  Ready in \d+\.\d s", lines[-1])
     assert widest(raw) <= columns
-    # A line of the log that goes on below its sentence, or that the terminal broke.
+    # A log line that continues below its sentence, or that the terminal wrapped.
     assert not [line for line in lines if re.match(" {15}[^ ]", line)]
     assert not [line for line in lines if re.match(r"\d\d:", line) and " INFO  http" not in line]
     assert labels == {
@@ -96,7 +96,7 @@ def test_the_shipped_manifests_start_with_a_screen_that_fits_and_ends_with_ready
 
 
 def wait_for_routes(gateway: str) -> None:
-    """The gateway has found its routes, which it may not say below Ready."""
+    """Return when the gateway has found its routes, which it must not report below Ready."""
     until_s = time.monotonic() + 30
     while True:
         answer = httpx.get(f"{gateway}/openapi.json", timeout=5, trust_env=False)

@@ -1,4 +1,4 @@
-"""What a function raises in a task of its own does not end the process that serves it."""
+"""An exception in a task of a function does not end the host's process."""
 
 import json
 from collections.abc import AsyncIterator

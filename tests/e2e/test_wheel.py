@@ -1,4 +1,4 @@
-"""docs/installing.md, followed in an empty folder by somebody who has the wheel and no checkout."""
+"""docs/installing.md, run in an empty folder with the installed wheel and no checkout."""
 
 import json
 import os
@@ -25,7 +25,7 @@ PORTS = ("RUNTIME_NATS_PORT", "RUNTIME_MONITOR_PORT", "RUNTIME_MQTT_PORT", "GATE
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of an environment into which the wheel was installed."""
+    """The program folder of an environment with the installed wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
@@ -44,7 +44,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="runtime-test-wheel-"))
-    # As a root host's PostgreSQL is another user and must pass.
+    # When the test runs as root, PostgreSQL runs as another user, which must traverse the folder.
     made.chmod(0o711)
     yield made
     remove(made)
@@ -52,13 +52,13 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    # The program nats-server of the dependencies is beside this environment's Python.
+    # The dependencies' nats-server program is beside this environment's Python.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {"PATH": path, **{name: str(free_port()) for name in PORTS}}
 
 
 def documented(program: str) -> list[str]:
-    """The arguments of the command of the page that runs this program."""
+    """The arguments of the page's command that runs this program."""
     lines = [
         line[2:]
         for block in read_blocks(PAGE)

@@ -1,4 +1,4 @@
-"""docs/writing-functions.md, served as it stands and asked whether it tells the truth."""
+"""Serves the project in docs/writing-functions.md, and checks the page's statements."""
 
 import asyncio
 import json
@@ -37,8 +37,8 @@ from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
 PAGE = ROOT / "docs" / "writing-functions.md"
 
 
-class Carrier:
-    """The other end of HTTP: busy, then content, then refusing."""
+class CarrierServer:
+    """The carrier's HTTP server: answers busy, then success, then a refusal."""
 
     def __init__(self) -> None:
         self.keys: queue.Queue[str] = queue.Queue()
@@ -74,7 +74,7 @@ class Shop:
     served: Served
     dsn: str
     till_port: int
-    carrier: "Carrier"
+    carrier: "CarrierServer"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def database(postgres_server: PostgresServer) -> Iterator[str]:
 def shop(nats_server: NatsServer, database: str) -> Iterator[Shop]:
     folder = Path(tempfile.mkdtemp(prefix="runtime-test-shop-"))
     write_files(PAGE, folder)
-    till_port, carrier = free_port(), Carrier()
+    till_port, carrier = free_port(), CarrierServer()
     environment = {
         "NATS_URL": nats_server.url,
         "DATABASE_URL": database,
@@ -117,7 +117,7 @@ async def refused_request(broker: Broker, subject: str, data: bytes) -> RequestF
 
 
 async def dead_letter(inbox: Inbox) -> tuple[str, str]:
-    """Code and reason of the next one."""
+    """Code and reason of the next dead letter."""
     headers = (await inbox.get()).headers
     return headers["Runtime-Code"], headers["Runtime-Reason"]
 
@@ -297,7 +297,7 @@ async def test_a_row_is_written_once_also_when_its_message_is_redriven(
             [row] = await connection.fetch("SELECT * FROM ledger")
             assert (row["stream"], row["sequence"], row["cents"]) == ("ENTRIES", ack.sequence, 5)
             assert info["message"]["time"].startswith(row["stored_at"].strftime("%Y-%m-%dT%H:%M"))
-            # Its insert fails once more than it is tried, then an operator sends it again.
+            # The insert fails at every attempt; then an operator redrives the message.
             await connection.execute("ALTER TABLE ledger RENAME TO hidden")
             async with listening(broker, "dead_letters.post") as letters:
                 await broker.publish("entries", as_json(account="bank", cents=7))
@@ -308,7 +308,7 @@ async def test_a_row_is_written_once_also_when_its_message_is_redriven(
             async def redriven() -> int:
                 return (await DeadLetters(broker).redrive(Selection(function="post"))).posted
 
-            # A subscriber hears of the dead letter a moment before its stream has stored it.
+            # A subscriber receives the dead letter a moment before its stream has stored it.
             assert await eventually(redriven, "a dead letter to redrive") == 1
             await posted.get()
         rows = await connection.fetch("SELECT account, sequence FROM ledger ORDER BY sequence")

@@ -18,7 +18,7 @@ _CONSUMERS = (("TELEMETRY", "ingest-workers"), ("ROUTES", "route-delivery"))
 
 
 @dataclass(frozen=True)
-class Place:
+class Difference:
     """The difference between the numbers found in one place and those expected there once.
 
     Attributes:
@@ -33,7 +33,7 @@ class Place:
     strange: list[int]
 
     @classmethod
-    def compare(cls, name: str, found: Counter[int], expected: Iterable[int]) -> "Place":
+    def compare(cls, name: str, found: Counter[int], expected: Iterable[int]) -> "Difference":
         """Compare the numbers found with those expected."""
         wanted = set(expected)
         return cls(
@@ -51,10 +51,10 @@ async def assert_nothing_lost_nothing_doubled(
     rows, quarantined, delivered = await _read_database(dsn)
     [dead] = await eventually(lambda: _read_dead_letters(broker), "the dead letters", 60)
     places = [
-        Place.compare("rows", rows, range(traffic.count)),
-        Place.compare("quarantine", quarantined, traffic.refused),
-        Place.compare("dead letters", dead, traffic.strays),
-        Place.compare("webhook jobs", endpoint.readings(), traffic.routed),
+        Difference.compare("rows", rows, range(traffic.count)),
+        Difference.compare("quarantine", quarantined, traffic.refused),
+        Difference.compare("dead letters", dead, traffic.strays),
+        Difference.compare("webhook jobs", endpoint.readings(), traffic.routed),
     ]
     wrong = [place for place in places if place.lost or place.doubled or place.strange]
     assert not wrong, wrong

@@ -38,7 +38,7 @@ async def test_a_killed_leader_loses_and_doubles_nothing_and_the_flow_resumes_wi
             try:
                 own = await scene.broker.api("STREAM.INFO.MAILBOX")
             except (ApiError, Unavailable):
-                return None  # Its leader may be elected just now.
+                return None  # The election may be in progress.
             return int(own["config"]["num_replicas"])
 
         assert await eventually(replicas, "what MAILBOX is like", 60) == NODES
@@ -104,7 +104,7 @@ async def test_a_leader_that_hands_over_costs_the_publish_at_most_that_it_was_at
 async def test_many_hosts_that_start_at_once_on_a_cluster_agree(nats_cluster: NatsCluster) -> None:
     brokers = [await Broker.connect(nats_cluster.url, name=f"host {n}") for n in range(5)]
     left = []
-    for attempt in range(4):  # Every second time or so somebody asks for what has no leader yet.
+    for attempt in range(4):  # In about half of the rounds a host asks a stream without a leader.
         manifest = _manifest(f"FIRST{attempt}", f"SECOND{attempt}")
         await asyncio.gather(*(ensure(broker, manifest) for broker in brokers))
         left += await plan(brokers[0], manifest)

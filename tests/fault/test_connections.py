@@ -94,7 +94,7 @@ async def test_a_server_that_says_nothing_is_tried_with_one_connection_at_a_time
     await broker.ping(timeout_s=10)
     await broker.close()
 
-    assert opened <= 2  # The one before may be on its way out.
+    assert opened <= 2  # The previous connection may still be closing.
 
 
 def by_nats(link: Proxy) -> dict[str, str]:

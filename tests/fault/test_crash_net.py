@@ -293,7 +293,7 @@ async def test_functions_of_every_binding_run_isolated_and_come_back(
     functions["neighbour"] = {"handler": "crashing:answer", "endpoint": {"subject": "neighbour"}}
     write_project(tmp_path, functions)
     async with serving(tmp_path, **addresses(nats_server)) as served:
-        doors = await served.wait_for_line("Started")
+        addresses_of = await served.wait_for_line("Started")
         await wait_until_ready(served)
         first = json.loads((await broker.request("isolated.answer", b"{}")).data)["pid"]
         neighbour = json.loads((await broker.request("neighbour", b"{}")).data)["pid"]
@@ -302,12 +302,12 @@ async def test_functions_of_every_binding_run_isolated_and_come_back(
         pids = {first, neighbour, ticks[0]["pid"], services[0]["pid"]}
         for pid in pids - {neighbour}:
             psutil.Process(pid).send_signal(signal.SIGKILL)
-        checks = (await ask(doors["admin"], "/readyz", 200)).json()["checks"]
+        checks = (await ask(addresses_of["admin"], "/readyz", 200)).json()["checks"]
         await entries_of(tmp_path, "isolated_tick", lambda all_: all_[-1]["pid"] not in pids)
         await entries_of(tmp_path, "isolated_service", lambda all_: all_[-1]["pid"] not in pids)
         second = await eventually(lambda: answers(broker), "another answer")
         same = json.loads((await broker.request("neighbour", b"{}")).data)["pid"]
-        metrics = (await ask(doors["admin"], "/metrics", 200)).text
+        metrics = (await ask(addresses_of["admin"], "/metrics", 200)).text
 
     assert len(pids) == 4
     assert second not in pids
@@ -335,9 +335,9 @@ async def answers(broker: Broker) -> int | None:
         return None
 
 
-async def ask(door: str, target: str, code: int) -> httpx.Response:
+async def ask(address: str, target: str, code: int) -> httpx.Response:
     async with httpx.AsyncClient() as client:
-        answer = await client.get(f"{door}{target}")
+        answer = await client.get(f"{address}{target}")
     assert answer.status_code == code, answer.text
     return answer
 

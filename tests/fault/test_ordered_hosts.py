@@ -49,7 +49,7 @@ async def work_batch(batch: Batch[dict[str, Any]], ctx: Context) -> None:
 """
 
 
-class Works:
+class OrderedProject:
     """A project with one ordered function, and the journal of its processes."""
 
     def __init__(self, folder: Path, broker: Broker, **spec: Any) -> None:
@@ -107,7 +107,7 @@ class Works:
             try:
                 psutil.Process(self.journal()[-1]["pid"]).kill()
             except psutil.NoSuchProcess:
-                return False  # The one that was killed before; nobody has gone on yet.
+                return False  # Killed before; no other process has continued yet.
             return True
 
         await eventually(kill, "somebody who works", 60)
@@ -152,7 +152,7 @@ async def test_the_order_survives_the_death_of_whoever_works(
 ) -> None:
     """There are more messages than places, so a host first receives others than come back."""
     chance = random.Random(seed)  # noqa: S311 - the same deaths in every run
-    works = Works(tmp_path, broker, **room)
+    works = OrderedProject(tmp_path, broker, **room)
     addresses = {"NATS_URL": nats_server.url, "DATABASE_URL": "unused"}
     async with serving(tmp_path, "app.yaml", "--workers", "3", **addresses) as served:
         await served.wait_for_line("Ready", worker="3")
@@ -171,7 +171,7 @@ async def test_the_order_survives_the_death_of_whoever_works(
     assert await letters_of(broker, works.name) == []
 
 
-async def _publish_all(works: Works, chance: random.Random) -> None:
+async def _publish_all(works: OrderedProject, chance: random.Random) -> None:
     next_of = dict.fromkeys([f"key{key}" for key in range(KEYS)], 0)
     while next_of:
         key = chance.choice(list(next_of))
@@ -185,7 +185,7 @@ async def _publish_all(works: Works, chance: random.Random) -> None:
 async def test_a_message_that_kills_whoever_works_is_given_up_alone(
     handler: str, nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
-    works = Works(tmp_path, broker, handler=handler, isolate=True, retry={"attempts": 1})
+    works = OrderedProject(tmp_path, broker, handler=handler, isolate=True, retry={"attempts": 1})
     addresses = {"NATS_URL": nats_server.url, "DATABASE_URL": "unused"}
     async with serving(tmp_path, "app.yaml", **addresses) as served:
         await served.wait_for_line("Ready", worker=f"isolated-{works.name}")
@@ -205,7 +205,7 @@ async def test_what_the_dead_host_held_comes_first_although_more_waits_than_ther
     nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
     """One part of the backlog is in the stream, another part in spill queues."""
-    works = Works(tmp_path, broker, max_in_flight=60, concurrency=4)
+    works = OrderedProject(tmp_path, broker, max_in_flight=60, concurrency=4)
     numbers = range(200)
     addresses = {"NATS_URL": nats_server.url, "DATABASE_URL": "unused"}
     async with serving(tmp_path, "app.yaml", "--workers", "2", **addresses) as served:
@@ -225,7 +225,7 @@ async def test_turns_lose_nothing_when_hosts_die_and_double_only_what_they_held(
 ) -> None:
     room = 60
     by_key = {"ordered_by": None, "fair_by": {"field": "key"}}
-    works = Works(tmp_path, broker, max_in_flight=room, concurrency=4, **by_key)
+    works = OrderedProject(tmp_path, broker, max_in_flight=room, concurrency=4, **by_key)
     flood, kills = range(1500), 3
     addresses = {"NATS_URL": nats_server.url, "DATABASE_URL": "unused"}
     async with serving(tmp_path, "app.yaml", "--workers", "2", **addresses) as served:

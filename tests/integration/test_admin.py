@@ -176,7 +176,7 @@ async def test_a_stop_does_not_wait_for_an_idle_connection_and_leaves_nothing_op
 
 
 async def supervised(directory: Path) -> tuple[httpx.Response, httpx.Response, httpx.Response]:
-    """A supervisor's metrics and readiness with both workers, then its readiness with one."""
+    """A supervisor's metrics and readiness with two workers, then its readiness with one."""
     paths = {"1": directory / "1.sock", "2": directory / "2.sock"}
     first, second = Metrics("1.0.0"), Metrics("1.0.0")
     first.function("ingest").count("acked", 3)

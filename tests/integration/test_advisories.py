@@ -47,7 +47,7 @@ async def _ensure(broker: Broker, retention: str = "limits", **fields: Any) -> N
 
 
 async def _exhaust(broker: Broker, stream: str = "JOBS", durable: str = "work") -> Message:
-    """Deliver for the last time and give no answer, as a process that dies does."""
+    """Deliver for the last time without a settlement, as if the process had died."""
     [message] = await pull(broker, stream, durable)
     await pull_nothing(broker, stream, durable)
     return message
@@ -181,7 +181,9 @@ async def test_a_message_that_was_given_up_properly_makes_no_second_dead_letter(
     await broker.publish("jobs.a", b"bad")
     [message] = await pull(broker, "JOBS", "work")
     await letters.store(DeadLetter("work", message, "BAD"))
-    await pull_nothing(broker, "JOBS", "work")  # The host died between the copy and the TERM.
+    await pull_nothing(
+        broker, "JOBS", "work"
+    )  # As if the host had died between the copy and the TERM.
 
     assert await sweeper.run_once(1.0) == 1
 
@@ -291,7 +293,7 @@ def test_what_is_no_advisory_is_refused(data: bytes) -> None:
 
 
 async def _kept_advisories(broker: Broker) -> list[Message]:
-    """The advisory as the server stores it; its reply settles nothing."""
+    """The advisory as the server stores it; a reply to this copy settles nothing."""
     answer = await broker.request(
         "$JS.API.DIRECT.GET.ADVISORIES.$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS.work", b""
     )

@@ -1,4 +1,4 @@
-"""Commands on a real database: made, sent, answered, given up."""
+"""Commands on a real database: created, sent, answered, cancelled, timed out."""
 
 import asyncio
 import json

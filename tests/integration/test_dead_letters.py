@@ -221,7 +221,7 @@ async def test_a_redrive_that_died_half_way_doubles_nothing_when_run_again(
 ) -> None:
     await letters.store(_letter())
     [letter] = await _all(letters)
-    # Posted, but the dead letter is still there, as after a crash between the two.
+    # The copy is posted and the dead letter still stored, as after a crash between the two steps.
     await broker.api("STREAM.UPDATE.DEAD_LETTERS", await _denying_deletes(broker))
     with pytest.raises(Exception, match=r"(?i)delete"):
         await letters.redrive(sequences=[letter.sequence])
@@ -278,12 +278,12 @@ async def test_without_the_stream_nothing_pretends_to_be_stored(
 
 
 class SmallServer(NatsServer):
-    """Takes messages of 8 KB at most."""
+    """A nats-server that accepts messages of at most 8 KB."""
 
     limit_bytes = 8192
 
     def configuration(self) -> str:
-        """The embedded server's, with a limit of its own."""
+        """The embedded server's configuration, with a smaller limit."""
         plain = super().configuration()
         return re.sub(r"max_payload: .*", f"max_payload: {self.limit_bytes}", plain)
 

@@ -1,4 +1,4 @@
-"""A host that ends: what calls endpoints ends before them, and one failure leaves nobody behind."""
+"""A host ends callers of endpoints before endpoints; one failure does not stop the others' end."""
 
 import asyncio
 from collections.abc import Callable
@@ -198,7 +198,7 @@ async def test_a_stop_that_does_not_end_is_ended(
         took_s = asyncio.get_running_loop().time() - began_s
 
     assert ended.is_set()
-    # Together: one after the other, each might take its whole time.
+    # The stop hooks run together: one after the other, each could use its whole time limit.
     assert took_s < 5
 
 

@@ -1,4 +1,4 @@
-"""Somebody changes JetStream while a host runs."""
+"""Another client changes streams and consumers while a host runs."""
 
 import json
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _change_consumer(broker: Broker, stream: str, durable: str, **fields: Any) -> None:
-    """As `nats consumer edit` does."""
+    """Change a consumer as `nats consumer edit` does."""
     config = (await broker.api(f"CONSUMER.INFO.{stream}.{durable}"))["config"]
     payload = {"stream_name": stream, "config": config | fields, "action": "update"}
     await broker.api(f"CONSUMER.CREATE.{stream}.{durable}", payload)
@@ -214,7 +214,7 @@ async def test_a_stream_in_memory_that_its_server_lost_is_made_again_and_reporte
     with structlog.testing.capture_logs() as first:
         async with running_host(nats_server.url, {work: spec}, streams=streams):
             pass
-    # As a server does that is started again.
+    # As after a restart of the server.
     await broker.api(f"STREAM.DELETE.{lost}")
     with structlog.testing.capture_logs() as second:
         async with running_host(nats_server.url, {work: spec}, streams=streams):

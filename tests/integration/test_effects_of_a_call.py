@@ -43,7 +43,7 @@ async def _reason_of_failure(broker: Broker, url: str, act: Callable[..., Any], 
     async with running_host(url, {name: _spec(stream, **spec)}, {name: act}, streams=streams):
         await broker.publish(f"{stream}.a", b"x")
         [letter] = await wait_for_letters(broker, name)
-    gc.collect()  # Python's own warning of a coroutine that was never awaited fails a test.
+    gc.collect()  # Python's warning about an un-awaited coroutine fails a test.
     assert letter.error_type == "EffectNotAwaited"
     return letter.reason
 
@@ -126,7 +126,7 @@ async def _group(ctx: Context) -> None:
 async def _cancel(ctx: Context) -> None:
     task = asyncio.create_task(ctx.request_many("a", wait_s=30))
     await asyncio.sleep(0)
-    task.cancel()  # Not awaited: it ends by itself a few turns later.
+    task.cancel()  # Not awaited: the task ends a few turns later.
 
 
 async def _time_out(ctx: Context) -> None:

@@ -1,4 +1,4 @@
-"""The configuration of the embedded nats-server, by what clients can and cannot do."""
+"""The embedded nats-server's configuration, tested by what clients can and cannot do."""
 
 import asyncio
 import json
@@ -93,7 +93,7 @@ async def test_an_mqtt_client_without_the_right_name_and_password_is_refused(
 
 
 async def test_the_mqtt_user_cannot_connect_as_a_nats_client(nats_server: NatsServer) -> None:
-    # By hand, as nats-py leaves the socket of a refused connection open.
+    # Without the library: nats-py leaves the socket of a refused connection open.
     reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
     shown = {"user": nats_server.mqtt_user, "pass": nats_server.mqtt_password, "verbose": False}
     await reader.readline()

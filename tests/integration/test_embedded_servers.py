@@ -26,7 +26,7 @@ from runtime.errors import ConfigError
 from runtime.settings import HostSettings
 from tests.support.servers import wait_until
 
-# A host that does nothing but keep its embedded servers, to be killed.
+# A host that only runs its embedded servers, until a test kills it.
 _HOST = """
 import asyncio, sys
 from pathlib import Path
@@ -231,7 +231,7 @@ async def test_a_server_that_outlived_its_host_is_ended_and_its_data_taken_over(
     async with _host(server_directory) as (host, nats_url, dsn):
         await _store({"NATS_URL": nats_url, "DATABASE_URL": dsn}, "by the first host")
         orphans = _servers_of(server_directory)
-        # Stopped, they do not hear the signal that the death of the host sends them.
+        # Stopped servers do not receive the signal that the kernel sends at the host's death.
         for orphan in orphans:
             orphan.suspend()
         host.kill()
@@ -281,7 +281,7 @@ def closed_directory(server_directory: Path) -> Path:
 async def test_a_project_in_a_folder_closed_to_other_users_is_served(
     closed_directory: Path,
 ) -> None:
-    # As root, PostgreSQL is another user here, as it is for a project under /root.
+    # When the test runs as root, PostgreSQL runs as another user, as for a project under /root.
     async with _serving(_settings(closed_directory)) as (_, environment):
         await _store(environment, "within")
         assert await _stored(environment) == (1, ["within"])

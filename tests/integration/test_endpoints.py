@@ -1,4 +1,4 @@
-"""Endpoints over NATS: what a caller gets, and what it must never see."""
+"""Endpoints over NATS: replies, errors, and the internals that no caller may see."""
 
 import asyncio
 import json

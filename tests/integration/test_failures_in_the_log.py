@@ -1,4 +1,4 @@
-"""Each failed attempt stands in the log: what, where, and when the next one comes."""
+"""The log has a line for each failed attempt: the error, its place, and the next attempt's time."""
 
 import asyncio
 from typing import Any
@@ -87,7 +87,7 @@ def _failures(lines: Lines) -> Lines:
 
 
 async def _one_message(broker: Broker, url: str, handler: str, data: bytes, **spec: Any) -> Lines:
-    """What the log says of one message that ends as a dead letter."""
+    """The log lines of one message that ends as a dead letter."""
     name, stream = fresh("seen"), fresh("SEEN")
     stated = {
         "handler": f"{__name__}:{handler}",

@@ -1,4 +1,4 @@
-"""Keys that take turns: the flood of one tenant holds no other tenant back."""
+"""Fair keys: the flood of one tenant does not delay other tenants."""
 
 import asyncio
 from collections import Counter
@@ -20,7 +20,7 @@ QUIET = 100
 
 
 class Tenants:
-    """A stream with tenants in its subjects, and a function over it that takes turns."""
+    """A stream with tenants in its subjects, and a function on it with `fair_by`."""
 
     def __init__(self, broker: Broker, url: str) -> None:
         self.broker = broker
@@ -50,7 +50,7 @@ class Tenants:
             )
 
     async def settle(self) -> None:
-        """Return when nothing is left anywhere."""
+        """Return when no message is left in stream, mailbox and spill queues."""
         manifest = make_manifest({self.name: self.spec})
         queues = SpillQueues(self.broker, self.name, manifest.functions[self.name])
 
@@ -68,7 +68,7 @@ def tenants(broker: Broker, nats_server: NatsServer) -> Tenants:
 
 
 class Clocked:
-    """When each message was called; a call takes a millisecond."""
+    """Records when each message was called; a call takes a millisecond."""
 
     def __init__(self) -> None:
         self.journal = Journal()
@@ -100,14 +100,14 @@ async def test_a_quiet_tenant_is_served_at_once_beside_a_flood(
         await clocked.journal.wait(FLOOD + QUIET, 60)
         await tenants.settle()
 
-    # How many calls came between: a wait in seconds would say how busy the machine was.
+    # Count the calls in between: a wait in seconds would measure how busy the machine is.
     place = {call: number for number, call in enumerate(calls)}
     waits = [place["quiet", number] - given_at[number] for number in range(QUIET)]
     served_from = place["quiet", 0]
-    # The first of them wait until the flood is set aside, the others hardly at all.
+    # The first messages wait until the flood is spilled; the others wait for a few calls at most.
     at_once = sorted(wait for wait, at in zip(waits, given_at, strict=True) if at > served_from)
     if order and not has_message_schedules(tenants.broker):
-        # These servers must be asked for message by message to set a flood aside.
+        # On these servers the host spills a flood message by message.
         assert max(waits) < FLOOD * 3 / 4
     else:
         assert max(waits) < FLOOD / 2
@@ -203,7 +203,7 @@ async def test_a_rate_is_kept_and_does_not_narrow_what_is_seen(
         await tenants.settle()
 
     times_s = sorted(clocked.at_s.values())
-    # The first call may be late for its turn, on a busy machine.
+    # On a busy machine the first call may be late.
     assert times_s[-1] - times_s[0] >= (305 - 5 - 1) / 100 * 0.9
     assert seen < 150
 

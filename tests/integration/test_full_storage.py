@@ -1,4 +1,4 @@
-"""A JetStream that has no room: it answers all questions, and stores nothing."""
+"""A full JetStream: it answers every request, but stores nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""EMQX's HTTP sink: whatever may go better next time is a 503, and everything else is stored."""
+"""EMQX's HTTP sink: a failure that may pass gets 503, and every message of a device is stored."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Endpoints are found by discovery, asked over NATS, and answered for over HTTP."""
+"""The gateway discovers endpoints, forwards requests over NATS, and answers over HTTP."""
 
 import asyncio
 import json
@@ -310,5 +310,5 @@ async def test_many_requests_for_unknown_paths_ask_nats_once(
         answers = await asyncio.gather(*(quiet.client.get(f"/x{n}") for n in range(50)))
         assert {answer.status_code for answer in answers} == {404}
     await subscription.unsubscribe()
-    # One by the quiet gateway, and at most a few by the fixture's, which asks five times a second.
+    # One request of the quiet gateway, and a few of the fixture's, which asks five times a second.
     assert len(rounds) < 20

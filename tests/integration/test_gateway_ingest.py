@@ -1,4 +1,4 @@
-"""Devices over HTTP: 202 means stored, anything else means not."""
+"""Device ingest over HTTP: 202 means stored, any other status not stored."""
 
 import asyncio
 import json
@@ -274,7 +274,7 @@ async def test_when_no_stream_takes_it_the_device_is_told_to_come_back(
         answer = await gateway.client.post(PATH, json=PAYLOAD)
         assert (answer.status_code, answer.json()["code"]) == (503, "NOT_STORED")
         assert answer.headers["retry-after"] == "1"
-    # The operator is told of the outage, not of each message.
+    # The log has one line for the outage, not one for each message.
     assert gateway.lines.text.count("Messages are not stored") == 1
 
 

@@ -1,4 +1,4 @@
-"""The gateway's life: its port, its limits, its pages, its end."""
+"""The gateway as a service: its port, its limits, its pages and its drain."""
 
 import asyncio
 import json
@@ -189,7 +189,7 @@ async def test_an_idle_connection_outlives_the_time_for_headers(broker: Broker) 
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")
             await reader.readexactly(int(_header(head, b"content-length")))
-            # Another connection's whole life, longer than the limit, is how the time passes.
+            # Wait for the end of another connection, which lasts longer than the limit.
             assert await gateway.ask_raw(b"G") == b""
         writer.close()
 

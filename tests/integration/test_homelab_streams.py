@@ -1,4 +1,4 @@
-"""The home laboratory's streams, made by `nats stream add` and by our manifest, in either order."""
+"""The homelab's streams, created by `nats stream add` and by the manifest, in either order."""
 
 import asyncio
 import re
@@ -34,7 +34,7 @@ def manifest() -> Manifest:
 
 @pytest.fixture
 def set_up(nats_server: NatsServer, nats_cli: Callable[..., str]) -> Callable[[], None]:
-    """Runs every command; one that the server refuses fails the test."""
+    """Runs every command; the test fails when the server refuses a command."""
 
     def run() -> None:
         for line in COMMANDS:
@@ -66,7 +66,7 @@ async def test_what_the_commands_made_is_what_the_manifest_says(
     changes = await ensure(broker, manifest)
 
     assert of_the_laboratory(changes, manifest) == []
-    # As an init script does it on every start.
+    # As an init script does on every start.
     await asyncio.to_thread(set_up)
     assert await plan(broker, manifest) == []
 

@@ -1,4 +1,4 @@
-"""A whole host: what others see of it, and what it survives."""
+"""A whole host: what clients and operators see, and which faults it survives."""
 
 import asyncio
 import json
@@ -78,7 +78,7 @@ async def test_every_function_shows_in_nats_micro(
 
 
 def _find(document: Any, key: str) -> Any:
-    """The first value of this key, wherever the command line's own version puts it."""
+    """The first value of this key at any depth, since versions of the command line differ."""
     if isinstance(document, dict) and key in document:
         return document[key]
     inner = document.values() if isinstance(document, dict) else document
@@ -384,7 +384,7 @@ async def test_an_outage_of_postgres_uses_up_no_attempt(
 async def test_functions_without_a_missing_server_go_on(
     broker: Broker, nats_server: NatsServer
 ) -> None:
-    """One that waits for an endpoint nobody serves is an ordinary failure, and holds up nobody."""
+    """A call that waits for an endpoint without a host fails as usual, and delays no other call."""
     stream, work, journal = fresh("S"), fresh("work"), Journal()
 
     async def act(ctx: Context, event: Any) -> None:

@@ -1,4 +1,4 @@
-"""From a message to route jobs in a real stream."""
+"""Ingest publishes route jobs to a real stream."""
 
 import json
 from collections.abc import AsyncIterator

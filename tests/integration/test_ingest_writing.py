@@ -1,4 +1,4 @@
-"""Ingest against real servers: what is written, refused and repeated."""
+"""Ingest on real servers: rows, refusals and redeliveries."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ async def test_a_batch_of_old_and_new_messages_adds_the_new_ones(function: Inges
 async def test_two_hosts_with_the_same_first_delivery_write_one_row(
     function: Ingest, postgres_dsn: str, broker: Broker
 ) -> None:
-    """Nobody knows of the other: the unique key decides."""
+    """The hosts do not know of each other; the table's unique key decides."""
     messages = [raw(n) for n in range(1, 101)] + [raw(200, b"?")]
     async with started(postgres_dsn, broker) as other:
         await function.run(*messages)
@@ -118,7 +118,7 @@ async def test_messages_of_a_failed_batch_are_not_charged_again(function: Ingest
 async def test_a_verdict_stands_when_a_message_is_handed_over_as_its_first_attempt(
     function: Ingest,
 ) -> None:
-    """Drained, redriven or set aside, a message comes with attempt 1 once more."""
+    """After a drain, a redrive or a spill a message comes with attempt 1 again."""
     flood = [raw(n) for n in range(1, 31)]
     for message in flood:
         message.stored_at_ns = STORED_AT_NS + message.sequence
@@ -209,7 +209,7 @@ async def test_whatever_is_received_is_one_row_or_one_refusal_however_often_it_c
     received = [raw(n, body, subject) for n, (subject, body) in enumerate(sent, start=1)]
     repeated = [again(message) for message in received]
     for deliveries in (received, repeated[::-1], repeated):
-        # Batches overlap, as when a host dies and another gets what it held.
+        # Batches overlap, as after a host's death, when another host gets its messages.
         for begin in range(0, len(deliveries), 40):
             await function.run(*deliveries[begin : begin + 60])
     rows = [row["seq"] for row in await function.rows()]

@@ -1,4 +1,4 @@
-"""Large messages: what a host holds of them is bounded by bytes, however many wait."""
+"""Large messages: the host bounds what it holds by bytes, however many messages wait."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ async def test_two_gigabytes_flow_through_a_bounded_memory_without_a_redelivery(
     (tmp_path / "app.yaml").write_text(json.dumps(manifest))  # JSON is YAML.
 
     async def publish(stream: str) -> None:
-        """As fast as the function works: the stream takes no more than its backlog."""
+        """Publish as fast as the function works: the stream has a limit on its backlog."""
         data = bytes(size_bytes)
 
         async def has_room() -> bool:
@@ -96,7 +96,7 @@ async def test_two_gigabytes_flow_through_a_bounded_memory_without_a_redelivery(
 async def test_a_backlog_of_large_messages_costs_no_connection_and_no_delivery(
     nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
-    """The server ends a connection for which 64 MB wait."""
+    """The server closes a connection for which more than 64 MB wait."""
     stream, size_bytes, count = fresh("LARGE"), 6_000_000, 60
     manifest = {
         "streams": {stream: {"subjects": [f"{stream}.a"]}},

@@ -1,4 +1,4 @@
-"""Leases: of several hosts one does the work, whatever happens to it."""
+"""Leases: one of several hosts does the work, and another takes over when the first fails."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ TTL_S = 1.0
 
 @pytest.fixture
 async def name(broker: Broker) -> str:
-    """A lease that nobody has had."""
+    """The name of a new lease."""
     function = {
         "handler": "on_event",
         "consumer": {"stream": "LEASED"},
@@ -116,7 +116,7 @@ async def test_one_that_is_given_back_in_the_middle_of_a_renewal_is_free_at_once
     await lease.take()
     renewing = [asyncio.create_task(lease.renew()) for _ in range(2)]
     for _ in range(4):
-        await asyncio.sleep(0)  # The first is on its way now, the second waits for it.
+        await asyncio.sleep(0)  # The first is in progress, the second waits.
     await lease.give_back()
     await asyncio.gather(*renewing, return_exceptions=True)
 

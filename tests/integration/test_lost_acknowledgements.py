@@ -1,4 +1,4 @@
-"""What was done here and is delivered again, as its acknowledgement was lost on the way."""
+"""A message is delivered again to the host that has done it, since its acknowledgement was lost."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The management API's functions on a real database."""
+"""Functions of the management API on a real database."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The shipped manifests in a host: management by HTTP, a device by MQTT, and both meet."""
+"""The shipped manifests in a host: management by HTTP together with a device by MQTT."""
 
 import asyncio
 import json

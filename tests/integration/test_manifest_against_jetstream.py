@@ -1,4 +1,4 @@
-"""What the manifest checks refuse with one of JetStream's error codes, JetStream refuses too."""
+"""JetStream refuses every configuration that the manifest checks refuse with its error codes."""
 
 from typing import Any
 

@@ -20,14 +20,14 @@ DEADLINE_S = 10.0
 
 @pytest.fixture
 async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
-    """The client library as a caller would use it, on a connection of its own."""
+    """A client of the client library, on a connection of its own."""
     connected = await nats.connect(nats_server.url)
     yield connected
     await connected.close()
 
 
-class Gate:
-    """A handler that holds its requests until `open` is set, and tells how many have entered."""
+class HeldHandler:
+    """A handler that holds its requests until `open` is set, and counts its calls."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -52,7 +52,7 @@ def service(broker: Broker, *endpoints: MicroEndpoint, name: str = "host") -> Mi
 
 
 async def everyone(client: Client, subject: str) -> list[dict[str, Any]]:
-    """All answers: each was sent before the answer to a later request on the same connection."""
+    """All answers up to that of a later request: a connection keeps the order of answers."""
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox)
     await client.publish(subject, b"", inbox, headers={"Trace": "1"})
@@ -70,7 +70,7 @@ async def everyone(client: Client, subject: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def marker(broker: Broker) -> AsyncIterator[None]:
-    """Answers behind everything that the services of the same connection answered before."""
+    """Answers after all earlier answers of the services on the same connection."""
 
     async def answer(message: Message) -> None:
         await broker.respond(message, b"")
@@ -97,7 +97,7 @@ async def test_requests_are_handled_at_the_same_time(broker: Broker, client: Cli
 
 
 async def test_what_finds_no_room_is_refused_at_once(broker: Broker, client: Client) -> None:
-    gate = Gate()
+    gate = HeldHandler()
     endpoint = MicroEndpoint("slow", "slow.one", gate, concurrency=1, max_waiting=1)
     host = service(broker, endpoint)
     await host.start()
@@ -121,7 +121,7 @@ async def test_what_finds_no_room_is_refused_at_once(broker: Broker, client: Cli
 async def test_without_a_waiting_room_only_the_workers_take_requests(
     broker: Broker, client: Client
 ) -> None:
-    gate = Gate()
+    gate = HeldHandler()
     host = service(broker, MicroEndpoint("slow", "slow.none", gate, concurrency=1, max_waiting=0))
     await host.start()
     first = asyncio.create_task(client.request("slow.none", b"1", timeout=DEADLINE_S))
@@ -137,7 +137,7 @@ async def test_without_a_waiting_room_only_the_workers_take_requests(
 async def test_a_stop_answers_all_that_were_in_flight_or_waiting(
     broker: Broker, client: Client
 ) -> None:
-    gate = Gate()
+    gate = HeldHandler()
     host = service(broker, MicroEndpoint("slow", "slow.stop", gate, concurrency=2))
     await host.start()
     asked = [
@@ -157,7 +157,7 @@ async def test_a_stop_answers_all_that_were_in_flight_or_waiting(
 async def test_at_the_end_of_the_grace_period_every_caller_is_told(
     broker: Broker, client: Client
 ) -> None:
-    gate = Gate()
+    gate = HeldHandler()
     host = service(broker, MicroEndpoint("slow", "slow.grace", gate, concurrency=1))
     await host.start()
     asked = [
@@ -258,7 +258,7 @@ async def test_a_header_that_cannot_be_sent_becomes_an_error(broker: Broker) -> 
 
 
 async def test_a_request_that_wants_no_answer_is_handled(broker: Broker, client: Client) -> None:
-    gate = Gate()
+    gate = HeldHandler()
     gate.open.set()
     host = service(broker, MicroEndpoint("note", "note.it", gate))
     await host.start()

@@ -1,4 +1,4 @@
-"""The schema against a real PostgreSQL."""
+"""Migrations and partitions on a real PostgreSQL."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a client without a name can do at the embedded nats-server, and what it cannot."""
+"""Permissions at the embedded nats-server of clients without a name."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ _OWN = ("MAILBOX", "DEAD_LETTERS", "LEASES", "SCHEDULES", "ADVISORIES")
 
 
 class RawClient:
-    """A client by hand: what the server says to each command is seen."""
+    """A client without a library, which shows the server's answer to each command."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -46,7 +46,7 @@ class RawClient:
         return cls(reader, writer)
 
     async def say(self, command: str) -> list[str]:
-        """What the server answers, up to its PONG, or until it hangs up."""
+        """The server's answer, up to its PONG or the end of the connection."""
         self._writer.write(f"{command}\r\nPING\r\n".encode())
         lines = []
         while (line := await self._read()) != "PONG" and not self.is_cut:
@@ -80,7 +80,7 @@ async def nobody(nats_server: NatsServer) -> AsyncIterator[RawClient]:
 
 @pytest.fixture
 async def anonymous(nats_server: NatsServer) -> AsyncIterator[Client]:
-    """A client without a name, by the client library."""
+    """A client without a name, with the client library."""
     client = await nats.connect(nats_server.anonymous_url)
     yield client
     await client.close()
@@ -224,7 +224,7 @@ async def test_nobody_without_the_password_is_let_in_where_names_are_asked_for(
 
 @pytest.fixture(scope="module")
 def closed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A server that lets in nobody without a name."""
+    """A server that refuses clients without a name."""
 
     class Closed(NatsServer):
         anonymous = False
@@ -304,7 +304,7 @@ async def test_a_context_without_an_embedded_server_is_refused(tmp_path: Path) -
 
 
 class Recorder:
-    """An endpoint that keeps what it is asked."""
+    """An endpoint that records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -318,7 +318,7 @@ class Recorder:
 async def test_what_jetstream_delivers_to_an_endpoint_is_no_request(
     anonymous: Client, broker: Broker, way: str
 ) -> None:
-    # The server's own rights reach where a client without a name may not publish.
+    # JetStream delivers to subjects to which a client without a name may not publish.
     stream, subject, js = fresh("S"), f"management.{fresh('delete')}", anonymous.jetstream()
     recorder = Recorder()
     endpoint = MicroEndpoint("delete", subject, recorder)

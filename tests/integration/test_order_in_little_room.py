@@ -1,4 +1,4 @@
-"""Ordered functions that may hold few messages at a time: their order is the same."""
+"""Ordered functions with few places keep the order too."""
 
 import asyncio
 from typing import Any
@@ -10,10 +10,10 @@ from runtime.broker import function_consumers
 from runtime.broker.function_consumers import FunctionConsumer
 from runtime.broker.stream_configs import MAILBOX
 from runtime.errors import ConfigError
-from tests.integration.test_ordering import Belt, Watched, belt
+from tests.integration.test_ordering import OrderedStream, Watched, ordered
 from tests.support.host import Journal, consumer, eventually
 
-__all__ = ["belt"]
+__all__ = ["ordered"]
 
 RETRY = {"attempts": 4, "delay": "100ms", "factor": 1, "jitter": 0}
 ROOM = [
@@ -25,7 +25,7 @@ ROOM = [
 @pytest.mark.parametrize("spec", ROOM)
 @pytest.mark.parametrize("keys", [1, 30])
 async def test_a_failed_message_comes_back_although_those_behind_it_fill_every_place(
-    belt: Belt, spec: dict[str, Any], keys: int
+    ordered: OrderedStream, spec: dict[str, Any], keys: int
 ) -> None:
     watched = Watched()
     names = [f"key{n}" for n in range(keys)]
@@ -35,18 +35,18 @@ async def test_a_failed_message_comes_back_although_those_behind_it_fill_every_p
             raise Retry("not yet", delay_s=0.2)
         await watched.work(event, 0)
 
-    async with belt.run(act, retry=RETRY, **spec):
+    async with ordered.run(act, retry=RETRY, **spec):
         for _ in range(120 // keys):
-            await belt.give(*names)
+            await ordered.give(*names)
         await watched.journal.wait(120)
 
-    assert watched.done == belt.given
+    assert watched.done == ordered.given
 
 
 async def test_what_was_on_its_way_aside_when_its_host_drained_overtakes_nothing(
-    belt: Belt,
+    ordered: OrderedStream,
 ) -> None:
-    """A message too large to be set aside holds those behind it back on their way."""
+    """A message too large to be spilled delays the moves of the messages behind it."""
     watched, gate = Watched(), asyncio.Event()
     spec: dict[str, Any] = {"max_in_flight": 40, "concurrency": 4, "max_in_flight_bytes": "64MB"}
 
@@ -55,25 +55,27 @@ async def test_what_was_on_its_way_aside_when_its_host_drained_overtakes_nothing
         watched.journal.add(int(event.raw[:4]))
 
     async def is_on_its_way() -> bool:
-        found = await consumer(belt.broker, belt.stream, belt.name)
+        found = await consumer(ordered.broker, ordered.stream, ordered.name)
         return bool(found["delivered"]["stream_seq"] > 25 and found["num_ack_pending"] <= 20)
 
-    async with belt.run(act, **spec) as first:
+    async with ordered.run(act, **spec) as first:
         for number in range(1, 41):
-            large = b" " * (belt.broker.max_payload_bytes - 200) if number == 21 else b""
-            await belt.give("key0", data=b"%4d" % number + large)
+            large = b" " * (ordered.broker.max_payload_bytes - 200) if number == 21 else b""
+            await ordered.give("key0", data=b"%4d" % number + large)
         await eventually(is_on_its_way, "some behind the large one")
         await first.drain(0.3)
     gate.set()
-    async with belt.run(act, **spec):
+    async with ordered.run(act, **spec):
         await watched.journal.wait(40)
-        await belt.settle()
+        await ordered.settle()
 
     assert list(dict.fromkeys(watched.journal.entries)) == list(range(1, 41))
 
 
-async def test_messages_too_large_to_be_set_aside_wait_for_those_that_were(belt: Belt) -> None:
-    """They take all bytes of the function, and what they wait for must come back nevertheless."""
+async def test_messages_too_large_to_be_set_aside_wait_for_those_that_were(
+    ordered: OrderedStream,
+) -> None:
+    """They use all bytes of the function, yet the spilled messages must come back."""
     journal, gate = Journal(), asyncio.Event()
 
     async def act(ctx: Context, event: Any) -> None:
@@ -81,17 +83,17 @@ async def test_messages_too_large_to_be_set_aside_wait_for_those_that_were(belt:
         journal.add(int(event.raw[:4]))
 
     async def are_here(ack_pending: int) -> bool:
-        found = await consumer(belt.broker, belt.stream, belt.name)
+        found = await consumer(ordered.broker, ordered.stream, ordered.name)
         return bool(found["num_ack_pending"] <= ack_pending and not found["num_pending"])
 
     spec: dict[str, Any] = {"max_in_flight": 100, "concurrency": 4, "max_in_flight_bytes": "4MB"}
-    async with belt.run(act, **spec):
+    async with ordered.run(act, **spec):
         for number in range(1, 301):
-            await belt.give("key0", data=b"%4d" % number)
+            await ordered.give("key0", data=b"%4d" % number)
         await eventually(lambda: are_here(60), "most of them set aside")
         for number in range(301, 309):
-            large = bytes(belt.broker.max_payload_bytes - 300)
-            await belt.give("key0", data=b"%4d" % number + large)
+            large = bytes(ordered.broker.max_payload_bytes - 300)
+            await ordered.give("key0", data=b"%4d" % number + large)
         gate.set()
         await journal.wait(308)
 
@@ -101,9 +103,9 @@ async def test_messages_too_large_to_be_set_aside_wait_for_those_that_were(belt:
 @pytest.mark.parametrize("end", ["drain", "stop"])
 @pytest.mark.parametrize("size_bytes", [90_000, 400_000])
 async def test_what_waited_for_a_retry_comes_first_although_it_is_more_than_there_is_room_for(
-    belt: Belt, end: str, size_bytes: int
+    ordered: OrderedStream, end: str, size_bytes: int
 ) -> None:
-    """Keys that wait for a retry have twice the bytes, and the next host finds room for all."""
+    """Messages that wait for a retry may use twice the bytes; the next host has room for all."""
     journal, gate, failed = Journal(), asyncio.Event(), Journal()
 
     async def act(ctx: Context, event: Any) -> None:
@@ -113,7 +115,7 @@ async def test_what_waited_for_a_retry_comes_first_although_it_is_more_than_ther
         journal.add(int(event.raw[:4]))
 
     async def holds_too_much() -> bool:
-        found = await consumer(belt.broker, belt.stream, belt.name)
+        found = await consumer(ordered.broker, ordered.stream, ordered.name)
         return bool(found["num_ack_pending"] * size_bytes > 600_000)
 
     spec: dict[str, Any] = {
@@ -121,31 +123,32 @@ async def test_what_waited_for_a_retry_comes_first_although_it_is_more_than_ther
         "max_in_flight_bytes": "500KB",
         "retry": {**RETRY, "attempts": 100},
     }
-    async with belt.run(act, **spec) as first:
+    async with ordered.run(act, **spec) as first:
         for number in range(1, 20):
-            await belt.give("key0", data=b"%4d" % number + bytes(size_bytes))
+            await ordered.give("key0", data=b"%4d" % number + bytes(size_bytes))
         await failed.wait(1)
         await eventually(holds_too_much, "more than there is room for")
         await (first.drain(0.2) if end == "drain" else first.stop())
     for number in range(20, 40):
-        await belt.give("key0", data=b"%4d" % number)
+        await ordered.give("key0", data=b"%4d" % number)
     gate.set()
-    async with belt.run(act, **spec):
+    async with ordered.run(act, **spec):
         await journal.wait(39)
 
     assert journal.entries == list(range(1, 40))
 
 
 async def test_a_message_that_fails_while_the_function_is_paused_is_finished_in_order(
-    belt: Belt,
+    ordered: OrderedStream,
 ) -> None:
-    if belt.broker.server_version < function_consumers.PAUSE_SINCE:
+    if ordered.broker.server_version < function_consumers.PAUSE_SINCE:
         with pytest.raises(ConfigError, match="cannot pause a consumer"):
-            function_consumers.check_pausing(belt.broker.server_version)
+            function_consumers.check_pausing(ordered.broker.server_version)
         return
     watched, failed, looked = Watched(), asyncio.Event(), asyncio.Event()
     consumers = [
-        FunctionConsumer(belt.name, stream, belt.name, 0, 0, 0) for stream in (belt.stream, MAILBOX)
+        FunctionConsumer(ordered.name, stream, ordered.name, 0, 0, 0)
+        for stream in (ordered.stream, MAILBOX)
     ]
 
     async def act(ctx: Context, event: Any) -> None:
@@ -155,21 +158,21 @@ async def test_a_message_that_fails_while_the_function_is_paused_is_finished_in_
             raise Retry("not yet", delay_s=0.1)
         await watched.work(event, 0)
 
-    async with belt.run(act):
-        await belt.give("key0", "key0", "key1")
+    async with ordered.run(act):
+        await ordered.give("key0", "key0", "key1")
         await watched.journal.wait(1)
-        await function_consumers.pause(belt.broker, consumers, function_consumers.FOR_EVER)
+        await function_consumers.pause(ordered.broker, consumers, function_consumers.FOR_EVER)
         looked.set()
         await failed.wait()
         await watched.journal.wait(3)
-        await belt.give("key0")
-        await function_consumers.resume(belt.broker, consumers)
+        await ordered.give("key0")
+        await function_consumers.resume(ordered.broker, consumers)
         await watched.journal.wait(4)
 
-    assert watched.done == belt.given
+    assert watched.done == ordered.given
 
 
-async def test_a_message_that_fails_again_is_waited_for_anew(belt: Belt) -> None:
+async def test_a_message_that_fails_again_is_waited_for_anew(ordered: OrderedStream) -> None:
     watched = Watched()
 
     async def act(ctx: Context, event: Any) -> None:
@@ -177,8 +180,8 @@ async def test_a_message_that_fails_again_is_waited_for_anew(belt: Belt) -> None
             raise Retry("not yet", delay_s=0.1 if ctx.attempt == 1 else 2)
         await watched.work(event, 0)
 
-    async with belt.run(act):
-        await belt.give("key0", "key0")
+    async with ordered.run(act):
+        await ordered.give("key0", "key0")
         await watched.journal.wait(2)
 
-    assert watched.done == belt.given
+    assert watched.done == ordered.given

@@ -1,4 +1,4 @@
-"""A host goes on after another that has died: what that one held comes first, wherever it is."""
+"""A host takes over from a dead one: the dead host's messages come first, wherever they are."""
 
 import asyncio
 import json
@@ -14,10 +14,10 @@ from runtime.broker.settler import Settler
 from runtime.broker.spill_queues import SpillQueues, name_of
 from runtime.broker.stream_configs import MAILBOX
 from runtime.message import Message
-from tests.integration.test_ordering import Belt, Watched, belt
+from tests.integration.test_ordering import OrderedStream, Watched, ordered
 from tests.support.host import eventually, make_manifest
 
-__all__ = ["belt"]
+__all__ = ["ordered"]
 
 SPEC: dict[str, Any] = {"max_in_flight": 40, "concurrency": 4}
 KEYS = ["key0", "key1"]
@@ -25,19 +25,19 @@ EACH = 60
 
 
 class DeadHost:
-    """Stands for a host that leads, and dies as soon as another has its lease."""
+    """Acts as a leading host that dies as soon as another host has its lease."""
 
-    def __init__(self, belt: Belt) -> None:
-        self._belt = belt
-        self._broker: Broker = belt.broker
-        self._book = LeaseBook(belt.broker, belt.name)
+    def __init__(self, ordered: OrderedStream) -> None:
+        self._belt = ordered
+        self._broker: Broker = ordered.broker
+        self._book = LeaseBook(ordered.broker, ordered.name)
 
     async def lead(self) -> None:
         record = await self._book.read()
         assert await self._book.write("dead host", {}, record.sequence)
 
     async def pull(self, stream: str, durable: str, count: int) -> list[Message]:
-        """What it holds; to be kept up by `hold`."""
+        """Pull the messages that the host holds; `hold` extends them."""
         held: list[Message] = []
         inbox = f"_INBOX.dead.{durable.replace('~', '')}"
         await self._broker.subscribe(inbox, held.append)
@@ -55,7 +55,7 @@ class DeadHost:
         return held
 
     async def hold(self, messages: list[Message]) -> None:
-        """Return when another host leads; until then these are at work."""
+        """Send in progress for these messages until another host leads."""
         moved = asyncio.Event()
         subscription = await self._book.watch(lambda _: moved.set())
         while not moved.is_set():
@@ -77,100 +77,108 @@ async def _act(watched: Watched) -> Any:
 
 @pytest.mark.parametrize("where", ["stream", "queue", "mailbox"])
 async def test_what_the_dead_host_held_comes_first_although_other_messages_fill_the_room(
-    belt: Belt, where: str
+    ordered: OrderedStream, where: str
 ) -> None:
-    watched, dead = Watched(), DeadHost(belt)
+    watched, dead = Watched(), DeadHost(ordered)
     act = await _act(watched)
-    spec = {**SPEC, "consumer": {"stream": belt.stream, "ack_wait": "2s"}}
-    async with belt.run(act, **spec):
+    spec = {**SPEC, "consumer": {"stream": ordered.stream, "ack_wait": "2s"}}
+    async with ordered.run(act, **spec):
         pass  # So that its consumers exist.
     given = KEYS * EACH
-    await belt.give(*(sorted(given) if where == "queue" else given))
+    await ordered.give(*(sorted(given) if where == "queue" else given))
     await dead.lead()
-    held = await dead.pull(belt.stream, belt.name, EACH)
+    held = await dead.pull(ordered.stream, ordered.name, EACH)
     if where == "queue":
-        held = await _set_aside(belt, dead, held)
+        held = await _set_aside(ordered, dead, held)
     elif where == "mailbox":
-        held = await _hand_over(belt, held)
-    async with belt.run(act, **spec):
+        held = await _hand_over(ordered, held)
+    async with ordered.run(act, **spec):
         await dead.hold(held)
         await watched.journal.wait(EACH * len(KEYS))
-        await belt.settle()
+        await ordered.settle()
 
-    assert watched.done == belt.given
+    assert watched.done == ordered.given
 
 
-async def _set_aside(belt: Belt, dead: DeadHost, messages: list[Message]) -> list[Message]:
-    """Move all of one key to its queue, and hold the first ones of them."""
-    functions = {belt.name: {"handler": "on_event", **SPEC, "consumer": {"stream": belt.stream}}}
-    queues = SpillQueues(belt.broker, belt.name, make_manifest(functions).functions[belt.name])
+async def _set_aside(
+    ordered: OrderedStream, dead: DeadHost, messages: list[Message]
+) -> list[Message]:
+    """Move all messages of one key to its spill queue, and hold the first of them."""
+    functions = {
+        ordered.name: {"handler": "on_event", **SPEC, "consumer": {"stream": ordered.stream}}
+    }
+    queues = SpillQueues(
+        ordered.broker, ordered.name, make_manifest(functions).functions[ordered.name]
+    )
     name = name_of(KEYS[0])
     await queues.put(3, [(name, message) for message in messages], in_order=True)
     await queues.ensure(3)
-    await _ack(belt, messages)
+    await _ack(ordered, messages)
     return await dead.pull(MAILBOX, queues.durable(3), 10)
 
 
-async def _hand_over(belt: Belt, messages: list[Message]) -> list[Message]:
-    """Drain: give all to the mailbox, and hold nothing."""
+async def _hand_over(ordered: OrderedStream, messages: list[Message]) -> list[Message]:
+    """Hand all messages over to the mailbox, as in a drain, and hold none."""
     for message in messages:
-        await Mailbox(belt.broker).hand_over(message, belt.name)
-    await _ack(belt, messages)
+        await Mailbox(ordered.broker).hand_over(message, ordered.name)
+    await _ack(ordered, messages)
     return []
 
 
-async def _ack(belt: Belt, messages: list[Message]) -> None:
-    settler = Settler(belt.broker)
+async def _ack(ordered: OrderedStream, messages: list[Message]) -> None:
+    settler = Settler(ordered.broker)
     settler.ack_all(messages)
     await settler.stop(5)
 
 
 async def test_what_a_paused_host_sends_back_late_does_not_stand_for_what_is_missing(
-    belt: Belt,
+    ordered: OrderedStream,
 ) -> None:
-    """Its NAK has a message delivered again that the next host has already."""
-    watched, dead = Watched(), DeadHost(belt)
+    """The paused host's NAK causes a redelivery of a message that the next host has already."""
+    watched, dead = Watched(), DeadHost(ordered)
     act = await _act(watched)
-    spec = {**SPEC, "max_in_flight": 400, "consumer": {"stream": belt.stream, "ack_wait": "2s"}}
-    async with belt.run(act, **spec):
+    spec = {**SPEC, "max_in_flight": 400, "consumer": {"stream": ordered.stream, "ack_wait": "2s"}}
+    async with ordered.run(act, **spec):
         pass  # So that its consumers exist.
-    await belt.give(*KEYS * EACH)
+    await ordered.give(*KEYS * EACH)
     await dead.lead()
-    held = await dead.pull(belt.stream, belt.name, 20)
-    async with belt.run(act, **spec):
+    held = await dead.pull(ordered.stream, ordered.name, 20)
+    async with ordered.run(act, **spec):
         await dead.hold(held)
         for _ in range(3):
             for message in held[:10]:
-                await belt.broker.in_progress(message)
+                await ordered.broker.in_progress(message)
             for message in held[10:]:
-                await belt.broker.send(message.reply, b"-NAK")
+                await ordered.broker.send(message.reply, b"-NAK")
             await asyncio.sleep(0.3)
         await watched.journal.wait(EACH * len(KEYS))
-        await belt.settle()
+        await ordered.settle()
 
     once = {key: list(dict.fromkeys(numbers)) for key, numbers in watched.done.items()}
-    assert once == belt.given
+    assert once == ordered.given
 
 
-async def test_a_host_that_drains_before_all_came_back_calls_nothing(belt: Belt) -> None:
-    watched, dead = Watched(), DeadHost(belt)
+async def test_a_host_that_drains_before_all_came_back_calls_nothing(
+    ordered: OrderedStream,
+) -> None:
+    watched, dead = Watched(), DeadHost(ordered)
     act = await _act(watched)
-    spec = {**SPEC, "consumer": {"stream": belt.stream, "ack_wait": "2s"}}
-    async with belt.run(act, **spec):
+    spec = {**SPEC, "consumer": {"stream": ordered.stream, "ack_wait": "2s"}}
+    async with ordered.run(act, **spec):
         pass  # So that its consumers exist.
-    await belt.give(*KEYS * EACH)
+    await ordered.give(*KEYS * EACH)
     await dead.lead()
-    held = await dead.pull(belt.stream, belt.name, 10)
-    async with belt.run(act, **spec) as host:
+    held = await dead.pull(ordered.stream, ordered.name, 10)
+    async with ordered.run(act, **spec) as host:
         await dead.hold(held)
         draining = asyncio.create_task(host.drain(30))
         while not draining.done():
             for message in held:
-                await belt.broker.in_progress(message)
+                await ordered.broker.in_progress(message)
             await asyncio.wait({draining}, timeout=0.5)
     assert watched.done == {}
-    async with belt.run(act, **spec):
+    async with ordered.run(act, **spec):
         await watched.journal.wait(EACH * len(KEYS))
-        await belt.settle()
+        await ordered.settle()
 
-    assert watched.done == belt.given
+    assert watched.done == ordered.given

@@ -25,8 +25,8 @@ RETRY = {"attempts": 4, "delay": "50ms", "factor": 1, "jitter": 0}
 KEYS = [f"key{n}" for n in range(8)]
 
 
-class Belt:
-    """A stream with keys in its subjects, and an ordered function over it."""
+class OrderedStream:
+    """A stream with keys in its subjects, and an ordered function on it."""
 
     def __init__(self, broker: Broker, url: str) -> None:
         self.broker = broker
@@ -48,7 +48,7 @@ class Belt:
         return running_host(self.url, {self.name: stated}, {self.name: act}, streams=streams)
 
     async def give(self, *keys: str, data: bytes | None = None) -> None:
-        """One message for each key named, numbered through."""
+        """Publish one message for each key named, with consecutive numbers."""
         publications = []
         for key in keys:
             self._number += 1
@@ -64,12 +64,12 @@ class Belt:
 
 
 @pytest.fixture
-def belt(broker: Broker, nats_server: NatsServer) -> Belt:
-    return Belt(broker, nats_server.url)
+def ordered(broker: Broker, nats_server: NatsServer) -> OrderedStream:
+    return OrderedStream(broker, nats_server.url)
 
 
 class Watched:
-    """Calls, by key: in which order they came, and whether two of one key ever overlapped."""
+    """Records the order of calls by key, and whether two calls of one key overlapped."""
 
     def __init__(self) -> None:
         self.journal = Journal()
@@ -92,25 +92,27 @@ class Watched:
 
 
 async def test_of_each_key_one_message_runs_at_a_time_in_order_and_keys_run_beside_each_other(
-    belt: Belt,
+    ordered: OrderedStream,
 ) -> None:
     watched = Watched()
 
     async def act(ctx: Context, event: Any) -> None:
         await watched.work(event)
 
-    async with belt.run(act), belt.run(act):
+    async with ordered.run(act), ordered.run(act):
         for _ in range(40):
-            await belt.give(*KEYS)
+            await ordered.give(*KEYS)
         await watched.journal.wait(40 * len(KEYS))
-        await belt.settle()
+        await ordered.settle()
 
-    assert watched.done == belt.given
+    assert watched.done == ordered.given
     assert watched.overlaps == 0
     assert watched.most > 1
 
 
-async def test_those_of_a_key_wait_for_one_that_fails_and_other_keys_do_not(belt: Belt) -> None:
+async def test_those_of_a_key_wait_for_one_that_fails_and_other_keys_do_not(
+    ordered: OrderedStream,
+) -> None:
     watched = Watched()
     failures = Journal()
 
@@ -120,18 +122,18 @@ async def test_those_of_a_key_wait_for_one_that_fails_and_other_keys_do_not(belt
             raise Retry("not yet", delay_s=0.3)
         await watched.work(event, 0)
 
-    async with belt.run(act):
-        await belt.give("key0", "key0", "key1", "key0", "key1")
+    async with ordered.run(act):
+        await ordered.give("key0", "key0", "key1", "key0", "key1")
         await watched.journal.wait(5)
-        await belt.settle()
+        await ordered.settle()
 
     assert failures.entries == [1, 2]
-    assert watched.done == belt.given
+    assert watched.done == ordered.given
     assert [key for key, _ in watched.journal.entries] == ["key1"] * 2 + ["key0"] * 3
 
 
-async def test_a_long_wait_keeps_the_order_too(belt: Belt) -> None:
-    """It is not parked, where those behind it would overtake it."""
+async def test_a_long_wait_keeps_the_order_too(ordered: OrderedStream) -> None:
+    """The message is not parked, since then the messages behind it would overtake it."""
     watched = Watched()
     waiting = asyncio.Event()
 
@@ -141,18 +143,18 @@ async def test_a_long_wait_keeps_the_order_too(belt: Belt) -> None:
             raise Retry("in an hour", delay_s=3600)
         await watched.work(event, 0)
 
-    async with belt.run(act):
-        await belt.give("key0", "key0", "key1")
+    async with ordered.run(act):
+        await ordered.give("key0", "key0", "key1")
         await waiting.wait()
         assert await watched.journal.wait(1) == [("key1", 3)]
-    async with belt.run(act):
-        await belt.give("key0", "key1")
+    async with ordered.run(act):
+        await ordered.give("key0", "key1")
         await watched.journal.wait(2)
         assert watched.journal.entries == [("key1", 3), ("key1", 5)]
 
 
 async def test_a_drain_lets_a_call_end_although_another_message_waits_for_its_retry(
-    belt: Belt,
+    ordered: OrderedStream,
 ) -> None:
     journal, failed = Journal(), Journal()
 
@@ -164,17 +166,17 @@ async def test_a_drain_lets_a_call_end_although_another_message_waits_for_its_re
         await asyncio.sleep(0.5)
         journal.add("ended")
 
-    async with belt.run(act) as host:
-        await belt.give("key0")
+    async with ordered.run(act) as host:
+        await ordered.give("key0")
         await failed.wait(1)
-        await belt.give("key1")
+        await ordered.give("key1")
         await journal.wait(1)
         await host.drain(10)
 
     assert journal.entries == ["begun", "ended"]
 
 
-async def test_a_successor_waits_for_what_is_left_of_a_delay(belt: Belt) -> None:
+async def test_a_successor_waits_for_what_is_left_of_a_delay(ordered: OrderedStream) -> None:
     watched, failed = Watched(), Journal()
     time = asyncio.get_running_loop().time
     failed_at_s: dict[str, float] = {}
@@ -190,19 +192,19 @@ async def test_a_successor_waits_for_what_is_left_of_a_delay(belt: Belt) -> None
         called_at_s.setdefault(key, time())
         await watched.work(event, 0)
 
-    async with belt.run(act):
-        await belt.give(*delays_s)
+    async with ordered.run(act):
+        await ordered.give(*delays_s)
         await failed.wait(len(delays_s))
-        await belt.give(*delays_s)
-    async with belt.run(act):
+        await ordered.give(*delays_s)
+    async with ordered.run(act):
         await watched.journal.wait(2 * len(delays_s), 30)
-        await belt.settle()
+        await ordered.settle()
 
-    assert watched.done == belt.given
+    assert watched.done == ordered.given
     assert called_at_s["key0"] - failed_at_s["key0"] >= delays_s["key0"] - 0.1
 
 
-async def test_what_is_given_up_lets_the_next_go_on(belt: Belt) -> None:
+async def test_what_is_given_up_lets_the_next_go_on(ordered: OrderedStream) -> None:
     watched = Watched()
 
     async def act(ctx: Context, event: Any) -> None:
@@ -210,17 +212,17 @@ async def test_what_is_given_up_lets_the_next_go_on(belt: Belt) -> None:
             raise ValueError("never")
         await watched.work(event, 0)
 
-    async with belt.run(act):
-        await belt.give("key0", "key0", "key0")
+    async with ordered.run(act):
+        await ordered.give("key0", "key0", "key0")
         await watched.journal.wait(2)
-        [letter] = await wait_for_letters(belt.broker, belt.name)
-        await belt.settle()
+        [letter] = await wait_for_letters(ordered.broker, ordered.name)
+        await ordered.settle()
 
     assert (letter.message.data, letter.attempts) == (b"1", 4)
     assert watched.done["key0"] == [2, 3]
 
 
-async def test_a_key_may_be_a_field_of_the_payload(belt: Belt) -> None:
+async def test_a_key_may_be_a_field_of_the_payload(ordered: OrderedStream) -> None:
     seen = Journal()
 
     async def act(ctx: Context, event: Any) -> None:
@@ -230,36 +232,36 @@ async def test_a_key_may_be_a_field_of_the_payload(belt: Belt) -> None:
     payloads = [
         b'{"device": {"id": "%s"}, "n": %d}' % (key, n) for n in range(20) for key in (b"a", b"b")
     ]
-    async with belt.run(act, ordered_by={"field": "device.id"}):
+    async with ordered.run(act, ordered_by={"field": "device.id"}):
         for payload in payloads:
-            await belt.give("any", data=payload)
+            await ordered.give("any", data=payload)
         await seen.wait(len(payloads))
-        await belt.settle()
+        await ordered.settle()
 
     for device in (b'"a"', b'"b"'):
         wanted = [payload for payload in payloads if device in payload]
         assert [each for each in seen.entries if device in each] == wanted
 
 
-async def test_batches_hold_one_message_of_each_key(belt: Belt) -> None:
+async def test_batches_hold_one_message_of_each_key(ordered: OrderedStream) -> None:
     batches = Journal()
 
     async def act(ctx: Context, batch: Any) -> None:
         batches.add([(event.subject.rsplit(".", 1)[1], int(event.raw)) for event in batch])
         await asyncio.sleep(0.002)
 
-    async with belt.run(act, handler="on_batch", batch={"size": 100, "wait": "20ms"}):
+    async with ordered.run(act, handler="on_batch", batch={"size": 100, "wait": "20ms"}):
         for _ in range(10):
-            await belt.give(*KEYS)
+            await ordered.give(*KEYS)
         await eventually(lambda: _count(batches, 10 * len(KEYS)), "all messages")
-        await belt.settle()
+        await ordered.settle()
 
     order = defaultdict(list)
     for batch in batches.entries:
         assert len({key for key, _ in batch}) == len(batch)
         for key, number in batch:
             order[key].append(number)
-    assert order == belt.given
+    assert order == ordered.given
     assert any(len(batch) > 1 for batch in batches.entries)
 
 
@@ -267,24 +269,24 @@ async def _count(batches: Journal, wanted: int) -> bool:
     return sum(map(len, batches.entries)) >= wanted
 
 
-async def test_the_next_host_goes_on_where_the_one_before_stopped(belt: Belt) -> None:
+async def test_the_next_host_goes_on_where_the_one_before_stopped(ordered: OrderedStream) -> None:
     watched = Watched()
 
     async def act(ctx: Context, event: Any) -> None:
         assert ctx.attempt == 1
         await watched.work(event)
 
-    async with belt.run(act):
+    async with ordered.run(act):
         for round_ in range(6):
-            async with belt.run(act) if round_ % 2 else _nobody():
-                await belt.give(*KEYS * 10)
+            async with ordered.run(act) if round_ % 2 else _nobody():
+                await ordered.give(*KEYS * 10)
                 await watched.journal.wait(len(KEYS) * 10 * round_)
         await watched.journal.wait(len(KEYS) * 60)
-        await belt.settle()
+        await ordered.settle()
 
-    assert watched.done == belt.given
+    assert watched.done == ordered.given
     assert watched.overlaps == 0
-    assert await letters_of(belt.broker, belt.name) == []
+    assert await letters_of(ordered.broker, ordered.name) == []
 
 
 class _nobody:  # noqa: N801 - stands where a host may stand
@@ -295,27 +297,29 @@ class _nobody:  # noqa: N801 - stands where a host may stand
         """End nothing."""
 
 
-async def test_a_host_that_stops_while_it_works_hands_over_in_order(belt: Belt) -> None:
+async def test_a_host_that_stops_while_it_works_hands_over_in_order(ordered: OrderedStream) -> None:
     watched = Watched()
     first: Host
 
     async def act(ctx: Context, event: Any) -> None:
         await watched.work(event, 0.005)
 
-    async with belt.run(act) as first:
-        await belt.give(*KEYS * 30)
+    async with ordered.run(act) as first:
+        await ordered.give(*KEYS * 30)
         await watched.journal.wait(20)
-        async with belt.run(act):
+        async with ordered.run(act):
             await first.stop()
             await watched.journal.wait(len(KEYS) * 30)
-            await belt.settle()
+            await ordered.settle()
 
     once = {key: list(dict.fromkeys(numbers)) for key, numbers in watched.done.items()}
-    assert once == belt.given
+    assert once == ordered.given
     assert watched.overlaps == 0
 
 
-async def test_hosts_that_stand_by_make_calls_for_the_one_that_leads(belt: Belt) -> None:
+async def test_hosts_that_stand_by_make_calls_for_the_one_that_leads(
+    ordered: OrderedStream,
+) -> None:
     """With one call at a time on each host, three run at a time on three hosts."""
     watched, everybody = Watched(), asyncio.Barrier(3)
 
@@ -325,19 +329,19 @@ async def test_hosts_that_stand_by_make_calls_for_the_one_that_leads(belt: Belt)
         await watched.work(event)
 
     async with (
-        belt.run(act, concurrency=1),
-        belt.run(act, concurrency=1),
-        belt.run(act, concurrency=1),
+        ordered.run(act, concurrency=1),
+        ordered.run(act, concurrency=1),
+        ordered.run(act, concurrency=1),
     ):
-        await belt.give("key0", "key1", "key2")
+        await ordered.give("key0", "key1", "key2")
         await watched.journal.wait(3)
-        await belt.settle()
+        await ordered.settle()
 
     assert watched.most == 3
-    assert await letters_of(belt.broker, belt.name) == []
+    assert await letters_of(ordered.broker, ordered.name) == []
 
 
-async def test_a_call_elsewhere_settles_as_one_here_does(belt: Belt) -> None:
+async def test_a_call_elsewhere_settles_as_one_here_does(ordered: OrderedStream) -> None:
     seen = Journal()
 
     async def act(ctx: Context, event: Any) -> None:
@@ -349,20 +353,22 @@ async def test_a_call_elsewhere_settles_as_one_here_does(belt: Belt) -> None:
         if event.raw == b"3":
             raise ValueError("broken")
 
-    async with belt.run(act, concurrency=1), belt.run(act, concurrency=1):
-        await belt.give("key1", "key2", "key3", "key4")
-        letters = await wait_for_letters(belt.broker, belt.name, 2)
-        await belt.settle()
+    async with ordered.run(act, concurrency=1), ordered.run(act, concurrency=1):
+        await ordered.give("key1", "key2", "key3", "key4")
+        letters = await wait_for_letters(ordered.broker, ordered.name, 2)
+        await ordered.settle()
 
     found = {letter.message.data: (letter.code, letter.attempts) for letter in letters}
     assert found == {b"2": ("BAD", 1), b"3": ("ATTEMPTS_EXHAUSTED", RETRY["attempts"])}
     assert [entry[:2] for entry in seen.entries if entry[0] == b"1"] == [(b"1", 1), (b"1", 2)]
     assert {entry[2:] for entry in seen.entries} == {
-        (number, belt.stream, f"{belt.stream}.key{number}") for number in (1, 2, 3, 4)
+        (number, ordered.stream, f"{ordered.stream}.key{number}") for number in (1, 2, 3, 4)
     }
 
 
-async def test_calls_elsewhere_end_with_the_leader_that_asked_for_them(belt: Belt) -> None:
+async def test_calls_elsewhere_end_with_the_leader_that_asked_for_them(
+    ordered: OrderedStream,
+) -> None:
     gate, watched = asyncio.Event(), Watched()
     began, ended = Journal(), Journal()
 
@@ -375,13 +381,13 @@ async def test_calls_elsewhere_end_with_the_leader_that_asked_for_them(belt: Bel
             raise
         await watched.work(event)
 
-    async with belt.run(act, concurrency=1) as first, belt.run(act, concurrency=1):
-        await belt.give("key1", "key2")
+    async with ordered.run(act, concurrency=1) as first, ordered.run(act, concurrency=1):
+        await ordered.give("key1", "key2")
         await began.wait(2)
         await first.stop()
         assert sorted(ended.entries) == [b"1", b"2"]
         gate.set()
         await watched.journal.wait(2)
-        await belt.settle()
+        await ordered.settle()
 
     assert watched.overlaps == 0

@@ -1,4 +1,4 @@
-"""Very many messages that wait for hours, and those beside them that do not."""
+"""Thousands of messages that are parked for hours, beside messages that are delivered at once."""
 
 import asyncio
 import statistics
@@ -50,7 +50,7 @@ class Jobs:
         return len(found["state"].get("subjects") or {})
 
     async def typical_delay_s(self) -> float:
-        """From a live job's publication to the end of its delivery, one job after the other."""
+        """The typical time from a live job's publication to the end of its delivery."""
         time = asyncio.get_running_loop().time
         delays_s = []
         for _ in range(LIVE):
@@ -76,7 +76,7 @@ async def test_ten_thousand_jobs_that_wait_for_hours_do_not_slow_those_to_a_live
     ):
         before_s = await jobs.typical_delay_s()
         await jobs.publish(b"dead", DEAD)
-        # Right behind them, while they are being turned away.
+        # Publish right behind the waiting jobs, while they are being parked.
         await jobs.publish(b"live", LIVE)
         await jobs.delivered.wait(2 * LIVE)
 

@@ -1,4 +1,4 @@
-"""PostgreSQL connections: each function has its share, and waiting for one harms nobody."""
+"""PostgreSQL connections: each function has a share, and waiting for one uses up no attempt."""
 
 import asyncio
 import contextlib

@@ -16,7 +16,7 @@ def _stream(name: str) -> dict[str, object]:
 async def test_a_publish_that_no_stream_takes_yet_is_tried_again(broker: Broker) -> None:
     name = fresh("LATE")
     publishing = asyncio.create_task(broker.publish(f"{name}.a", b"1", msg_id="one"))
-    await asyncio.sleep(0)  # It goes out on the same connection before the stream is asked for.
+    await asyncio.sleep(0)  # The message is sent before the request that creates the stream.
     await broker.api(f"STREAM.CREATE.{name}", _stream(name))
 
     ack = await publishing
@@ -77,7 +77,7 @@ async def test_a_request_that_is_cancelled_ends_though_its_answer_comes_at_that_
     answered = asyncio.Event()
     await broker.subscribe("answered", lambda _: answered.set())
     for task in tasks:
-        # The answers to all of them arrive together, and then this: some are about to be read.
+        # The answers arrive together; after this request some of them are about to be read.
         await broker.publish_core("answered", b"")
         await answered.wait()
         answered.clear()

@@ -1,4 +1,4 @@
-"""The pull loop: it never stalls, never fetches what has no place, and heals itself."""
+"""The pull loop never stalls, never fetches more than it has places for, and recovers."""
 
 import asyncio
 from collections import deque
@@ -19,7 +19,7 @@ from tests.support.versions import delete_consumer, keeps_creation
 
 
 class Holder:
-    """Whoever handles the messages: takes them, and lets go of them when the test says so."""
+    """Takes messages in place of a binding, and releases them when the test says so."""
 
     def __init__(self, broker: Broker, capacity: int, **config: Any) -> None:
         self.broker = broker
@@ -57,7 +57,7 @@ class Holder:
             await self.broker.publish(f"{self.stream}.a", b"x")
 
     async def wait(self, count: int, timeout_s: float = 20) -> None:
-        """Return when so many messages have been seen."""
+        """Return when that many messages have been received."""
         try:
             async with asyncio.timeout(timeout_s):
                 while len(self.seen) < count:
@@ -267,8 +267,8 @@ async def make_anew(holder: Holder, broker: Broker) -> None:
         try:
             await holder._recreate()
         except ApiError:
-            # The server is still removing the old one's folder, or the pull loop was first and the
-            # server removed the new one's: then that one exists, and cannot be written again.
+            # The server is still removing the old consumer's folder. Or the pull loop was first and
+            # the server removed the new folder: then the consumer exists and cannot be rewritten.
             listed = await broker.api(f"CONSUMER.NAMES.{holder.stream}")
             return "work" in (listed.get("consumers") or [])
         return True
@@ -314,7 +314,7 @@ async def test_a_server_that_was_gone_is_pulled_from_again(
         await eventually(lambda: _connected(broker), "the connection")
         await holder.give(20)
 
-        # What was being settled when the server died may come once more; nothing is missing.
+        # A message that was being settled when the server died may come again; none is missing.
         async def are_all_here(wanted: int = 20 + 20 * round_number) -> bool:
             return set(holder.seen) == set(range(1, wanted + 1))
 
@@ -396,7 +396,7 @@ async def test_what_is_here_and_on_its_way_keeps_to_its_bytes(
         done += 1
         await holder.let_go()
 
-    # The server counts a little less for each message than the pull loop does.
+    # The server counts slightly fewer bytes per message than the pull loop.
     assert most_bytes <= 1_010_000
     assert set(holder.attempts) == {1}
     assert holder.seen == list(range(1, 121))

@@ -1,4 +1,4 @@
-"""The pull loop over mixed sizes: what it counts is what arrives, and it never stalls."""
+"""The pull loop with messages of mixed sizes: its counts are exact, and it never stalls."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ def _sizes(random_: random.Random) -> list[int]:
 
 
 class _Soak:
-    """Takes messages, and lets go of them some turns later in an order of its own."""
+    """Takes messages, and releases them some turns later in random order."""
 
     def __init__(self, broker: Broker, stream: str, random_: random.Random) -> None:
         self.random = random_
@@ -126,5 +126,5 @@ async def test_what_is_counted_is_what_arrives_and_nothing_stalls(
         await soak.puller.stop(2)
 
     assert soak.seen == list(range(1, len(sizes) + 1))
-    # The server counts a little less for each message than the pull loop does.
+    # The server counts slightly fewer bytes per message than the pull loop.
     assert soak.most_bytes <= max(1.1 * soak.max_bytes, max(sizes) + 1000)

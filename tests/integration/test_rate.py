@@ -29,14 +29,14 @@ LIMIT_PER_S = 60
 BURST = 6
 
 
-class Metered:
-    """A function over a stream with messages in it, and when each of them had its turn."""
+class RateLimitedFunction:
+    """A function on a stream with messages, and the time of each call."""
 
     def __init__(self, broker: Broker, url: str) -> None:
         self.broker = broker
         self.url = url
         self.stream = fresh("METERED")
-        self.name = fresh("metered")
+        self.name = fresh("limited")
         self.journal = Journal()
         self._time = asyncio.get_running_loop().time
         self._began_s = 0.0
@@ -64,128 +64,132 @@ class Metered:
             self.journal.add(self._time() - self._began_s)
 
     def check_pace(self, hosts: int = 1) -> None:
-        """None came before burst and limit allow it, counted from before the host started."""
+        """Assert that no call came earlier than burst and limit allow since before the start."""
         for number, at_s in enumerate(self.journal.entries, 1):
             earliest_s = (number - BURST * hosts) / (LIMIT_PER_S * hosts)
             assert at_s >= earliest_s, f"message {number} came at {at_s:.3f} s"
 
 
 @pytest.fixture
-async def metered(broker: Broker, nats_server: NatsServer) -> Metered:
-    return Metered(broker, nats_server.url)
+async def limited(broker: Broker, nats_server: NatsServer) -> RateLimitedFunction:
+    return RateLimitedFunction(broker, nats_server.url)
 
 
-async def test_a_flood_is_worked_off_at_the_rate(metered: Metered) -> None:
+async def test_a_flood_is_worked_off_at_the_rate(limited: RateLimitedFunction) -> None:
     async def act(ctx: Context, event: Any) -> None:
-        metered.note()
+        limited.note()
 
-    async with metered.run(act):
-        await metered.give(MESSAGES)
-        await metered.journal.wait(MESSAGES)
-        await wait_until_settled(metered.broker, metered.stream, metered.name)
+    async with limited.run(act):
+        await limited.give(MESSAGES)
+        await limited.journal.wait(MESSAGES)
+        await wait_until_settled(limited.broker, limited.stream, limited.name)
 
-    metered.check_pace()
-    assert len(metered.journal.entries) == MESSAGES
+    limited.check_pace()
+    assert len(limited.journal.entries) == MESSAGES
 
 
-async def test_what_waits_for_its_turn_waits_at_the_server(metered: Metered) -> None:
+async def test_what_waits_for_its_turn_waits_at_the_server(limited: RateLimitedFunction) -> None:
     release = asyncio.Event()
 
     async def act(ctx: Context, event: Any) -> None:
-        metered.note()
+        limited.note()
         await release.wait()
 
-    async with metered.run(act, concurrency=64, rate={"limit": "1/h", "burst": 6}):
-        await metered.give(MESSAGES)
-        await metered.journal.wait(6)
-        found = await consumer(metered.broker, metered.stream, metered.name)
+    async with limited.run(act, concurrency=64, rate={"limit": "1/h", "burst": 6}):
+        await limited.give(MESSAGES)
+        await limited.journal.wait(6)
+        found = await consumer(limited.broker, limited.stream, limited.name)
         release.set()
 
-    # Six are here, the others are not, and none is asked for, although 58 slots are free.
+    # The host holds six messages and asks for no others, although it has 58 free places.
     assert (found["num_ack_pending"], found["num_pending"], found["num_waiting"]) == (6, 54, 0)
 
 
-async def test_batches_keep_to_the_rate_of_messages(metered: Metered) -> None:
+async def test_batches_keep_to_the_rate_of_messages(limited: RateLimitedFunction) -> None:
     async def act(ctx: Context, batch: Any) -> None:
-        metered.note(len(batch))
+        limited.note(len(batch))
 
-    async with metered.run(act, handler="on_batch", batch={"size": 50, "wait": "100ms"}):
-        await metered.give(MESSAGES)
-        await metered.journal.wait(MESSAGES)
+    async with limited.run(act, handler="on_batch", batch={"size": 50, "wait": "100ms"}):
+        await limited.give(MESSAGES)
+        await limited.journal.wait(MESSAGES)
 
-    metered.check_pace()
+    limited.check_pace()
 
 
-async def test_a_batch_is_filled_through_its_window_at_the_rate(metered: Metered) -> None:
+async def test_a_batch_is_filled_through_its_window_at_the_rate(
+    limited: RateLimitedFunction,
+) -> None:
     sizes = Journal()
 
     async def act(ctx: Context, batch: Any) -> None:
         sizes.add(len(batch))
 
-    # Of the burst alone a batch would be no larger than 6.
-    async with metered.run(act, handler="on_batch", batch={"size": 20, "wait": "20s"}):
-        await metered.give(40)
+    # The burst alone would make a batch of at most 6.
+    async with limited.run(act, handler="on_batch", batch={"size": 20, "wait": "20s"}):
+        await limited.give(40)
         await sizes.wait(2)
 
     assert sizes.entries == [20, 20]
 
 
-async def test_what_is_redriven_keeps_to_the_rate_too(metered: Metered) -> None:
+async def test_what_is_redriven_keeps_to_the_rate_too(limited: RateLimitedFunction) -> None:
     may_pass = False
 
     async def act(ctx: Context, event: Any) -> None:
         if not may_pass:
             raise Reject("BAD")
-        metered.note()
+        limited.note()
 
-    async with metered.run(act):
-        await metered.give(20)
-        await wait_for_letters(metered.broker, metered.name, 20)
+    async with limited.run(act):
+        await limited.give(20)
+        await wait_for_letters(limited.broker, limited.name, 20)
     may_pass = True
-    letters = DeadLetters(metered.broker)
-    await letters.redrive(Selection(function=metered.name))
-    async with metered.run(act):
-        await metered.journal.wait(20)
+    letters = DeadLetters(limited.broker)
+    await letters.redrive(Selection(function=limited.name))
+    async with limited.run(act):
+        await limited.journal.wait(20)
 
-    metered.check_pace()
+    limited.check_pace()
 
 
-async def test_a_drain_does_not_wait_for_turns_and_uses_up_no_attempt(metered: Metered) -> None:
+async def test_a_drain_does_not_wait_for_turns_and_uses_up_no_attempt(
+    limited: RateLimitedFunction,
+) -> None:
     attempts = Journal()
 
     async def act(ctx: Context, event: Any) -> None:
         attempts.add((event.message.stream, event.message.sequence, ctx.attempt))
 
     async def is_here() -> bool:
-        found = await consumer(metered.broker, MAILBOX, metered.name)
+        found = await consumer(limited.broker, MAILBOX, limited.name)
         return bool(found["num_ack_pending"])
 
-    async with metered.run(act, rate={"limit": "1/h", "burst": 1}) as host:
-        await metered.give(1)
+    async with limited.run(act, rate={"limit": "1/h", "burst": 1}) as host:
+        await limited.give(1)
         await attempts.wait(1)
-        # The mailbox's request of one was at the server before the only turn was taken.
-        early = Message(f"{metered.stream}.a", b"x", stream=metered.stream, sequence=7)
-        await Mailbox(metered.broker).post(early, metered.name)
+        # The mailbox's request for one message was at the server before the last token was used.
+        early = Message(f"{limited.stream}.a", b"x", stream=limited.stream, sequence=7)
+        await Mailbox(limited.broker).post(early, limited.name)
         await eventually(is_here, "a message that is here before its turn")
         before_s = asyncio.get_running_loop().time()
         await host.drain(30)
         took_s = asyncio.get_running_loop().time() - before_s
     done_before = list(attempts.entries)
-    async with metered.run(act):
+    async with limited.run(act):
         await attempts.wait(2)
 
     assert took_s < 10
-    assert done_before == [(metered.stream, 1, 1)]
-    assert attempts.entries[1:] == [(metered.stream, 7, 1)]
+    assert done_before == [(limited.stream, 1, 1)]
+    assert attempts.entries[1:] == [(limited.stream, 7, 1)]
 
 
-async def test_two_hosts_have_the_rate_each(metered: Metered) -> None:
+async def test_two_hosts_have_the_rate_each(limited: RateLimitedFunction) -> None:
     async def act(ctx: Context, event: Any) -> None:
-        metered.note()
+        limited.note()
 
-    async with metered.run(act), metered.run(act):
-        await metered.give(MESSAGES)
-        await metered.journal.wait(MESSAGES)
-        await wait_until_settled(metered.broker, metered.stream, metered.name)
+    async with limited.run(act), limited.run(act):
+        await limited.give(MESSAGES)
+        await limited.journal.wait(MESSAGES)
+        await wait_until_settled(limited.broker, limited.stream, limited.name)
 
-    metered.check_pace(hosts=2)
+    limited.check_pace(hosts=2)

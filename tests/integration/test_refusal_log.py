@@ -1,4 +1,4 @@
-"""What the log says of messages in quarantine."""
+"""Log lines about messages in quarantine."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Whatever error a server tells its client, the connection is rebuilt, and never given up."""
+"""After any error that a server sends, the host rebuilds its connection."""
 
 import asyncio
 import time
@@ -122,7 +122,7 @@ async def test_a_line_that_no_server_says_ends_in_another_connection(
 
 
 class RefusingServer:
-    """Says who it is, and answers whoever connects with an error."""
+    """A server that sends INFO, and answers every CONNECT with an error."""
 
     def __init__(self, error: str) -> None:
         self._error = error
@@ -189,7 +189,7 @@ async def test_a_connection_lives_on_when_its_server_refuses_it_for_a_while(
     pool = list(client._server_pool)
 
     client._server_pool.clear()
-    client._setup_server_pool([url])  # Where it is refused, as long as it knows no other.
+    client._setup_server_pool([url])  # This server refuses the client, which knows no other.
     await client._process_err("server shutdown")
     await refusing.wait(3)
     client._server_pool.extend(pool)

@@ -1,4 +1,4 @@
-"""Whatever a server would not take is refused before it is sent, and harms nobody else."""
+"""The host refuses a message that the server would not accept before it is sent."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

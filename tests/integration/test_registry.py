@@ -1,4 +1,4 @@
-"""The registry's memory against a real PostgreSQL: never stale, also when it hears nothing."""
+"""The registry's cache on a real PostgreSQL is never stale, even without notifications."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +17,7 @@ TOPIC = Topic("test", "dev1", "telemetry")
 
 
 class Heard:
-    """Lets a test wait until a registry has heard of a change."""
+    """Lets a test wait until a registry has received a notification."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
@@ -40,7 +40,7 @@ class Heard:
             self._news.notify_all()
 
     async def change(self, statement: str) -> None:
-        """Run a statement and wait until its notification is here."""
+        """Run a statement and wait for its notification."""
         before = self._count
         await self.pool.execute(statement)
         await self.until(before + 1)

@@ -115,7 +115,7 @@ async def test_what_a_drain_hands_over_is_repeated_although_no_attempt_is_used_u
 async def test_what_was_set_aside_for_fairness_counts_as_repeated(
     broker: Broker, nats_server: NatsServer
 ) -> None:
-    """A host that died while it moved a message would have had it called as well."""
+    """A host that died while it spilled a message may have called the function with it."""
     name, stream, journal = fresh("again"), fresh("AGAIN"), Journal()
     began = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""A consumer that is deleted begins anew: what was done before is called, and retried, again."""
+"""A deleted and re-created consumer replays its stream: done messages are called again."""
 
 from collections import Counter
 from typing import Any

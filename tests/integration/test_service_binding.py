@@ -1,4 +1,4 @@
-"""Functions bound to their own lifetime."""
+"""Service functions, which run for as long as the host."""
 
 import asyncio
 import time
@@ -56,7 +56,7 @@ async def test_a_service_that_crashes_or_returns_is_started_again(
         ready = await host.probes.check_functions()
 
     assert ready is None
-    # It waits twice as long each time.
+    # The pause doubles each time.
     waits_s = [0.05, 0.1, 0.2, 0.4]
     assert all(times[n + 1] - times[n] >= wait_s for n, wait_s in enumerate(waits_s))
 

@@ -1,4 +1,4 @@
-"""Shadows on a real database: what devices report, what the management API desires."""
+"""Shadows on a real database: reports of devices, and changes by the management API."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Whatever bytes a client of the same server sends, it costs that one message and nobody else's."""
+"""Arbitrary bytes from a client of the same server fail one message and no other."""
 
 import asyncio
 import random
@@ -89,7 +89,7 @@ async def test_thousands_of_frames_of_any_bytes_keep_no_good_message_from_being_
             await done.wait()
 
     assert good == list(range(ROUNDS))
-    assert others > ROUNDS * 0.9  # Those with a wildcard for a token go elsewhere.
+    assert others > ROUNDS * 0.9  # Subjects with a wildcard go elsewhere.
     assert broker.reconnects == reconnects
     for each in (everything, asked):
         await each.unsubscribe()

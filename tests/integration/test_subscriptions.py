@@ -1,4 +1,4 @@
-"""What a subscription's callback raises is seen, and costs no other message."""
+"""An exception of a subscription's callback is logged, and costs no other message."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def lines() -> Iterator[list[structlog.typing.EventDict]]:
 
 
 class Callbacks:
-    """Raise for what is bad, and keep the rest."""
+    """Callbacks that raise for bad messages and record the others."""
 
     def __init__(self) -> None:
         self.kept: asyncio.Queue[bytes] = asyncio.Queue()

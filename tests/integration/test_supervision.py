@@ -1,4 +1,4 @@
-"""Background tasks of a host that fail for a reason nobody foresaw: they are logged and go on."""
+"""Background tasks of a host that fail unexpectedly are logged and restarted."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ FAILED = "A background task failed, it is started again"
 
 
 class Fault:
-    """Makes a method of a class raise the first time that it is called."""
+    """Makes a method of a class raise at its first call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> None:
         self.is_due = True
@@ -269,7 +269,7 @@ async def test_messages_that_could_not_be_moved_aside_are_moved_later(
 
 @dataclass
 class SleepingServer:
-    """A program that is ready at once and does nothing; one of its starts fails unforeseen."""
+    """A program that is ready at once and does nothing; one of its starts fails unexpectedly."""
 
     log: Path
     name: str = "sleeping"

@@ -1,4 +1,4 @@
-"""Plain functions whose calls hang: nothing else is called too late, twice, or given up for it."""
+"""Calls of plain functions hang: no other message is delayed, called twice or given up."""
 
 import threading
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ from tests.support.servers import NatsServer
 async def test_plain_calls_that_hang_use_up_their_threads_and_nobody_s_attempts(
     broker: Broker, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What finds no thread waits for one: it has not begun, so its time and attempts stay whole."""
+    """A call waits for a free thread without using up time or attempts, as it has not begun."""
     monkeypatch.setattr(threads, "SPARE", 2)
     stream, name, other = fresh("S"), fresh("stuck"), fresh("clock")
     streams = {stream: {"subjects": [f"{stream}.>"]}}
@@ -68,7 +68,7 @@ async def test_plain_calls_that_hang_use_up_their_threads_and_nobody_s_attempts(
 
             await eventually(is_seen, "the readiness probe's word")
             await eventually(_held(broker, stream, name), "a message that waits for a thread")
-            # Several time limits later nothing that waits has been called or given up.
+            # After several time limits no waiting message has been called or given up.
             await broker.publish(f"{stream}.clock", b"")
             await wait_for_letters(broker, other)
             assert len(journal.entries) == 3

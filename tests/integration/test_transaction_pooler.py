@@ -1,4 +1,4 @@
-"""A pooler in transaction mode between a host and PostgreSQL: found, and never believed."""
+"""A pooler in transaction mode between host and PostgreSQL is detected, and no cache trusts it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def test_a_revoked_device_is_seen_although_no_notification_comes(
 ) -> None:
     direct = await asyncpg.create_pool(postgres_dsn, min_size=1, max_size=1)
     await register(direct)
-    # Without prepared statements, as a person would make reads work there.
+    # Without prepared statements, with which an operator would make reads work.
     pool = await asyncpg.create_pool(pooled_dsn, min_size=3, max_size=3, statement_cache_size=0)
     registry = Registry(pool, structlog.stdlib.get_logger())
     await registry.start()
@@ -79,7 +79,7 @@ async def test_a_cache_is_not_trusted_while_its_own_notifications_do_not_come_ba
     registry = Registry(pool, structlog.stdlib.get_logger())
     await registry.start()
     at_first = registry.changes.trusted
-    # As a pooler does that lends the connection to somebody else.
+    # As a pooler does that gives the connection to another client.
     holders: list[Any] = pool._holders  # type: ignore[attr-defined]
     [listening] = [holder._con for holder in holders if holder._in_use]
     await listening.execute("UNLISTEN *")

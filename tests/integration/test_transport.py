@@ -1,4 +1,4 @@
-"""The connection's socket: plain and with TLS, and while a block holds the event loop up."""
+"""The connection's socket: plain, with TLS, and while the event loop is blocked."""
 
 import asyncio
 import gc
@@ -41,7 +41,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Server(NatsServer):
-    """With TLS where it has a certificate."""
+    """A nats-server, with TLS if it has a certificate."""
 
     def __init__(self, directory: Path, pem: Path | None) -> None:
         self.pem = pem
@@ -58,7 +58,7 @@ class Server(NatsServer):
 
 
 class ImpatientServer(Server):
-    """Ends a connection that is silent for four seconds."""
+    """A nats-server that closes a connection after four silent seconds."""
 
     def configuration(self) -> str:
         return super().configuration() + IMPATIENT
@@ -99,7 +99,7 @@ async def patient(impatient: ImpatientServer) -> AsyncIterator[Broker]:
 
 @contextmanager
 def keeping_alive(act: Callable[[], None]) -> Iterator[None]:
-    """Have a thread act again and again."""
+    """Call `act` repeatedly on a thread."""
     stopped = threading.Event()
 
     def run() -> None:
@@ -117,7 +117,7 @@ def keeping_alive(act: Callable[[], None]) -> Iterator[None]:
 
 @asynccontextmanager
 async def serving_with(serve: Serve) -> AsyncIterator[ThreadSafeTransport]:
-    """A transport that is connected to a server which does this."""
+    """A transport that is connected to a server with this behaviour."""
     tasks: list[asyncio.Task[None]] = []
 
     async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -160,7 +160,7 @@ async def ended(server: NatsServer) -> list[str]:
 
 
 def reset(connection: socket.socket) -> None:
-    """End it as a server that dies does, whatever is still to be read or sent."""
+    """Reset the connection as a dying server does, with bytes still unread or unsent."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
@@ -403,7 +403,7 @@ async def test_a_server_that_takes_nothing_holds_the_writer_up_and_nobody_else()
 
 
 class Endless(socket.socket):
-    """There is always more to be read."""
+    """A socket with an endless input."""
 
     def recv(self, size: int, _flags: int = 0) -> bytes:
         return bytes(size)
@@ -536,7 +536,7 @@ async def test_a_connection_that_is_reset_before_tls_has_begun_is_let_go_of(
     transport.close()
     assert transport.at_eof()
     del transport
-    gc.collect()  # A socket that is left behind would be warned of.
+    gc.collect()  # Python warns of a socket that is left open.
 
 
 @pytest.mark.parametrize("certificate", ["tls"], indirect=True)
@@ -544,7 +544,7 @@ async def test_servers_that_reset_connections_before_tls_are_connected_to_in_the
     server: Server,
 ) -> None:
     class Unsteady(Proxy):
-        """Says INFO to the first ones, and ends them."""
+        """Sends INFO on the first connections, and closes them."""
 
         async def _serve(self, near: Streams) -> None:
             if self.connections > 3:

@@ -1,4 +1,4 @@
-"""Whatever a function raises costs that call alone: every shape, and every kind of exception."""
+"""Any exception of a function fails only its own call, for every shape of function."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ POISON = 13
 
 
 class PanicException(BaseException):
-    """As Rust extensions raise when their code panics."""
+    """The exception that Rust extensions raise for a panic."""
 
 
 def _cancel_own_task() -> None:
@@ -165,7 +165,7 @@ def _spec(handler: str, stream: str, **spec: Any) -> dict[str, Any]:
 async def _expect_dead_letters(
     broker: Broker, url: str, handler: str, names: list[str], **spec: Any
 ) -> None:
-    """Each ending is tried to its last attempt, and whatever comes between is done."""
+    """Expect every failing message at its last attempt, and every other message done."""
     name, stream = fresh("odd"), fresh("ODD")
     journal = journals[name] = Journal()
     streams = {stream: {"subjects": [f"{stream}.>"]}}
@@ -174,7 +174,7 @@ async def _expect_dead_letters(
             await broker.publish(f"{stream}.a", b'{"number": %d}' % place)
             await broker.publish(f"{stream}.a", b'{"number": %d}' % (POISON + place))
         letters = await wait_for_letters(broker, name, len(names))
-        # The workers are there as before.
+        # All workers still work.
         await broker.publish(f"{stream}.a", b'{"number": %d}' % len(names))
         await journal.wait(len(names) + 1)
         assert await host.probes.check_functions() is None

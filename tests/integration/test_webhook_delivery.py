@@ -1,4 +1,4 @@
-"""Jobs to a real HTTP server by way of a real database: what is sent, logged and raised."""
+"""Webhook delivery to a real HTTP server with a real database: requests, log and errors."""
 
 import asyncio
 import json
@@ -25,8 +25,8 @@ SETTINGS = WebhookSettings(allowed_networks="127.0.0.0/8, ::1/128", timeout_s=5.
 
 
 @dataclass
-class Bench:
-    """A started webhook function on a database of its own, with one tenant."""
+class WebhookFunction:
+    """A started webhook function on a new database, with one tenant."""
 
     pool: "asyncpg.Pool[asyncpg.Record]"
     scope: Scope
@@ -68,7 +68,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(postgres_dsn: str) -> AsyncIterator[Bench]:
+async def webhook(postgres_dsn: str) -> AsyncIterator[WebhookFunction]:
     pool = await open_pool(postgres_dsn, max_size=4)
     await pool.execute("INSERT INTO tenants (tenant_id) VALUES ('test'), ('other')")
     scope = Scope(
@@ -79,7 +79,7 @@ async def bench(postgres_dsn: str) -> AsyncIterator[Bench]:
         log=structlog.get_logger(),
     )
     await _begin(scope)
-    yield Bench(pool, scope)
+    yield WebhookFunction(pool, scope)
     await stop(Context(scope))
     await pool.close()
 
@@ -88,10 +88,10 @@ async def _begin(scope: Scope) -> None:
     scope.state = await start(Context(scope))
 
 
-async def test_a_delivery_is_signed_logged_and_done(bench: Bench) -> None:
+async def test_a_delivery_is_signed_logged_and_done(webhook: WebhookFunction) -> None:
     async with Receiver(Answer(204, body=b"")) as receiver:
-        route_id = await bench.add_route(receiver.url, headers={"Authorization": "Bearer b"})
-        await bench.deliver(route_id)
+        route_id = await webhook.add_route(receiver.url, headers={"Authorization": "Bearer b"})
+        await webhook.deliver(route_id)
     [request] = receiver.requests
     assert (request.method, request.path) == ("POST", "/hook?a=b")
     assert request.headers["host"] == f"localhost:{receiver.port}"
@@ -101,7 +101,7 @@ async def test_a_delivery_is_signed_logged_and_done(bench: Bench) -> None:
     body = Webhook(SECRET).verify(request.body, request.headers)
     assert body["type"] == "device.telemetry"
     assert body["data"]["payload"] == {"metrics": {"temp": 22}}
-    [attempt] = await bench.attempts()
+    [attempt] = await webhook.attempts()
     assert attempt.pop("duration_ms") >= 0
     assert datetime.now(UTC) - attempt.pop("started_at") < timedelta(minutes=1)
     assert attempt == {
@@ -117,95 +117,101 @@ async def test_a_delivery_is_signed_logged_and_done(bench: Bench) -> None:
     }
 
 
-async def test_a_delivered_job_is_not_sent_again(bench: Bench) -> None:
+async def test_a_delivered_job_is_not_sent_again(webhook: WebhookFunction) -> None:
     async with Receiver() as receiver:
-        route_id = await bench.add_route(receiver.url)
-        await bench.deliver(route_id)
-        await bench.deliver(route_id)
+        route_id = await webhook.add_route(receiver.url)
+        await webhook.deliver(route_id)
+        await webhook.deliver(route_id)
     assert len(receiver.requests) == 1
-    assert len(await bench.attempts()) == 1
+    assert len(await webhook.attempts()) == 1
 
 
-async def test_a_failed_job_is_sent_again_with_the_same_id_and_body(bench: Bench) -> None:
+async def test_a_failed_job_is_sent_again_with_the_same_id_and_body(
+    webhook: WebhookFunction,
+) -> None:
     async with Receiver(Answer(500, body=b"oops"), Answer(200)) as receiver:
-        route_id = await bench.add_route(receiver.url)
+        route_id = await webhook.add_route(receiver.url)
         with pytest.raises(Retry, match="HTTP_500"):
-            await bench.deliver(route_id)
-        assert await bench.job_status() == "failing"
-        await bench.deliver(route_id)
+            await webhook.deliver(route_id)
+        assert await webhook.job_status() == "failing"
+        await webhook.deliver(route_id)
     first, second = receiver.requests
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert first.body == second.body
     assert [
         (a["attempt"], a["outcome"], a["status_code"], a["error_code"], a["response_excerpt"])
-        for a in await bench.attempts()
+        for a in await webhook.attempts()
     ] == [(1, "failed", 500, "HTTP_500", "oops"), (2, "delivered", 200, None, "ok")]
-    assert await bench.job_status() == "delivered"
+    assert await webhook.job_status() == "delivered"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_a_redirection_is_a_failure_and_is_not_followed(bench: Bench, status: int) -> None:
+async def test_a_redirection_is_a_failure_and_is_not_followed(
+    webhook: WebhookFunction, status: int
+) -> None:
     async with Receiver() as other, Receiver(Answer(status, {"Location": other.url})) as receiver:
-        route_id = await bench.add_route(receiver.url)
+        route_id = await webhook.add_route(receiver.url)
         with pytest.raises(Retry, match=f"HTTP_{status}"):
-            await bench.deliver(route_id)
+            await webhook.deliver(route_id)
     assert len(receiver.requests) == 1
     assert other.requests == []
 
 
-async def test_410_disables_the_route_and_later_jobs_are_refused_unsent(bench: Bench) -> None:
+async def test_410_disables_the_route_and_later_jobs_are_refused_unsent(
+    webhook: WebhookFunction,
+) -> None:
     async with Receiver(Answer(410)) as receiver:
-        route_id, kept = [await bench.add_route(receiver.url) for _ in range(2)]
+        route_id, kept = [await webhook.add_route(receiver.url) for _ in range(2)]
         with pytest.raises(Reject) as gone:
-            await bench.deliver(route_id)
+            await webhook.deliver(route_id)
         with pytest.raises(Reject) as disabled:
-            await bench.deliver(route_id, job_id="T-2-1-r")
+            await webhook.deliver(route_id, job_id="T-2-1-r")
     assert (gone.value.code, disabled.value.code) == ("ENDPOINT_GONE", "ROUTE_DISABLED")
     assert len(receiver.requests) == 1
-    enabled = await bench.pool.fetch("SELECT id FROM message_routes WHERE is_enabled")
+    enabled = await webhook.pool.fetch("SELECT id FROM message_routes WHERE is_enabled")
     assert [str(row["id"]) for row in enabled] == [kept]
-    assert [(a["outcome"], a["error_code"]) for a in await bench.attempts()] == [
+    assert [(a["outcome"], a["error_code"]) for a in await webhook.attempts()] == [
         ("refused", "ENDPOINT_GONE"),
         ("refused", "ROUTE_DISABLED"),
     ]
 
 
-async def test_retry_after_in_seconds_sets_the_delay(bench: Bench) -> None:
+async def test_retry_after_in_seconds_sets_the_delay(webhook: WebhookFunction) -> None:
     async with Receiver(Answer(429, {"Retry-After": "17"})) as receiver:
         with pytest.raises(Retry) as later:
-            await bench.deliver(await bench.add_route(receiver.url))
+            await webhook.deliver(await webhook.add_route(receiver.url))
     assert later.value.delay_s == 17.0
 
 
-async def test_retry_after_as_a_date_sets_the_delay(bench: Bench) -> None:
+async def test_retry_after_as_a_date_sets_the_delay(webhook: WebhookFunction) -> None:
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     async with Receiver(Answer(503, {"Retry-After": at})) as receiver:
         with pytest.raises(Retry) as later:
-            await bench.deliver(await bench.add_route(receiver.url))
+            await webhook.deliver(await webhook.add_route(receiver.url))
     assert later.value.delay_s is not None
     assert 90.0 < later.value.delay_s <= 100.0
 
 
-async def test_an_endpoint_that_hangs_is_a_timeout(bench: Bench) -> None:
-    bench.scope.settings = SETTINGS.model_copy(update={"timeout_s": 0.2})
-    await stop(Context(bench.scope))
-    await _begin(bench.scope)
+async def test_an_endpoint_that_hangs_is_a_timeout(webhook: WebhookFunction) -> None:
+    webhook.scope.settings = SETTINGS.model_copy(update={"timeout_s": 0.2})
+    await stop(Context(webhook.scope))
+    await _begin(webhook.scope)
     async with Receiver(Answer(held=asyncio.Event())) as receiver:
         with pytest.raises(Retry, match="TIMEOUT"):
-            await bench.deliver(await bench.add_route(receiver.url))
-    assert [a["error_code"] for a in await bench.attempts()] == ["TIMEOUT"]
+            await webhook.deliver(await webhook.add_route(receiver.url))
+    assert [a["error_code"] for a in await webhook.attempts()] == ["TIMEOUT"]
 
 
-async def test_an_endpoint_that_does_not_listen_is_tried_again(bench: Bench) -> None:
+async def test_an_endpoint_that_does_not_listen_is_tried_again(webhook: WebhookFunction) -> None:
     async with Receiver() as receiver:
         url = receiver.url
     with pytest.raises(Retry, match="CONNECTION_FAILED"):
-        await bench.deliver(await bench.add_route(url))
+        await webhook.deliver(await webhook.add_route(url))
 
 
-async def test_a_name_without_an_address_is_tried_again(bench: Bench) -> None:
+async def test_a_name_without_an_address_is_tried_again(webhook: WebhookFunction) -> None:
     with pytest.raises(Retry, match="NAME_NOT_RESOLVED"):
-        await bench.deliver(await bench.add_route("http://nowhere.invalid/"))
+        await webhook.deliver(await webhook.add_route("http://nowhere.invalid/"))
 
 
 @pytest.mark.parametrize(
@@ -216,72 +222,76 @@ async def test_a_name_without_an_address_is_tried_again(bench: Bench) -> None:
         (b"HTTP/1.1 200\x00\r\n\r\n", "PROTOCOL_ERROR"),
     ],
 )
-async def test_what_is_no_http_is_tried_again(bench: Bench, raw: bytes, code: str) -> None:
+async def test_what_is_no_http_is_tried_again(
+    webhook: WebhookFunction, raw: bytes, code: str
+) -> None:
     async with Receiver(Answer(raw=raw)) as receiver:
         with pytest.raises(Retry, match=code):
-            await bench.deliver(await bench.add_route(receiver.url))
+            await webhook.deliver(await webhook.add_route(receiver.url))
 
 
-async def test_a_long_answer_is_cut_and_made_storable(bench: Bench) -> None:
+async def test_a_long_answer_is_cut_and_made_storable(webhook: WebhookFunction) -> None:
     body = b"\x00\xff" + b"x" * 1_000_000
     async with Receiver(Answer(400, body=body)) as receiver:
         with pytest.raises(Retry):
-            await bench.deliver(await bench.add_route(receiver.url))
-    [attempt] = await bench.attempts()
+            await webhook.deliver(await webhook.add_route(receiver.url))
+    [attempt] = await webhook.attempts()
     assert attempt["response_excerpt"] == "\ufffd\ufffd" + "x" * 4094
 
 
-async def test_a_body_that_stalls_or_breaks_off_does_not_undo_a_success(bench: Bench) -> None:
+async def test_a_body_that_stalls_or_breaks_off_does_not_undo_a_success(
+    webhook: WebhookFunction,
+) -> None:
     cut = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nab"
     async with Receiver(Answer(body=b"abcdef", stalls_after=3), Answer(raw=cut)) as receiver:
-        route_id = await bench.add_route(receiver.url)
-        await bench.deliver(route_id, job_id="T-1-1-r")
-        await bench.deliver(route_id, job_id="T-2-1-r")
-    assert [(a["outcome"], a["response_excerpt"]) for a in await bench.attempts()] == [
+        route_id = await webhook.add_route(receiver.url)
+        await webhook.deliver(route_id, job_id="T-1-1-r")
+        await webhook.deliver(route_id, job_id="T-2-1-r")
+    assert [(a["outcome"], a["response_excerpt"]) for a in await webhook.attempts()] == [
         ("delivered", "abc"),
         ("delivered", "ab"),
     ]
 
 
-async def test_a_connection_is_used_again(bench: Bench) -> None:
+async def test_a_connection_is_used_again(webhook: WebhookFunction) -> None:
     async with Receiver() as receiver:
-        route_id = await bench.add_route(receiver.url)
+        route_id = await webhook.add_route(receiver.url)
         for number in range(5):
-            await bench.deliver(route_id, job_id=f"T-{number}-1-r")
+            await webhook.deliver(route_id, job_id=f"T-{number}-1-r")
     assert (len(receiver.requests), receiver.connections) == (5, 1)
 
 
-async def test_a_deleted_route_is_refused_with_a_row_that_says_so(bench: Bench) -> None:
+async def test_a_deleted_route_is_refused_with_a_row_that_says_so(webhook: WebhookFunction) -> None:
     for number, route_id in enumerate(["0b0e0f5c-9f6e-4f0c-8a53-2f5c3f3a7d11", "7"]):
         with pytest.raises(Reject) as gone:
-            await bench.deliver(route_id, job_id=f"T-{number}-1-r")
+            await webhook.deliver(route_id, job_id=f"T-{number}-1-r")
         assert gone.value.code == "ROUTE_GONE"
-    assert [(a["outcome"], a["error_code"]) for a in await bench.attempts()] == [
+    assert [(a["outcome"], a["error_code"]) for a in await webhook.attempts()] == [
         ("refused", "ROUTE_GONE")
     ] * 2
 
 
-async def test_another_tenants_route_does_not_exist_for_a_job(bench: Bench) -> None:
+async def test_another_tenants_route_does_not_exist_for_a_job(webhook: WebhookFunction) -> None:
     async with Receiver() as receiver:
-        route_id = await bench.add_route(receiver.url)
+        route_id = await webhook.add_route(receiver.url)
         with pytest.raises(Reject) as gone:
-            await bench.deliver(route_id, tenant_id="other", subject="routes.other.webhook")
+            await webhook.deliver(route_id, tenant_id="other", subject="routes.other.webhook")
     assert gone.value.code == "ROUTE_GONE"
     assert receiver.requests == []
 
 
 async def test_a_job_that_names_another_tenant_than_its_subject_leaves_no_row(
-    bench: Bench,
+    webhook: WebhookFunction,
 ) -> None:
     with pytest.raises(Reject) as mismatch:
-        await bench.deliver("7", tenant_id="other")
+        await webhook.deliver("7", tenant_id="other")
     assert mismatch.value.code == "TENANT_MISMATCH"
-    assert await bench.attempts() == []
+    assert await webhook.attempts() == []
 
 
-async def test_a_route_of_another_type_is_refused(bench: Bench) -> None:
+async def test_a_route_of_another_type_is_refused(webhook: WebhookFunction) -> None:
     with pytest.raises(Reject) as changed:
-        await bench.deliver(await bench.add_route("http://localhost/", kind="mqtt_republish"))
+        await webhook.deliver(await webhook.add_route("http://localhost/", kind="mqtt_republish"))
     assert changed.value.code == "ROUTE_TYPE_CHANGED"
 
 
@@ -289,49 +299,53 @@ async def test_a_route_of_another_type_is_refused(bench: Bench) -> None:
     "config",
     [{"url": None}, {"url": "ftp://localhost/"}, {"secret": None}, {"secret": "whsec_"}],
 )
-async def test_a_route_that_cannot_be_used_is_refused(bench: Bench, config: dict[str, Any]) -> None:
-    route_id = await bench.add_route(**({"url": "http://localhost/"} | config))
+async def test_a_route_that_cannot_be_used_is_refused(
+    webhook: WebhookFunction, config: dict[str, Any]
+) -> None:
+    route_id = await webhook.add_route(**({"url": "http://localhost/"} | config))
     with pytest.raises(Reject) as invalid:
-        await bench.deliver(route_id)
+        await webhook.deliver(route_id)
     assert invalid.value.code == "ROUTE_CONFIG_INVALID"
 
 
-async def test_a_payload_that_json_cannot_hold_is_refused(bench: Bench) -> None:
-    route_id = await bench.add_route("http://localhost/")
+async def test_a_payload_that_json_cannot_hold_is_refused(webhook: WebhookFunction) -> None:
+    route_id = await webhook.add_route("http://localhost/")
     with pytest.raises(Reject) as refused:
-        await bench.deliver(route_id, payload=float("nan"))
+        await webhook.deliver(route_id, payload=float("nan"))
     assert refused.value.code == "PAYLOAD_NOT_JSON"
 
 
 async def test_an_endpoint_that_keeps_failing_is_left_alone_and_others_are_not(
-    bench: Bench,
+    webhook: WebhookFunction,
 ) -> None:
     async with Receiver(Answer(500)) as failing, Receiver() as sound:
-        broken, whole = await bench.add_route(failing.url), await bench.add_route(sound.url)
+        broken, whole = await webhook.add_route(failing.url), await webhook.add_route(sound.url)
         for number in range(SETTINGS.breaker_failures):
             with pytest.raises(Retry, match="HTTP_500"):
-                await bench.deliver(broken, job_id=f"T-{number}-1-r")
+                await webhook.deliver(broken, job_id=f"T-{number}-1-r")
         with pytest.raises(Retry, match="ENDPOINT_PAUSED") as paused:
-            await bench.deliver(broken, job_id="T-99-1-r")
-        await bench.deliver(whole, job_id="T-100-1-r")
+            await webhook.deliver(broken, job_id="T-99-1-r")
+        await webhook.deliver(whole, job_id="T-100-1-r")
     assert paused.value.delay_s is not None
     assert 0 < paused.value.delay_s - SETTINGS.breaker_pause_s <= SETTINGS.breaker_pause_s
     assert len(failing.requests) == SETTINGS.breaker_failures
     assert len(sound.requests) == 1
-    skipped = await bench.pool.fetch("SELECT job_id FROM delivery_attempts WHERE outcome='skipped'")
+    skipped = await webhook.pool.fetch(
+        "SELECT job_id FROM delivery_attempts WHERE outcome='skipped'"
+    )
     assert [row["job_id"] for row in skipped] == ["T-99-1-r"]
 
 
 async def test_a_pause_passes_a_job_over_by_the_retry_policy_after_its_first_attempt(
-    bench: Bench,
+    webhook: WebhookFunction,
 ) -> None:
     async with Receiver(Answer(500)) as failing:
-        broken = await bench.add_route(failing.url)
+        broken = await webhook.add_route(failing.url)
         for number in range(SETTINGS.breaker_failures):
             with pytest.raises(Retry, match="HTTP_500"):
-                await bench.deliver(broken, job_id=f"T-{number}-1-r")
+                await webhook.deliver(broken, job_id=f"T-{number}-1-r")
         with pytest.raises(Retry, match="ENDPOINT_PAUSED") as paused:
-            await bench.deliver(broken, job_id="T-99-1-r", attempt=2)
+            await webhook.deliver(broken, job_id="T-99-1-r", attempt=2)
     assert paused.value.delay_s is None
 
 
@@ -340,21 +354,21 @@ async def test_a_pause_passes_a_job_over_by_the_retry_policy_after_its_first_att
     [(1, "1", 1.0), (2, "1", None), (2, "299", None), (2, "300", 300.0), (6, "3600", 3600.0)],
 )
 async def test_a_short_retry_after_cannot_hurry_a_job_through_its_attempts(
-    bench: Bench, attempt: int, retry_after: str, wait_s: float | None
+    webhook: WebhookFunction, attempt: int, retry_after: str, wait_s: float | None
 ) -> None:
     async with Receiver(Answer(503, headers={"retry-after": retry_after})) as receiver:
-        route_id = await bench.add_route(receiver.url)
+        route_id = await webhook.add_route(receiver.url)
         with pytest.raises(Retry, match="HTTP_503") as later:
-            await bench.deliver(route_id, attempt=attempt)
+            await webhook.deliver(route_id, attempt=attempt)
     assert later.value.delay_s == wait_s
 
 
-async def test_no_secret_is_in_what_is_logged_or_raised(bench: Bench) -> None:
+async def test_no_secret_is_in_what_is_logged_or_raised(webhook: WebhookFunction) -> None:
     async with Receiver(Answer(500, body=b"no")) as receiver:
         url = receiver.url.replace("/hook", "/T0KEN")
-        route_id = await bench.add_route(url, headers={"authorization": "Bearer s3cret"})
+        route_id = await webhook.add_route(url, headers={"authorization": "Bearer s3cret"})
         with structlog.testing.capture_logs() as logged, pytest.raises(Retry) as later:
-            await bench.deliver(route_id)
-    told = f"{logged} {later.value!r} {await bench.attempts()}"
+            await webhook.deliver(route_id)
+    told = f"{logged} {later.value!r} {await webhook.attempts()}"
     for secret in (SECRET, SECRET.removeprefix("whsec_"), "T0KEN", "s3cret", "localhost"):
         assert secret not in told

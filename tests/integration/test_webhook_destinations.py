@@ -1,4 +1,4 @@
-"""The guard on the address that is really connected to, and TLS by name, with real sockets."""
+"""The guard on the connected address, and TLS by name, with real sockets."""
 
 import asyncio
 import socket
@@ -67,7 +67,7 @@ async def test_a_proxy_in_the_environment_is_not_used(monkeypatch: pytest.Monkey
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: Sequence[str]) -> list[str]:
-    """Have the loop's resolver give these answers in turn; the list fills with names asked for."""
+    """Have the loop's resolver return these answers in turn; returns the list of names resolved."""
     asked: list[str] = []
     turns = iter(answers)
 

@@ -1,4 +1,4 @@
-"""The log of deliveries loses what is old and keeps what is not."""
+"""The retention function removes old entries of the delivery log and keeps the others."""
 
 import structlog
 

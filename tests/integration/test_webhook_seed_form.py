@@ -18,8 +18,8 @@ from runtime.resource.postgres import open_pool
 STORED_AT_NS = 1_785_585_600_123_456_789
 
 
-class Bench:
-    """The dispatching function on a stream and a database of their own."""
+class SeedFormFunction:
+    """The dispatching function on a new stream and a new database."""
 
     def __init__(self, broker: Broker, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self.broker = broker
@@ -40,7 +40,7 @@ class Bench:
         await dispatch_seed_form(Event(message, data), Context(self.scope, message))
 
     async def stored(self) -> list[tuple[str, str]]:
-        """Subject and payload of everything in the stream."""
+        """Subject and payload of every message in the stream."""
         state = (await self.broker.api("STREAM.INFO.ROUTES", None))["state"]
         messages = [
             (await self.broker.api("STREAM.MSG.GET.ROUTES", {"seq": sequence}))["message"]
@@ -50,19 +50,19 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(broker: Broker, postgres_dsn: str) -> AsyncIterator[Bench]:
+async def function(broker: Broker, postgres_dsn: str) -> AsyncIterator[SeedFormFunction]:
     pool = await open_pool(postgres_dsn, max_size=2)
     await pool.execute("INSERT INTO tenants (tenant_id) VALUES ('test'), ('other')")
     stream = {"name": "ROUTES", "subjects": ["routes.>"], "retention": "workqueue"}
     await broker.api("STREAM.CREATE.ROUTES", stream)
-    yield Bench(broker, pool)
+    yield SeedFormFunction(broker, pool)
     await broker.api("STREAM.DELETE.ROUTES", None)
     await pool.close()
 
 
-async def add_route(bench: Bench, tenant_id: str = "test") -> str:
+async def add_route(function: SeedFormFunction, tenant_id: str = "test") -> str:
     return str(
-        await bench.pool.fetchval(
+        await function.pool.fetchval(
             "INSERT INTO message_routes (tenant_id, name, topic_filter, destination_type)"
             " VALUES ($1, 'r', '#', 'mqtt_republish') RETURNING id",
             tenant_id,
@@ -71,11 +71,11 @@ async def add_route(bench: Bench, tenant_id: str = "test") -> str:
 
 
 async def test_a_job_is_published_for_its_routes_type_without_anything_inlined(
-    bench: Bench,
+    function: SeedFormFunction,
 ) -> None:
-    route_id = await add_route(bench)
-    await bench.dispatch(route_id)
-    [(subject, data)] = await bench.stored()
+    route_id = await add_route(function)
+    await function.dispatch(route_id)
+    [(subject, data)] = await function.stored()
     assert subject == "routes.test.mqtt_republish"
     assert Job.model_validate_json(b64decode(data)).model_dump(mode="json") == {
         "job_id": f"ROUTES-7-{STORED_AT_NS}-{route_id}",
@@ -89,40 +89,46 @@ async def test_a_job_is_published_for_its_routes_type_without_anything_inlined(
     }
 
 
-async def test_a_redelivery_makes_no_second_job(bench: Bench) -> None:
-    route_id = await add_route(bench)
-    await bench.dispatch(route_id)
-    await bench.dispatch(route_id)
-    assert len(await bench.stored()) == 1
+async def test_a_redelivery_makes_no_second_job(function: SeedFormFunction) -> None:
+    route_id = await add_route(function)
+    await function.dispatch(route_id)
+    await function.dispatch(route_id)
+    assert len(await function.stored()) == 1
 
 
 @pytest.mark.parametrize("route_id", [7, "7", "0b0e0f5c-9f6e-4f0c-8a53-2f5c3f3a7d11"])
-async def test_a_route_that_does_not_exist_is_refused(bench: Bench, route_id: object) -> None:
+async def test_a_route_that_does_not_exist_is_refused(
+    function: SeedFormFunction, route_id: object
+) -> None:
     with pytest.raises(Reject) as gone:
-        await bench.dispatch(route_id)
+        await function.dispatch(route_id)
     assert gone.value.code == "ROUTE_GONE"
 
 
-async def test_another_tenants_route_does_not_exist(bench: Bench) -> None:
-    route_id = await add_route(bench, "other")
+async def test_another_tenants_route_does_not_exist(function: SeedFormFunction) -> None:
+    route_id = await add_route(function, "other")
     with pytest.raises(Reject) as gone:
-        await bench.dispatch(route_id)
+        await function.dispatch(route_id)
     assert gone.value.code == "ROUTE_GONE"
 
 
-async def test_a_job_for_another_tenant_than_its_subjects_is_refused(bench: Bench) -> None:
-    route_id = await add_route(bench)
+async def test_a_job_for_another_tenant_than_its_subjects_is_refused(
+    function: SeedFormFunction,
+) -> None:
+    route_id = await add_route(function)
     with pytest.raises(Reject) as mismatch:
-        await bench.dispatch(route_id, subject="routes.other")
+        await function.dispatch(route_id, subject="routes.other")
     assert mismatch.value.code == "TENANT_MISMATCH"
 
 
 @pytest.mark.parametrize(
     "topic", ["", "telemetry", "tenant/other/device/dev1/telemetry", "tenant/test/device/*/a/b"]
 )
-async def test_a_topic_that_is_none_of_the_tenants_is_refused(bench: Bench, topic: str) -> None:
-    route_id = await add_route(bench)
+async def test_a_topic_that_is_none_of_the_tenants_is_refused(
+    function: SeedFormFunction, topic: str
+) -> None:
+    route_id = await add_route(function)
     with pytest.raises(Reject) as bad:
-        await bench.dispatch(route_id, topic=topic)
+        await function.dispatch(route_id, topic=topic)
     assert bad.value.code == "BAD_TOPIC_FORMAT"
-    assert await bench.stored() == []
+    assert await function.stored() == []

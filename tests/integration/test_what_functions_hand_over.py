@@ -1,4 +1,4 @@
-"""Whatever text, code, status or delay a function hands the host is made safe before it is sent."""
+"""The host makes any text, code, status and delay of a function safe before it is sent."""
 
 import math
 from collections.abc import Callable
@@ -103,7 +103,7 @@ async def test_a_parked_message_keeps_a_reason_that_can_be_read(
     broker: Broker, nats_server: NatsServer
 ) -> None:
     if not has_message_schedules(broker):
-        return  # Nothing is parked before nats-server 2.12.
+        return  # Parking needs nats-server 2.12.
     name, stream = fresh("odd"), fresh("ODD")
 
     async def act(ctx: Context, event: Any) -> None:
@@ -166,7 +166,7 @@ SHORT: list[Any] = [-1, -math.inf, 0, timedelta(0)]
 async def test_a_delay_is_bounded_whatever_was_asked_for(
     broker: Broker, nats_server: NatsServer, more: dict[str, Any]
 ) -> None:
-    """None comes back at once that was to wait, and none waits that was not."""
+    """A message with a delay does not come back at once, and one without does not wait."""
     name, stream, journal = fresh("odd"), fresh("ODD"), Journal()
     delays = [*LONG, *NONE, *SHORT]
 

@@ -1,4 +1,4 @@
-"""Calling functions directly, on a real database; what they send without storing is kept."""
+"""Calls functions directly on a real database, and records the messages that they send."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ STORED_AT_NS = 1_790_000_000_000_000_000
 
 @dataclass
 class Outbox:
-    """A broker's port for functions that send without storing."""
+    """Records messages in place of a broker, for functions that send without storing."""
 
     sent: list[tuple[str, bytes]] = field(default_factory=list)
     is_away: bool = False
@@ -78,7 +78,7 @@ class Caller:
     async def ask(
         self, handler: Callable[[Event[M], Context], Awaitable[T]], /, **fields: Any
     ) -> T:
-        """Call an endpoint with a payload of its model; the reply can be encoded."""
+        """Call an endpoint with a payload for its model; checks that the reply can be encoded."""
         request: type[M] = get_args(get_type_hints(handler)["event"])[0]
         message = Message("management.test", b"")
         reply = await handler(Event(message, request.model_validate(fields)), self.context(message))
@@ -88,7 +88,7 @@ class Caller:
     async def refuse(
         self, handler: Callable[[Event[M], Context], Awaitable[Any]], /, **fields: Any
     ) -> tuple[str, int]:
-        """Code and status of the refusal that an endpoint answers with."""
+        """Code and status of an endpoint's refusal."""
         try:
             await self.ask(handler, **fields)
         except Reject as refusal:
@@ -98,12 +98,12 @@ class Caller:
     async def deliver(
         self, handler: Callable[[Event[bytes], Context], Awaitable[None]], message: Message
     ) -> None:
-        """Hand a stored message to a consumer's function."""
+        """Call a consumer's function with a stored message."""
         await handler(Event(message, message.data), self.context(message))
 
 
 def stored(subject: str, data: bytes, sequence: int, *, stream: str) -> Message:
-    """A stored message; each sequence is one second after the one before."""
+    """A stored message; its stored time is one second later with each sequence."""
     return Message(
         subject,
         data,

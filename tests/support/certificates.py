@@ -1,4 +1,4 @@
-"""Certificates that sign themselves, for TLS on loopback."""
+"""Self-signed certificates for TLS on loopback."""
 
 import ipaddress
 import ssl
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def self_signed(name: str, folder: Path) -> Path:
-    """A file in PEM with the certificate and the key of a server of that name, good for an hour."""
+    """A PEM file with certificate and key of a server with that name, valid for an hour."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -45,7 +45,7 @@ def self_signed(name: str, folder: Path) -> Path:
 
 
 def contexts(pem: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """What a server serves with, and what trusts it."""
+    """The TLS context of a server, and the context of a client that trusts the server."""
     served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     served.load_cert_chain(pem)
     return served, ssl.create_default_context(cafile=pem)

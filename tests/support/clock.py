@@ -1,11 +1,11 @@
-"""A clock that stands still until a test sets it."""
+"""A clock that only the test advances."""
 
 import asyncio
 from datetime import datetime
 
 
 class ManualClock:
-    """Tells what the test says; several hosts may share one."""
+    """A clock that the test sets; several hosts may share it."""
 
     def __init__(self, moment: datetime) -> None:
         self.moment = moment
@@ -36,7 +36,7 @@ class ManualClock:
                 future.set_result(None)
 
     async def idle(self, count: int = 1) -> None:
-        """Return when so many wait for a later moment: they have done what was due."""
+        """Return when that many tasks wait for a later time, so that none has work due."""
         async with asyncio.timeout(20):
             while len(self._waiting) < count:
                 self._changed.clear()

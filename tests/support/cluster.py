@@ -1,4 +1,4 @@
-"""Three nats-servers that are one JetStream cluster, apart from any event loop."""
+"""A JetStream cluster of three nats-servers, independent of any event loop."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ cluster {{ name: "test", listen: "127.0.0.1:{route}", routes: [{routes}] }}
 
 
 class NatsNode:
-    """One of the servers; started again it keeps its ports and its data."""
+    """One server of the cluster; a restart keeps its ports and its data."""
 
     def __init__(self, name: str, port: int, config: Path) -> None:
         self.name = name
@@ -43,15 +43,15 @@ class NatsNode:
         )
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until the process has ended."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Shut down in order, its leaderships handed over; nothing when it does not run."""
+        """Shut down gracefully, which hands leaderships over; do nothing when it does not run."""
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP, and wait for it: connections stay open and nothing answers."""
+        """Send SIGSTOP and wait until it takes effect: connections stay open without answers."""
         assert self._child is not None, "the node is not running"
         os.kill(self._child.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self._child.pid, os.WSTOPPED)
@@ -68,7 +68,7 @@ class NatsNode:
 
 
 class NatsCluster:
-    """The three of them."""
+    """The three servers."""
 
     def __init__(self, directory: Path) -> None:
         ports = _free_ports(2 * NODES)
@@ -88,7 +88,7 @@ class NatsCluster:
 
     @property
     def url(self) -> str:
-        """All of them, parted by commas, as NATS_URL takes it."""
+        """The addresses of all servers, separated by commas, as in NATS_URL."""
         return ",".join(node.url for node in self.nodes)
 
     def node(self, name: str) -> NatsNode:
@@ -99,7 +99,7 @@ class NatsCluster:
             node.kill()
 
     async def wait_until_whole(self) -> None:
-        """Return when a stream can be made that all of them keep."""
+        """Return when a stream with three replicas can be created."""
 
         async def whole() -> bool:
             with contextlib.suppress(Unavailable, ApiError):
@@ -125,7 +125,7 @@ _WHOLE: dict[str, Any] = {
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has at this moment, all at once lest one comes twice."""
+    """Free ports, chosen together so that no port comes twice."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

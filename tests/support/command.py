@@ -1,4 +1,4 @@
-"""The command line as a user runs it, in a process of its own, against a test's server."""
+"""Runs the command line in a process of its own, against a test's server."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ _DEADLINE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended, and what it printed."""
+    """The exit code and the output of a command."""
 
     code: int
     data: bytes
@@ -49,7 +49,7 @@ async def runtime(
     program: Sequence[str | Path] = (RUNTIME,),
     **environment: str,
 ) -> Done:
-    """What `runtime ARGUMENTS` did, with this server in its environment."""
+    """Run `runtime ARGUMENTS` with this server in its environment."""
     process = await asyncio.create_subprocess_exec(
         *program,
         *map(str, arguments),

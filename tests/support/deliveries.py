@@ -1,4 +1,4 @@
-"""Deliveries of a durable consumer, asked for one pull at a time."""
+"""Pulls deliveries of a durable consumer, one request at a time."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ _TOKENS_V1 = 9
 async def pull(
     broker: Broker, stream: str, durable: str, count: int = 1, *, wait_s: float = 5.0
 ) -> list[Message]:
-    """Up to `count` messages; fewer when no more came within `wait_s`."""
+    """Up to `count` messages; fewer when no more arrived within `wait_s`."""
     arrived: asyncio.Queue[Message] = asyncio.Queue()
     inbox = f"_INBOX.{secrets.token_hex(11)}"
     subscription = await broker.subscribe(inbox, arrived.put_nowait)
@@ -30,7 +30,7 @@ async def pull(
 
 
 async def pull_nothing(broker: Broker, stream: str, durable: str) -> None:
-    """Have a pull request waiting for a moment: some advisories are sent only then."""
+    """Keep a pull request open for a moment: the server sends some advisories only then."""
     assert await pull(broker, stream, durable, wait_s=1.5) == []
 
 

@@ -1,4 +1,4 @@
-"""Documents as tests see them: their code blocks, written out and served as a reader would."""
+"""Reads the documents' code blocks and tables, and serves the projects that they show."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ _DEADLINE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block. `name` is the file that its first line names, or empty."""
+    """A fenced block. `name` is the file named in its first line, or empty."""
 
     language: str
     text: str
@@ -47,7 +47,7 @@ def read_blocks(page: Path) -> list[Block]:
 
 
 def write_files(page: Path, folder: Path) -> list[str]:
-    """Write out every block that names a file; their names."""
+    """Write every block that names a file, and return the names."""
     names = []
     for block in read_blocks(page):
         if block.name:
@@ -73,12 +73,12 @@ def read_table(page: Path, heading: str) -> list[list[str]]:
 
 
 def in_code(text: str) -> list[str]:
-    """What stands between backticks."""
+    """The texts between backticks."""
     return re.findall(r"`([^`]+)`", text)
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
+    """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -95,7 +95,7 @@ class Served:
         self._reader.start()
 
     def wait_for(self, event: str, **fields: object) -> dict[str, Any]:
-        """The first log line with this sentence and these fields, past or to come."""
+        """The first log line with this sentence and these fields; waits until there is one."""
         until = time.monotonic() + _DEADLINE_S
         for line in self._seen:
             if _is(line, event, fields):
@@ -113,24 +113,24 @@ class Served:
         raise AssertionError(f"{event!r} with {fields} is not in the log:\n{self._show()}")
 
     def count(self, event: str, **fields: object) -> int:
-        """How many such lines there are until now."""
+        """How many such lines there are so far."""
         while not self._lines.empty():
             if (line := self._lines.get()) is not None:
                 self._seen.append(line)
         return sum(_is(line, event, fields) for line in self._seen)
 
     def stop(self) -> int:
-        """Drain it as Ctrl-C does; its exit code."""
+        """Drain the host as Ctrl-C does, and return its exit code."""
         self.interrupt()
         return self.wait()
 
     def interrupt(self) -> None:
-        """Send the signal of Ctrl-C, if it still runs."""
+        """Send the signal of Ctrl-C, if the host still runs."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
 
     def wait(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait until the host has ended by itself, and return its exit code."""
         code = self._process.wait(_DEADLINE_S)
         self._reader.join()
         return code
@@ -157,7 +157,7 @@ def serving(
     ready: bool = True,
     program: Path = RUNTIME,
 ) -> Iterator[Served]:
-    """`runtime serve ARGUMENTS` in a folder, ready unless told otherwise; stopped at the end."""
+    """Run `runtime serve ARGUMENTS` in a folder, wait until it is ready, and stop it at the end."""
     process = subprocess.Popen(
         [program, "serve", *arguments],
         cwd=folder,
@@ -188,21 +188,21 @@ def serving(
 
 
 class Inbox:
-    """Messages as they are published."""
+    """Received messages of a subscription."""
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self.put = self._messages.put_nowait
 
     async def get(self) -> Message:
-        """The next one."""
+        """The next message."""
         async with asyncio.timeout(_DEADLINE_S):
             return await self._messages.get()
 
 
 @asynccontextmanager
 async def listening(broker: Broker, subject: str) -> AsyncIterator[Inbox]:
-    """An inbox for whatever is published on a subject from now on."""
+    """An inbox for messages published on a subject from now on."""
     inbox = Inbox()
     subscription = await broker.subscribe(subject, inbox.put)
     try:

@@ -1,4 +1,4 @@
-"""A gateway that runs inside a test, on a port that the system chose, beside a real NATS server."""
+"""Runs a gateway inside a test, on a free port and with a real NATS server."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ Handler = Callable[[Message], Awaitable[Answer]]
 
 @dataclass
 class Lines:
-    """What was logged; `wait` for a sentence instead of sleeping."""
+    """The log lines; `wait` returns when a sentence was logged."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,7 +73,7 @@ class Gateway:
     served: asyncio.Task[None]
 
     async def ask_raw(self, request: bytes) -> bytes:
-        """Send these bytes on a connection of their own; all that came back until it was closed."""
+        """Send these bytes on a new connection; return all bytes received until its end."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request)
@@ -147,7 +147,7 @@ async def read_stored(broker: Broker, stream: str, sequence: int = 1) -> Stored:
 
 
 async def count_stored(broker: Broker) -> dict[str, int]:
-    """How many messages each stream holds, those without any left out."""
+    """How many messages each stream holds; empty streams are left out."""
     counts = {
         name: (await broker.api(f"STREAM.INFO.{name}"))["state"]["messages"] for name in STREAMS
     }
@@ -158,7 +158,7 @@ async def count_stored(broker: Broker) -> dict[str, int]:
 async def run_endpoint(
     broker: Broker, handle: Handler, *, name: str = "probe", **metadata: str
 ) -> AsyncIterator[MicroService]:
-    """A real micro service of one endpoint; `http__path` stands for `http.path`."""
+    """Run a real micro service with one endpoint; keyword `http__path` is metadata `http.path`."""
     declared: Mapping[str, str] = {
         "function": name,
         "http.method": "POST",
@@ -176,5 +176,5 @@ async def run_endpoint(
 
 
 async def echo(message: Message) -> Answer:
-    """The payload as it came, so that a test sees what the endpoint saw."""
+    """Return the payload unchanged, so that a test sees what the endpoint received."""
     return Answer(message.data)

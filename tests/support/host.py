@@ -1,4 +1,4 @@
-"""A host inside a test: functions whose behaviour the test decides, on real servers."""
+"""Runs a host inside a test on real servers; the test decides the functions' behaviour."""
 
 import asyncio
 import itertools
@@ -30,14 +30,14 @@ _running: set[Host] = set()
 
 
 def fresh(word: str) -> str:
-    """A name that no other test has used, on any server."""
+    """A unique name."""
     return f"{word}_{next(_numbers)}_{secrets.token_hex(3)}"
 
 
 async def eventually(
     condition: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = DEADLINE_S
 ) -> T:
-    """The first true value of `condition`, for what a server alone knows and tells nobody."""
+    """The first true value of `condition`; polls, for state that a server does not announce."""
     value: T | None = None
     try:
         async with asyncio.timeout(timeout_s):
@@ -49,7 +49,7 @@ async def eventually(
 
 
 class Journal:
-    """What functions did, in order; `wait` for it instead of sleeping. For threads too."""
+    """A thread-safe list of what functions did; `wait` returns when there are enough entries."""
 
     def __init__(self) -> None:
         self.entries: list[Any] = []
@@ -61,7 +61,7 @@ class Journal:
         self._loop.call_soon_threadsafe(self._changed.set)
 
     async def wait(self, count: int, timeout_s: float = DEADLINE_S) -> list[Any]:
-        """The entries, when there are at least so many."""
+        """The entries, as soon as there are at least that many."""
         try:
             async with asyncio.timeout(timeout_s):
                 while len(self.entries) < count:
@@ -76,7 +76,7 @@ class Journal:
 def make_manifest(
     functions: Mapping[str, Any], streams: Mapping[str, Any] | None = None
 ) -> Manifest:
-    """A manifest from what its file would hold; short handlers are those of `workload`."""
+    """A manifest from the content of its file; a handler without a module is one of `workload`."""
     stated = {
         name: {**spec, "handler": _with_module(spec["handler"])} for name, spec in functions.items()
     }
@@ -97,7 +97,7 @@ async def start_host(
     metrics: Metrics | None = None,
     clock: Clock | None = None,
 ) -> Host:
-    """A host that serves these functions; whoever asks for it ends it."""
+    """Start a host that serves these functions; the caller must stop it."""
     manifest = make_manifest(functions, streams)
     host = Host(
         manifest,
@@ -119,7 +119,7 @@ async def running_host(
     grace_s: float = GRACE_S,
     **options: Any,
 ) -> AsyncIterator[Host]:
-    """A host that is drained at the end, and then has left nothing running on the loop."""
+    """Run a host, drain it at the end, and check that it left no task on the loop."""
     behaviours.update(does or {})
     before = asyncio.all_tasks()
     host = await start_host(nats_url, functions, **options)
@@ -151,7 +151,7 @@ async def letters_of(broker: Broker, function: str) -> list[DeadLetter]:
 
 
 async def wait_for_letters(broker: Broker, function: str, count: int = 1) -> list[DeadLetter]:
-    """The dead letters of one function, when there are at least so many."""
+    """The dead letters of one function, as soon as there are at least that many."""
 
     async def look() -> list[DeadLetter] | None:
         found = await letters_of(broker, function)
@@ -161,12 +161,12 @@ async def wait_for_letters(broker: Broker, function: str, count: int = 1) -> lis
 
 
 async def consumer(broker: Broker, stream: str, durable: str) -> dict[str, Any]:
-    """What JetStream says of a consumer."""
+    """JetStream's info of a consumer."""
     return await broker.api(f"CONSUMER.INFO.{stream}.{durable}")
 
 
 async def wait_until_settled(broker: Broker, stream: str, durable: str) -> None:
-    """Return when the consumer has neither a message to deliver nor one that is not settled."""
+    """Return when the consumer has no message to deliver and no unsettled message."""
 
     async def look() -> bool:
         found = await consumer(broker, stream, durable)

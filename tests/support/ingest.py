@@ -1,4 +1,4 @@
-"""The ingest function on a database of its own, called as the host calls it."""
+"""Calls the ingest function as the host does, on a new database."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {"site_id": "s1", "provision_token": TOKEN, "metrics": {"
 
 
 def raw(sequence: int, body: Any = None, subject: str = "telemetry.test.dev1") -> Message:
-    """A delivery of a raw payload; a second apart from its neighbours, so no rate is exceeded."""
+    """A delivery of a raw payload; one second after the previous one, so no rate is exceeded."""
     data = body if isinstance(body, bytes) else json.dumps(GOOD if body is None else body).encode()
     return Message(
         subject,
@@ -47,7 +47,7 @@ class Ingest:
         return state
 
     async def run(self, *messages: Message) -> None:
-        """One call of the function; after a failure the host knows that there was one."""
+        """Call the function once; after a failure the messages count as repeated."""
         try:
             await ingest(Batch([Event(each, each.data) for each in messages]), self.context)
         except BaseException:
@@ -64,17 +64,17 @@ class Ingest:
         return await self.pool.fetch("SELECT *, metrics::text AS text FROM telemetry ORDER BY seq")
 
     async def quarantined(self) -> dict[int, Any]:
-        """All of the quarantine, by sequence."""
+        """All rows of the quarantine, by sequence."""
         rows = await self.pool.fetch("SELECT * FROM quarantine_events")
         assert len(rows) == len({row["sequence"] for row in rows})
         return {row["sequence"]: row for row in rows}
 
     async def counts(self) -> tuple[int, int]:
-        """How many rows, how many in quarantine."""
+        """The number of rows and of quarantined messages."""
         return len(await self.rows()), len(await self.quarantined())
 
     async def restart(self) -> None:
-        """What another host, or this one after a crash, begins with."""
+        """Start anew, as another host does, or this host after a crash."""
         await stop(self.context)
         self.scope.state = await start(self.context)
 
@@ -82,7 +82,7 @@ class Ingest:
 async def register(
     pool: "asyncpg.Pool[asyncpg.Record]", *, tenant: str = "test", device: str = "dev1"
 ) -> None:
-    """A tenant with a subscription and one device at site s1, whose token is `tok`."""
+    """Register a tenant with a subscription and one device at site s1 with token `tok`."""
     await pool.execute("INSERT INTO tenants (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING", tenant)
     await pool.execute(
         "INSERT INTO subscriptions (tenant_id) SELECT $1::text"

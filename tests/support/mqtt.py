@@ -15,7 +15,7 @@ class MqttSession:
     """One MQTT 3.1.1 connection; `with MqttSession(port, user, password) as session:`.
 
     Attributes:
-        connected: inside the `with` the broker's answer, such as "Success" or "Not authorized".
+        connected: the broker's answer to CONNECT, such as "Success" or "Not authorized".
         received: the messages of all subscriptions.
     """
 
@@ -48,15 +48,15 @@ class MqttSession:
         self._client.loop_stop()
 
     def publish(self, topic: str, payload: str | bytes, qos: int = 1) -> None:
-        """Return when the broker has taken it: for QoS 1 and 2 when it said so."""
+        """Return when the message is sent; for QoS 1 and 2, when the broker confirmed it."""
         self._client.publish(topic, payload, qos).wait_for_publish(_TIMEOUT_S)
 
     def subscribe(self, topic: str, qos: int = 1) -> str:
-        """The broker's answer, such as "Granted QoS 1" or "Unspecified error"."""
+        """Subscribe; the broker's answer, such as "Granted QoS 1" or "Unspecified error"."""
         self._client.subscribe(topic, qos)
         return self._granted.get(timeout=_TIMEOUT_S)
 
-    # The signatures are paho's.
+    # paho defines the signatures.
     def _on_connect(
         self, _client: Client, _data: Any, _flags: Any, reason: Any, _more: Any
     ) -> None:

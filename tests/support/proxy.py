@@ -1,4 +1,4 @@
-"""A connection that a test can break: a TCP port on loopback in front of a real server."""
+"""TCP proxy on loopback in front of a real server, which lets a test break connections."""
 
 import asyncio
 from pathlib import Path
@@ -14,8 +14,8 @@ class Proxy:
     """Forwards to a port on loopback, or to a Unix socket, until it is `cut` or `silence`d.
 
     Attributes:
-        connections: how many were accepted in all.
-        withheld: what came from either side and was held back by `silence`.
+        connections: how many connections were accepted in all.
+        withheld: bytes from both sides that `silence` held back.
     """
 
     def __init__(self, target: int | Path) -> None:
@@ -48,36 +48,36 @@ class Proxy:
 
     @property
     def open(self) -> int:
-        """How many connections there are at this moment."""
+        """How many connections are open."""
         return len(self._tasks)
 
     def cut(self) -> None:
-        """Reset every connection, and each new one at once."""
-        # The port stays ours: closed, somebody else could have it before it is opened again.
+        """Reset every connection, and every new connection at once."""
+        # Keep the port: if it were closed, another process could take it.
         self._is_cut = True
         self.reset()
 
     def silence(self) -> None:
-        """Forward nothing. Connections stay open and new ones are accepted, as by a dead route."""
+        """Forward nothing. Connections stay open and new connections are accepted."""
         self._flowing.clear()
 
     def say(self, line: bytes) -> None:
-        """Send this to every client, as if the server did; between two lines of the server's."""
+        """Send this to every client as if from the server, between two lines of the server."""
         for writer in self._near:
             writer.write(line)
 
     def heal(self) -> None:
-        """Forward again, also what was held back meanwhile."""
+        """Forward again, including the bytes that were held back."""
         self._is_cut = False
         self._flowing.set()
 
     def reset(self) -> None:
-        """Reset every connection; new ones are served."""
+        """Reset every connection; new connections are served."""
         for writer in self._writers:
             writer.transport.abort()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A plain callback: of a coroutine here, asyncio would report the cancellation as an error.
+        # A plain callback: if it were a coroutine, asyncio would log its cancellation as an error.
         if self._is_cut:
             writer.transport.abort()
             return

@@ -1,4 +1,4 @@
-"""A client that sends whatever bytes it is told to, as nobody's library would."""
+"""A NATS client that sends arbitrary bytes, which no client library does."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ _OPTIONS = {"verbose": False, "pedantic": False, "headers": True, "no_responders
 
 
 class RawClient:
-    """A connection to a nats-server on which commands are written byte for byte."""
+    """A connection to a nats-server that writes commands byte by byte."""
 
     def __init__(self, server: NatsServer) -> None:
         self._port = server.port
@@ -33,7 +33,7 @@ class RawClient:
     def publish(
         self, subject: bytes, payload: bytes = b"", *, block: bytes = b"", reply: bytes = b""
     ) -> None:
-        """Write PUB, or with a block of headers HPUB."""
+        """Write PUB, or HPUB with a block of headers."""
         names = subject + (b" " + reply if reply else b"")
         if block:
             line = b"HPUB %b %d %d\r\n" % (names, len(block), len(block) + len(payload))
@@ -42,7 +42,7 @@ class RawClient:
         self._writer.write(b"%b%b%b\r\n" % (line, block, payload))
 
     async def flush(self) -> None:
-        """Return when the server has read everything, having refused nothing of it."""
+        """Return when the server has read everything and refused nothing."""
         self._writer.write(b"PING\r\n")
         async with asyncio.timeout(20):
             await self._writer.drain()

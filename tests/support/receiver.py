@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as a test tells it, also in ways no framework would."""
+"""A real HTTP server whose answers a test decides, malformed answers included."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request, names of headers in lower case."""
+    """One request; names of headers are in lower case."""
 
     method: str
     path: str
@@ -19,12 +19,12 @@ class Received:
 
 @dataclass(slots=True)
 class Answer:
-    """What to send back.
+    """An answer.
 
     Attributes:
-        raw: sent instead of a response made of the other fields.
-        held: the answer waits for it; the request counts as received before.
-        stalls_after: bytes of the body after which nothing more comes until the receiver closes.
+        raw: bytes to send instead of a response made from the other fields.
+        held: the answer is sent when this event is set; the request counts as received before.
+        stalls_after: number of bytes of the body after which the receiver sends nothing more.
     """
 
     status: int = 200
@@ -44,7 +44,7 @@ class Answer:
 
 
 class Receiver:
-    """Listens on a loopback port of its own. `answers` are given in turn, the last one for ever."""
+    """Listens on a free loopback port. Gives `answers` in turn, and repeats the last one."""
 
     def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answers = list(answers) or [Answer()]
@@ -75,17 +75,17 @@ class Receiver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def answer_to(self, request: Received) -> Answer:
-        """What to send back."""
+        """The answer to a request."""
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     async def received(self, count: int) -> list[Received]:
-        """The requests, once there are `count` of them."""
+        """The requests, as soon as there are `count`."""
         async with asyncio.timeout(10), self._came:
             await self._came.wait_for(lambda: len(self.requests) >= count)
         return self.requests
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A plain callback: of a coroutine here, asyncio would report the cancellation as an error.
+        # A plain callback: if it were a coroutine, asyncio would log its cancellation as an error.
         self.connections += 1
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)

@@ -1,4 +1,4 @@
-"""Real servers for tests, apart from any event loop: a session's fixture outlives a test's loop."""
+"""Real servers for tests, independent of event loops: a session fixture outlives a test's loop."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ _DEADLINE_S = 30.0
 
 
 def wait_until(condition: Callable[[], T | None], what: str, timeout_s: float = _DEADLINE_S) -> T:
-    """The first true value of `condition`; for fixtures, which alone may poll."""
+    """The first true value of `condition`. Only fixtures may poll."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         value = condition()
@@ -43,12 +43,12 @@ def wait_until(condition: Callable[[], T | None], what: str, timeout_s: float = 
 
 
 def nats_program() -> str:
-    """The nats-server to test with: TEST_NATS_SERVER's, or the one that is installed with us."""
+    """The nats-server to test: TEST_NATS_SERVER, or the one installed with the runtime."""
     return os.environ.get("TEST_NATS_SERVER") or str(find_nats_server())
 
 
 class NatsServer:
-    """A nats-server with the embedded server's own configuration, on ports that it chose itself.
+    """A nats-server with the embedded server's configuration, on ports that it chose itself.
 
     A restart keeps the ports and the data.
     """
@@ -119,7 +119,7 @@ class NatsServer:
         return render(self.directory, self.ports, max_file=self.max_file, anonymous=self.anonymous)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until the process has ended."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -127,12 +127,12 @@ class NatsServer:
         self._end(signal.SIGTERM)
 
     def restart(self) -> None:
-        """Start again on the same ports and data, after a shutdown in order if it still runs."""
+        """Start again on the same ports and data, after a graceful shutdown if it still runs."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP, and wait for it: connections stay open and nothing answers."""
+        """Send SIGSTOP and wait until it takes effect: connections stay open without answers."""
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
@@ -157,14 +157,14 @@ class NatsServer:
 
 
 def nats_url(port: int) -> str:
-    """The address for a host of what forwards to a `NatsServer`."""
+    """The address for a host, with a proxy's port in place of the server's."""
     return host_url(port, NatsServer.password)
 
 
 class PostgresServer:
-    """A PostgreSQL made as the embedded one is. A restart keeps the address and the data."""
+    """A PostgreSQL with the embedded server's setup. A restart keeps the address and the data."""
 
-    # The files need to outlive this server's processes, not the machine.
+    # The files must outlive the server's processes, but not a crash of the machine.
     _options = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}  # noqa: RUF012
 
     def __init__(self, directory: Path) -> None:
@@ -191,12 +191,12 @@ class PostgresServer:
 
     @property
     def socket(self) -> Path:
-        """Where it listens."""
+        """The path of its socket."""
         [path] = self._cluster.socket_directory.glob(".s.PGSQL.*[0-9]")
         return path
 
     def dsn(self, database: str = DATABASE) -> str:
-        """The address that functions get."""
+        """The address for functions."""
         return self._cluster.dsn(database)
 
     @property
@@ -204,7 +204,7 @@ class PostgresServer:
         return self._cluster.superuser_dsn()
 
     async def make_database(self, name: str, *, template: str = "template1") -> None:
-        """A database that belongs to the functions' role, as that of the host does."""
+        """Create a database that the functions' role owns, as in the host."""
         await self.administer(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {FUNCTIONS}")
 
     async def administer(self, statement: str) -> None:
@@ -234,24 +234,24 @@ class PostgresServer:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Shut down in order, clients or not; nothing when it does not run."""
+        """Shut down gracefully, even with clients; do nothing when it does not run."""
         self._end(signal.SIGINT)
 
     def restart(self) -> None:
-        """Start again on the same data, after a shutdown in order if it still runs."""
+        """Start again on the same data, after a graceful shutdown if it still runs."""
         self.stop()
         self.start()
 
     def revive(self) -> None:
-        """Have it serve, whatever a test has done to it."""
+        """Have the server running again after a test has killed or paused it."""
         if self._child is None:
             self.start()
         else:
             self.resume()
 
     def pause(self) -> None:
-        """SIGSTOP to all its processes: connections stay open and nothing answers."""
-        # Not to the process group: each backend makes one of its own.
+        """Send SIGSTOP to all its processes: connections stay open without answers."""
+        # Not to the process group: each backend has a group of its own.
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED)
         for backend in self._backends():
@@ -270,7 +270,7 @@ class PostgresServer:
         if self._child.poll() is not None:
             complaint = self._cluster.find_complaint(self._cluster.log.read_text(encoding="utf-8"))
             if "still in use" in complaint:
-                # Children of a killed postmaster are still on their way out.
+                # Children of a killed postmaster may still be running.
                 self.start()
                 return True
             raise RuntimeError(f"PostgreSQL ended: {complaint}")
@@ -285,7 +285,7 @@ class PostgresServer:
 
 
 def run_apart(work: Callable[[], Awaitable[T]]) -> T:
-    """Run a coroutine from a fixture that is not async, in a thread, apart from any test's loop."""
+    """Run a coroutine in a thread with a loop of its own, for a fixture that is not async."""
     outcome: list[Any] = []
 
     def run() -> None:
@@ -307,5 +307,5 @@ def run_apart(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def remove(directory: Path) -> None:
-    """Delete what a server kept."""
+    """Delete a server's files."""
     shutil.rmtree(directory, ignore_errors=True)

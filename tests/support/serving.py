@@ -1,4 +1,4 @@
-"""`runtime serve` as a person starts it: a process of its own, watched by what it prints."""
+"""Runs `runtime serve` in a process of its own, and reads its output."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ DEADLINE_S = 60.0
 
 
 class Served:
-    """A process that serves; its output is read all the time, so that it never waits for us."""
+    """A serving process; a task reads its output, so that it never blocks on a full pipe."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -30,11 +30,11 @@ class Served:
 
     @property
     def text(self) -> str:
-        """All that it has printed."""
+        """The output so far."""
         return "\n".join(self.lines)
 
     async def wait_for_line(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
-        """The count-th log entry of this sentence that has these fields."""
+        """The count-th log entry with this sentence and these fields."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 found = [
@@ -50,7 +50,7 @@ class Served:
                 await self._changed.wait()
 
     async def wait_until_ended(self, timeout_s: float = DEADLINE_S) -> int:
-        """Its exit code, when it and all that hold its output have ended."""
+        """The exit code, when the process and all holders of its output have ended."""
         try:
             async with asyncio.timeout(timeout_s):
                 code = await self.process.wait()
@@ -80,7 +80,7 @@ def _entry(line: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(folder: Path, *arguments: str, **environment: str) -> AsyncIterator[Served]:
-    """`runtime serve app.yaml` in `folder`, or with other arguments; ended at the end."""
+    """Run `runtime serve app.yaml` in `folder`, or with other arguments; ended at the exit."""
     kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     process = await asyncio.create_subprocess_exec(
         RUNTIME,

@@ -1,4 +1,4 @@
-"""A pseudo-terminal, and what a person sees on it."""
+"""Runs a program on a pseudo-terminal, and reads what the terminal shows."""
 
 import fcntl
 import os
@@ -29,21 +29,21 @@ _TAKE_TERMINAL = (
 
 
 def visible(text: str) -> str:
-    """The text without what a terminal obeys: colours, links, a line that was erased."""
+    """The text without control sequences: colours, links, and lines that were erased."""
     lines = text.replace("\r\n", "\n").split("\n")
     plain = _ESCAPE.sub("", "\n".join(line.rpartition(_ERASE)[2] for line in lines))
     return "\n".join(line.rstrip() for line in plain.split("\n"))
 
 
 def widest(text: str) -> int:
-    """The columns of the longest line, those that were erased included."""
+    """The width of the longest line, erased lines included."""
     shown = _ESCAPE.sub("", text.replace(_ERASE, "\n").replace("\r\n", "\n"))
     return max(map(cell_len, shown.split("\n")))
 
 
 @contextmanager
 def open_terminal(columns: int, rows: int = 40) -> Iterator[tuple[int, TextIO]]:
-    """The side of the person, as a descriptor, and that of the program."""
+    """The terminal's two descriptors: the user's side and the program's side."""
     person, program = pty.openpty()
     fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     with os.fdopen(program, "w", encoding="utf-8", buffering=1) as stream:
@@ -54,7 +54,7 @@ def open_terminal(columns: int, rows: int = 40) -> Iterator[tuple[int, TextIO]]:
 
 
 class OnTerminal:
-    """A program on a terminal of its own, whose output is read all the time."""
+    """A program on a terminal of its own; a thread reads its output."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", person: int) -> None:
         self.process = process
@@ -66,16 +66,16 @@ class OnTerminal:
 
     @property
     def raw(self) -> str:
-        """All that it wrote."""
+        """The program's output, with control sequences."""
         return self._read.decode("utf-8", errors="replace")
 
     @property
     def lines(self) -> list[str]:
-        """The lines that are on the terminal, those scrolled away included."""
+        """The terminal's lines, scrolled ones included."""
         return visible(self.raw).rstrip("\n").split("\n")
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """Return when what is shown has this in it."""
+        """Return when the terminal shows this text."""
         until_s = time.monotonic() + _DEADLINE_S
         with self._changed:
             while not (found := re.search(pattern, "\n".join(self.lines), re.MULTILINE)):
@@ -85,11 +85,11 @@ class OnTerminal:
         return found
 
     def press_ctrl_c(self) -> None:
-        """As a person does: the terminal makes a signal of it."""
+        """Write the character of Ctrl-C, which the terminal turns into a signal."""
         os.write(self._person, b"\x03")
 
     def wait_until_ended(self) -> int:
-        """Its exit code."""
+        """The exit code."""
         code = self.process.wait(_DEADLINE_S)
         self._reader.join(_DEADLINE_S)
         return code
@@ -111,7 +111,7 @@ class OnTerminal:
 def on_terminal(
     command: Sequence[str | Path], *, columns: int, folder: Path, environment: Mapping[str, str]
 ) -> Iterator[OnTerminal]:
-    """A program on a terminal so wide; ended at the end."""
+    """Run a program on a terminal of this width; ended at the exit."""
     with open_terminal(columns) as (person, program):
         process = subprocess.Popen(
             [sys.executable, "-c", _TAKE_TERMINAL, *command],

@@ -1,8 +1,8 @@
-"""A PostgreSQL pooler in transaction mode, as pgbouncer is with `pool_mode = transaction`.
+"""A PostgreSQL pooler in transaction mode, like pgbouncer with `pool_mode = transaction`.
 
-Each transaction goes to whichever server connection has been idle for longest. What a session has,
-such as LISTEN, prepared statements and session locks, stays with the server connection and does not
-follow the client. A notification for a connection that serves nobody is dropped.
+Each transaction gets the server connection that has been idle for longest. Session state, such as
+LISTEN, prepared statements and session locks, stays with the server connection and does not follow
+the client. A notification on a connection without a client is dropped.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ async def _read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 @dataclass(eq=False)
 class _Backend:
-    """A connection to the server, and the client that it serves at this moment."""
+    """A connection to the server, and its present client."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -38,10 +38,10 @@ class TransactionPooler:
     """Listens on loopback in front of a PostgreSQL's Unix socket.
 
     Args:
-        target: the socket.
+        target: path of the socket.
 
     Attributes:
-        dropped: how many messages came from a server connection that served nobody.
+        dropped: how many messages came on a server connection without a client.
     """
 
     def __init__(self, target: Path) -> None:
@@ -71,7 +71,7 @@ class TransactionPooler:
             backend.writer.close()
 
     def dsn(self, direct: str) -> str:
-        """The address of the pooler, for what `direct` is the server's own address of."""
+        """The address of a database through the pooler; `direct` is its address without it."""
         found = urlsplit(direct)
         user = f"{found.username}:{found.password or 'unused'}"
         return f"postgresql://{user}@127.0.0.1:{self._port}{found.path}?sslmode=disable"
@@ -85,7 +85,7 @@ class TransactionPooler:
             return backend
 
     async def give_back(self, backend: _Backend) -> None:
-        """The transaction has ended."""
+        """Return the server connection after the transaction."""
         async with self._freed:
             backend.client = None
             self._idle.append(backend)
@@ -108,7 +108,7 @@ class TransactionPooler:
             self._tasks.discard(task)
 
     async def _log_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Backend:
-        """Let the client log in at the server, on a connection that others will use too."""
+        """Let the client log in at the server, on a connection that is then shared."""
         backend = _Backend(*await asyncio.open_unix_connection(str(self._target)))
         self._backends.append(backend)
         [length] = struct.unpack("!i", await reader.readexactly(4))
@@ -137,7 +137,7 @@ class TransactionPooler:
 
 
 class _Client:
-    """One client, linked to a server connection for the time of a transaction."""
+    """One client, which has a server connection during a transaction."""
 
     def __init__(
         self, pooler: TransactionPooler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

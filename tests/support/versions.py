@@ -1,4 +1,4 @@
-"""What a test expects of a nats-server that is older than a feature."""
+"""Features that nats-server has from a version on, for tests with older servers."""
 
 import functools
 from collections.abc import Callable, Coroutine
@@ -20,12 +20,12 @@ def has_message_schedules(broker: Broker) -> bool:
 
 
 def keeps_creation(broker: Broker) -> bool:
-    """Whether a consumer's time of creation is the same after a restart of its server."""
+    """Whether a consumer keeps its time of creation after a restart of its server."""
     return broker.server_version >= (2, 12, 0)
 
 
 async def delete_consumer(broker: Broker, stream: str, durable: str) -> None:
-    """Delete it. nats-server 2.11 may say that it could not, about its file, and yet has."""
+    """Delete a consumer. nats-server 2.11 may report an error of its file although it deleted."""
     before = await broker.api(f"CONSUMER.INFO.{stream}.{durable}")
     try:
         await broker.api(f"CONSUMER.DELETE.{stream}.{durable}")
@@ -39,7 +39,7 @@ async def delete_consumer(broker: Broker, stream: str, durable: str) -> None:
 
 
 def parks(test: Test[P]) -> Test[P]:
-    """For a test that parks messages: a server without message schedules has to refuse them."""
+    """For a test that parks messages: without message schedules, expect a refusal."""
 
     @functools.wraps(test)
     async def run(broker: Broker, *arguments: P.args, **fixtures: P.kwargs) -> None:

@@ -1,6 +1,6 @@
-"""Functions of every shape, whose behaviour the test that binds them decides.
+"""Functions of every shape, whose behaviour a test decides.
 
-A test binds a function under a name of its own and puts what it shall do into `behaviours`.
+A test binds a function under a unique name, and puts the behaviour into `behaviours`.
 """
 
 from collections.abc import Callable

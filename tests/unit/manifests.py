@@ -1,4 +1,4 @@
-"""Reading manifests from text, for the tests of what they may say."""
+"""Reads manifests from text, for tests of their checks."""
 
 from collections.abc import Mapping
 from pathlib import Path

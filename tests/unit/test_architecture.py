@@ -1,4 +1,4 @@
-"""The page on the architecture, held against the code."""
+"""Compares docs/architecture.md with the code."""
 
 import ast
 import re
@@ -43,5 +43,5 @@ def test_only_settlement_settles() -> None:
         if settling.search(path.read_text(encoding="utf-8"))
     }
 
-    # The sweeper's own consumer of advisories is no function's.
+    # The sweeper settles its own consumer of advisories, which belongs to no function.
     assert found <= {"runtime/binding/settlement.py", "runtime/broker/advisories.py"}

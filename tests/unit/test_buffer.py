@@ -1,4 +1,4 @@
-"""What a function holds: who is woken for it."""
+"""Wake-ups of the workers that wait for the buffer."""
 
 import asyncio
 

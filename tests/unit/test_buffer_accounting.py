@@ -1,4 +1,4 @@
-"""What a buffer counts is what it holds, in whatever order messages with keys come and go."""
+"""The buffer's counts equal its content, for any order in which messages with keys come and go."""
 
 import asyncio
 from collections import Counter
@@ -127,7 +127,7 @@ class OrderedBuffer(RuleBasedStateMachine):
         assert max(Counter(each.subject for each in self.out).values(), default=0) <= 1
 
     def teardown(self) -> None:
-        """All that is here can be called in the end."""
+        """Check that all remaining messages can be called at the end."""
         try:
             self._call_all()
         finally:

@@ -1,4 +1,4 @@
-"""Who cancelled a call: the host, or the function itself."""
+"""Tells cancellations of a call by the host from those by the function."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

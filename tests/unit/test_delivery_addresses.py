@@ -1,4 +1,4 @@
-"""Which addresses a tenant's destination may lead to."""
+"""The policy of addresses that a tenant's destination may lead to."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The breaker: when an endpoint is left alone, and when it is tried again."""
+"""The circuit breaker: when an endpoint is paused, and when it is tried again."""
 
 from functions.route_delivery.breaker import Breaker
 

@@ -1,4 +1,4 @@
-"""What an endpoint's answer means, and which route configurations are usable."""
+"""The results of endpoints' answers, and the validation of route configurations."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""Jobs, and the body that a webhook gets."""
+"""Delivery jobs, and the body of a webhook."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What becomes of a message, decided without a server."""
+"""Outcomes of calls, decided without a server."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -242,7 +242,7 @@ async def test_a_failed_batch_is_split_until_its_poison_stands_alone() -> None:
 
     assert [outcome is DONE for outcome in outcomes] == [n != 3 for n in range(8)]
     assert len(calls) == 7
-    # Every good message's last call was one that returned.
+    # The last call of every good message returned.
     assert [b"0", b"1"] in calls
     assert [b"4", b"5", b"6", b"7"] in calls
 

@@ -1,4 +1,4 @@
-"""The embedded servers' decisions that need no server."""
+"""Parts of the embedded servers that need no running server."""
 
 import os
 import pwd

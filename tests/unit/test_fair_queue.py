@@ -1,4 +1,4 @@
-"""The queue in which messages with keys wait: which one is next, without a clock."""
+"""The fair queue: the order of messages with keys, without a clock."""
 
 import json
 import random

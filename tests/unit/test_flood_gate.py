@@ -7,8 +7,8 @@ from runtime.binding import flood_gate
 from runtime.binding.flood_gate import LINES, MOST_KINDS, FloodGate
 
 
-class Told:
-    """What a gate has summed up."""
+class Summaries:
+    """Records the summaries of a gate."""
 
     def __init__(self) -> None:
         self.sums: list[tuple[Hashable, int]] = []
@@ -23,7 +23,7 @@ async def test_the_first_lines_of_a_kind_pass_and_the_others_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(flood_gate, "WINDOW_S", 0.05)
-    told = Told()
+    told = Summaries()
     gate = FloodGate(told)
 
     passed = [gate.admits("a") for _ in range(100)]
@@ -36,7 +36,7 @@ async def test_the_first_lines_of_a_kind_pass_and_the_others_are_counted(
 
 
 async def test_kinds_do_not_hold_each_other_back() -> None:
-    gate = FloodGate(Told())
+    gate = FloodGate(Summaries())
     for _ in range(100):
         gate.admits("a")
 
@@ -44,7 +44,7 @@ async def test_kinds_do_not_hold_each_other_back() -> None:
 
 
 async def test_flushing_tells_what_was_held_back_so_far_once() -> None:
-    told = Told()
+    told = Summaries()
     gate = FloodGate(told)
     for _ in range(10):
         gate.admits("a")
@@ -57,7 +57,7 @@ async def test_flushing_tells_what_was_held_back_so_far_once() -> None:
 
 
 async def test_kinds_without_end_take_no_memory_without_end() -> None:
-    told = Told()
+    told = Summaries()
     gate = FloodGate(told)
 
     passed = sum(gate.admits(number) for number in range(10_000))

@@ -1,4 +1,4 @@
-"""Whatever EMQX brings ends in a stream, exact to the byte, where ingest can read or refuse it."""
+"""Every message of EMQX is stored unchanged in a stream, where ingest reads or refuses it."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The gateway's own manifest is one that the host can run."""
+"""The host can run the gateway's shipped manifest."""
 
 from pathlib import Path
 

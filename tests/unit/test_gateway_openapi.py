@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the routes take and give."""
+"""The OpenAPI document describes the requests and answers of the routes."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Errors as callers see them carry a code, and nothing of the inside."""
+"""Error responses have a code, and hold no internals."""
 
 import json
 

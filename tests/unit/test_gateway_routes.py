@@ -1,4 +1,4 @@
-"""What endpoints say of themselves becomes a route table only where it is sound."""
+"""Endpoints' metadata becomes a route only if it is valid."""
 
 import json
 from typing import Any

@@ -18,7 +18,7 @@ DEADLINE_S = 10.0
 
 
 class Lines:
-    """What is logged, from any thread, and a way to wait for it."""
+    """Records log lines from any thread, and waits for them."""
 
     def __init__(self) -> None:
         self.written: list[EventDict] = []
@@ -174,7 +174,7 @@ async def test_a_wait_inside_a_blocking_library_is_no_idle_loop(lines: Lines) ->
 
 
 class Unbeaten(LoopWatch):
-    """Whose timer does not run, as if the whole process had stood still."""
+    """A watchdog whose timer does not run, as if the whole process had been stopped."""
 
     async def first_report(self) -> bool:
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ Frame = tuple[bytes, int, bytes, bytes, bytes]
 
 
 class Recorder:
-    """Keeps what a parser hands over."""
+    """Records the messages of a parser."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -53,7 +53,7 @@ def parsed(*pieces: bytes) -> list[Any]:
 
 
 def written(frame: Frame) -> bytes:
-    """As a server writes it."""
+    """The message in the server's protocol."""
     subject, sid, reply, payload, block = frame
     names = b" ".join([subject, str(sid).encode(), *([reply] if reply else [])])
     if block:

@@ -44,7 +44,7 @@ def empty_rate() -> DeviceRateLimiter:
     return rate
 
 
-# The contract's order, backwards: each message is wrong in all that stands above its line too.
+# The contract's checks in reverse: each message also fails every check above its line.
 MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("METRIC_VALUE_INVALID", {"metrics": {"a": []}}),
     ("METRIC_KEY_INVALID", {"metrics": {"a b": []}}),

@@ -113,7 +113,7 @@ def test_a_loop_over_a_large_message_is_not_begun() -> None:
 
 
 def test_a_filter_that_takes_long_rests() -> None:
-    # As it might stand in a database: it would not be saved today.
+    # A filter that an older version may have stored; the checks refuse it today.
     slow = PayloadFilter(
         "payload.l.all(a, [1].all(b, a in payload.l" + " && a in payload.l" * 200 + "))"
     )

@@ -18,7 +18,7 @@ KNOWN = Known(
 
 
 class FailingJobs(JobMaker):
-    """Stands for a defect that shows on one message alone."""
+    """A job maker with a defect that fails on one message."""
 
     def make(
         self,

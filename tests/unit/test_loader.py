@@ -409,7 +409,7 @@ def test_a_module_in_the_folder_does_not_become_python_s_own(
     write("raise RuntimeError", "zipapp.py")
     write("import zipapp\nasync def handle(ctx: Context) -> None: ...")
 
-    # One that nothing has imported yet, as a library may do at any time.
+    # A module of Python's that is not imported yet, as a library may import it at any time.
     monkeypatch.delitem(sys.modules, "zipapp", raising=False)
     assert load_text(SERVICE).name == "f"
 

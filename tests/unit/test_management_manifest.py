@@ -1,4 +1,4 @@
-"""The manifests of the management API, shadows and commands are ones that the host can run."""
+"""The host can run the shipped manifests of the management API, shadows and commands."""
 
 import pytest
 

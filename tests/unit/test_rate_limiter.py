@@ -1,4 +1,4 @@
-"""How many messages have their turn, on a clock that stands still until the test sets it."""
+"""The rate limiter, with a clock that only the test advances."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from runtime.message import Message
 
 
 class ManualLoop:
-    """Time, and what is due by it."""
+    """An event loop's clock and timers, advanced by the test."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -30,7 +30,7 @@ class ManualLoop:
         return handle
 
     def pass_time(self, seconds: float) -> None:
-        """Let so much time pass, and whatever is due meanwhile happen at its moment."""
+        """Advance the clock, and run every timer at its time."""
         until_s = self.now_s + seconds
         while due := [entry for entry in self._due if entry[0] <= until_s]:
             first = min(due, key=lambda entry: entry[0])
@@ -45,8 +45,8 @@ class ManualLoop:
         return all(handle.cancelled() for _, handle in self._due)
 
 
-class Gate:
-    """A rate limiter before a buffer, and how often the pull loops were told of new ones."""
+class LimitedBuffer:
+    """A rate limiter in front of a buffer, and the number of wake-ups of the pull loops."""
 
     def __init__(self, limit: str, burst: int | None = None, *, share: int = 1) -> None:
         self.loop = ManualLoop()
@@ -75,7 +75,7 @@ class Gate:
 
 
 async def test_a_burst_is_let_in_at_once_and_then_one_at_each_turn() -> None:
-    gate = Gate("10/s", 5)
+    gate = LimitedBuffer("10/s", 5)
 
     gate.give(8)
     at_once = gate.let_in
@@ -97,17 +97,17 @@ async def test_a_burst_is_let_in_at_once_and_then_one_at_each_turn() -> None:
 async def test_in_ten_seconds_as_many_have_their_turn_as_burst_and_limit_say(
     limit: str, burst: int, expected: int
 ) -> None:
-    gate = Gate(limit, burst)
+    gate = LimitedBuffer(limit, burst)
 
     gate.give(60_000)
     gate.loop.pass_time(10)
 
-    # What is due at this very moment may be handed out at the next look.
+    # A message due at this moment may be released at the next call.
     assert 0 <= expected - gate.let_in <= max(1, RateSpec(limit=limit).limit * PACE_S)
 
 
 async def test_no_more_turns_are_kept_than_the_burst() -> None:
-    gate = Gate("10/s", 5)
+    gate = LimitedBuffer("10/s", 5)
 
     gate.loop.pass_time(3600)
     gate.give(20)
@@ -116,7 +116,7 @@ async def test_no_more_turns_are_kept_than_the_burst() -> None:
 
 
 async def test_as_many_may_be_fetched_as_there_are_turns_left() -> None:
-    gate = Gate("10/s", 5)
+    gate = LimitedBuffer("10/s", 5)
 
     before = (gate.rate_limiter.capacity(), gate.rate_limiter.mailbox_capacity(0))
     gate.give(3)
@@ -128,18 +128,18 @@ async def test_as_many_may_be_fetched_as_there_are_turns_left() -> None:
     gate.loop.pass_time(0.6)
 
     assert (before, between, used_up, too_many) == ((5, 5), (2, 2), (0, 0), (0, 0))
-    # Of the six turns since, four went to those that were here too early.
+    # Four of the six tokens since then went to messages that had arrived too early.
     assert (gate.here, gate.let_in, gate.rate_limiter.capacity() - gate.here) == (9, 9, 2)
 
 
 async def test_the_function_s_own_slots_stay_the_most_that_is_fetched() -> None:
-    gate = Gate("10000/s", 5000)
+    gate = LimitedBuffer("10000/s", 5000)
 
     assert (gate.rate_limiter.capacity(), gate.rate_limiter.mailbox_capacity(0)) == (100, 25)
 
 
 async def test_pull_loops_are_told_of_each_turn_until_all_are_back_and_then_left_alone() -> None:
-    gate = Gate("10/s", 5)
+    gate = LimitedBuffer("10/s", 5)
 
     idle_before = gate.loop.is_idle
     gate.give(5)
@@ -151,7 +151,7 @@ async def test_pull_loops_are_told_of_each_turn_until_all_are_back_and_then_left
 
 
 async def test_processes_of_one_host_share_the_rate() -> None:
-    gate = Gate("10/s", 8, share=4)
+    gate = LimitedBuffer("10/s", 8, share=4)
 
     gate.give(20)
     at_once = gate.let_in
@@ -164,7 +164,7 @@ async def test_processes_of_one_host_share_the_rate() -> None:
 async def test_without_a_burst_it_is_what_a_tenth_of_a_second_brings(
     limit: str, burst: int
 ) -> None:
-    gate = Gate(limit)
+    gate = LimitedBuffer(limit)
 
     gate.give(1000)
 
@@ -174,7 +174,7 @@ async def test_without_a_burst_it_is_what_a_tenth_of_a_second_brings(
 async def test_what_waits_for_its_turn_when_it_ends_is_given_out_and_nothing_is_due_any_more() -> (
     None
 ):
-    gate = Gate("10/s", 2)
+    gate = LimitedBuffer("10/s", 2)
 
     gate.give(5)
     early = gate.rate_limiter.stop()

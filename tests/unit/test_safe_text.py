@@ -1,4 +1,4 @@
-"""Whatever a function hands the host becomes text and numbers that can be sent."""
+"""Any value that a function hands the host becomes text and numbers that can be sent."""
 
 import math
 from datetime import timedelta

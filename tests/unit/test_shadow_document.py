@@ -1,4 +1,4 @@
-"""The shadow document against a plain recursive merge, over generated updates."""
+"""Compares the shadow document with a plain recursive merge, for generated updates."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ STATES = st.dictionaries(
 
 
 def plain_merge(state: dict[str, Any], patch: object) -> dict[str, Any]:
-    """What the merge means, one leaf after another and in order; the code under test must agree."""
+    """The definition of a merge, leaf by leaf and in order; the code under test must agree."""
     for path, value in flatten(patch):
         state = _put(state, path, value)
     return state

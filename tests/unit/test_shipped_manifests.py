@@ -1,4 +1,4 @@
-"""Shipped manifests, by themselves and with `--with`, and the manifests that the documents show."""
+"""The shipped manifests, alone and with `--with`, and the manifests in the documents."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Standard Webhooks signatures, against the standard's own vector and library."""
+"""Compares signatures with Standard Webhooks' test vector and library."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Signals that ask a host to end, and one that does not."""
+"""Signals that stop a host, and SIGHUP, which does not."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ def handlers_are_restored() -> Iterator[None]:
 
 
 async def _turn_after_signal() -> None:
-    """Return when the loop has called the handlers of the signals that were sent so far."""
+    """Return when the loop has called the handlers of all signals sent so far."""
     seen = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, seen.set)
     os.kill(os.getpid(), signal.SIGUSR1)

@@ -19,7 +19,7 @@ def patterns(draw: st.DrawFn) -> str:
 
 
 def fits(pattern: list[str], subject: list[str]) -> bool:
-    """The definition, told again in the plainest way."""
+    """The definition in its simplest form."""
     if not pattern:
         return not subject
     if pattern == [">"]:

@@ -1,4 +1,4 @@
-"""A background task whose failure is logged and that runs again."""
+"""Supervised tasks: a failure is logged, and the task runs again."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from runtime.supervised_task import SupervisedTask
 
 
 class Runs:
-    """What the runs of a task do, one after the other; the last one waits for ever."""
+    """The behaviour of each run of a task, in order; the last run waits for ever."""
 
     def __init__(self, *endings: BaseException) -> None:
         self.endings = list(endings)

@@ -1,4 +1,4 @@
-"""Which columns a terminal has room for."""
+"""The choice of a table's columns for a terminal's width."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Threads of plain functions, and what happens when calls that never end have taken them all."""
+"""Threads of plain functions, also when calls that never end have used all of them."""
 
 import asyncio
 import queue

@@ -98,12 +98,12 @@ def _expand(field: str, first: int, last: int) -> set[int]:
 @pytest.mark.parametrize(
     ("expression", "day", "expected"),
     [
-        # The clock goes from 02:00 to 03:00: what is missing is due when it goes on, once.
+        # The clock goes from 02:00 to 03:00: ticks of the missing hour are due once, at 03:00.
         ("30 2 * * *", "2026-03-29", ["03:00+02:00"]),
         ("0,30 2 * * *", "2026-03-29", ["03:00+02:00"]),
         ("0 2,3 * * *", "2026-03-29", ["03:00+02:00"]),
         ("*/30 1-3 * * *", "2026-03-29", ["01:00+01:00", "01:30+01:00", "03:00+02:00", "03:30+02:00"]),
-        # The clock goes from 03:00 back to 02:00: a fixed time is due the first time alone.
+        # The clock goes from 03:00 back to 02:00: a fixed time is due only the first time.
         ("30 2 * * *", "2026-10-25", ["02:30+02:00"]),
         ("0 2,3 * * *", "2026-10-25", ["02:00+02:00", "03:00+01:00"]),
         ("30 * 25 10 *", "2026-10-25", None),

@@ -22,7 +22,7 @@ async def calls_the_host_and_fails() -> None:
 
 
 async def failure_of_a_call() -> Exception:
-    """As the host has it: the first frames are the host's own."""
+    """A failure as the host sees it: the first frames are the host's own."""
     loop = asyncio.get_running_loop()
     with pytest.raises(ValueError, match="password") as raised:
         await TimeLimit(60).enforce(calls_the_host_and_fails(), loop.time() + 60)
