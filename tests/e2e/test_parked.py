@@ -32,7 +32,7 @@ def _message(sequence: int) -> Message:
     return Message("jobs.a", b"job", {}, "", "JOBS", sequence, 2, 1_790_000_000_000_000_000)
 
 
-async def test_a_message_that_its_function_sent_away_for_hours_is_listed_and_hurried(
+async def test_a_message_that_its_function_parked_for_hours_is_listed_and_run_now(
     nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
     stream, name = fresh("JOBS"), fresh("later")
@@ -90,7 +90,7 @@ async def test_the_list_begins_with_what_is_due_first(
     assert documents[0]["attempt"] == 3
 
 
-async def test_all_of_a_function_are_hurried_and_nobody_elses(
+async def test_all_messages_of_a_function_are_run_now_and_no_others(
     nats_server: NatsServer, broker: Broker, mailbox: Mailbox
 ) -> None:
     for sequence in range(1, 21):

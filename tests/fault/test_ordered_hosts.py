@@ -147,7 +147,7 @@ ROOMS: list[Any] = [
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
 @pytest.mark.parametrize("room", ROOMS)
-async def test_the_order_survives_the_death_of_whoever_works(
+async def test_the_order_survives_the_death_of_the_working_host(
     room: dict[str, Any], seed: int, nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
     """There are more messages than places, so a host first receives others than come back."""
@@ -182,7 +182,7 @@ async def _publish_all(works: OrderedProject, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("handler", ["working:work", "working:work_batch"])
-async def test_a_message_that_kills_whoever_works_is_given_up_alone(
+async def test_a_message_that_kills_its_host_is_given_up_alone(
     handler: str, nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
     works = OrderedProject(tmp_path, broker, handler=handler, isolate=True, retry={"attempts": 1})
@@ -220,7 +220,7 @@ async def test_what_the_dead_host_held_comes_first_although_more_waits_than_ther
     assert overlaps(journal) == []
 
 
-async def test_turns_lose_nothing_when_hosts_die_and_double_only_what_they_held(
+async def test_fair_keys_lose_nothing_when_hosts_die_and_double_only_held_messages(
     nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
     room = 60

@@ -287,7 +287,7 @@ async def test_a_consumer_that_claims_an_impossible_function_is_left_alone(
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"null", json.dumps({"stream": 1}).encode()])
-def test_what_is_no_advisory_is_refused(data: bytes) -> None:
+def test_a_message_that_is_not_an_advisory_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_advisory(data)
 

@@ -216,7 +216,7 @@ async def test_commands_are_listed_newest_first(api: Caller) -> None:
         ({"provision_token": "no"}, "TOKEN_INVALID"),
     ],
 )
-async def test_what_is_no_answer_is_kept_byte_by_byte(
+async def test_an_invalid_answer_is_quarantined_unchanged(
     api: Caller, fields: dict[str, Any], reason: str
 ) -> None:
     command = await create(api)
@@ -229,7 +229,7 @@ async def test_what_is_no_answer_is_kept_byte_by_byte(
     assert await status(api, command) == "sent"
 
 
-async def test_what_is_no_answer_by_its_topic_is_refused(api: Caller) -> None:
+async def test_a_message_on_another_topic_than_answers_is_refused(api: Caller) -> None:
     command = await create(api)
     envelope = {
         "topic": "tenant/test/device/d.1/telemetry",

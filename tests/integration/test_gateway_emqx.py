@@ -106,7 +106,7 @@ async def test_a_message_of_emqx_needs_no_content_type(gateway: Gateway) -> None
         ({"Authorization": "Bearer the bridge's key"}, 401),
     ],
 )
-async def test_only_the_key_opens_the_door(
+async def test_the_bridge_accepts_the_right_key_only(
     gateway: Gateway, headers: dict[str, str], status: int
 ) -> None:
     answer = await gateway.client.post(PATH, json=publish(), headers={**JSON, **headers})
@@ -121,7 +121,7 @@ async def test_a_key_of_strange_bytes_is_only_wrong(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("key", [None, ""])
-async def test_without_a_key_of_its_own_the_door_keeps_emqx_waiting(
+async def test_without_a_key_of_its_own_the_bridge_keeps_emqx_waiting(
     broker: Broker, key: str | None
 ) -> None:
     async with make_streams(broker), run_gateway(broker, bridge_key=key) as gateway:

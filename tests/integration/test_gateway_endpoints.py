@@ -208,7 +208,7 @@ async def test_an_endpoint_that_does_not_answer_is_a_504(broker: Broker) -> None
         assert (answer.status_code, answer.json()["code"]) == (504, "ENDPOINT_TIMEOUT")
 
 
-async def test_a_stuck_endpoint_does_not_take_the_others_places(broker: Broker) -> None:
+async def test_a_stuck_endpoint_does_not_block_the_others(broker: Broker) -> None:
     release = asyncio.Event()
     asked = asyncio.Event()
 

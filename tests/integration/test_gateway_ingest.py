@@ -189,7 +189,7 @@ async def test_a_bad_id_is_refused_and_nothing_is_stored(
         {"Content-Type": "evil/application/json; x"},
     ],
 )
-async def test_what_does_not_say_it_is_json_is_refused(
+async def test_a_body_of_another_type_than_json_is_refused(
     gateway: Gateway, headers: dict[str, str]
 ) -> None:
     answer = await gateway.client.post(PATH, content=b"{}", headers=headers)

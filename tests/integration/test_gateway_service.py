@@ -132,7 +132,7 @@ async def test_head_and_options_of_the_pages(gateway: Gateway) -> None:
     assert "GET" in options.headers["allow"]
 
 
-async def test_a_crowd_is_told_to_come_back_and_health_still_answers(broker: Broker) -> None:
+async def test_too_many_requests_get_503_and_health_still_answers(broker: Broker) -> None:
     asked, release = asyncio.Event(), asyncio.Event()
 
     async def wait(message: Message) -> Answer:
@@ -217,7 +217,7 @@ async def test_what_is_no_sound_http_is_refused_with_problem_details(
     assert (await gateway.client.get("/healthz")).status_code == 200
 
 
-async def test_a_body_that_turns_into_nonsense_harms_nobody(gateway: Gateway) -> None:
+async def test_a_malformed_body_harms_no_other_request(gateway: Gateway) -> None:
     path = "/ingest/v1/tenant/t1/device/d1/telemetry"
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     answer = await gateway.ask_raw(f"{head}Transfer-Encoding: chunked\r\n\r\nnonsense\r\n".encode())
@@ -226,7 +226,7 @@ async def test_a_body_that_turns_into_nonsense_harms_nobody(gateway: Gateway) ->
     assert "unexpectedly" not in gateway.lines.text
 
 
-async def test_a_client_that_leaves_in_the_middle_harms_nobody(gateway: Gateway) -> None:
+async def test_a_client_that_leaves_in_the_middle_harms_no_other_request(gateway: Gateway) -> None:
     path = "/ingest/v1/tenant/t1/device/d1/telemetry"
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)

@@ -31,7 +31,7 @@ def _lease(broker: Broker, name: str, ttl_s: float = TTL_S, **state: Any) -> Lea
     return Lease(LeaseBook(broker, name), ttl_s, lambda: state)
 
 
-async def test_one_of_many_takes_it_and_the_next_one_when_it_is_given_back(
+async def test_one_of_many_hosts_takes_a_lease_and_the_next_when_it_is_given_back(
     broker: Broker, name: str
 ) -> None:
     leases = [_lease(broker, name, ttl_s=60) for _ in range(5)]
@@ -47,7 +47,7 @@ async def test_one_of_many_takes_it_and_the_next_one_when_it_is_given_back(
     assert sorted(map(id, held)) == sorted(map(id, leases))
 
 
-async def test_a_successor_waits_for_the_whole_time_of_one_that_is_silent(
+async def test_a_successor_waits_until_the_lease_of_a_silent_host_expires(
     broker: Broker, name: str
 ) -> None:
     silent, next_one = _lease(broker, name, notes=["a"]), _lease(broker, name)
@@ -62,7 +62,7 @@ async def test_a_successor_waits_for_the_whole_time_of_one_that_is_silent(
     await silent.stop()
 
 
-async def test_one_that_is_kept_is_not_taken(broker: Broker, name: str) -> None:
+async def test_a_renewed_lease_is_not_taken(broker: Broker, name: str) -> None:
     kept, other = _lease(broker, name), _lease(broker, name)
     await kept.take()
     keeping = asyncio.create_task(kept.keep())
@@ -73,7 +73,7 @@ async def test_one_that_is_kept_is_not_taken(broker: Broker, name: str) -> None:
     assert not (await other.take()).holder
 
 
-async def test_one_that_was_taken_ends_at_its_next_renewal(broker: Broker, name: str) -> None:
+async def test_a_lease_that_was_taken_ends_at_its_next_renewal(broker: Broker, name: str) -> None:
     first, second = _lease(broker, name), _lease(broker, name)
     await first.take()
     await second.take()
@@ -82,7 +82,7 @@ async def test_one_that_was_taken_ends_at_its_next_renewal(broker: Broker, name:
     assert (first.is_held, second.is_held) == (False, True)
 
 
-async def test_one_that_cannot_be_renewed_ends_before_another_may_have_it(
+async def test_a_lease_that_cannot_be_renewed_ends_before_another_host_may_have_it(
     broker: Broker, name: str, nats_server: Any
 ) -> None:
     cut = await Broker.connect(nats_server.url, name="cut off")
@@ -109,7 +109,7 @@ async def test_many_renewals_at_once_are_one_write_after_the_other(
         assert record.state == {"count": number}
 
 
-async def test_one_that_is_given_back_in_the_middle_of_a_renewal_is_free_at_once(
+async def test_a_lease_given_back_during_a_renewal_is_free_at_once(
     broker: Broker, name: str
 ) -> None:
     lease = _lease(broker, name, ttl_s=60)
@@ -123,7 +123,7 @@ async def test_one_that_is_given_back_in_the_middle_of_a_renewal_is_free_at_once
     assert not (await asyncio.wait_for(_lease(broker, name, ttl_s=60).take(), 5)).holder
 
 
-async def test_whoever_is_stopped_while_it_takes_one_has_it_to_give_back(
+async def test_a_host_that_is_stopped_while_it_takes_a_lease_has_it_to_give_back(
     broker: Broker, name: str
 ) -> None:
     for turns in range(1, 60):

@@ -28,7 +28,7 @@ async def proxy(nats_server: NatsServer) -> AsyncIterator[Proxy]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_it_is_acknowledged_again_and_not_called(
+async def test_a_redelivered_done_message_is_acknowledged_again_and_not_called(
     broker: Broker, proxy: Proxy, kind: str
 ) -> None:
     stream, name, seen = fresh("REPEAT"), fresh("work"), Journal()

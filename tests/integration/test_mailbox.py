@@ -130,7 +130,7 @@ async def test_what_is_parked_can_be_seen_with_its_reason_and_its_time(
 
 
 @parks
-async def test_a_hurried_message_comes_at_once_and_only_once(
+async def test_a_parked_message_that_is_run_now_comes_at_once_and_only_once(
     broker: Broker, mailbox: Mailbox
 ) -> None:
     message = await _delivered(broker)
@@ -146,7 +146,7 @@ async def test_a_hurried_message_comes_at_once_and_only_once(
 
 
 @parks
-async def test_a_hurried_message_comes_whatever_its_publisher_asked_of_the_server(
+async def test_a_parked_message_that_is_run_now_comes_with_any_headers_of_its_publisher(
     broker: Broker, mailbox: Mailbox
 ) -> None:
     headers = {"Nats-Expected-Last-Subject-Sequence": "0", "Nats-Schedule-Next": "purge"}

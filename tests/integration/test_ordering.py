@@ -110,7 +110,7 @@ async def test_of_each_key_one_message_runs_at_a_time_in_order_and_keys_run_besi
     assert watched.most > 1
 
 
-async def test_those_of_a_key_wait_for_one_that_fails_and_other_keys_do_not(
+async def test_messages_of_a_key_wait_for_one_that_fails_and_other_keys_do_not(
     ordered: OrderedStream,
 ) -> None:
     watched = Watched()

@@ -227,7 +227,7 @@ async def test_a_deleted_consumer_is_made_again(
     assert holder.puller.is_flowing
 
 
-async def test_one_that_somebody_else_has_made_anew_is_noticed(
+async def test_a_consumer_that_was_recreated_is_noticed(
     open_holder: Callable[..., Any], broker: Broker
 ) -> None:
     holder = await open_holder(10)
@@ -240,7 +240,7 @@ async def test_one_that_somebody_else_has_made_anew_is_noticed(
     assert holder.renewals[0] == 5
 
 
-async def test_one_that_was_made_anew_while_the_connection_was_lost_is_noticed(
+async def test_a_consumer_that_was_recreated_while_the_connection_was_lost_is_noticed(
     open_holder: Callable[..., Any], broker: Broker, nats_server: NatsServer
 ) -> None:
     async with Proxy(nats_server.port) as proxy:
@@ -359,7 +359,7 @@ async def test_a_server_that_stands_still_is_pulled_from_when_it_goes_on(
     await broker.close()
 
 
-async def test_one_that_has_stopped_is_told_of_no_reconnect_any_more(
+async def test_a_stopped_pull_loop_is_told_of_no_reconnect(
     open_holder: Callable[..., Any], broker: Broker
 ) -> None:
     before = list(broker._reconnect_callbacks)
@@ -369,7 +369,7 @@ async def test_one_that_has_stopped_is_told_of_no_reconnect_any_more(
     assert broker._reconnect_callbacks == before
 
 
-async def test_whoever_drains_a_subscription_can_be_cancelled_at_any_moment(broker: Broker) -> None:
+async def test_the_drain_of_a_subscription_can_be_cancelled_at_any_moment(broker: Broker) -> None:
     for turns in range(40):
         subscription = await broker.subscribe(fresh("drained"), lambda _: None)
         draining = asyncio.create_task(subscription.drain(5))
@@ -380,7 +380,7 @@ async def test_whoever_drains_a_subscription_can_be_cancelled_at_any_moment(brok
         assert draining.cancelled() == was_cancelled
 
 
-async def test_what_is_here_and_on_its_way_keeps_to_its_bytes(
+async def test_messages_held_and_in_flight_keep_to_the_byte_budget(
     open_holder: Callable[..., Any], broker: Broker
 ) -> None:
     holder = await open_holder(2000)

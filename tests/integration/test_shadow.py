@@ -168,7 +168,9 @@ async def test_what_cannot_be_accepted_is_kept_byte_by_byte(
 
 
 @pytest.mark.parametrize("kind", ["telemetry", "commands/ack", "shadow/delta"])
-async def test_what_is_no_report_by_its_topic_changes_no_shadow(api: Caller, kind: str) -> None:
+async def test_a_message_on_another_topic_than_reports_changes_no_shadow(
+    api: Caller, kind: str
+) -> None:
     envelope = {
         "topic": f"tenant/test/device/d.1/{kind}",
         "payload": {"reported": {"fan": 1}, "provision_token": "tok"},

@@ -467,7 +467,7 @@ async def test_a_connection_that_is_reset_says_so_to_the_reader_and_the_writer()
         transport.close()
 
 
-async def test_an_end_wakes_whoever_waits_for_room_to_write() -> None:
+async def test_an_end_wakes_a_writer_that_waits_for_room() -> None:
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write_eof()
         await asyncio.Event().wait()
@@ -505,7 +505,7 @@ async def test_a_line_is_given_without_what_came_behind_it() -> None:
         assert await transport.readline() == b""
 
 
-async def test_whoever_speaks_before_tls_has_begun_is_not_trusted(tmp_path: Path) -> None:
+async def test_bytes_before_the_tls_handshake_are_not_trusted(tmp_path: Path) -> None:
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"INFO {}\r\nMSG evil 1 0\r\n\r\n")
         await writer.drain()

@@ -222,7 +222,7 @@ async def test_a_name_without_an_address_is_tried_again(webhook: WebhookFunction
         (b"HTTP/1.1 200\x00\r\n\r\n", "PROTOCOL_ERROR"),
     ],
 )
-async def test_what_is_no_http_is_tried_again(
+async def test_an_answer_that_is_not_http_is_tried_again(
     webhook: WebhookFunction, raw: bytes, code: str
 ) -> None:
     async with Receiver(Answer(raw=raw)) as receiver:
@@ -315,7 +315,7 @@ async def test_a_payload_that_json_cannot_hold_is_refused(webhook: WebhookFuncti
     assert refused.value.code == "PAYLOAD_NOT_JSON"
 
 
-async def test_an_endpoint_that_keeps_failing_is_left_alone_and_others_are_not(
+async def test_an_endpoint_that_keeps_failing_is_paused_and_others_are_not(
     webhook: WebhookFunction,
 ) -> None:
     async with Receiver(Answer(500)) as failing, Receiver() as sound:

@@ -79,7 +79,7 @@ async def test_a_function_that_cancels_its_own_task_fails_and_the_task_lives_on(
     assert await create_call_task(work()) == "alive"
 
 
-async def test_what_the_function_cancels_and_takes_back_is_nobody_s_affair() -> None:
+async def test_a_cancellation_that_the_function_takes_back_has_no_effect() -> None:
     async def act() -> str:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
@@ -171,7 +171,7 @@ async def test_the_time_limit_ends_a_function_that_cancelled_itself_before() -> 
     assert await create_call_task(work()) == "alive"
 
 
-async def test_a_coroutine_that_is_closed_ends_without_a_word() -> None:
+async def test_a_closed_coroutine_ends_silently() -> None:
     async def work() -> None:
         await enforce(forever)
 

@@ -104,9 +104,7 @@ def test_the_hosts_own_loggers_are_left_out_and_others_are_named(draw: Draw) -> 
     assert draw("Lost", logger="nats.client")[0].endswith("Lost  logger=nats.client")
 
 
-def test_colours_are_left_out_for_whoever_asks_so(
-    width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_colours_are_left_out_on_request(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     with open_terminal(width) as (person, stream):
         monkeypatch.setattr("sys.stderr", stream)

@@ -92,6 +92,6 @@ def test_no_networks_are_read_from_an_empty_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "localhost", "10.0.0.0/33", "10/8"])
-def test_what_is_no_network_is_an_error(text: str) -> None:
+def test_a_text_that_is_not_a_network_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=text.split("/", maxsplit=1)[0]):
         parse_networks(text)

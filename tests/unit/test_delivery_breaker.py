@@ -14,17 +14,17 @@ def test_an_unknown_endpoint_may_be_tried() -> None:
     assert Breaker(failures=1, pause_s=30.0).wait_s("a", 0.0) == 0.0
 
 
-def test_fewer_failures_than_the_limit_leave_it_open_to_all() -> None:
+def test_fewer_failures_than_the_limit_do_not_pause_the_endpoint() -> None:
     assert broken(failures=2).wait_s("a", 100.0) == 0.0
 
 
-def test_the_limit_makes_everyone_wait_out_the_pause() -> None:
+def test_after_the_limit_every_caller_waits_for_the_pause() -> None:
     breaker = broken()
     assert breaker.wait_s("a", 100.0) == 30.0
     assert breaker.wait_s("a", 129.0) == 1.0
 
 
-def test_other_endpoints_are_not_concerned() -> None:
+def test_other_endpoints_are_not_paused() -> None:
     assert broken().wait_s("b", 100.0) == 0.0
 
 
@@ -47,7 +47,7 @@ def test_a_probe_that_never_reports_back_costs_one_pause() -> None:
     assert breaker.wait_s("a", 160.0) == 0.0
 
 
-def test_one_answer_makes_the_endpoint_whole_again() -> None:
+def test_one_answer_resets_the_count_of_failures() -> None:
     breaker = broken()
     breaker.answered("a")
     assert breaker.wait_s("a", 100.0) == 0.0

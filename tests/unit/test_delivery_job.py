@@ -56,12 +56,12 @@ def test_the_device_secret_does_not_reach_a_receiver() -> None:
 
 
 @pytest.mark.parametrize("payload", [None, 1, "text", [1, {"provision_token": "kept"}], 2**80])
-def test_a_payload_that_is_no_object_is_sent_as_it_is(payload: Any) -> None:
+def test_a_payload_that_is_not_an_object_is_sent_unchanged(payload: Any) -> None:
     assert json.loads(encode_body(job(payload=payload)))["data"]["payload"] == payload
 
 
 @pytest.mark.parametrize("payload", ["NaN", "Infinity", "[1, -Infinity]"])
-def test_what_json_cannot_hold_stays_itself_in_a_job_and_makes_no_body(payload: str) -> None:
+def test_a_value_that_json_lacks_is_kept_in_a_job_and_makes_no_body(payload: str) -> None:
     original = job().model_dump_json().replace('{"metrics":{"temp":22}}', payload)
     again = Job.model_validate_json(Job.model_validate_json(original).model_dump_json())
     with pytest.raises(ValueError, match="JSON"):

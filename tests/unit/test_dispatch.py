@@ -83,7 +83,9 @@ async def test_a_function_that_returns_is_done() -> None:
         (PayloadError("a: bad"), 1, Dead("PAYLOAD_INVALID", "a: bad", "PayloadError")),
     ],
 )
-async def test_what_is_raised_decides(failure: Exception, attempt: int, outcome: object) -> None:
+async def test_the_exception_decides_the_outcome(
+    failure: Exception, attempt: int, outcome: object
+) -> None:
     dispatcher = _dispatcher(_raising(failure))
 
     assert await dispatcher.run_event(_message(attempt=attempt)) == outcome
@@ -122,7 +124,7 @@ async def test_an_outage_is_excused_even_on_the_last_attempt_until_the_servers_p
     assert isinstance(again, Dead)
 
 
-async def test_what_no_server_would_take_is_the_function_s_own_failure() -> None:
+async def test_a_message_that_no_server_accepts_is_the_function_s_own_failure() -> None:
     outcome = await _dispatcher(_raising(TooLarge("a.b", 2, 1))).run_event(_message())
 
     assert isinstance(outcome, Later)
@@ -148,7 +150,9 @@ async def test_an_exception_that_cannot_be_shown_is_still_judged() -> None:
 
 
 @pytest.mark.parametrize("ending", [asyncio.CancelledError(), SystemExit(3)])
-async def test_what_would_end_a_worker_is_a_failure_of_the_attempt(ending: BaseException) -> None:
+async def test_an_exception_that_would_end_a_worker_fails_the_attempt(
+    ending: BaseException,
+) -> None:
     dispatcher = _dispatcher(_raising(ending))
 
     outcome = await dispatcher.run_event(_message())
@@ -237,7 +241,7 @@ def _choke_on(*poison: bytes) -> Callable[[Sequence[bytes]], None]:
     return act
 
 
-async def test_a_failed_batch_is_split_until_its_poison_stands_alone() -> None:
+async def test_a_failed_batch_is_split_until_its_poison_message_is_alone() -> None:
     outcomes, calls = await _run_batch(_choke_on(b"3"), [b"%d" % n for n in range(8)])
 
     assert [outcome is DONE for outcome in outcomes] == [n != 3 for n in range(8)]
@@ -296,7 +300,7 @@ async def test_messages_of_a_batch_are_steered_one_by_one() -> None:
     ]
 
 
-async def test_a_batch_without_one_message_that_fits_calls_nobody() -> None:
+async def test_a_batch_without_a_valid_message_makes_no_call() -> None:
     async def act(ctx: Context, batch: Any) -> None:
         raise AssertionError("called")
 

@@ -149,7 +149,7 @@ def test_a_log_is_not_written_through_a_link(tmp_path: Path) -> None:
         open_log(tmp_path / "log")
 
 
-def test_a_fatal_line_is_told_from_what_stands_around_it() -> None:
+def test_a_fatal_line_is_found_among_other_lines() -> None:
     written = (
         "2026-01-01 LOG:  starting\n"
         "2026-01-01 FATAL:  data directory has wrong ownership\n"

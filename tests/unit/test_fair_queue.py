@@ -109,7 +109,7 @@ def test_redeliveries_stand_where_their_sequence_says() -> None:
     assert [message.sequence for message in taken] == [3, 5, 7, 9]
 
 
-def test_a_closed_line_and_one_with_enough_out_give_nothing() -> None:
+def test_a_closed_queue_and_one_at_its_limit_give_nothing() -> None:
     queue = _ordered()
     first, *_ = _fill(queue, "s.t.one", "s.t.two")
     queue.is_open = False
@@ -120,7 +120,7 @@ def test_a_closed_line_and_one_with_enough_out_give_nothing() -> None:
     assert _take_all(queue) == [2]
 
 
-def test_a_bucket_holds_the_line_back_and_says_for_how_long() -> None:
+def test_a_bucket_holds_the_queue_back_and_says_for_how_long() -> None:
     now_s = 100.0
     queue = _ordered(TokenBucket(10, 1, lambda: now_s))
     _fill(queue, "s.t.one", "s.t.two")
@@ -136,7 +136,7 @@ def test_a_bucket_holds_the_line_back_and_says_for_how_long() -> None:
     st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("klm")), max_size=40),
     st.randoms(use_true_random=False),
 )
-def test_whatever_is_released_when_each_key_is_in_order_and_nothing_is_left_or_kept(
+def test_any_order_of_releases_keeps_each_key_in_order_and_leaves_nothing(
     keys: list[tuple[str, str]], chance: random.Random
 ) -> None:
     queue = _ordered()

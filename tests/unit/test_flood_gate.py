@@ -43,7 +43,7 @@ async def test_kinds_do_not_hold_each_other_back() -> None:
     assert gate.admits("b")
 
 
-async def test_flushing_tells_what_was_held_back_so_far_once() -> None:
+async def test_a_flush_logs_the_count_so_far_once() -> None:
     told = Summaries()
     gate = FloodGate(told)
     for _ in range(10):
@@ -56,7 +56,7 @@ async def test_flushing_tells_what_was_held_back_so_far_once() -> None:
     assert told.sums == [("a", 10 - LINES)]
 
 
-async def test_kinds_without_end_take_no_memory_without_end() -> None:
+async def test_the_memory_for_kinds_is_bounded() -> None:
     told = Summaries()
     gate = FloodGate(told)
 

@@ -143,7 +143,7 @@ def test_bytes_that_are_no_text_on_a_bad_topic_are_kept_too() -> None:
     assert base64.b64decode(json.loads(message.data)["payload_base64"]) == raw
 
 
-def test_what_is_no_base64_is_kept_as_it_came() -> None:
+def test_invalid_base64_is_kept_unchanged() -> None:
     assert json.loads(stored(payload_base64="***").data)["payload"] == "***"
 
 
@@ -159,7 +159,7 @@ def test_a_message_too_large_for_nats_is_stored_cut_short(filler: str) -> None:
     assert document["payload"]
 
 
-def test_an_endless_topic_is_cut_too() -> None:
+def test_a_very_long_topic_is_cut_too() -> None:
     publish = read_publish(body(topic="\x01" * 2_000_000))
     subject, data = make_message(publish, limit_bytes=LIMIT)
     assert subject == "tenant.unmapped"
@@ -177,7 +177,7 @@ def test_raw_bytes_too_large_for_nats_are_cut_too() -> None:
     "garbage",
     [b"", b"\xff", b"null", b"[]", b'"x"', b"{", b"{}", b'{"topic": 7}', b'{"payload": "{}"}'],
 )
-def test_what_no_rule_could_have_sent_is_refused(garbage: bytes) -> None:
+def test_a_body_that_no_rule_sends_is_refused(garbage: bytes) -> None:
     with pytest.raises(ProblemError) as refused:
         read_publish(garbage)
     assert refused.value.status == 400

@@ -96,7 +96,7 @@ def test_path_parameters_leave_the_body() -> None:
     ]
 
 
-def test_what_get_takes_besides_the_path_is_its_query() -> None:
+def test_further_fields_of_get_are_query_parameters() -> None:
     schema = {
         "type": "object",
         "properties": {"device_id": {"type": "string"}, "limit": {"type": "integer"}},
@@ -120,14 +120,14 @@ def test_only_routes_with_the_admin_key_ask_for_it() -> None:
     assert "204" in drawn["paths"]["/open"]["get"]["responses"]
 
 
-def test_the_doors_for_devices_are_described_too() -> None:
+def test_device_ingest_is_described_too() -> None:
     paths = draw_openapi([])["paths"]
     base = "/ingest/v1/tenant/{tenant_id}/device/{device_id}"
     assert set(paths) == {f"{base}/{{msg_type}}", f"{base}/shadow/reported", f"{base}/commands/ack"}
     assert "202" in paths[f"{base}/commands/ack"]["post"]["responses"]
 
 
-def test_a_schema_of_nonsense_is_drawn_without_failing() -> None:
+def test_an_invalid_schema_makes_a_document_without_failing() -> None:
     nonsense = {"properties": 7, "required": "x", "$defs": [1], "$ref": 3, "anyOf": {"a": None}}
     drawn = draw_openapi(
         [

@@ -26,11 +26,11 @@ def test_a_problem_has_the_members_of_rfc_9457() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_what_may_be_repeated_says_when(status: int) -> None:
+def test_an_error_that_may_be_repeated_has_retry_after(status: int) -> None:
     assert ProblemError(status, "X", "x").headers["Retry-After"] == "1"
 
 
-def test_an_endpoints_own_words_reach_the_caller() -> None:
+def test_an_endpoints_code_and_detail_reach_the_caller() -> None:
     body = json.dumps({"code": "CONFLICT_VERSION", "detail": "It is 7.", "event_id": "e1"}).encode()
     problem = explain_failure(RequestFailed("s", 409, "CONFLICT_VERSION", body))
     assert (problem.status, problem.code, problem.detail, problem.event_id) == (
@@ -47,7 +47,7 @@ def test_a_busy_endpoint_says_when_to_come_back() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"code": 7}', b"\xff", b'{"detail": "x"}'])
-def test_a_strangers_exception_text_stays_inside(body: bytes) -> None:
+def test_the_exception_text_of_a_foreign_endpoint_stays_inside(body: bytes) -> None:
     problem = explain_failure(RequestFailed("s", 500, "OperationalError('password=hunter2')", body))
     assert problem.status == 500
     assert "hunter2" not in problem.detail
@@ -63,7 +63,7 @@ def test_a_code_that_http_does_not_name_is_passed_on() -> None:
     assert explain_failure(RequestFailed("s", 499, "gone")).status == 499
 
 
-def test_silence_is_a_timeout_and_nobody_there_is_unavailable() -> None:
+def test_no_reply_is_a_timeout_and_no_responder_is_unavailable() -> None:
     assert explain_absence(Unavailable("s", "timeout")).status == 504
     assert explain_absence(Unavailable("s", "no responders")).status == 503
     assert explain_absence(Unavailable("s", "ConnectionClosedError")).status == 503

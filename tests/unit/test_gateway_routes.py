@@ -45,7 +45,7 @@ def test_a_sound_endpoint_becomes_a_route() -> None:
     assert found.response_schema is None
 
 
-def test_without_a_word_about_it_a_route_needs_the_admin_key() -> None:
+def test_a_route_needs_the_admin_key_by_default() -> None:
     found = parse_route(endpoint())
     assert found is not None
     assert found.auth == "admin"

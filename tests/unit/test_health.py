@@ -199,7 +199,7 @@ class Unbeaten(LoopWatch):
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-async def test_nobody_is_blamed_while_the_loop_only_waits(
+async def test_no_function_is_named_while_the_loop_only_waits(
     lines: Lines, run: Callable[[Coroutine[Any, Any, bool]], bool]
 ) -> None:
     watch = Unbeaten(Metrics("1.0.0"), threshold_s=0.05)

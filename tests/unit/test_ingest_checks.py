@@ -186,7 +186,7 @@ def test_a_device_may_send_a_burst_and_then_at_its_rate() -> None:
     assert [rate.take(key, NOW_NS + HOUR_NS) for _ in range(21)] == [True] * 20 + [False]
 
 
-def test_a_clock_put_back_silences_nobody() -> None:
+def test_a_clock_put_back_silences_no_device() -> None:
     rate = DeviceRateLimiter(5, 20)
     assert all(rate.take(("t", "d"), NOW_NS) for _ in range(20))
     earlier_ns = NOW_NS - HOUR_NS

@@ -42,7 +42,7 @@ def test_a_topic_filter_takes_what_mqtt_says(topic_filter: str, topic: str, matc
 @pytest.mark.parametrize(
     "text", ["", "a/#/b", "a#", "a/b#", "a/+b", "a+/b", "a b", "a\x00", "x" * 257]
 )
-def test_what_is_no_topic_filter_is_refused_when_it_is_saved(text: str) -> None:
+def test_an_invalid_topic_filter_is_refused_when_it_is_saved(text: str) -> None:
     with pytest.raises(ValueError, match=r"topic filter|#|\+"):
         validate_topic_filter(text)
 
@@ -112,7 +112,7 @@ def test_a_loop_over_a_large_message_is_not_begun() -> None:
             looping.accepts({"payload": large})
 
 
-def test_a_filter_that_takes_long_rests() -> None:
+def test_a_slow_filter_is_suspended() -> None:
     # A filter that an older version may have stored; the checks refuse it today.
     slow = PayloadFilter(
         "payload.l.all(a, [1].all(b, a in payload.l" + " && a in payload.l" * 200 + "))"

@@ -70,7 +70,7 @@ def test_the_consumers_gauges_are_absent_until_known() -> None:
     assert shown(metrics, "runtime_consumer_redelivered", function="ingest") == 0
 
 
-def test_reason_codes_without_end_make_no_series_without_end() -> None:
+def test_the_number_of_series_of_reason_codes_is_bounded() -> None:
     ingest = FunctionMetrics("ingest")
     for number in range(MAX_CODES + 50):
         ingest.count_dead_letter(f"CODE_{number}")

@@ -74,7 +74,7 @@ class LimitedBuffer:
         return self.buffer.count()
 
 
-async def test_a_burst_is_let_in_at_once_and_then_one_at_each_turn() -> None:
+async def test_a_burst_passes_at_once_and_then_one_message_per_interval() -> None:
     gate = LimitedBuffer("10/s", 5)
 
     gate.give(8)
@@ -94,7 +94,7 @@ async def test_a_burst_is_let_in_at_once_and_then_one_at_each_turn() -> None:
     ("limit", "burst", "expected"),
     [("50/s", 10, 510), ("100/m", 1, 17), ("5000/s", 500, 50_500), ("3600/h", 100, 110)],
 )
-async def test_in_ten_seconds_as_many_have_their_turn_as_burst_and_limit_say(
+async def test_in_ten_seconds_as_many_messages_pass_as_burst_and_limit_allow(
     limit: str, burst: int, expected: int
 ) -> None:
     gate = LimitedBuffer(limit, burst)
@@ -106,7 +106,7 @@ async def test_in_ten_seconds_as_many_have_their_turn_as_burst_and_limit_say(
     assert 0 <= expected - gate.let_in <= max(1, RateSpec(limit=limit).limit * PACE_S)
 
 
-async def test_no_more_turns_are_kept_than_the_burst() -> None:
+async def test_no_more_tokens_are_kept_than_the_burst() -> None:
     gate = LimitedBuffer("10/s", 5)
 
     gate.loop.pass_time(3600)
@@ -115,7 +115,7 @@ async def test_no_more_turns_are_kept_than_the_burst() -> None:
     assert gate.let_in == 5
 
 
-async def test_as_many_may_be_fetched_as_there_are_turns_left() -> None:
+async def test_as_many_may_be_fetched_as_there_are_tokens_left() -> None:
     gate = LimitedBuffer("10/s", 5)
 
     before = (gate.rate_limiter.capacity(), gate.rate_limiter.mailbox_capacity(0))
@@ -138,7 +138,7 @@ async def test_the_function_s_own_slots_stay_the_most_that_is_fetched() -> None:
     assert (gate.rate_limiter.capacity(), gate.rate_limiter.mailbox_capacity(0)) == (100, 25)
 
 
-async def test_pull_loops_are_told_of_each_turn_until_all_are_back_and_then_left_alone() -> None:
+async def test_pull_loops_are_woken_for_each_token_until_the_bucket_is_full() -> None:
     gate = LimitedBuffer("10/s", 5)
 
     idle_before = gate.loop.is_idle
@@ -161,9 +161,7 @@ async def test_processes_of_one_host_share_the_rate() -> None:
 
 
 @pytest.mark.parametrize(("limit", "burst"), [("1/h", 1), ("9/s", 1), ("50/s", 5), ("5000/s", 500)])
-async def test_without_a_burst_it_is_what_a_tenth_of_a_second_brings(
-    limit: str, burst: int
-) -> None:
+async def test_the_default_burst_is_the_rate_of_a_tenth_of_a_second(limit: str, burst: int) -> None:
     gate = LimitedBuffer(limit)
 
     gate.give(1000)
@@ -171,9 +169,7 @@ async def test_without_a_burst_it_is_what_a_tenth_of_a_second_brings(
     assert gate.let_in == burst
 
 
-async def test_what_waits_for_its_turn_when_it_ends_is_given_out_and_nothing_is_due_any_more() -> (
-    None
-):
+async def test_messages_that_wait_at_the_end_are_released_and_no_timer_is_left() -> None:
     gate = LimitedBuffer("10/s", 2)
 
     gate.give(5)
@@ -184,7 +180,7 @@ async def test_what_waits_for_its_turn_when_it_ends_is_given_out_and_nothing_is_
     assert (gate.let_in, gate.pokes) == (2, 0)
 
 
-async def test_a_clock_that_is_looked_at_late_makes_no_turn_extra() -> None:
+async def test_a_late_look_at_the_clock_makes_no_extra_token() -> None:
     loop = ManualLoop()
     token_bucket = TokenBucket(10, 1, loop.time)
     taken = 0

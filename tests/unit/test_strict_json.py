@@ -107,5 +107,5 @@ def test_what_parsers_disagree_about_is_refused(raw: bytes) -> None:
         b'{"a":"\\ud83d\\ude00"}',
     ],
 )
-def test_what_only_looks_dangerous_is_read(raw: bytes) -> None:
+def test_a_text_that_only_looks_dangerous_is_read(raw: bytes) -> None:
     assert strict_json.loads(raw) == orjson.loads(raw)

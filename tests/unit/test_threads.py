@@ -35,7 +35,7 @@ async def test_a_pool_makes_as_many_threads_as_it_may_and_then_has_no_room(
     assert pool.has_room
 
 
-async def test_who_waits_for_a_thread_gets_the_one_that_a_call_leaves(
+async def test_a_waiting_call_gets_the_thread_that_another_call_leaves(
     pool: FunctionThreads,
 ) -> None:
     releases = [threading.Event() for _ in range(4)]
@@ -72,7 +72,9 @@ async def test_calls_that_are_queued_all_the_same_are_counted(pool: FunctionThre
     await asyncio.gather(*held)
 
 
-async def test_a_call_that_outlives_its_loop_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_outlives_its_loop_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(threads, "SPARE", 0)
     release = threading.Event()
     ran: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()

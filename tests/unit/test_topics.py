@@ -69,7 +69,7 @@ def test_a_topic_names_tenant_device_and_type(
         ["tenant/t/device/d/telemetry"],
     ],
 )
-def test_whatever_else_is_no_topic_and_the_reason_repeats_nothing_of_it(text: object) -> None:
+def test_any_other_text_is_not_a_topic_and_the_reason_repeats_none_of_it(text: object) -> None:
     parsed = parse_topic(text)
     assert isinstance(parsed, BadTopic)
     assert "\n" not in parsed.reason
