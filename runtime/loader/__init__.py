@@ -1,4 +1,4 @@
-"""From `module:attribute` in a manifest to a checked, typed callable."""
+"""Loads `module:attribute` of a manifest as a checked, typed callable."""
 
 from runtime.errors import PayloadError
 from runtime.loader.function import Function, Shape

@@ -1,4 +1,4 @@
-"""What the loader makes of a manifest's function: everything a binding needs to call it."""
+"""A loaded function: everything that a binding needs to call it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Function:
         handler: called as `handler(event_or_batch, ctx)`; a service or schedule as `handler(ctx)`.
         shape: `event` and `batch` for messages (an endpoint is always `event`).
         is_async: False means that the handler must run in a thread.
-        decode: payload to what the annotation asks for; raises PayloadError. None means raw bytes.
-        encode: what an endpoint's handler returned, to the bytes of its reply.
-        request_schema: JSON Schema of the payload; None for raw bytes or where none can be drawn.
+        decode: payload to the annotated type; raises PayloadError. None means raw bytes.
+        encode: the result of an endpoint's handler to the bytes of its reply.
+        request_schema: JSON Schema of the payload; None for raw bytes or a type without a schema.
         response_schema: JSON Schema of the reply; None likewise.
         start: the module's `start(ctx)`, sync or async; what it returns becomes `ctx.state`.
         stop: the module's `stop(ctx)`, sync or async.

@@ -1,4 +1,4 @@
-"""Loading: everything about a function that can be known before its first message."""
+"""Loads functions, and reports every problem that can be found before the first message."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,12 +63,12 @@ def load(name: str, spec: FunctionSpec, *, positions: Positions | None = None) -
     """Load one function.
 
     Args:
-        name: its name in the manifest.
-        spec: what the manifest says of it.
-        positions: where it says so, for the problems.
+        name: the function's name in the manifest.
+        spec: the function's entry in the manifest.
+        positions: places in the manifest's files, for the problems.
 
     Raises:
-        ConfigError: with everything that is wrong with it.
+        ConfigError: with every problem of the function.
     """
     at = positions or Positions()
     make_importable(Path.cwd())
@@ -129,7 +129,7 @@ def _build_codec(
         schema = draw_schema(signature.payload)
         empty = b""
         if spec.endpoint:
-            # `nats request SUBJECT ''` is how a person asks an endpoint that needs no arguments.
+            # A person asks an endpoint without arguments by `nats request SUBJECT ''`.
             empty = b"{}" if schema and schema.get("type") == "object" else b"null"
         return build_decoder(signature.payload, empty=empty), schema
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:

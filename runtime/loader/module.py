@@ -1,4 +1,4 @@
-"""Importing a function's module, and saying precisely why it cannot be imported."""
+"""Imports a function's module, and explains precisely why it cannot be imported."""
 
 import importlib
 import inspect
@@ -28,10 +28,10 @@ class LoadError(Exception):
 
 
 def make_importable(folder: Path) -> None:
-    """Let modules in `folder` be imported by their names; harmless when they can be already.
+    """Let modules in `folder` be imported by their names; may be called again.
 
-    They come before what is installed and after what is Python's own: a `queue.py` among them must
-    not become the `queue` of every library.
+    The folder comes before installed packages and after Python's own modules: a `queue.py` in it
+    must not replace the `queue` that libraries import.
     """
     place = str(folder)
     if place not in sys.path:
@@ -43,7 +43,7 @@ def import_module(name: str) -> ModuleType:
     """The module, under its own dotted name.
 
     Raises:
-        LoadError: there is none, another module has its name, or importing it raised an exception.
+        LoadError: the module does not exist, another has its name, or its import raised.
     """
     try:
         module = importlib.import_module(name)
@@ -62,10 +62,10 @@ def import_module(name: str) -> ModuleType:
 
 
 def find_attribute(module: ModuleType, path: str) -> Any:  # noqa: ANN401 - whatever stands there
-    """A module's attribute; in `shop.place` that of its attribute `shop`.
+    """A module's attribute; for `shop.place` the attribute `place` of its attribute `shop`.
 
     Raises:
-        LoadError: it has none of that name, or it is a method without the object to call it on.
+        LoadError: the attribute does not exist, or is a method without its object.
     """
     found: Any = module
     around = f"module {module.__name__}"
@@ -94,7 +94,7 @@ def find_hook(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - a callabl
     """The module's `start` or `stop`, or None.
 
     Raises:
-        LoadError: it cannot be called with one context.
+        LoadError: the hook cannot be called with one context.
     """
     hook = getattr(module, name, None)
     if hook is None or inspect.ismodule(hook):
@@ -127,7 +127,7 @@ def _refuse_hidden(top: str) -> None:
     """Refuse a module of the current folder whose name another module has taken.
 
     Raises:
-        LoadError: naming both.
+        LoadError: names both modules.
     """
     folder = Path.cwd()
     own = [path for path in (folder / f"{top}.py", folder / top / "__init__.py") if path.exists()]

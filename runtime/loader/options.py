@@ -19,10 +19,10 @@ _HIDDEN = "**********"
 def fill_settings(
     module: ModuleType, given: Mapping[str, Any], *, path: Path, positions: Positions
 ) -> tuple[BaseModel | None, list[Problem]]:
-    """The module's settings, or what is wrong with those given. No problem shows a value.
+    """The module's settings, or the problems of the given ones. No problem shows a value.
 
     Raises:
-        LoadError: the module's `Settings` is no pydantic model, or there is none to fill.
+        LoadError: the module's `Settings` is not a pydantic model, or does not exist.
     """
     model = getattr(module, "Settings", None)
     if model is None:
@@ -95,7 +95,7 @@ def _reveal(value: Any) -> Any:  # noqa: ANN401 - any YAML value
 
 
 def _mask(value: Any) -> Any:  # noqa: ANN401 - any YAML value
-    """The same shape with every value wrapped, so that no message quotes one."""
+    """The same shape with every value wrapped, so that no message quotes a value."""
     if isinstance(value, Mapping):
         return {key: _mask(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -15,11 +15,11 @@ _REASON_LENGTH = 500
 
 
 def build_decoder(annotation: Any, *, empty: bytes = b"") -> Callable[[bytes], Any] | None:  # noqa: ANN401
-    """A function from a payload to what `annotation` asks for, or None for `bytes`.
+    """A function from a payload to a value of type `annotation`, or None for `bytes`.
 
     Args:
         annotation: any type that pydantic can validate from JSON.
-        empty: JSON text that stands for an empty payload, which otherwise fits no annotation.
+        empty: JSON text to use for an empty payload, which otherwise fits no annotation.
     """
     if annotation is bytes:
         return None
@@ -35,7 +35,7 @@ def build_decoder(annotation: Any, *, empty: bytes = b"") -> Callable[[bytes], A
 
 
 def encode(value: object) -> bytes:
-    """The bytes of a reply: None is empty, bytes stay, all else becomes JSON (NaN becomes null)."""
+    """The bytes of a reply: None is empty, bytes stay, other values become JSON (NaN: null)."""
     if value is None:
         return b""
     if isinstance(value, bytes):
@@ -44,7 +44,7 @@ def encode(value: object) -> bytes:
 
 
 def draw_schema(annotation: Any, *, reply: bool = False) -> dict[str, Any] | None:  # noqa: ANN401
-    """JSON Schema of an annotation, or None for `bytes`, None and types that have none."""
+    """JSON Schema of an annotation; None for `bytes`, None and types without a schema."""
     if annotation is bytes or annotation is None or annotation is type(None):
         return None
     try:

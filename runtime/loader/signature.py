@@ -1,4 +1,4 @@
-"""What a handler's signature promises, checked against how the manifest binds it."""
+"""Checks a handler's signature against its binding in the manifest."""
 
 import inspect
 import typing
@@ -22,11 +22,11 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A handler's promise.
+    """The types of a handler's payload and reply.
 
     Attributes:
-        payload: the `T` of `Event[T]` or `Batch[T]`; None when the handler gets the context alone.
-        reply: the annotated return type; None when there is none.
+        payload: the `T` of `Event[T]` or `Batch[T]`; None when the handler gets only the context.
+        reply: the annotated return type; None without an annotation.
     """
 
     shape: Shape
@@ -39,7 +39,7 @@ def inspect_handler(handler: Any, spec: FunctionSpec) -> Signature:  # noqa: ANN
     """Check a handler.
 
     Raises:
-        LoadError: it cannot be called as its binding needs, or does not say how to decode.
+        LoadError: the handler cannot be called as its binding needs, or has no type to decode to.
     """
     binding = next(name for name in _FORMS if getattr(spec, name))
     if isinstance(handler, type) or not callable(handler):

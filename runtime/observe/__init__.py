@@ -1,1 +1,1 @@
-"""Logs, metrics and the admin door."""
+"""Logs, metrics and the admin server."""

@@ -1,4 +1,4 @@
-"""The admin door: `/healthz`, `/readyz` and `/metrics` over HTTP."""
+"""The admin server: `/healthz`, `/readyz` and `/metrics` over HTTP."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ _FRESH = {"Cache-Control": "no-store"}
 
 
 class AdminServer:
-    """Answers an orchestrator's and Prometheus's questions.
+    """HTTP server for the probes of an orchestrator and for Prometheus.
 
     `/healthz`: 200 while the loop's lag is below `MAX_LAG_S` and the process need not be started
     again. `/readyz`: 200 when every probe passes, else 503; the body names each probe with a code.
@@ -37,15 +37,15 @@ class AdminServer:
 
     Args:
         host: address to listen on.
-        port: 0 lets the system choose; `port` tells what it chose.
-        probes: by name, such as `nats`, `postgres`, `functions`.
-        registry: what `/metrics` shows.
-        watch: knows the event loop's lag.
-        is_alive: False once only a new start helps.
-        socket_path: listen on this Unix socket instead: a worker's door for its supervisor.
-        workers: the supervisor's: by label, the `socket_path` of each worker, whose readiness
-            becomes one probe more and whose metrics are merged with `registry`.
-        forgiven: probes whose failure leaves the host ready, by name; may change.
+        port: 0 lets the system choose; attribute `port` has the chosen one.
+        probes: probes by name, such as `nats`, `postgres`, `functions`.
+        registry: the metrics that `/metrics` shows.
+        watch: measures the event loop's lag.
+        is_alive: False when the process must be started again.
+        socket_path: a worker's Unix socket for its supervisor, to listen on instead of the address.
+        workers: for a supervisor, the `socket_path` of each worker by label. Each worker's
+            readiness is a further probe, and its metrics are merged with `registry`.
+        forgiven: names of probes whose failure leaves the host ready; may change.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class AdminServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port that the server listens on."""
         return self._port
 
     async def start(self) -> None:
@@ -115,7 +115,7 @@ class AdminServer:
             await self._serving
 
     async def stop(self) -> None:
-        """Stop listening, finish the answers under way, close."""
+        """Stop listening, finish the answers in progress, close."""
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await self._serving
@@ -165,7 +165,7 @@ class AdminServer:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the host, and says when it serves."""
+    """uvicorn without its signal handlers, which sets an event when it serves."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -191,7 +191,7 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # At once: SO_REUSEADDR lets a second one bind the port until somebody listens.
+        # Listen at once: with SO_REUSEADDR a second socket may bind the port until one listens.
         listener.listen(socket.SOMAXCONN)
         listener.setblocking(False)
     except OSError as failure:

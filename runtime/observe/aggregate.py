@@ -1,6 +1,6 @@
-"""The metrics and the readiness of several worker processes, as if they were one.
+"""Merges the metrics and the readiness of several worker processes.
 
-Each worker's `AdminServer` listens on a Unix socket of its own; the supervisor asks them all.
+Each worker's `AdminServer` listens on a Unix socket, and the supervisor asks every worker.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ async def _ask(socket_path: Path, target: str) -> httpx.Response:
 
 
 def probe_name(worker: str) -> str:
-    """What a worker's readiness is called among the probes."""
+    """The name of the probe for a worker's readiness."""
     return f"worker-{worker}"
 
 
 def readiness_of(socket_path: Path) -> Probe:
-    """A probe that passes when the worker listening there says it is ready."""
+    """A probe that passes when the worker on this socket is ready."""
 
     async def probe() -> str | None:
         try:
@@ -47,7 +47,7 @@ def readiness_of(socket_path: Path) -> Probe:
 
 
 async def merged_metrics(own: CollectorRegistry, workers: Mapping[str, Path]) -> bytes:
-    """One exposition, each series labelled with its worker; a worker that is silent is left out."""
+    """One exposition, each series with its worker's label; a silent worker is left out."""
     names = list(workers)
     found = await asyncio.gather(*(_metrics_of(name, workers[name]) for name in names))
     texts = {SUPERVISOR: generate_latest(own).decode()}

@@ -33,10 +33,10 @@ _APART = re.compile(r"[^/.,;:=&?_-]*[/.,;:=&?_-]*")
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """The text with everything escaped that a terminal would obey instead of show.
+    """The text with every control character escaped.
 
-    Subjects, reasons and payloads come from devices: an escape sequence in one of them must not
-    reach the terminal of whoever looks at it.
+    Subjects, reasons and payloads come from devices: an escape sequence in them must not reach the
+    reader's terminal.
     """
     return "".join(
         character
@@ -47,7 +47,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def terminal_width(stream: TextIO) -> int:
-    """The columns of the terminal behind `stream`, or as many as a terminal has in general."""
+    """The columns of the terminal behind `stream`, or a default."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
     except (OSError, ValueError):
@@ -55,18 +55,18 @@ def terminal_width(stream: TextIO) -> int:
 
 
 def obeys_escapes(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal that moves its cursor when it is told to."""
+    """Whether `stream` is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def has_colors(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal whose owner wants colours. Source: no-color.org."""
+    """Whether `stream` is a terminal whose user wants colours. Source: no-color.org."""
     return obeys_escapes(stream) and not os.environ.get("NO_COLOR")
 
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """What stands between two blanks. `key` is the beginning that is dimmed."""
+    """A word between two blanks. `key` is its beginning, which is dimmed."""
 
     text: str
     key: str = ""
@@ -104,7 +104,7 @@ class ConsoleRenderer:
 
 
 def is_of_the_host(event: EventDict) -> bool:
-    """Whether the host itself made an entry, and no function or library."""
+    """Whether the host itself logged the entry, not a function or a library."""
     return str(event.get("logger", "")).partition(".")[0] == _HOST
 
 
@@ -122,7 +122,7 @@ def _words(event: EventDict) -> Iterator[_Word]:
         yield _Word("", key=f"{printable(function)}:")
     for word in str(event.pop("event", "")).split():
         yield _Word(printable(word))
-    # The host's own loggers tell its author something, and nobody else.
+    # The names of the host's own loggers are of use only to its developers.
     if logger and not is_own and logger != function:
         event["logger"] = logger
     for name, value in event.items():
@@ -156,7 +156,7 @@ def _wrap(words: Iterator[_Word], room: int | None) -> list[list[_Word]]:
 
 
 def _break(word: _Word, room: int) -> Iterator[_Word]:
-    """The word itself, or parts of one that is longer than a line."""
+    """The word itself, or the parts of a word that is longer than a line."""
     key, text, left = word.key, "", room - cell_len(word.key)
     if left < 1:
         yield _Word(word.key)

@@ -1,4 +1,4 @@
-"""Whether the host is well: the event loop turns, and what it depends on answers."""
+"""Health of the host: probes of its dependencies, and a watchdog of the event loop."""
 
 import asyncio
 import os
@@ -30,9 +30,9 @@ BLOCKED_EXIT_CODE = 70
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one probe found; `detail` is a code, never an internal.
+    """The result of one probe; `detail` is a code and holds no internals.
 
-    `counts` is False when its failure leaves the host ready.
+    `counts` is False when a failure of the probe leaves the host ready.
     """
 
     ok: bool
@@ -43,13 +43,13 @@ class Check:
 class Readiness:
     """Runs all probes at once, each within a time limit.
 
-    Callers that come together, or within `PROBE_CACHE_S`, share one run: however often somebody
-    asks, NATS and PostgreSQL are asked twice a second at most.
+    Concurrent callers, and callers within `PROBE_CACHE_S`, share one run, so that NATS and
+    PostgreSQL are asked at most twice a second.
 
     Args:
-        probes: by name.
-        forgiven: probes whose failure is told and leaves the host ready; may change.
-        timeout_s: how long each may take.
+        probes: probes by name.
+        forgiven: probes whose failure is reported but leaves the host ready; may change.
+        timeout_s: time limit of each probe.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Readiness:
         self._checked_s = float("-inf")
 
     async def checks(self) -> dict[str, Check]:
-        """By the probe's name, what it found."""
+        """The results by name of the probe."""
         async with self._lock:
             clock = asyncio.get_running_loop().time
             if clock() - self._checked_s >= PROBE_CACHE_S:

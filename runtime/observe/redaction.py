@@ -1,4 +1,4 @@
-"""What must not be read in a log: credentials, and the secrets of functions' settings."""
+"""Removes credentials, and the secrets of functions' settings, from logs."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,10 +30,10 @@ _known: tuple[str, ...] = ()
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Blot out these texts from now on in whatever this process logs or keeps of a failure."""
+    """Remove these texts from now on from all logs and stored failures of this process."""
     global _known  # noqa: PLW0603 - logs belong to the process
     found = {each for each in secrets if len(each) >= SHORTEST_SECRET}
-    # The longer ones first: one may be part of another.
+    # Longer secrets first, since one secret may be part of another.
     _known = tuple(sorted({*_known, *found}, key=len, reverse=True))
 
 
@@ -53,7 +53,7 @@ def secrets_in(value: object) -> Iterator[str]:
 
 
 def passwords_in(address: str | None) -> Iterator[str]:
-    """The passwords of a server's address, also of several with commas between them."""
+    """The passwords in a server's address, or in several addresses separated by commas."""
     for each in (address or "").split(","):
         try:
             parts = urlsplit(each.strip())
@@ -66,7 +66,7 @@ def passwords_in(address: str | None) -> Iterator[str]:
 
 
 def mask(text: str) -> str:
-    """The text without the secrets that are known, and without the values that pydantic quotes."""
+    """The text without known secrets, and without the values that pydantic quotes."""
     for secret in _known:
         if secret in text:
             text = text.replace(secret, REDACTED)
