@@ -52,7 +52,11 @@ async def test_a_host_is_not_ready_while_what_it_publishes_finds_no_room(
 ) -> None:
     monkeypatch.setattr("runtime.probes.STORAGE_FULL_S", 0.5)
     stream, journal = fresh("S"), Journal()
-    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    streams = {
+        stream: {"subjects": [f"{stream}.>"]},
+        # The server promises each stream the room that its limit names.
+        "DEAD_LETTERS": {"subjects": ["dead_letters.>"], "max_bytes": ROOM_BYTES // 10},
+    }
     serve = fresh("serve")
 
     async def run(ctx: object) -> None:
