@@ -8,8 +8,8 @@ from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.binding.capacity import Bounds
 from runtime.binding.fair_queue import FairQueue
 from runtime.binding.worker import Runner
+from runtime.broker.ack_subject import deliveries_of
 from runtime.broker.advisories import CODE
-from runtime.broker.puller import deliveries_of
 from runtime.dispatch import Dead, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger

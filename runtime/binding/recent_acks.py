@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from runtime.broker.puller import Origin, origin_of
+from runtime.broker.ack_subject import Origin, origin_of
 from runtime.message import Message
 
 REMEMBERED = 8192

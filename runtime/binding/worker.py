@@ -8,7 +8,7 @@ from runtime.binding.buffer import PrefetchBuffer
 from runtime.binding.outages import Outages
 from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.settlement import Settlement
-from runtime.broker.puller import Origin, origin_of
+from runtime.broker.ack_subject import Origin, origin_of
 from runtime.call_task import create_call_task
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
 from runtime.message import Message

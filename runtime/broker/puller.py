@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from runtime.broker.ack_subject import set_origin
 from runtime.broker.connection import ApiError, Broker
 from runtime.broker.pull_limits import PullLimits
 from runtime.broker.subscription import Subscription
@@ -37,31 +38,8 @@ LEAST_REQUEST_BYTES = 64 * 1024
 GROWTH = 1.25
 """Factor by which the byte limit grows after a request that was too small for the next message."""
 _NS = 1_000_000_000
-_TOKENS_V1 = 9
 _FRAME_BYTES = 256
 """Upper bound of what the server counts for a message besides its payload and headers."""
-
-Origin = tuple[str, str, str, str]
-
-
-def origin_of(reply: str) -> Origin:
-    """Identity of a message: equal for its deliveries, different for every other message.
-
-    The stream, the consumer, the sequence and the time of storage: a stream that is created anew
-    begins with the first sequence again.
-
-    Source: NATS ADR-15, the tokens after `$JS.ACK.`; version 2 has the domain and the account
-        first.
-    """
-    tokens = reply.split(".")
-    first = 2 if len(tokens) == _TOKENS_V1 else 4
-    return tokens[first], tokens[first + 1], tokens[first + 3], tokens[first + 5]
-
-
-def deliveries_of(reply: str) -> int:
-    """How often the server has delivered the message, this delivery included; see `origin_of`."""
-    tokens = reply.split(".")
-    return int(tokens[4 if len(tokens) == _TOKENS_V1 else 6])
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,14 +332,7 @@ class Puller:
                 self._outstanding_bytes -= used_bytes
             else:
                 self._close(request)
-        tokens = reply.split(".")
-        # After `$JS.ACK.`: [domain, account,] stream, consumer, deliveries, sequence, consumer's
-        # sequence, time, pending. Source: NATS ADR-15; with the account it is version 2.
-        first = 2 if len(tokens) == _TOKENS_V1 else 4
-        message.stream = tokens[first]
-        message.sequence = int(tokens[first + 3])
-        message.attempt = int(tokens[first + 2])
-        message.stored_at_ns = int(tokens[first + 5])
+        set_origin(message)
         message.received_at_s = now
         message.size_bytes = size_bytes
         self._deliver(message)

@@ -14,9 +14,9 @@ from runtime.binding.fair_queue import FairQueue
 from runtime.binding.ordered.remote_workers import RemoteWorkers
 from runtime.binding.ordered.standby import Standby
 from runtime.binding.puller_set import Source
+from runtime.broker.ack_subject import origin_of
 from runtime.broker.connection import ApiError
 from runtime.broker.leases import Lease, LeaseBook, LeaseRecord
-from runtime.broker.puller import origin_of
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
 from runtime.message import Message
