@@ -21,7 +21,7 @@ from runtime.observe.aggregate import merged_metrics, probe_name, readiness_of
 from runtime.observe.health import LoopWatch, Probe, Readiness
 
 MAX_LAG_S = 5.0
-"""A loop that is later than this is reported as unhealthy."""
+"""A loop that lags more than this is reported as unhealthy."""
 STOP_GRACE_S = 2
 _FRESH = {"Cache-Control": "no-store"}
 
@@ -29,11 +29,11 @@ _FRESH = {"Cache-Control": "no-store"}
 class AdminServer:
     """HTTP server for the probes of an orchestrator and for Prometheus.
 
-    `/healthz`: 200 while the loop's lag is below `MAX_LAG_S` and the process need not be started
-    again. `/readyz`: 200 when every probe passes, else 503; the body names each probe with a code.
+    `/healthz`: 200 while the loop's lag is below `MAX_LAG_S` and the process needs no restart.
+    `/readyz`: 200 when every probe passes, else 503; the body names each probe with a code.
     `/metrics`: Prometheus' text format.
 
-    Requests by another name than the address or `localhost` get 400.
+    Requests whose `Host` is neither the address nor `localhost` get 400.
 
     Args:
         host: address to listen on.
@@ -124,7 +124,7 @@ class AdminServer:
                 self._socket_path.unlink(missing_ok=True)
 
     def _middleware(self) -> list[Middleware]:
-        """Refuse a web page whose own name resolves to loopback (DNS rebinding)."""
+        """Refuse requests of a web page whose name resolves to loopback (DNS rebinding)."""
         if self._socket_path is not None:
             return []
         names = [self._host, "localhost", "*.localhost"]

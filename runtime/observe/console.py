@@ -1,4 +1,4 @@
-"""Log lines for a person: on a terminal each fits the width and breaks between words."""
+"""Renders log entries as text: on a terminal in its width, with breaks between words."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from runtime.observe.tracebacks import draw_traceback, exc_info_from, plain_trac
 
 DEFAULT_WIDTH = 80
 LEAST_ROOM = 20
-"""On a terminal that is narrower than this beside the indentation, lines are wrapped by it."""
+"""With less width than this beside the indentation, the terminal wraps the lines."""
 
 _HOST = "runtime"
 _LEVELS: Final[Mapping[str, tuple[str, str]]] = {
@@ -29,7 +29,7 @@ _DIM, _TIME = "2", "2"
 _LEVEL_WIDTH = 5
 _STACKS = ("stack", "exception")
 _APART = re.compile(r"[^/.,;:=&?_-]*[/.,;:=&?_-]*")
-"""Where a word that is longer than a line may be broken: after one of these."""
+"""Characters after which a word that is longer than a line may be broken."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -74,10 +74,10 @@ class _Word:
 
 
 class ConsoleRenderer:
-    """A structlog processor that draws time, level, sentence and fields.
+    """A structlog processor that renders time, level, sentence and fields.
 
-    On a terminal the time is the local one to the second, and a line that is too long goes on
-    below its sentence. Elsewhere each entry is one line, with the time as it was logged.
+    On a terminal the time is local, to the second, and a line that is too long continues below its
+    sentence. Elsewhere each entry is one line, with the time as it was logged.
     """
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> str:
@@ -109,13 +109,13 @@ def is_of_the_host(event: EventDict) -> bool:
 
 
 def join_words(event: EventDict) -> str:
-    """Sentence and fields of an entry in one line, without time and level."""
+    """Sentence and fields of an entry on one line, without time and level."""
     kept = {name: value for name, value in event.items() if name not in {"level", "timestamp"}}
     return _draw(list(_words(kept)), colors=False)
 
 
 def _words(event: EventDict) -> Iterator[_Word]:
-    """The function's name, the sentence's words, then those of the fields."""
+    """The function's name, the words of the sentence, and the words of the fields."""
     is_own = is_of_the_host(event)
     logger = str(event.pop("logger", ""))
     if function := str(event.pop("function", "")):

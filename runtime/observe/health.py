@@ -17,7 +17,7 @@ from runtime.observe.metrics import Metrics
 log = get_logger("runtime.observe.health")
 
 Probe = Callable[[], Awaitable[str | None]]
-"""Passes when it returns None; fails when it raises, or returns a code such as `STOPPED`."""
+"""A probe passes when it returns None, and fails when it raises or returns a code."""
 
 PROBE_TIMEOUT_S = 2.0
 PROBE_CACHE_S = 0.5
@@ -25,7 +25,8 @@ TICK_S = 0.1
 PEAK_WINDOW_S = 10.0
 STACK_FRAMES = 30
 BLOCKED_EXIT_CODE = 70
-"""EX_SOFTWARE of sysexits.h: of a process that ended itself as its event loop stood still."""
+"""Exit code of a process that ended itself because its loop was blocked: EX_SOFTWARE of
+sysexits.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Check:
 
 
 class Readiness:
-    """Runs all probes at once, each within a time limit.
+    """Runs all probes concurrently, each within a time limit.
 
     Concurrent callers, and callers within `PROBE_CACHE_S`, share one run, so that NATS and
     PostgreSQL are asked at most twice a second.
@@ -85,7 +86,7 @@ class Readiness:
         except TimeoutError:
             code = "TIMEOUT"
         except Unavailable as failure:
-            log.debug("A probe found its server away", probe=name, reason=failure.reason)
+            log.debug("A probe found its server unavailable", probe=name, reason=failure.reason)
             code = "UNAVAILABLE"
         except Exception:
             log.warning("A probe failed", probe=name, exc_info=True)
@@ -94,21 +95,22 @@ class Readiness:
 
 
 class LoopWatch:
-    """Measures how late the event loop is, and names who holds it up.
+    """Watchdog that measures the event loop's lag and logs what blocks the loop.
 
-    A timer on the loop measures. A thread looks at the timer's last beat; when that is too old it
-    takes the loop thread's stack while the culprit is still on it and logs a warning, and again
-    each time the block has lasted twice as long. By default that is 14 wake-ups a second in all.
+    A timer on the loop measures the lag. A thread checks the time of the timer's last beat. When
+    the beat is too old, the thread reads the loop thread's stack, which still shows the blocking
+    code, and logs a warning, and again each time the block has lasted twice as long. By default
+    timer and thread wake up 14 times a second together.
 
     Args:
         metrics: gets `loop_lag_s` and `loop_blocks`.
-        running: names the function at work; called on the watchdog's thread during a block, so it
-            may only read. The name of the asyncio task at work is logged beside it.
+        running: returns the name of the running function; called on the watchdog's thread during a
+            block, so it may only read. The name of the running asyncio task is logged too.
         keep_alive: called on the watchdog's thread, repeatedly while the loop is blocked, with the
             seconds since the block began.
-        threshold_s: how long the loop may stand still unreported.
-        limit_s: how long it may stand still before the process is ended, at this moment; None for
-            as long as it likes. Called on the watchdog's thread.
+        threshold_s: the longest block that is not reported.
+        limit_s: returns how long a block may last before the process is ended, at this moment; None
+            for no limit. Called on the watchdog's thread.
     """
 
     def __init__(
@@ -141,11 +143,11 @@ class LoopWatch:
 
     @property
     def lag_s(self) -> float:
-        """How late the loop is at this moment: the last beat's delay, or the one that is due."""
+        """The loop's lag at this moment: the delay of the last beat, or of the overdue one."""
         return max(self._tick_lag_s, time.monotonic() - self._beat_s - TICK_S, 0.0)
 
     def start(self) -> None:
-        """Begin, for the running loop and the calling thread."""
+        """Start the watchdog of the running loop, on the loop's thread."""
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._beat_s = self._window_from_s = time.monotonic()
@@ -154,7 +156,7 @@ class LoopWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the timer and the thread."""
+        """Stop the timer and the thread."""
         if self._timer is not None:
             self._timer.cancel()
         if self._thread is not None:
@@ -175,7 +177,7 @@ class LoopWatch:
         if lag_s > self._threshold_s:
             self._metrics.loop_blocks += 1
             log.warning(
-                "The event loop turns again after a block",
+                "The event loop runs again after a block",
                 blocked_s=round(lag_s, 3),
                 function=self._blocked_by,
             )
@@ -188,8 +190,8 @@ class LoopWatch:
             try:
                 self._check()
             except Exception:
-                # This thread must go on: it is the one that names the culprit.
-                log.exception("The watch over the event loop failed, and goes on")
+                # This thread must go on, because only it reports blocks.
+                log.exception("The event loop's watchdog failed once, and goes on")
 
     def _check(self) -> None:
         beat_s = self._beat_s
@@ -208,22 +210,22 @@ class LoopWatch:
         try:
             self._keep_alive(blocked_s)
         except Exception:
-            log.exception("Nothing was done for the loop while it stood still")
+            log.exception("The connection could not be kept alive while the event loop was blocked")
 
     def _end(self, blocked_s: float) -> None:
         if self._culprit() is not None:
             log.error(
-                "The event loop stood still for too long, the process ends",
+                "The event loop was blocked for too long, the process ends",
                 function=self._name_running(),
                 blocked_s=round(blocked_s, 3),
             )
             os._exit(BLOCKED_EXIT_CODE)
 
     def _culprit(self) -> FrameType | None:
-        """What the loop's thread is doing that holds the loop up."""
+        """The frame that blocks the loop's thread; None when no code of the process does."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only door there is
         if frame is None or _is_idle(frame):
-            # The whole process stood still (stopped, or starved), not its loop: nobody to blame.
+            # The whole process stood still (stopped, or starved), so no code blocks the loop.
             return None
         return frame
 
@@ -257,6 +259,6 @@ _LOOP_FILES = ("asyncio/runners.py", "asyncio/base_events.py", "runtime/event_lo
 def _is_idle(frame: FrameType) -> bool:
     """Whether the loop waits for events. uvloop waits in C, below the frame that started it."""
     if frame.f_code.co_name == "select":
-        # A blocking library may wait with a selector too: only the loop's own counts.
+        # A blocking library may use a selector too: only the loop's own selector counts as idle.
         return frame.f_back is not None and frame.f_back.f_code.co_name == "_run_once"
     return frame.f_code.co_filename.endswith(_LOOP_FILES)

@@ -1,4 +1,4 @@
-"""Structured logs: a constant sentence plus fields, to standard error, without secrets."""
+"""Configures structured logs: a constant sentence plus fields, to standard error, masked."""
 
 import json
 import logging
@@ -27,9 +27,9 @@ _STACKS = frozenset({"exception", "stack"})
 _NUMBERS = (int, float, type(None))
 _PRINTED = (date, time, timedelta, UUID, PurePath)
 
-# Loggers of libraries, and from where on they are heard: these speak once per request or message
-# at INFO, and the pool warns with a traceback of every attempt to reach a server that is away,
-# which the host tells in a line of its own.
+# Loggers of libraries and their least levels: these log each request or message at INFO, and the
+# pool warns with a traceback of every failed connection attempt, which the host logs in a line of
+# its own.
 _QUIET = {
     **dict.fromkeys(
         ("uvicorn.access", "uvicorn.error", "httpx", "httpcore", "alembic", "asyncio"),
@@ -40,10 +40,10 @@ _QUIET = {
 
 
 def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
-    """Send every log line of this process, standard library loggers included, one way.
+    """Configure all loggers of the process, standard library loggers included.
 
-    May be called again, and replaces what was configured before. Only the level of a structlog
-    logger that was used already stays: it is part of its class, which makes a disabled call cheap.
+    May be called again, and replaces the configuration before. Only a structlog logger that was
+    used already keeps its level: the level is part of its class, which makes a disabled call cheap.
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR.
@@ -58,7 +58,7 @@ def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        # A person's tracebacks are drawn last, by the width of the terminal.
+        # For a terminal the tracebacks are rendered last, in its width.
         *([] if as_text else [structlog.processors.format_exc_info]),
         redact,
     ]
@@ -66,7 +66,7 @@ def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     _FOR_A_PERSON[:] = [as_text and sys.stderr.isatty() and number == logging.INFO]
     if as_text:
         shared.append(_PROGRESS)
-    # Loggers that were used once keep this very list.
+    # Loggers that were used keep a reference to this list, so it is changed in place.
     _PROCESSORS[:] = [*shared, renderer]
     structlog.configure(
         processors=_PROCESSORS,
@@ -78,42 +78,42 @@ def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
 
 
 def is_for_a_person() -> bool:
-    """Whether entries of INFO, and none below, go to a terminal as lines of text."""
+    """Whether INFO is the least level and entries go to a terminal as text."""
     return _FOR_A_PERSON[0]
 
 
 def begin_progress(*, is_shown: bool = True) -> None:
-    """On a terminal, show the host's own INFO entries in passing alone until `end_progress`.
+    """On a terminal, show the host's own INFO entries only as a progress line until `end_progress`.
 
     Args:
-        is_shown: False leaves them out; one process of several shows them.
+        is_shown: False drops them: only one of several processes shows them.
     """
     if is_for_a_person():
         _PROGRESS.begin(is_shown=is_shown and obeys_escapes(sys.stderr))
 
 
 def end_progress() -> None:
-    """Let entries of INFO stay again."""
+    """Log INFO entries normally again."""
     _PROGRESS.end()
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger that carries `logger=name`; may be made before `configure_logs` is called.
+    """A logger with the field `logger=name`; may be created before `configure_logs`.
 
-    A call below the level costs 0.8 µs, or 0.1 µs on what its `bind()` returned: bind once, outside
-    the loop.
+    A call below the level costs 0.8 µs, or 0.1 µs on the logger that `bind()` returned: bind once,
+    outside the loop.
     """
     # The filtering logger has the same methods; contexts are typed with the library's fuller class.
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(name))
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Blot out fields named like secrets, credentials inside texts, and payload bytes."""
+    """Mask fields with names of secrets, credentials inside texts, and payload bytes."""
     for field, value in event.items():
         if type(value) is str and field in {"level", "timestamp", "logger"}:
             continue
         if field == "exc_info":
-            continue  # Whatever draws the traceback takes the secrets out of it.
+            continue  # The traceback's renderer masks the secrets in it.
         if is_secret_name(field):
             event[field] = REDACTED
         elif type(value) is not int:
@@ -124,7 +124,7 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 def _clean(value: object, limit: int) -> object:  # noqa: PLR0911 - one line for each kind of value
     if isinstance(value, str):
-        # What is cut off anyway is not searched: an exception's text may have megabytes.
+        # Cut before the search: an exception's text may have megabytes.
         text = scrub(value[: 2 * limit])
         if len(text) <= limit and len(value) <= 2 * limit:
             return text
@@ -151,7 +151,7 @@ _PROGRESS = Progress()
 
 
 class _StderrLogger:
-    """Writes to whatever `sys.stderr` is at that moment: tests and redirections replace it."""
+    """Writes to the current `sys.stderr`: tests and redirections replace it."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
@@ -199,7 +199,7 @@ def _add_logger_name(logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    # An integer beyond 64 bits or a lone surrogate is no reason to lose the line.
+    # An integer beyond 64 bits or a lone surrogate must not lose the line.
     try:
         return orjson.dumps(event).decode()
     except TypeError:

@@ -1,6 +1,7 @@
-"""How a start goes on: on a terminal the host's own entries pass by in one line.
+"""Progress of a start: on a terminal one line shows the host's latest own entry.
 
-What they say stands on the screen that ends the start. Entries of functions and warnings stay.
+The screen at the end of the start repeats these entries. Entries of functions and warnings are
+logged normally.
 """
 
 import sys
@@ -14,27 +15,27 @@ from runtime.observe.console import has_colors, is_of_the_host, join_words, term
 
 
 class Progress:
-    """A structlog processor that takes the host's INFO entries out between `begin` and `end`."""
+    """A structlog processor that drops the host's INFO entries between `begin` and `end`."""
 
     def __init__(self) -> None:
         self._is_on = False
         self._is_shown = False
 
     def begin(self, *, is_shown: bool) -> None:
-        """Take entries out from now on, and show each in passing if so; not in worker processes."""
+        """Start to drop entries; if `is_shown`, show each as the progress line."""
         self._is_on, self._is_shown = True, is_shown
 
     def end(self) -> None:
-        """Let all entries through."""
+        """Stop dropping entries."""
         self._is_on = False
         if self._is_shown:
             stderr.erase_passing()
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """The entry, or nothing.
+        """Pass an entry on, or drop it.
 
         Raises:
-            structlog.DropEvent: it was taken out.
+            structlog.DropEvent: the entry is dropped.
         """
         if not self._is_on or event.get("level") != "info" or not is_of_the_host(event):
             return event

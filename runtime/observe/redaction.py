@@ -8,8 +8,8 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 
 REDACTED = "***"
 SHORTEST_SECRET = 6
-"""Characters of a secret that is blotted out wherever it stands. A shorter one cannot be told from
-a word or a number, so that logs would become unreadable and tell what it is."""
+"""The least characters of a secret that is masked in every text. A shorter secret may equal a word
+or a number: masking it would make logs unreadable and reveal the secret."""
 
 _SECRET_WORDS = frozenset(
     (
@@ -38,7 +38,7 @@ def hide(secrets: Iterable[str]) -> None:
 
 
 def secrets_in(value: object) -> Iterator[str]:
-    """Every secret in a pydantic model, a mapping or a collection."""
+    """Iterate over the secrets in a pydantic model, a mapping or a collection."""
     if isinstance(value, SecretStr):
         yield value.get_secret_value()
     elif isinstance(value, SecretBytes):
@@ -60,7 +60,7 @@ def passwords_in(address: str | None) -> Iterator[str]:
             password, user = parts.password, parts.username
         except ValueError:
             continue
-        # One that is the user's name or the database's is no secret, and a common word.
+        # A password that equals the user's or the database's name is a common word and not masked.
         if password and unquote(password) not in (user, parts.path.strip("/")):
             yield from {password, unquote(password), quote(unquote(password), safe="")}
 
@@ -74,7 +74,7 @@ def mask(text: str) -> str:
 
 
 def is_secret_name(field: str) -> bool:
-    """Whether a word of the field's name says that it holds a secret: `admin_key`, `authToken`."""
+    """Whether a word of the field's name says that it is a secret: `admin_key`, `authToken`."""
     return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(field))
 
 

@@ -1,4 +1,4 @@
-"""Standard error: whole entries, and on a terminal one line in passing, which the next replaces."""
+"""Writes whole entries to standard error, and on a terminal one progress line at the end."""
 
 import contextlib
 import sys
@@ -10,16 +10,16 @@ _passing = [False]
 
 
 def write(text: str) -> None:
-    """Write whole lines, not in the middle of others, to whatever `sys.stderr` is at this moment.
+    """Write whole lines to the current `sys.stderr`, never inside other lines.
 
-    A terminal that is gone, or a full disk, must not fail the work that logs.
+    A closed terminal, or a full disk, must not fail the code that logs.
     """
     with contextlib.suppress(OSError), _lock:
         sys.stderr.write(f"{_erased()}{text}\n")
 
 
 def show_in_passing(text: str) -> None:
-    """Show one line until something else is written; `text` fits the terminal."""
+    """Show a progress line until something else is written; `text` fits the terminal."""
     with contextlib.suppress(OSError), _lock:
         sys.stderr.write(f"{_erased()}{text}")
         sys.stderr.flush()
@@ -27,7 +27,7 @@ def show_in_passing(text: str) -> None:
 
 
 def erase_passing() -> None:
-    """Take the line away that is shown in passing."""
+    """Erase the progress line."""
     with contextlib.suppress(OSError), _lock:
         sys.stderr.write(_erased())
         sys.stderr.flush()

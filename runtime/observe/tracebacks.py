@@ -1,4 +1,4 @@
-"""Tracebacks for a person at a terminal: rich's, without the host's frames and without values."""
+"""Renders tracebacks for a terminal with rich, without the host's frames and without values."""
 
 import io
 import os
@@ -23,7 +23,7 @@ _MOST_CHARACTERS = 32_768
 
 
 def exc_info_from(given: object) -> ExcInfo | None:
-    """What a logger was given as `exc_info`: an exception, `sys.exc_info()`, or True for it."""
+    """Normalise a logger's `exc_info`: an exception, `sys.exc_info()`, or True."""
     if isinstance(given, BaseException):
         return type(given), given, given.__traceback__
     found = given if isinstance(given, tuple) else sys.exc_info() if given else (None, None, None)
@@ -59,7 +59,7 @@ def draw_traceback(exc_info: ExcInfo, *, width: int, colors: bool) -> str:
 
 
 def _prepare(stack: Stack, *, keeps_host: bool) -> None:
-    """Take secrets out, and the host's frames unless the host itself failed."""
+    """Mask secrets, and remove the host's frames unless the host itself failed."""
     stack.exc_value = text_of(scrub(stack.exc_value[: 2 * REASON_CHARACTERS]))
     stack.notes[:] = [scrub(note) for note in stack.notes]
     if not keeps_host:

@@ -1,1 +1,1 @@
-"""What functions are given to work with: the PostgreSQL pool and the HTTP client."""
+"""The resources of functions: the PostgreSQL pool and the HTTP client."""

@@ -1,4 +1,4 @@
-"""One function's share of the PostgreSQL pool: asyncpg's own interface, fewer connections."""
+"""One function's share of the PostgreSQL pool: asyncpg's interface with a limit of its own."""
 
 import asyncio
 from collections import Counter
@@ -21,22 +21,22 @@ LONG_WAIT_S = 0.01
 
 
 class FunctionPool:
-    """What `ctx.postgres` is: as `asyncpg.Pool`, with at most `connections` at a time.
+    """The pool of `ctx.postgres`: as `asyncpg.Pool`, with at most `connections` at a time.
 
-    A call that waits for a connection has its time limit anew, see `has_waited`: other calls of the
-    function have the connections, and each of them is ended by its own limit.
+    A call that waits for a connection gets its time limit anew, see `has_waited`: other calls of
+    the function hold the connections, and each of them is ended by its own limit.
 
     Args:
-        pool: of all functions of the process. Its owner closes it.
-        connections: how many the function may hold at once.
+        pool: the pool of all functions of the process. Its owner closes it.
+        connections: the most connections that the function may hold at once.
         timeout_s: the time limit of the function's calls.
     """
 
     def __init__(self, pool: "Pool", connections: int, timeout_s: float) -> None:
         self._pool = pool
         self._connections = connections
-        # Enough for all who may stand before it in a usual queue; not for ever, as a call that
-        # holds one connection and waits for another may wait for itself.
+        # Long enough for the calls before it in a usual queue. Not for ever: a call that holds one
+        # connection and waits for another may wait for itself.
         self._wait_s = max(LEAST_WAIT_S, 2 * timeout_s)
         self._free = asyncio.Semaphore(connections)
         self._held: set[Connection] = set()
@@ -45,22 +45,22 @@ class FunctionPool:
         self._time = asyncio.get_running_loop().time
 
     def has_waited(self, task: "asyncio.Task[Any]") -> bool:
-        """Whether a task's call waits for a connection, or did since this was asked last."""
+        """Whether a task's call waits for a connection, or waited since the last check."""
         waited = task in self._waited
         self._waited.discard(task)
         return waited or task in self._waiting
 
     def acquire(self, *, timeout: float | None = None) -> "_Acquiring":
-        """A connection, to be awaited or for `async with`.
+        """Acquire a connection, with `await` or `async with`.
 
         Raises:
-            NoConnection: none was free within `timeout` seconds; without one, within twice the
-                function's time limit.
+            NoConnection: no connection was free within `timeout` seconds; without `timeout`, within
+                twice the function's time limit.
         """
         return _Acquiring(self, timeout)
 
     async def release(self, connection: "Connection", *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's
-        """Give a connection back."""
+        """Release a connection."""
         try:
             await self._pool.release(connection, timeout=timeout)
         finally:
@@ -76,7 +76,7 @@ class FunctionPool:
                 connection = await self._take_in_turn()
         except TimeoutError:
             if not wait.expired():
-                raise  # The driver's own: the server does not answer.
+                raise  # The driver's own timeout: the server does not answer.
             held = len(self._held)
             reason = f"no connection was free, the function holds {held} of {self._connections}"
             raise NoConnection(reason) from None
@@ -98,14 +98,14 @@ class FunctionPool:
             raise
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the pool has
-        """What is no statement and takes no connection, such as `get_size`."""
+        """The pool's attributes that need no connection, such as `get_size`."""
         if name in _NOT_FOR_FUNCTIONS:
-            raise AttributeError(f"{name} is the host's to call: the pool is shared")
+            raise AttributeError(f"only the host may call {name}: the pool is shared")
         return getattr(self._pool, name)
 
 
 class _Acquiring:
-    """A connection to be awaited, or for the time of an `async with`."""
+    """The result of `acquire`, for `await` or `async with`."""
 
     __slots__ = ("_connection", "_limit_s", "_pool")
 

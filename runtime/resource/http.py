@@ -9,7 +9,7 @@ _TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=5.0)
 def open_http() -> httpx.AsyncClient:
     """A client that follows no redirect and reads no proxy from the environment.
 
-    A redirect would lead a signed request, and what it carries, to where nobody allowed it to go.
+    A redirect would send a signed request and its body to an address that was not allowed.
     """
     return httpx.AsyncClient(
         limits=_LIMITS,

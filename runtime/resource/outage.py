@@ -1,4 +1,4 @@
-"""Telling an outage of a server from a function's own failure."""
+"""Distinguishes an outage of a server from a function's own failure."""
 
 from types import TracebackType
 
@@ -9,10 +9,10 @@ from runtime.resource.postgres import outage
 
 
 def is_outage(failure: BaseException) -> bool:
-    """Whether `failure` says that NATS or PostgreSQL is away, so that no message is to blame.
+    """Whether `failure` means that NATS or PostgreSQL is unavailable, so no message is the cause.
 
-    A refused or broken connection counts where the PostgreSQL driver raised it; the same error of a
-    function's own connection somewhere else is that function's failure.
+    A refused or broken connection counts when the PostgreSQL driver raised it; the same error of
+    another connection of a function is the function's failure.
     """
     if isinstance(failure, Unavailable):
         return not isinstance(failure, NoAnswer)

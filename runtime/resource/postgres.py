@@ -1,4 +1,4 @@
-"""The PostgreSQL pool, the schema's migrations, and what an outage looks like."""
+"""Opens the PostgreSQL pool, migrates the schema, and recognises outages in driver errors."""
 
 import asyncio
 import importlib.util
@@ -15,18 +15,18 @@ from runtime.errors import ConfigError, Problem, Unavailable
 _CONNECT_TIMEOUT_S = 10.0
 _CLOSE_LIMIT_S = 5.0
 _SESSION = {"application_name": "runtime", "timezone": "UTC"}
-# The same number in every host: whoever holds it migrates, the others wait.
+# The same number in every host: the host with this advisory lock migrates, the others wait.
 _MIGRATION_LOCK = 7_163_225_046
 # SQLSTATE classes: connection exception, insufficient resources, operator intervention (shutdown,
-# starting up), system error; and what a server says that has become a standby.
+# starting up), system error; and the error of a server that has become a standby.
 _OUTAGE_CLASSES = ("08", "53", "57P", "58")
 _STANDBY = "25006"
 
 
 def outage(error: BaseException) -> Unavailable | None:
-    """The outage behind a driver's error; None when the statement itself was at fault.
+    """The outage that a driver's error means; None when the statement itself failed.
 
-    The text of the driver's error is left out, for it may hold values.
+    The text of the driver's error is left out, because it may contain values.
     """
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
@@ -42,17 +42,17 @@ def outage(error: BaseException) -> Unavailable | None:
 
 
 def _is_lost(error: asyncpg.InterfaceError | asyncpg.InternalClientError) -> bool:
-    """Whether the driver speaks of a lost connection, and not of its own misuse."""
+    """Whether the driver's error means a lost connection, and not a misuse of the driver."""
     if isinstance(error, asyncpg.InternalClientError):
-        # A call in the moment between the server's last words and the end of the connection.
+        # A call between the server's last message and the end of the connection.
         return str(error).startswith("cannot switch to state")
-    # The text is the one sign. A value that it cannot encode is a ValueError too, and repeated.
+    # Only the text distinguishes them: a value that cannot be encoded is a ValueError too.
     return not isinstance(error, ValueError) and "clos" in str(error)
 
 
 @contextmanager
 def outages() -> Iterator[None]:
-    """Within it an outage of PostgreSQL becomes `Unavailable`; other errors pass as they are."""
+    """Convert an outage of PostgreSQL in the block to `Unavailable`; other errors pass."""
     try:
         yield
     except (
@@ -68,10 +68,10 @@ def outages() -> Iterator[None]:
 
 
 async def open_pool(dsn: str, *, max_size: int) -> "asyncpg.Pool[asyncpg.Record]":
-    """A pool that has proved the server's answer. The caller closes it.
+    """Open a pool and check that the server answers. The caller closes it.
 
     Raises:
-        ConfigError: the address cannot be read, or names a user or database that is not there.
+        ConfigError: the address is not valid, or names a user or database that does not exist.
         Unavailable: nobody answers there.
     """
     with _connecting():
@@ -85,7 +85,7 @@ async def open_pool(dsn: str, *, max_size: int) -> "asyncpg.Pool[asyncpg.Record]
 
 
 async def close_pool(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    """Close a pool; connections that are not given back soon are cut."""
+    """Close a pool; connections that are not released soon are cut."""
     try:
         await asyncio.wait_for(pool.close(), _CLOSE_LIMIT_S)
     except TimeoutError:
@@ -93,7 +93,7 @@ async def close_pool(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
 
 
 async def connect(dsn: str) -> "asyncpg.Connection[asyncpg.Record]":
-    """One connection outside of any pool. The caller closes it.
+    """Open a connection outside of the pool. The caller closes it.
 
     Raises:
         ConfigError, Unavailable: as for `open_pool`.
@@ -103,11 +103,11 @@ async def connect(dsn: str) -> "asyncpg.Connection[asyncpg.Record]":
 
 
 async def migrate(dsn: str, packages: Sequence[str]) -> None:
-    """Bring the schema up to the packages' newest versions. Several hosts may call it at once.
+    """Upgrade the schema to the packages' newest versions. Several hosts may call it at once.
 
-    A package holds `versions/NNNN_name.py`, a linear Alembic history whose revisions are the
-    numbers, and keeps its place in a version table of its own. Alembic is imported only when there
-    is something to do: that costs 0.4 s of a start.
+    A package contains `versions/NNNN_name.py`, a linear Alembic history whose revisions are the
+    numbers, and has a version table of its own. Alembic is imported only when a migration is due,
+    because the import takes 0.4 s.
 
     Raises:
         ConfigError: the address cannot be used, or the database is newer than this program.
@@ -216,7 +216,7 @@ def _connecting() -> Iterator[None]:
         asyncpg.exceptions.ClientConfigurationError,
         ValueError,
     ) as error:
-        # The driver's words may repeat the address and with it a password.
+        # The driver's text may repeat the address and with it a password.
         raise ConfigError(
             [
                 Problem(

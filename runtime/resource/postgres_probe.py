@@ -1,4 +1,4 @@
-"""Asks PostgreSQL whether it answers, on a connection that nothing else uses."""
+"""Checks that PostgreSQL answers, on a connection that nothing else uses."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,10 @@ CLOSE_LIMIT_S = 1.0
 
 
 class PostgresProbe:
-    """One connection beside the pool, opened when it is asked for and again when it was lost.
+    """One connection beside the pool, opened on demand and again after a loss.
 
-    On the pool's connections the probe would wait for functions that hold all of them, and call a
-    healthy server away.
+    On a connection of the pool the probe would wait for functions that hold all of them, and report
+    a healthy server as unavailable.
 
     Args:
         dsn: the server's address.
@@ -30,7 +30,7 @@ class PostgresProbe:
         """Return when the server answers.
 
         Raises:
-            Unavailable: it does not, or not in time.
+            Unavailable: the server does not answer, or not in time.
         """
         async with self._turn:
             try:
@@ -42,7 +42,7 @@ class PostgresProbe:
                 raise
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(TimeoutError, OSError, asyncpg.InterfaceError):

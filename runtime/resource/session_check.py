@@ -1,4 +1,4 @@
-"""Finds a pooler that gives each transaction another server connection, before it does harm."""
+"""Detects a pooler in transaction mode, which gives each transaction another connection."""
 
 import asyncio
 import secrets
@@ -12,17 +12,17 @@ from runtime.resource.postgres import connect, outages
 
 ANSWER_LIMIT_S = 3.0
 TRIES = 3
-"""A server that is busy may be late; one notification that comes back is proof."""
+"""A busy server may deliver a notification late; one notification is proof."""
 
 
 async def check_session(dsn: str) -> None:
-    """Check that what a session has stays with its connection, by a notification of our own.
+    """Check, with a notification, that a session stays on one server connection.
 
-    Through a pooler in transaction mode (pgbouncer, for example) LISTEN hears nothing, prepared
-    statements are missing at random, and an advisory lock is never given back.
+    Through a pooler in transaction mode (pgbouncer, for example) LISTEN receives nothing, prepared
+    statements are missing at random, and an advisory lock is never released.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the session does not stay on one connection.
         Unavailable: PostgreSQL does not answer.
     """
     async with AsyncExitStack() as stack:
@@ -49,7 +49,7 @@ async def _hears(
     try:
         await listening.add_listener(channel, notice)
         for _ in range(TRIES):
-            # On another connection: the pooler may bring it to whoever sent it.
+            # From another connection: the pooler may deliver it to the sender.
             await other.execute(f"NOTIFY {channel}")
             try:
                 async with asyncio.timeout(ANSWER_LIMIT_S):
@@ -58,9 +58,9 @@ async def _hears(
                 continue
             return True
     except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
-        return False  # A prepared statement that was not found, or is not ours.
+        return False  # A prepared statement was missing, or belongs to another session.
     except asyncpg.ReadOnlySQLTransactionError:
-        return True  # A standby: nobody can listen there, which is no pooler's doing.
+        return True  # A standby: LISTEN is not possible there, with or without a pooler.
     return False
 
 

@@ -1,4 +1,4 @@
-"""Opens what the functions of a process use, and gives each function its share."""
+"""Opens the PostgreSQL pool and HTTP client of a process, and gives each function its share."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class SharedResources:
-    """The PostgreSQL pool and the HTTP client of one process, as far as its functions use them.
+    """The PostgreSQL pool and the HTTP client of one process, if its functions use them.
 
-    One pool for all functions and a share for each, rather than a pool for each: forty functions
-    with four connections each are more than the hundred that PostgreSQL takes by default, and
+    One pool for all functions, with a share for each, instead of a pool for each: forty functions
+    with four connections each are more than the hundred that PostgreSQL accepts by default, and
     several hosts use the same server.
 
     Args:
-        functions: those that run here, by name.
+        functions: the functions of this process, by name.
         database_url: PostgreSQL's address.
-        connections: how many the functions may hold together.
+        connections: the most connections that the functions may hold together.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class SharedResources:
         self._probe: PostgresProbe | None = None
 
     def uses(self, resource: str) -> bool:
-        """Whether a function needs it."""
+        """Whether a function uses the resource."""
         return any(resource in function.spec.uses for function in self._functions.values())
 
     async def open(self) -> None:
-        """Open what is used.
+        """Open the resources that are used.
 
         Raises:
             ConfigError: the address cannot be used, it leads through a pooler in transaction mode,
@@ -62,7 +62,7 @@ class SharedResources:
             self._probe = PostgresProbe(self._database_url)
 
     async def close(self) -> None:
-        """Close what was opened."""
+        """Close the resources."""
         if self._probe is not None:
             await self._probe.close()
         if self._pool is not None:
@@ -71,7 +71,7 @@ class SharedResources:
             await self._http.aclose()
 
     def of(self, function: Function) -> dict[str, Any]:
-        """What a function is given, by the names in its `uses`."""
+        """The resources of a function, by the names in its `uses`."""
         given: dict[str, Any] = {}
         spec = function.spec
         if "http" in spec.uses:
@@ -81,10 +81,10 @@ class SharedResources:
         return given
 
     async def check_postgres(self) -> str | None:
-        """A probe: PostgreSQL answers.
+        """Probe: PostgreSQL answers.
 
         Raises:
-            Unavailable: it does not.
+            Unavailable: PostgreSQL does not answer.
         """
         if self._probe is None:
             return "STARTING"

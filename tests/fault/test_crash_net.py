@@ -263,7 +263,7 @@ async def test_a_function_that_hangs_its_process_is_ended_at_its_time_limit(
         [letter] = await wait_for_letters_slowly(broker, "hanging")
         await wait_until_settled(broker, "HANGING", "hanging")
         await served.wait_for_line(
-            "The event loop stood still for too long, the process ends", function="hanging"
+            "The event loop was blocked for too long, the process ends", function="hanging"
         )
 
     assert (letter.code, json.loads(letter.message.data)["number"]) == ("MAX_DELIVERIES", 1)

@@ -194,7 +194,7 @@ async def test_a_retry_is_told_without_a_traceback_and_a_bad_delay_is_a_warning(
 
     assert (first["log_level"], first["reason"]) == ("info", "not now")
     assert second["log_level"] == "warning"
-    assert "no number of seconds" in second["note"]
+    assert "not a number of seconds" in second["note"]
     assert (last["log_level"], last["error"]) == ("error", "Retry: not now")
     assert "exc_info" not in last
 

@@ -238,7 +238,7 @@ async def test_a_failing_limit_does_not_end_the_watch(lines: Lines) -> None:
     finally:
         watch.stop()
     assert again == [True, True]
-    assert lines.written[0]["event"] == "The watch over the event loop failed, and goes on"
+    assert lines.written[0]["event"] == "The event loop's watchdog failed once, and goes on"
 
 
 async def test_a_loop_that_turns_is_not_late(lines: Lines) -> None:
