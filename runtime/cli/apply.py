@@ -1,4 +1,4 @@
-"""`runtime apply`: streams and consumers as the manifests say, without serving."""
+"""`runtime apply`: creates and updates streams and consumers without serving."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from runtime.manifest import Manifest
 @click.option("--allow-loss", is_flag=True, help="Make changes that lose messages too.")
 @nats_url_option
 def apply(manifests: tuple[Path, ...], allow_loss: bool, nats_url: str | None) -> None:
-    """Make the streams and consumers that MANIFESTS, files or folders, declare.
+    """Create the streams and consumers that MANIFESTS, files or folders, declare.
 
-    What is missing is created, what differs is updated in place. Nothing at all is changed, and the
-    exit code is 2, when JetStream cannot change a field in place or a change would lose messages.
-    Streams and consumers that no manifest names are left alone.
+    Missing ones are created, different ones are updated in place. Nothing is changed, and the exit
+    code is 2, when JetStream cannot change a field in place or a change would lose messages.
+    Streams and consumers that no manifest names are not changed.
     """
     manifest = read_manifest(manifests)
     changes = run(nats_url, lambda broker: find_changes(broker, manifest))

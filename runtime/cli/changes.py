@@ -1,4 +1,4 @@
-"""Differences between manifests and server, in words."""
+"""Formats the differences between manifests and server for a person and for a script."""
 
 import os
 from collections import Counter
@@ -32,7 +32,7 @@ _UNREMARKABLE: tuple[Any, ...] = (None, 0, -1, 1, "", [])
 
 
 def read_manifest(paths: Sequence[Path]) -> Manifest:
-    """The manifest with all streams that serving it needs; mistakes in it end the process."""
+    """Read the manifest, with all streams that serving it needs; mistakes end the process."""
     try:
         settings = HostSettings.from_environment(os.environ)
         return with_leases(with_ticks(read(paths, {**placeholders(settings), **os.environ})))
@@ -41,7 +41,7 @@ def read_manifest(paths: Sequence[Path]) -> Manifest:
 
 
 def draw(changes: Iterable[Change]) -> str:
-    """One line for each change, the same for the same changes; the way out where one is needed."""
+    """One line for each change, in a stable order, with the remedy when one is needed."""
     ordered = _ordered(changes)
     lines = align([(change.kind, change.object, _draw_fields(change)) for change in ordered])
     drawn = []
@@ -53,13 +53,13 @@ def draw(changes: Iterable[Change]) -> str:
 
 
 def summarize(changes: Iterable[Change]) -> str:
-    """How many of each kind: `2 to create, 1 to update in place`."""
+    """The number of changes of each kind: `2 to create, 1 to update in place`."""
     counts = Counter(change.kind for change in changes)
     return ", ".join(f"{counts[kind]} {words}" for kind, words in _KINDS.items() if counts[kind])
 
 
 def describe(change: Change) -> dict[str, Any]:
-    """For a script, in JetStream's own terms."""
+    """A change as a JSON object, in JetStream's own terms."""
     described: dict[str, Any] = {
         "kind": change.kind,
         "object": change.object,

@@ -1,4 +1,4 @@
-"""`runtime check`: everything that can be known without a server."""
+"""`runtime check`: checks manifests and loads functions without a server."""
 
 import os
 from collections import Counter
@@ -44,9 +44,9 @@ _FUNCTION_COLUMNS = (
 def check(manifests: tuple[Path, ...], chosen: FunctionFilter, as_json: bool) -> None:
     """Check MANIFESTS, files or folders, and load their functions.
 
-    Nothing is started and no server is asked. Prints what would run; exits with 2 when there are
-    mistakes, after printing every one of them. The endpoints of a micro service are one row, unless
-    they are asked for. On a terminal, columns that do not fit are left out.
+    Nothing is started and no server is needed. Prints what would run. Prints every mistake and
+    exits with 2 when there are any. The endpoints of a micro service are one row, unless a filter
+    names them. On a terminal, columns that do not fit are left out.
     """
     try:
         manifest, functions = _check(manifests)
@@ -172,7 +172,7 @@ def _describe_function(name: str, function: Function) -> dict[str, Any]:
 
 
 def _service_of(name: str, spec: FunctionSpec) -> str:
-    """The micro service of an endpoint; empty for every other."""
+    """The micro service of an endpoint; empty for any other function."""
     return (spec.endpoint.service or name) if spec.endpoint else ""
 
 

@@ -1,4 +1,4 @@
-"""How an operator's command reaches NATS, and how it ends when that fails."""
+"""Connects an operator's command to NATS, and exits with a code when that fails."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -29,9 +29,9 @@ nats_url_option = click.option(
 
 
 def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
-    """What `work` returns, given a connection.
+    """Connect, and return the result of `work`.
 
-    Ends the process with 2 when a person must change something, with 1 when NATS does not answer.
+    Exits with 2 when a file or variable must be changed, and with 1 when NATS does not answer.
     """
     configure_logs("ERROR")
     address = _find(nats_url)
@@ -48,7 +48,7 @@ def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
 
 
 def show_server(nats_url: str | None) -> str:
-    """Which server `run` asks, without user and password."""
+    """The server that `run` connects to, without user and password."""
     return scrub(_find(nats_url).url).replace(f"{REDACTED}@", "")
 
 

@@ -1,4 +1,4 @@
-"""A dead letter for a person and for a script."""
+"""Formats dead letters for a person and for a script."""
 
 import base64
 import re
@@ -11,7 +11,7 @@ from runtime.cli.printing import align, count, printable, show_span, show_time
 from runtime.cli.table import Column, print_table
 
 HEX_LIMIT_BYTES = 4096
-"""Bytes that are no text are shown so far; `--raw` gives them all."""
+"""The most bytes of a binary payload that are shown; `--raw` prints all."""
 
 _LINK = "runtime-"
 _WIDTH = 16
@@ -31,7 +31,7 @@ _COLUMNS = (
 
 
 def draw_table(letters: Iterable[DeadLetter]) -> None:
-    """Print one line for each."""
+    """Print one line for each dead letter."""
     now = datetime.now(UTC)
     print_table(
         _COLUMNS,
@@ -52,7 +52,7 @@ def draw_table(letters: Iterable[DeadLetter]) -> None:
 
 
 def describe(letter: DeadLetter) -> dict[str, Any]:
-    """What a script learns from the list: everything but headers, traceback and payload."""
+    """A dead letter as a JSON object, without headers, traceback and payload."""
     message = letter.message
     return {
         "sequence": letter.sequence,
@@ -76,7 +76,7 @@ def describe(letter: DeadLetter) -> dict[str, Any]:
 
 
 def describe_whole(letter: DeadLetter) -> dict[str, Any]:
-    """Everything. The payload is `text` when it is UTF-8, else `base64`."""
+    """A complete dead letter as a JSON object. The payload is `text` when UTF-8, else `base64`."""
     data = letter.message.data
     try:
         payload = {"text": data.decode("utf-8")}
@@ -94,7 +94,7 @@ def describe_whole(letter: DeadLetter) -> dict[str, Any]:
 
 
 def draw(letter: DeadLetter) -> str:
-    """Everything, for a person."""
+    """A complete dead letter as text for a person."""
     message = letter.message
     age = show_span((datetime.now(UTC) - letter.failed_at).total_seconds())
     facts = [

@@ -1,4 +1,4 @@
-"""`runtime dlq`: the messages that functions gave up, why, and the way back."""
+"""`runtime dlq`: lists, shows, redrives and removes dead letters."""
 
 import functools
 import sys
@@ -31,7 +31,7 @@ def _filter(
 
 
 def filters(command: Callable[Concatenate[Selection, P], None]) -> Callable[..., None]:
-    """The options that say which dead letters are meant; the command gets them as a `Selection`."""
+    """Add the filter options to a command, which gets them as a `Selection`."""
 
     @_filter("--function", "NAME", "Given up by this function.", parameters.function_name)
     @_filter("--code", "CODE", "For this reason, such as MAX_DELIVERIES.", str)
@@ -60,7 +60,7 @@ def filters(command: Callable[Concatenate[Selection, P], None]) -> Callable[...,
 
 @click.group()
 def dlq() -> None:
-    """Look at dead letters, redrive them to the function that failed, or remove them."""
+    """List and show dead letters, redrive them to the function that failed, or remove them."""
 
 
 @dlq.command("ls")
@@ -122,9 +122,10 @@ def show(sequence: int, as_json: bool, raw: bool, nats_url: str | None) -> None:
 def redrive(
     selection: Selection, sequences: tuple[int, ...], every: bool, nats_url: str | None
 ) -> None:
-    """Hand dead letters back to the functions that gave them up, and to nobody else.
+    """Send dead letters again to the functions that gave them up, and to no other function.
 
-    Each gets all its attempts anew. Running it again, also after it was interrupted, doubles none.
+    Each message gets all its attempts anew. Running it again, also after it was interrupted, sends
+    no message twice.
     """
     _check_choice(selection, sequences, every=every)
     chosen = tuple(dict.fromkeys(sequences))
@@ -150,7 +151,7 @@ def redrive(
 def purge(
     selection: Selection, sequences: tuple[int, ...], every: bool, yes: bool, nats_url: str | None
 ) -> None:
-    """Remove dead letters for good. Asks first, and then removes exactly what it counted."""
+    """Remove dead letters for good. Asks first, and then removes exactly the ones it counted."""
     _check_choice(selection, sequences, every=every)
     chosen = tuple(dict.fromkeys(sequences))
     if not yes:
@@ -236,7 +237,7 @@ async def _follow(
     selection: Selection,
     sequences: tuple[int, ...],
 ) -> Callable[[int], None]:
-    """A line on the bar; how long it will get is known where it costs nothing to know."""
+    """Show progress on the bar; the total is known only when counting costs nothing."""
     total: int | None = len(sequences) or None
     if total is None and selection == Selection(function=selection.function):
         counts = await letters.counts()

@@ -1,4 +1,4 @@
-"""How a command ends when it cannot do what it was asked for."""
+"""Prints why a command failed, and exits with the right code."""
 
 import sys
 from typing import NoReturn
@@ -9,9 +9,9 @@ from runtime.cli.printing import wrapped
 from runtime.errors import ConfigError
 
 EXIT_CODE = 2
-"""A person must change something first: a file, an argument."""
+"""Exit code when a file, variable or argument must be changed first."""
 UNAVAILABLE_EXIT_CODE = 1
-"""A server does not answer; the same command may work later."""
+"""Exit code when a server does not answer; the same command may work later."""
 
 
 def exit_with_problems(error: ConfigError, code: int = EXIT_CODE) -> NoReturn:
@@ -24,12 +24,12 @@ def exit_with_problems(error: ConfigError, code: int = EXIT_CODE) -> NoReturn:
 
 
 def exit_with_nothing_done(sentence: str) -> NoReturn:
-    """Say why there was nothing to do, and exit with 2."""
+    """Print why nothing was done, and exit with 2."""
     click.echo(wrapped(sentence, sys.stderr), err=True)
     raise SystemExit(EXIT_CODE)
 
 
 def exit_unavailable(sentence: str) -> NoReturn:
-    """Say who does not answer, and exit with 1."""
+    """Print which server does not answer, and exit with 1."""
     click.echo(wrapped(sentence, sys.stderr), err=True)
     raise SystemExit(UNAVAILABLE_EXIT_CODE)

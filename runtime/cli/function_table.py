@@ -1,4 +1,4 @@
-"""The table of `runtime ls`: a row for each function, or for the endpoints of a micro service."""
+"""Renders the table of `runtime ls`: a row for each function or micro service."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,19 +28,19 @@ _COLUMNS = (
 
 @dataclass(slots=True)
 class FunctionView:
-    """What is known of one function.
+    """The state of one function, as the server and the hosts report it.
 
     Attributes:
-        kind: how it is called; empty when it left dead letters alone.
-        service: the micro service of an endpoint; empty for every other.
+        kind: the kind of its binding; empty when only dead letters of the function exist.
+        service: the micro service of an endpoint; empty for any other function.
         bound_to: `stream/durable`, or an endpoint's subject; empty for a service.
         pending: messages not delivered yet, in its stream and its mailbox; None without a consumer.
-        ack_pending: delivered and not settled.
-        retried: of those, the ones that were delivered more than once.
-        parked: waiting for a later attempt, outside the consumer.
-        dead_letters: given up, and neither redriven nor purged.
-        versions: how many instances run which version of its code.
-        paused_until: None when it is not paused.
+        ack_pending: messages delivered and not settled.
+        retried: those of `ack_pending` that were delivered more than once.
+        parked: messages that wait for a later attempt in the mailbox.
+        dead_letters: messages that were given up, and neither redriven nor purged.
+        versions: number of instances of each version of its code.
+        paused_until: end of the pause; None when the function is not paused.
         drift: how its stream and consumers differ from the manifest of a host that runs it.
     """
 
@@ -59,7 +59,7 @@ class FunctionView:
 
     @property
     def instances(self) -> int:
-        """How many processes run it."""
+        """The number of processes that run the function."""
         return sum(self.versions.values())
 
 
@@ -67,8 +67,8 @@ def draw_functions(views: Sequence[FunctionView], *, folds: bool) -> None:
     """Print the functions, sorted by name.
 
     Args:
-        views: those to show.
-        folds: whether the endpoints of a micro service that has several are one row.
+        views: the functions to show.
+        folds: whether several endpoints of one micro service are one row.
     """
     rows: list[tuple[str, tuple[Cell, ...]]] = []
     folded: dict[str, list[FunctionView]] = {}
@@ -97,7 +97,7 @@ def _draw(view: FunctionView) -> tuple[Cell, ...]:
 
 
 def _draw_service(service: str, endpoints: Sequence[FunctionView]) -> tuple[Cell, ...]:
-    """The endpoints of one micro service: sums, and a range where they differ."""
+    """One row for the endpoints of a micro service: sums, and ranges of differing values."""
     instances = {view.instances for view in endpoints}
     least, most = _show_count(min(instances)), _show_count(max(instances))
     versions = {version for view in endpoints for version in view.versions}

@@ -1,4 +1,4 @@
-"""`runtime ls`: every function at a glance, as the server and the hosts see it."""
+"""`runtime ls`: lists every function with its state on the server and on the hosts."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from runtime.cli.printing import print_json, printable, wrapped
 from runtime.cli.selection import FunctionFilter, Kind, function_filter
 
 ANSWERS_S = 1.0
-"""How long hosts have to say what they run."""
+"""How long to wait for the hosts' answers."""
 
 
 @click.command()
@@ -27,11 +27,11 @@ ANSWERS_S = 1.0
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each function, a line.")
 @nats_url_option
 def ls(chosen: FunctionFilter, as_json: bool, nats_url: str | None) -> None:
-    """Show every function: how far behind, what failed, and who runs which version.
+    """Show every function: its backlog, its failures, and the instances of each version.
 
     INSTANCES counts processes, a worker each. A function that has consumers but no instance is
-    served by nobody. The endpoints of a micro service are one row, unless they are asked for. On a
-    terminal, columns that do not fit are left out.
+    not running anywhere. The endpoints of a micro service are one row, unless a filter names them.
+    On a terminal, columns that do not fit are left out.
     """
     every = run(nats_url, _find_functions)
     views = [view for view in every if chosen.takes(view.function, view.kind, view.service)]
@@ -81,7 +81,7 @@ def _add_consumers(view: FunctionView, consumers: list[FunctionConsumer]) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Instance:
-    """What one process says of one function."""
+    """One process's answer about one function."""
 
     function: str
     kind: Kind
@@ -92,14 +92,14 @@ class _Instance:
 
 
 async def _ask_hosts(broker: Broker) -> dict[str, list[_Instance]]:
-    """What each instance says, by function."""
+    """The answers of all instances, by function."""
     found: dict[str, list[_Instance]] = defaultdict(list)
     for reply in await broker.request_many("$SRV.INFO", b"", wait_s=ANSWERS_S):
         try:
             for instance in _instances_of(json.loads(reply.data)):
                 found[instance.function].append(instance)
         except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # Somebody else's service, which need not keep to our metadata.
+            continue  # Another application's service, whose metadata may differ.
     return found
 
 

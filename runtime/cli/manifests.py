@@ -1,4 +1,4 @@
-"""The manifests that a command works on: a user's own, and those that this distribution ships."""
+"""Collects the manifests of a command: a user's own, and shipped ones named by `--with`."""
 
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -22,22 +22,22 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "unmapped",
     ),
 }
-"""Names for several shipped manifests. The runtime knows the names of the files and no more."""
+"""Names of groups of shipped manifests. The runtime knows only the names of the files."""
 
 
 def shipped_names() -> list[str]:
-    """What `--with` takes: groups first, then single manifests."""
+    """The names that `--with` accepts: groups first, then single manifests."""
     return [*GROUPS, *sorted(path.stem for path in SHIPPED.glob("*.yaml"))]
 
 
 def shipped_manifests(names: Iterable[str]) -> list[Path]:
-    """The files that `--with` names, each once."""
+    """The files that `--with` names, without duplicates."""
     stems = [stem for name in names for stem in GROUPS.get(name, (name,))]
     return [SHIPPED / f"{stem}.yaml" for stem in dict.fromkeys(stems)]
 
 
 def takes_manifests(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the arguments MANIFESTS and `--with`; it is called with `manifests`, paths."""
+    """Add the arguments MANIFESTS and `--with` to a command, which gets the paths `manifests`."""
 
     @click.argument("manifests", nargs=-1, type=click.Path(path_type=Path))
     @click.option(

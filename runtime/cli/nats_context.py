@@ -1,4 +1,4 @@
-"""`runtime nats-context`: have the official `nats` command line reach the embedded server."""
+"""`runtime nats-context`: writes contexts for the official `nats` command line."""
 
 import json
 import os
@@ -25,8 +25,8 @@ from runtime.subjects import HOST_INBOX
 def nats_context(name: str) -> None:
     """Write two contexts for the `nats` command line, with the password of the embedded server.
 
-    One is for messages, streams and consumers, the runtime's own among them, the other for what
-    the server tells of itself. They stand where `nats` looks: $XDG_CONFIG_HOME/nats/context.
+    One is for messages, streams and consumers, the runtime's own included; the other is for the
+    server's own reports. `nats` reads them from $XDG_CONFIG_HOME/nats/context.
     """
     try:
         settings = HostSettings.from_environment(os.environ)
@@ -57,7 +57,7 @@ def _find_password(settings: HostSettings) -> str:
 
 
 def _context_folder() -> Path:
-    """Where `nats` keeps its contexts. Source: natscli, `jsm.go/natscontext`."""
+    """The folder of the contexts of `nats`. Source: natscli, `jsm.go/natscontext`."""
     configured = os.environ.get("XDG_CONFIG_HOME")
     return (Path(configured) if configured else Path.home() / ".config") / "nats" / "context"
 

@@ -1,4 +1,4 @@
-"""Arguments with a form of their own, checked before any server is asked."""
+"""Types of command-line arguments, checked before a server is contacted."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ from runtime.manifest.model import NAME_PATTERN, SUBJECT_PATTERN, check_subject,
 
 
 class _Sequence(click.IntRange):
-    """The number in the first column of a list."""
+    """A sequence: the number in the first column of a list."""
 
     name = "sequence"
 
@@ -18,24 +18,24 @@ SEQUENCE = _Sequence(min=1)
 
 
 def function_name(text: str) -> str:
-    """A function's name: no wildcard may hide in it, as it becomes part of a subject.
+    """Parse a function's name, without wildcards: the name becomes part of a subject.
 
     Raises:
-        click.BadParameter: it could be none.
+        click.BadParameter: no function can have this name.
     """
     if not re.fullmatch(NAME_PATTERN, text):
-        raise click.BadParameter(f"{text!r} is no function's name")
+        raise click.BadParameter(f"{text!r} cannot be a function's name")
     return text
 
 
 def subject_pattern(text: str) -> str:
-    """A subject, in which `*` and `>` may stand.
+    """Parse a subject, which may have `*` and `>`.
 
     Raises:
-        click.BadParameter: NATS takes no such subject.
+        click.BadParameter: the text is not a valid subject.
     """
     if not re.fullmatch(SUBJECT_PATTERN, text):
-        raise click.BadParameter(f"{text!r} is no subject")
+        raise click.BadParameter(f"{text!r} is not a subject")
     try:
         return check_subject(text)
     except ValueError as wrong:
@@ -43,10 +43,10 @@ def subject_pattern(text: str) -> str:
 
 
 def span(text: str) -> timedelta:
-    """A duration such as `90s` or `1h30m`.
+    """Parse a duration such as `90s` or `1h30m`.
 
     Raises:
-        click.BadParameter: it is none.
+        click.BadParameter: the text is not a duration.
     """
     try:
         return timedelta(seconds=parse_duration(text))
@@ -55,10 +55,10 @@ def span(text: str) -> timedelta:
 
 
 def moment(text: str) -> datetime:
-    """A point in time: an age such as `2h`, or RFC 3339; without an offset it is UTC.
+    """Parse a point in time: an age such as `2h`, or RFC 3339, in UTC without an offset.
 
     Raises:
-        click.BadParameter: it is neither.
+        click.BadParameter: the text is neither.
     """
     try:
         found = datetime.fromisoformat(text)
@@ -72,5 +72,5 @@ def _ago(text: str) -> datetime:
         return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError) as wrong:
         raise click.BadParameter(
-            f"{text!r} is no time; write an age like 30m or 2d, or 2026-08-01T12:00:00Z"
+            f"{text!r} is not a time; write an age like 30m or 2d, or 2026-08-01T12:00:00Z"
         ) from wrong

@@ -1,4 +1,4 @@
-"""`runtime parked`: the messages that wait for their next attempt, outside their consumers."""
+"""`runtime parked`: lists, runs and cancels messages that wait in the mailbox."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ function_option = click.option(
 
 @click.group()
 def parked() -> None:
-    """Look at parked messages, make them due now, or give them up."""
+    """List parked messages, make them due now, or give them up."""
 
 
 @parked.command("ls")
@@ -48,7 +48,7 @@ def parked() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @nats_url_option
 def list_(function: str | None, limit: int | None, as_json: bool, nats_url: str | None) -> None:
-    """List parked messages, the one that is due first at the top."""
+    """List parked messages, the next due one first."""
     found = run(nats_url, lambda broker: _read(broker, function))
     waiting = found.waiting
     waiting.sort(key=lambda each: (each.due_at, each.sequence))
@@ -71,7 +71,7 @@ def list_(function: str | None, limit: int | None, as_json: bool, nats_url: str 
 @function_option
 @nats_url_option
 def run_now(sequences: tuple[int, ...], function: str | None, nats_url: str | None) -> None:
-    """Make parked messages due now, as when a dead endpoint lives again.
+    """Make parked messages due now, for example when an endpoint works again.
 
     Their attempts go on counting.
     """
@@ -116,7 +116,7 @@ def _report(made: int, chosen: int, done: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What waits, the server's time if anything does, and why there may be nothing."""
+    """The parked messages, the server's time, and a hint why there may be none."""
 
     waiting: list[Parked]
     now: datetime | None
@@ -129,7 +129,7 @@ async def _read(broker: Broker, function: str | None) -> _Found:
         version = ".".join(map(str, broker.server_version))
         hint = f"; nats-server {version} cannot park, it delays in the consumer (2.12 and up can)"
     waiting = [each async for each in Mailbox(broker).list_parked(function)]
-    # A server where no function has run yet has no mailbox to ask.
+    # A server where no function has run yet has no mailbox.
     now = await ServerClock(broker, MAILBOX).now() if waiting else None
     return _Found(waiting, now, hint)
 

@@ -1,4 +1,4 @@
-"""`runtime pause` and `runtime resume`: hold functions back on all hosts, through the server."""
+"""`runtime pause` and `runtime resume`: pause a function's consumers on the server."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -34,10 +34,10 @@ functions_argument = click.argument(
 )
 @nats_url_option
 def pause(functions: tuple[str, ...], for_: timedelta | None, nats_url: str | None) -> None:
-    """Have no host get messages for FUNCTION, whichever hosts come or go.
+    """Stop the delivery of messages for FUNCTION to all hosts, also to hosts that start later.
 
-    What a host holds already is finished. Messages wait in their stream, redriven and parked ones
-    in the mailbox. Needs nats-server 2.11.
+    Messages that a host holds already are finished. The others wait in their stream, redriven and
+    parked ones in the mailbox. Needs nats-server 2.11.
     """
     paused, until = run(nats_url, lambda broker: _pause(broker, functions, for_))
     for name, consumers in paused.items():
@@ -48,7 +48,7 @@ def pause(functions: tuple[str, ...], for_: timedelta | None, nats_url: str | No
 @functions_argument
 @nats_url_option
 def resume(functions: tuple[str, ...], nats_url: str | None) -> None:
-    """Have FUNCTION get messages again, on all hosts."""
+    """Deliver messages for FUNCTION again, to all hosts."""
     resumed = run(nats_url, lambda broker: _resume(broker, functions))
     for name, consumers in resumed.items():
         was_paused = any(consumer.paused_until for consumer in consumers)
@@ -56,7 +56,7 @@ def resume(functions: tuple[str, ...], nats_url: str | None) -> None:
 
 
 def show_end(until: datetime) -> str:
-    """When a pause ends, in words."""
+    """The end of a pause, in words."""
     return "until resumed" if until >= FOR_EVER else f"until {show_time(until)}"
 
 
@@ -66,7 +66,7 @@ async def _pause(
     found = await _find(broker, functions)
     until = FOR_EVER
     if for_:
-        # The server ends the pause, so its clock counts: that of this machine may be wrong.
+        # The server ends the pause, so the server's clock counts: this machine's may be wrong.
         stream = found[functions[0]][0].stream
         until = await ServerClock(broker, stream).now() + for_
     for consumers in found.values():
@@ -82,7 +82,7 @@ async def _resume(broker: Broker, functions: Sequence[str]) -> dict[str, list[Fu
 
 
 async def _find(broker: Broker, functions: Sequence[str]) -> dict[str, list[FunctionConsumer]]:
-    """The consumers of each, or a `ConfigError` before anything is paused."""
+    """The consumers of each function; a `ConfigError` comes before anything is paused."""
     function_consumers.check_pausing(broker.server_version)
     known = await function_consumers.find_consumers(broker)
     problems = [

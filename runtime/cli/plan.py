@@ -1,4 +1,4 @@
-"""`runtime plan`: what would change on the server, before anything does."""
+"""`runtime plan`: lists what would change on the server, and changes nothing."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from runtime.cli.printing import print_json
 def plan(manifests: tuple[Path, ...], as_json: bool, nats_url: str | None) -> None:
     """Show how the server differs from MANIFESTS, files or folders. Changes nothing.
 
-    Exits with 0 when `runtime serve` and `runtime apply` would make it so, and with 2 when they
-    would refuse: a field that JetStream cannot change in place, a change that loses messages.
+    Exits with 0 when `runtime serve` and `runtime apply` would make the changes, and with 2 when
+    they would refuse: a field that JetStream cannot change in place, a change that loses messages.
     """
     manifest = read_manifest(manifests)
     changes = run(nats_url, lambda broker: find_changes(broker, manifest))

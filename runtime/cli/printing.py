@@ -1,4 +1,4 @@
-"""What commands print besides tables: JSON, times, numbers, progress."""
+"""Formats what commands print besides tables: JSON, times, numbers, progress."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ _UNITS_S = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def align(rows: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
-    """The rows as lines, each column as wide as its widest cell."""
+    """Format rows as lines, each column as wide as its widest cell."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     sides = [*right, *[False] * (len(widths) - len(right))]
     return "\n".join(
@@ -46,7 +46,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def wrapped(line: str, stream: TextIO) -> str:
-    """The line for a terminal, in lines that break between words; for anything else as it is."""
+    """Wrap a line between words for a terminal; leave it unchanged for any other stream."""
     if not stream.isatty():
         return line
     width = terminal_width(stream)
@@ -56,12 +56,12 @@ def wrapped(line: str, stream: TextIO) -> str:
 
 
 def show_time(moment: datetime) -> str:
-    """A point in time to the second, UTC."""
+    """Format a point in time to the second, in UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def show_span(seconds: float) -> str:
-    """A duration in its two largest units: `3h 12m`."""
+    """Format a duration in its two largest units: `3h 12m`."""
     left = max(0, round(seconds))
     parts: list[str] = []
     for unit, size in _UNITS_S:
@@ -72,12 +72,12 @@ def show_span(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 dead letter`, `2,500 dead letters`."""
+    """Format a number with its noun: `1 dead letter`, `2,500 dead letters`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error; nothing when that is no terminal."""
+    """A progress bar on standard error; shown only on a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""`runtime psql`: a prompt at the database of the functions."""
+"""`runtime psql`: opens psql on the functions' database."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ from runtime.settings import HostSettings
 @click.option("--print-address", is_flag=True, help="Print the address, password included.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PSQL ARGUMENT...]")
 def psql(arguments: tuple[str, ...], *, superuser: bool, print_address: bool) -> None:
-    """Open psql at the database of the functions, as they open it.
+    """Open psql on the functions' database, with the functions' role.
 
     That is DATABASE_URL, or else the PostgreSQL that `runtime serve` embeds and which must be
     running. Arguments go to psql: `runtime psql -c 'SELECT 1'`.
@@ -41,13 +41,13 @@ def psql(arguments: tuple[str, ...], *, superuser: bool, print_address: bool) ->
             click.echo("There is no psql here; any client takes this address:", err=True)
         click.echo(_with_password(address, password))
         return
-    # In the environment: arguments can be seen by other users of the machine.
+    # In the environment: other users of the machine can see arguments.
     environment = {**os.environ, **({"PGPASSWORD": password} if password else {})}
     os.execve(program, [program, address, *arguments], environment)  # noqa: S606 - no shell
 
 
 def _find(settings: HostSettings, *, superuser: bool) -> tuple[str, str | None]:
-    """The address without the password, and the password; None where there is none."""
+    """The address without the password, and the password; None when there is none."""
     if settings.database_url is not None:
         if superuser:
             wrong, remedy = "names a server that is not embedded", "leave out --superuser"
@@ -90,7 +90,7 @@ def _with_password(address: str, password: str | None) -> str:
 
 
 def _find_program(settings: HostSettings) -> str | None:
-    """The psql that comes with the embedded server, or else the one on the path."""
+    """The psql of the embedded server's package, or else the one on the path."""
     try:
         program: Path | None = find_programs(settings.data_dir / "postgres" / "data") / "psql"
     except ConfigError:

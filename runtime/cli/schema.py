@@ -1,4 +1,4 @@
-"""`runtime schema`: a manifest's JSON Schema, for editors."""
+"""`runtime schema`: prints a manifest's JSON Schema, for editors."""
 
 import json
 

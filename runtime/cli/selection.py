@@ -1,4 +1,4 @@
-"""Which functions a list shows: by name, by kind, and endpoints one by one or as their service."""
+"""Filter options of function lists: by name, by kind, and endpoints one by one or by service."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ Kind = Literal["consumer", "schedule", "endpoint", "service"]
 
 @dataclass(frozen=True, slots=True)
 class FunctionFilter:
-    """What was asked for.
+    """The filter that the options describe.
 
     Attributes:
-        pattern: of names, with `*` and `?`; None for all.
-        kind: None for all.
+        pattern: pattern of names, with `*` and `?`; None for all.
+        kind: kind of the functions; None for all.
         folds: whether the endpoints of one micro service are shown in one row.
     """
 
@@ -28,7 +28,7 @@ class FunctionFilter:
     folds: bool = True
 
     def takes(self, function: str, kind: str, service: str) -> bool:
-        """Whether a function is shown; an endpoint also goes by the name of its service."""
+        """Whether a function is shown; an endpoint also matches by the name of its service."""
         if self.kind is not None and kind != self.kind:
             return False
         names = [function] + ([service] if kind == "endpoint" else [])
@@ -36,7 +36,7 @@ class FunctionFilter:
 
 
 def function_filter(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that make a `FunctionFilter`, which it gets as `chosen`."""
+    """Add the filter options to a command, which gets a `FunctionFilter` as `chosen`."""
 
     @click.option(
         "--function",
@@ -63,7 +63,7 @@ def function_filter(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def kind_of(spec: FunctionSpec) -> Kind:
-    """How a function is called."""
+    """The kind of a function's binding."""
     if spec.consumer:
         return "consumer"
     if spec.schedule:
@@ -72,7 +72,7 @@ def kind_of(spec: FunctionSpec) -> Kind:
 
 
 def common_subject(subjects: Iterable[str]) -> str:
-    """What the subjects begin with, as a subject with `>`."""
+    """The common prefix of the subjects, as a subject with `>`."""
     parts = [subject.split(".") for subject in subjects]
     shared = []
     for tokens in zip(*parts, strict=False):

@@ -1,4 +1,4 @@
-"""`runtime serve`: run the functions until a signal."""
+"""`runtime serve`: runs the functions until a signal."""
 
 import os
 from pathlib import Path
@@ -28,11 +28,11 @@ def serve(
 ) -> None:
     """Serve MANIFESTS, files or folders, until Ctrl-C.
 
-    `--with backbone` adds the shipped IoT backbone, `--with gateway` its HTTP gateway alone.
+    `--with backbone` adds the shipped IoT backbone, `--with gateway` only its HTTP gateway.
 
     Without NATS_URL a nats-server is started, without DATABASE_URL a PostgreSQL; both keep their
-    data in RUNTIME_DATA_DIR. The first SIGINT or SIGTERM drains, the second ends at once. Exits
-    with 2 when something must be changed first, with 1 when a server does not answer.
+    data in RUNTIME_DATA_DIR. The first SIGINT or SIGTERM drains, the second stops at once. Exits
+    with 2 when a file or variable must be changed first, with 1 when a server does not answer.
     """
     try:
         settings = HostSettings.from_environment(os.environ)

@@ -1,4 +1,4 @@
-"""Tables: on a terminal as much as its width holds, in a pipe every cell of every column."""
+"""Renders tables: on a terminal the columns that fit, in a pipe every column in full."""
 
 import sys
 from collections.abc import Collection, Sequence
@@ -16,20 +16,20 @@ Cell = str | Text
 
 _GAP = 2
 _ELLIPSIS_LEAST = 8
-"""To what a column is shortened at last, where even the columns that always stay do not fit."""
+"""The least width of a column, when even the columns that always stay do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column and what becomes of it where there is no room.
+    """A column, and how it is shortened or left out on a narrow terminal.
 
     Attributes:
-        heading: its words stand one below the other on a terminal.
-        priority: 0 stays always; of the others, that with the highest number is left out first.
-        least: how many cells a terminal may shorten it to; None if it must stay whole.
+        heading: on a terminal its words are on lines of their own.
+        priority: 0 always stays; of the others, the highest number is left out first.
+        least: the least width on a terminal; None when the column must not be shortened.
         is_number: aligned to the right.
-        is_name: shortened in its middle, as names often differ in their ends.
-        in_pipe: whether it is there when the output is no terminal.
+        is_name: shortened in the middle, because names often differ at their ends.
+        in_pipe: whether it is printed when the output is not a terminal.
     """
 
     heading: str
@@ -41,15 +41,15 @@ class Column:
 
     @property
     def heading_width(self) -> int:
-        """Of its longest word."""
+        """The width of the heading's longest word."""
         return max(map(cell_len, self.heading.split()))
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
     """Print rows below headings.
 
-    On a terminal each row is one line that fits. Columns that do not fit are left out by their
-    priority, and named below the table. Elsewhere every row is one whole line.
+    On a terminal each row is one line that fits. Columns that do not fit are left out by priority,
+    and named below the table. Elsewhere every row is one line in full.
     """
     if not sys.stdout.isatty():
         kept = [at for at, column in enumerate(columns) if column.in_pipe]
@@ -74,7 +74,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
             width=width,
         )
     for row in rows:
-        # Never a plain string: rich would take brackets in a payload for its markup.
+        # Never a plain string: rich would read brackets in a payload as markup.
         table.add_row(*(_cell(row[at], columns[at], width) for at, width in widths.items()))
     console.print(table)
     left_out = [column.heading for at, column in enumerate(columns) if at not in widths]
@@ -96,11 +96,11 @@ def _cell(cell: Cell, column: Column, width: int) -> Text:
 
 
 def fit(columns: Sequence[Column], natural: Sequence[int], room: int) -> dict[int, int]:
-    """The columns that are shown, by their place, and how wide each is.
+    """The shown columns, by index, with their widths.
 
     Args:
-        columns: all.
-        natural: how wide each would be.
+        columns: all columns.
+        natural: the width of each column without shortening.
         room: the width of the terminal.
     """
     shown = list(range(len(columns)))
@@ -121,7 +121,7 @@ def _least(column: Column, natural: int) -> int:
 
 
 def _shorten(widths: dict[int, int], least: dict[int, int], room: int) -> dict[int, int]:
-    """Take from the widest column that may give, until all fit or none may."""
+    """Shorten the widest column that may be shortened, until all fit or none is left."""
     while _total(widths.values()) > room:
         giving = [at for at, width in widths.items() if width > least[at]]
         if not giving:

@@ -1,4 +1,4 @@
-"""The version of a function's code: a hash of every file of the project that the handler needs."""
+"""Version of a function's code: a hash of every project file that the handler needs."""
 
 import ast
 import functools
@@ -12,18 +12,19 @@ from types import ModuleType
 
 _DIGITS = 12
 _STATEMENTS = ".sql"
-"""Statements in files beside a module are code as well."""
+"""SQL files beside a module count as code too."""
 _HOST = "runtime"
 _INSTALLATIONS = frozenset({"site-packages", "dist-packages"})
 
 
 def code_version(module: ModuleType) -> str:
-    """Twelve hex digits over the module and all modules of the same project that it imports.
+    """Twelve hex digits of a hash of the module and all project modules that it imports.
 
-    Those modules are found in the sources, imports inside of functions included, and so are the
-    `.sql` files in their packages; of a package all files count. Of the project is what belongs to
-    the handler's own top-level package, and what is neither installed, nor Python's, nor the host.
-    Only names and contents count, so that equal code has one version on every machine.
+    The imports are read from the sources, imports inside of functions included. The `.sql` files of
+    the packages count too; of an imported package all files count. A module belongs to the project
+    when it is in the handler's top-level package, or when it is neither installed, nor Python's,
+    nor the host's. Only names and contents count, so equal code has the same version on every
+    machine.
     """
     files = _ProjectFiles(module.__name__.partition(".")[0])
     files.add(module.__name__)
@@ -37,7 +38,7 @@ def code_version(module: ModuleType) -> str:
 
 
 def _folders(module: ModuleType) -> list[Path]:
-    """A package's own folders: not one that was added to its path, as the shipped functions are."""
+    """A package's own folders, without folders added to its path, such as the shipped functions."""
     file = getattr(module, "__file__", None)
     if file is None:
         return [Path(folder) for folder in getattr(module, "__path__", ())]
@@ -45,13 +46,13 @@ def _folders(module: ModuleType) -> list[Path]:
 
 
 class _ProjectFiles:
-    """The files of a project that one of its modules needs.
+    """The project files that a module needs.
 
     Args:
-        top: the handler's top-level package, which is of the project wherever it stands.
+        top: the handler's top-level package, which belongs to the project wherever it is.
 
     Attributes:
-        contents: by a name that does not tell where the project stands.
+        contents: contents by a name that is independent of the project's location.
     """
 
     def __init__(self, top: str) -> None:
@@ -60,7 +61,7 @@ class _ProjectFiles:
         self._looked_at: set[str] = set()
 
     def add(self, name: str) -> None:
-        """Add a module, the packages around it, and what they import; nothing if there is none."""
+        """Add a module, its parent packages, and what they import; nothing if it is missing."""
         waiting = [name]
         while waiting:
             current = waiting.pop()
@@ -96,7 +97,7 @@ class _ProjectFiles:
 
 
 def _find_file(name: str) -> Path | None:
-    """The source of a module, without importing it or what is around it."""
+    """The source file of a module, found without importing the module or its packages."""
     if module := sys.modules.get(name):
         file = getattr(module, "__file__", None)
         return Path(file) if file and file.endswith(".py") else None
@@ -125,14 +126,13 @@ def _find_spec(name: str, places: Sequence[str] | None) -> ModuleSpec | None:
     try:
         return PathFinder.find_spec(name, places)
     except KeyError:
-        # A folder without `__init__.py` whose parent is not imported: Python asks that parent for
-        # its path.
+        # A namespace package whose parent is not imported: Python reads the path of the parent.
         return None
 
 
 @functools.lru_cache(maxsize=4096)
 def _imported(source: bytes, package: str) -> tuple[str, ...]:
-    """The dotted names that a source may import; what is no module among them is not found."""
+    """The dotted names that a source may import; some may not be modules."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
@@ -155,7 +155,7 @@ def _names(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _is_installed(file: Path) -> bool:
-    # By name too: a `.pth` file or PYTHONPATH may add the packages of another environment.
+    # By the folder's name too: a `.pth` file or PYTHONPATH may add another environment's packages.
     return not _INSTALLATIONS.isdisjoint(file.parts) or any(
         file.is_relative_to(place) for place in _python_itself()
     )
@@ -163,6 +163,6 @@ def _is_installed(file: Path) -> bool:
 
 @functools.cache
 def _python_itself() -> tuple[Path, ...]:
-    """Where Python's own modules are, and whatever this environment calls its packages' folder."""
+    """The folders of Python's own modules, and of this environment's packages."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     return tuple(Path(place) for place in sorted({sysconfig.get_path(kind) for kind in kinds}))

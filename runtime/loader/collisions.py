@@ -1,4 +1,4 @@
-"""Names that a user's folder shares with this distribution's packages, `runtime` and `functions`.
+"""Finds names in a user's folder that collide with the packages `runtime` and `functions`.
 
 `functions` is a namespace package, so a user's folder of that name and the shipped one are one
 package: `functions.hello` may be the user's and `functions.http_gateway` the shipped one.
@@ -17,24 +17,23 @@ _MANIFESTS = _RUNTIME / "shipped_manifests"
 
 
 def find_collisions(folder: Path, modules: Mapping[str, str]) -> list[Problem]:
-    """What in `folder` Python would take for a package of this distribution, or the reverse.
+    """Find modules of `folder` that hide a package of this distribution, or the reverse.
 
     Args:
-        folder: where a user's own modules are.
-        modules: the dotted names that are about to be imported, and the file that asks for each.
+        folder: the folder of the user's modules.
+        modules: the dotted names to be imported, each with the file that names it.
     """
     return [*_find_runtime(folder, modules), *_find_hidden(folder, modules)]
 
 
 def join_functions(modules: Collection[str]) -> list[Problem]:
-    """Let shipped functions be imported beside a user's own `functions`, whatever kind that is.
+    """Make the shipped functions importable beside a user's own `functions`, of either kind.
 
-    A namespace package joins by itself. A `functions/__init__.py` or a `functions.py` of the user's
-    does not, so the shipped folder is added to where Python looks for submodules.
+    Python joins namespace packages by itself. For a user's `functions/__init__.py` or
+    `functions.py` the shipped folder is appended to the package's path.
 
     Returns:
-        A problem when the user's `functions` cannot be imported: one, however many functions are in
-        it.
+        One problem when the user's `functions` cannot be imported, however many functions it has.
     """
     if not any(_root(name) == "functions" for name in modules):
         return []
@@ -70,7 +69,7 @@ def _find_hidden(folder: Path, modules: Mapping[str, str]) -> Iterator[Problem]:
         if name.startswith("functions.") and (name.split(".")[1] not in own or _is_shipped(file))
     }
     if not wanted & shipped:
-        return  # Only the user's own functions run, and the shipped ones may be hidden.
+        return  # No shipped function runs, so the shipped ones may be hidden.
     for name in sorted(own & shipped):
         wrong = f"hides the shipped functions.{name}, which shipped functions need"
         yield Problem(f"functions/{name}", "", wrong, "give it another name")

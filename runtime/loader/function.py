@@ -21,11 +21,11 @@ class Function:
         encode: the result of an endpoint's handler to the bytes of its reply.
         request_schema: JSON Schema of the payload; None for raw bytes or a type without a schema.
         response_schema: JSON Schema of the reply; None likewise.
-        start: the module's `start(ctx)`, sync or async; what it returns becomes `ctx.state`.
+        start: the module's `start(ctx)`, sync or async; its result becomes `ctx.state`.
         stop: the module's `stop(ctx)`, sync or async.
         settings: the module's `Settings`, filled; None when it declares none.
-        code_version: twelve hex digits that change when the source of the module does, or of what
-            it imports of its project.
+        code_version: twelve hex digits that change when the source of the module, or of a project
+            module that it imports, changes.
     """
 
     name: str

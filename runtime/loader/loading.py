@@ -27,11 +27,11 @@ from runtime.manifest.positions import Positions, dotted
 def load_all(manifest: Manifest) -> dict[str, Function]:
     """Load every function of a manifest.
 
-    Modules are imported from the current folder and from what is installed. A folder `functions`
-    of the user's joins the shipped one.
+    Modules are imported from the current folder and from installed packages. A user's folder
+    `functions` is joined with the shipped one.
 
     Raises:
-        ConfigError: with the problems of all functions.
+        ConfigError: lists the problems of all functions.
     """
     _check_names(manifest)
     functions: dict[str, Function] = {}

@@ -40,7 +40,7 @@ def make_importable(folder: Path) -> None:
 
 
 def import_module(name: str) -> ModuleType:
-    """The module, under its own dotted name.
+    """Import the module under its own dotted name.
 
     Raises:
         LoadError: the module does not exist, another has its name, or its import raised.
@@ -136,7 +136,7 @@ def _refuse_hidden(top: str) -> None:
         return
     file = getattr(taken, "__file__", None)
     if file is None and hasattr(taken, "__path__"):
-        return  # A namespace package, which the folder's may be a part of.
+        return  # A namespace package, which may include the folder's.
     if file and any(Path(file).samefile(path) for path in own if Path(file).exists()):
         return
     whose = "Python's own" if top in sys.stdlib_module_names else f"the one in {file}"

@@ -1,4 +1,4 @@
-"""A function's `Settings`, filled from its manifest."""
+"""Fills a module's `Settings` from the manifest, without showing a value in a problem."""
 
 from collections.abc import Mapping
 from types import ModuleType
@@ -34,7 +34,7 @@ def fill_settings(
         return None, []
     if not isinstance(model, type) or not issubclass(model, BaseModel):
         raise LoadError(
-            f"{module.__name__}.Settings is no pydantic model",
+            f"{module.__name__}.Settings is not a pydantic model",
             "let it inherit from pydantic.BaseModel",
         )
     problems = _find_unknown(model, given, path, positions)
@@ -49,7 +49,7 @@ def fill_settings(
         return None, problems
     except BaseException as raised:  # noqa: BLE001 - a validator's own mistake, whatever it is
         failure = failure_of(raised, None)
-        # A validator cannot know what to do with a value that was not found, which is told already.
+        # A validator may fail on a value that was not found, which is reported already.
         if not holds_unresolved(given):
             problems.append(_explain_failure(model, failure, path, positions))
         return None, problems
@@ -79,7 +79,7 @@ def _find_unknown(
 def _explain_failure(
     model: type[BaseModel], failure: Exception, path: Path, positions: Positions
 ) -> Problem:
-    # By its type alone: the text may hold what was given.
+    # Only the type: the text may contain the given values.
     wrong = f"{model.__name__} raised {type(failure).__name__} when it was filled"
     return Problem(positions.where(*path), dotted(path), wrong, "correct its validators")
 

@@ -1,4 +1,4 @@
-"""Payload codecs, built once per function from the handler's annotations."""
+"""Payload codecs, built once for each function from the handler's annotations."""
 
 from collections.abc import Callable
 from typing import Any

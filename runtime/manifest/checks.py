@@ -1,4 +1,4 @@
-"""Mistakes that show only between the entries of a manifest; JetStream would refuse most.
+"""Finds conflicts between the entries of a manifest; JetStream would refuse most of them.
 
 Numbers in brackets are JetStream's error codes. Source: nats-server `server/errors.json`.
 """
@@ -27,7 +27,7 @@ _OWN_STREAMS = {
     "SCHEDULES": "schedules.>",
     "LEASES": "leases.>",
 }
-"""Streams the host makes for itself, and the subjects it keeps for them."""
+"""Streams that the host creates for itself, and the subjects that are reserved for them."""
 _SHORTEST_AGE_S = 0.1
 _IDLE_KEYS = {
     "endpoint": (
@@ -41,15 +41,15 @@ _IDLE_KEYS = {
         "timeout",
     ),
 }
-"""What would have no effect on a function bound in this way."""
+"""Keys that have no effect on a function with this binding."""
 
 
 def find_conflicts(manifest: Manifest, *, unknown: Collection[str] = ()) -> list[Problem]:
-    """Every conflict between entries.
+    """Find all conflicts between entries.
 
     Args:
-        manifest: entries that are right in themselves.
-        unknown: streams that are declared, but wrongly, so that nothing can be said about them.
+        manifest: entries that are valid on their own.
+        unknown: streams whose declaration is not valid, so that they cannot be checked.
     """
     consumers = list(_list_consumers(manifest))
     found = [

@@ -1,4 +1,4 @@
-"""One YAML file as plain values, each with the line it stands on; every mistake is collected."""
+"""Parses one YAML file to plain values with line numbers, and collects all mistakes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ from runtime.manifest.positions import dotted
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + kind for kind in ("str", "int", "float", "bool", "null")}
 _MAX_NODES = 100_000
-"""More than this are aliases inside aliases; a manifest has hundreds."""
+"""The most nodes of a file: more come from nested aliases; a manifest has hundreds."""
 
 
 class Unresolved:
-    """Stands for a value that could not be found; its problem is reported already."""
+    """Placeholder of a value that could not be resolved; its problem is reported already."""
 
     def __repr__(self) -> str:
         return "UNRESOLVED"
@@ -37,10 +37,10 @@ UNRESOLVED: Final = Unresolved()
 
 @dataclass(slots=True)
 class Document:
-    """What a file says.
+    """The parsed content of a file.
 
     Attributes:
-        root: the file's top value; UNRESOLVED when the file is no YAML.
+        root: the file's top value; UNRESOLVED when the file is not YAML.
         places: `file:line` of each entry, by its path.
     """
 
@@ -50,7 +50,7 @@ class Document:
 
 
 def read_document(path: Path, environment: Mapping[str, str]) -> Document:
-    """Read one file; never raises for what stands in it."""
+    """Read one file; mistakes in it are collected, not raised."""
     document = Document()
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -155,7 +155,9 @@ class _Builder:
             return self._constructor.construct_object(ScalarNode(tag, text))
         except (ValueError, KeyError, ConstructorError):
             kind = tag.removeprefix(_TAG)
-            return self._refuse(node, place, f"{node.value!r} is no {kind}", "remove the tag")
+            return self._refuse(
+                node, place, f"{node.value!r} cannot be read as {kind}", "remove the tag"
+            )
 
     def _build_mapping(self, node: MappingNode, place: Place) -> Any:  # noqa: ANN401
         values: dict[str, Any] = {}
@@ -189,7 +191,7 @@ class _Builder:
 
     def _merge(self, node: Node, place: Place) -> Iterator[tuple[str, Any]]:
         if not isinstance(node, MappingNode):
-            self._refuse(node, place, "<< merges something that is no mapping", "name a mapping")
+            self._refuse(node, place, "<< merges something that is not a mapping", "name a mapping")
             return
         built = self.build(node, place)
         if isinstance(built, dict):

@@ -1,4 +1,4 @@
-"""Conflicts between endpoints: on their subjects, and on the HTTP paths they are exposed at."""
+"""Finds conflicts between endpoints: of their subjects, and of their HTTP paths."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Finding = tuple[Path, str, str]
 
 
 def find_endpoint_conflicts(manifest: Manifest) -> Iterator[Finding]:
-    """Where, what is wrong and what would be right, for each conflict."""
+    """Find all conflicts, each with its place, what is wrong and the remedy."""
     endpoints = {
         name: function.endpoint
         for name, function in manifest.functions.items()

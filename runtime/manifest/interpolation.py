@@ -1,4 +1,4 @@
-"""`${NAME}` in a manifest's text, and secrets that a manifest only points at."""
+"""Replaces `${NAME}` in a manifest's text, and resolves references to secrets."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ SECRET_KEYS = ("from_env", "from_file")
 
 
 class Unresolvable(Exception):  # noqa: N818 - not raised beyond this package
-    """A reference cannot be followed: `wrong` and `remedy` as in a Problem, without any value."""
+    """A reference cannot be resolved: `wrong` and `remedy` as in a Problem, without any value."""
 
     def __init__(self, wrong: str, remedy: str) -> None:
         self.wrong = wrong
@@ -23,10 +23,10 @@ class Unresolvable(Exception):  # noqa: N818 - not raised beyond this package
 
 
 def interpolate(text: str, environment: Mapping[str, str]) -> str:
-    """The text with `${NAME}` and `${NAME:-default}` filled in, and `$${` made `${`.
+    """Replace `${NAME}` and `${NAME:-default}` in the text, and `$${` by `${`.
 
-    The default is taken when the variable is unset or empty, as a shell does it. What is filled in
-    is not looked at again.
+    The default is used when the variable is unset or empty, as in a shell. Replaced text is not
+    interpolated again.
 
     Raises:
         Unresolvable: a variable is not set, or a reference is malformed.
@@ -38,7 +38,7 @@ def interpolate(text: str, environment: Mapping[str, str]) -> str:
         inner = _INNER.fullmatch(found["inner"])
         if not found["close"] or inner is None:
             raise Unresolvable(
-                f"{found[0]!r} is no reference",
+                f"{found[0]!r} is not a reference",
                 "write ${NAME} or ${NAME:-default}, or $${ for the two characters themselves",
             )
         name, default = inner["name"], inner["default"]
@@ -58,12 +58,12 @@ def interpolate(text: str, environment: Mapping[str, str]) -> str:
 def resolve_secret(
     key: str, target: str, *, environment: Mapping[str, str], folder: Path
 ) -> SecretStr:
-    """The secret behind `{from_env: NAME}` or `{from_file: PATH}`.
+    """Read the secret that `{from_env: NAME}` or `{from_file: PATH}` names.
 
-    A relative PATH starts at `folder`, the manifest's own.
+    A relative PATH is relative to `folder`, the manifest's folder.
 
     Raises:
-        Unresolvable: there is no such variable or file, or it is empty.
+        Unresolvable: the variable or file does not exist, or is empty.
     """
     if key == "from_env":
         secret = environment.get(target, "")

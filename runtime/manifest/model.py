@@ -1,4 +1,4 @@
-"""What a manifest may say, as checked models. Reading the YAML stands in `reader`."""
+"""Models of a manifest's entries, with all their limits. `reader` reads the YAML."""
 
 import re
 from collections.abc import Iterable
@@ -29,11 +29,11 @@ _SIZE_UNITS_BYTES = {
 
 
 class Seconds(float):
-    """A number whose unit is known: the code's way to give a model a duration."""
+    """A number of seconds, for code that gives a duration to a model."""
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `250ms`, `30s`, `1h30m`, `7d`.
+    """Parse a duration such as `250ms`, `30s`, `1h30m` or `7d` to seconds.
 
     Raises:
         ValueError: anything else, a bare number included, as its unit would be a guess.
@@ -44,11 +44,11 @@ def parse_duration(value: object) -> float:
         parts = _DURATION.findall(value.strip())
         if parts and "".join(number + unit for number, unit in parts) == value.strip():
             return sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
-    raise ValueError(f"{value!r} is no duration; write it like 250ms, 30s, 5m, 1h30m or 7d")
+    raise ValueError(f"{value!r} is not a duration; write it like 250ms, 30s, 5m, 1h30m or 7d")
 
 
 def parse_size(value: object) -> int:
-    """Bytes from `8192`, `64KB`, `1GB` (powers of 1000) or `1GiB` (powers of 1024).
+    """Parse a size such as `8192`, `64KB`, `1GB` (powers of 1000) or `1GiB` (powers of 1024).
 
     Raises:
         ValueError: anything else.
@@ -57,11 +57,11 @@ def parse_size(value: object) -> int:
         return value
     if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
         return int(float(found[1]) * _SIZE_UNITS_BYTES[found[2] or "B"])
-    raise ValueError(f"{value!r} is no size; write it like 8192, 64KB, 512MB or 1GiB")
+    raise ValueError(f"{value!r} is not a size; write it like 8192, 64KB, 512MB or 1GiB")
 
 
 def check_subject(subject: str) -> str:
-    """The subject, if NATS takes it.
+    """The subject, if it is valid in NATS.
 
     Raises:
         ValueError: a `>` stands anywhere but alone at the end.
@@ -96,7 +96,7 @@ CronExpression = Annotated[str, StringConstraints(max_length=255), AfterValidato
 
 
 class Model(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Base of all models: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -142,7 +142,7 @@ class ConsumerBindingSpec(ConsumerSpec):
 
 
 class BatchSpec(Model):
-    """When a batch is handed over: whichever of the three is reached first."""
+    """When the function is called with a batch: at the first of these limits that is reached."""
 
     size: Annotated[int, Field(ge=1, le=10_000)] = 500
     bytes: Annotated[Size, Field(ge=1)] = 2_000_000
@@ -150,10 +150,10 @@ class BatchSpec(Model):
 
 
 class RetrySpec(Model):
-    """When a failed message is tried again: exponential, or by an explicit schedule.
+    """Backoff of failed messages: exponential, or an explicit schedule.
 
-    Attempt n waits `delay * factor**(n-1)`, at most `cap`, give or take the share `jitter`. With
-    `schedule` there are as many attempts as it has entries plus one.
+    The wait after attempt n is `delay * factor**(n-1)`, at most `cap`, plus or minus the share
+    `jitter`. With `schedule` there is one attempt more than it has entries.
     """
 
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
@@ -165,16 +165,16 @@ class RetrySpec(Model):
 
     @property
     def max_attempts(self) -> int:
-        """How many deliveries a message gets before it is a dead letter."""
+        """The most attempts of a message before it becomes a dead letter."""
         return len(self.schedule) + 1 if self.schedule else self.attempts
 
 
 class KeySpec(Model):
-    """What of a message tells whom it belongs to: a part of its subject, or a field of its payload.
+    """The key of a message: a token of its subject, or a field of its payload.
 
     Attributes:
-        token: the part of the subject, 1 for the first.
-        field: names joined by dots, from the outside in, of a JSON payload.
+        token: number of the subject's token, 1 for the first.
+        field: path of the field in a JSON payload, names joined by dots.
     """
 
     token: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -189,10 +189,10 @@ class KeySpec(Model):
 
 
 class RateSpec(Model):
-    """How many messages have their turn on one host: `burst` at once, then `limit` a second.
+    """Token bucket of one host: `burst` messages at once, then `limit` a second.
 
-    Without `burst` it is what a tenth of a second brings, so that a host that is late for a moment
-    is not slower for it.
+    Without `burst` the burst is a tenth of a second's messages, so that a short delay does not
+    lower the rate.
     """
 
     limit: Rate
@@ -220,10 +220,10 @@ class EndpointBindingSpec(Model):
 
 
 class ScheduleBindingSpec(Model):
-    """Binds a function to the clock; it fires once in the whole cluster.
+    """Binds a function to a schedule; each tick is called once in the whole cluster.
 
-    `missed` says what becomes of ticks that no host could run: `skip` them, or run `once` for all
-    of them together as soon as one can.
+    `missed` decides about ticks that no host could run: `skip` them, or run `once` for all of them
+    together as soon as a host can.
     """
 
     every: Annotated[Duration, Field(ge=1)] | None = None
@@ -243,7 +243,7 @@ class ScheduleBindingSpec(Model):
 
     @property
     def trigger(self) -> Trigger:
-        """When it is due."""
+        """The trigger, which computes when the function is due."""
         if self.cron is not None:
             return Cron(self.cron, self.timezone)
         return Interval(self.every or 0.0)
@@ -253,10 +253,10 @@ BINDINGS = ("consumer", "endpoint", "schedule", "service")
 
 
 def check_bindings(bound: Iterable[str]) -> None:
-    """Check that a function has one way to be called.
+    """Check that a function has exactly one binding.
 
     Raises:
-        ValueError: none, or more than one.
+        ValueError: there is no binding, or more than one.
     """
     found = list(bound)
     if len(found) != 1:
@@ -273,9 +273,9 @@ class FunctionSpec(Model):
     """One function: its handler and exactly one of the four `BINDINGS`.
 
     With `ordered_by` the messages of one key are worked on one after the other, in the order in
-    which they were stored, on whichever host. With `fair_by`, which is `ordered_by` where that
-    alone is given, the keys take turns, so that one key's many messages hold no other's back.
-    `links` are addresses for people, which the host shows when it starts on a terminal.
+    which they were stored, across all hosts. With `fair_by`, whose default is `ordered_by`, the
+    keys take turns, so that many messages of one key do not delay the others. `links` are addresses
+    for people, which the host shows when it starts on a terminal.
     """
 
     handler: Annotated[str, StringConstraints(pattern=HANDLER_PATTERN)]
@@ -302,28 +302,28 @@ class FunctionSpec(Model):
 
     @property
     def fairness(self) -> KeySpec | None:
-        """Whose messages take turns; None where first come is first served."""
+        """The fair key; None when messages are called in the order of arrival."""
         return self.fair_by or self.ordered_by
 
     @property
     def byte_budget(self) -> int:
-        """How many bytes one process holds of the function's messages at most.
+        """The most bytes of the function's messages that one process holds.
 
-        What is on its way from the server is included, and so is a second batch that gathers while
-        one is worked on. The server ends a connection for which 64 MB wait, and ten functions share
-        one. Source: nats-server's `max_pending`.
+        Requested messages are included, and so is a second batch that is collected during a call.
+        The server closes a connection for which 64 MB wait, and ten functions share a connection.
+        Source: nats-server's `max_pending`.
         """
         return self.max_in_flight_bytes or max(DEFAULT_BYTE_BUDGET, 2 * self.batch.bytes)
 
     @property
     def max_deliveries(self) -> int | None:
-        """How often the server shall deliver a message at most; None for no limit."""
-        # When a host dies, all that waits in the order behind what it was at comes again.
+        """The most deliveries of a message by the server; None for no limit."""
+        # When a host dies, all messages that wait behind its calls are redelivered.
         return None if self.ordered_by else self.retry.max_attempts
 
     @property
     def block_limit_s(self) -> float | None:
-        """For how long it may block a loop of its own: no call of it may take longer."""
+        """The longest block of an isolated function's loop: no call may take longer."""
         return None if self.service else self.timeout
 
     @model_validator(mode="after")
@@ -333,7 +333,7 @@ class FunctionSpec(Model):
 
 
 class Manifest(Model):
-    """Everything that runs, of all files together.
+    """The merged content of all manifest files.
 
     `migrations` names packages of database migrations, applied at start in the order of their
     names.
@@ -346,11 +346,11 @@ class Manifest(Model):
 
     @property
     def positions(self) -> Positions:
-        """Where in the files each entry stands; knows nothing when the manifest was not read."""
+        """The place of each entry in the files; empty when the manifest was not read from files."""
         return self._positions
 
     def placed_at(self, positions: Positions) -> "Manifest":
-        """The same manifest, knowing where its entries stand."""
+        """A copy of the manifest with the places of its entries."""
         placed = self.model_copy()
         placed._positions = positions  # noqa: SLF001 - a copy of this very class
         return placed

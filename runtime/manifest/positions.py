@@ -1,4 +1,4 @@
-"""Where in which file each entry of a manifest stands, so that a mistake found later can say so."""
+"""Maps each entry of a manifest to its file and line, for problems that are found later."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,7 +9,7 @@ Path = tuple[str | int, ...]
 class Positions:
     """Maps a path into the manifest, such as `("functions", "ingest", "timeout")`, to `file:line`.
 
-    All are equal, as two manifests that say the same are, wherever they say it.
+    All positions are equal, so that manifests with equal content are equal.
     """
 
     __slots__ = ("_places",)
@@ -25,7 +25,7 @@ class Positions:
         return "manifest"
 
     def knows(self, *path: str | int) -> bool:
-        """Whether this very entry stands in a file."""
+        """Whether the place of exactly this entry is known."""
         return path in self._places
 
     def __eq__(self, other: object) -> bool:
@@ -36,7 +36,7 @@ class Positions:
 
 
 def dotted(path: Path) -> str:
-    """A path as people read it: `functions.ingest.consumer.filter_subjects[0]`."""
+    """Format a path for a person: `functions.ingest.consumer.filter_subjects[0]`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

@@ -1,4 +1,4 @@
-"""Manifest files to one checked `Manifest`, or to everything that is wrong with them."""
+"""Reads manifest files to one checked `Manifest`, or to all problems in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,10 +33,10 @@ _SUFFIXES = {".yaml", ".yml"}
 
 @dataclass(slots=True)
 class Reading:
-    """What could be read, and what could not.
+    """The result of reading: the valid entries, and the problems.
 
     Attributes:
-        manifest: all entries that are right in themselves; not fit to run while there are problems.
+        manifest: all entries that are valid on their own; must not run while there are problems.
     """
 
     manifest: Manifest
@@ -48,10 +48,11 @@ def read(paths: Sequence[Path], environment: Mapping[str, str]) -> Manifest:
 
     Args:
         paths: files, or folders of which every `*.yaml` and `*.yml` is read.
-        environment: for `${NAME}` and `{from_env: NAME}`; the process's own is not looked at.
+        environment: for `${NAME}` and `{from_env: NAME}`; the process's own environment is not
+            used.
 
     Raises:
-        ConfigError: with every problem of every file.
+        ConfigError: lists every problem of every file.
     """
     reading = read_what_is_right(paths, environment)
     if reading.problems:
@@ -117,7 +118,7 @@ class _Merge:
         remedy = "write `key: value` lines below it"
         if not place:
             remedy = f"begin with one of {', '.join(_SECTIONS)}"
-        self.problems.append(Problem(where, place, f"{show(value)} is no mapping", remedy))
+        self.problems.append(Problem(where, place, f"{show(value)} is not a mapping", remedy))
 
     def _add_entry(self, section: str, name: str, raw: object, places: Mapping[Place, str]) -> None:
         key = (section, name)
@@ -175,7 +176,7 @@ def _check_entry(
 def _check_bindings(
     raw: Mapping[str, object], problems: Sequence[Problem], path: Place, positions: Positions
 ) -> list[Problem]:
-    # The model looks at its fields together only when each is right; a person wants to know now.
+    # The model checks its fields together only when each is valid; this reports both at once.
     if not any(problem.field != dotted(path) for problem in problems):
         return []
     try:

@@ -1,4 +1,4 @@
-"""A manifest's JSON Schema, as editors use it to complete and check what is typed."""
+"""Builds a manifest's JSON Schema, with which editors complete and check manifests."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A model's validation errors in a manifest writer's words."""
+"""Translates pydantic's validation errors to problems for a manifest's author."""
 
 import difflib
 import types
@@ -30,12 +30,12 @@ _FORMS = {
 }
 _KINDS = {
     "bool_type": ("true or false", "write true or false"),
-    "dict_type": ("mapping", "write `key: value` lines below it"),
-    "float_type": ("number", "write a number"),
-    "int_type": ("whole number", "write a whole number"),
-    "model_type": ("mapping", "write `key: value` lines below it"),
+    "dict_type": ("a mapping", "write `key: value` lines below it"),
+    "float_type": ("a number", "write a number"),
+    "int_type": ("a whole number", "write a whole number"),
+    "model_type": ("a mapping", "write `key: value` lines below it"),
     "string_type": ("text", "put it in quotes, or write a name"),
-    "tuple_type": ("list", "write it in brackets: [a, b]"),
+    "tuple_type": ("a list", "write it in brackets: [a, b]"),
 }
 _SAME_KIND = {
     "bool_parsing": "bool_type",
@@ -46,7 +46,7 @@ _SAME_KIND = {
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
-    """A remedy for a mistyped name: the nearest of those known, or all of them."""
+    """A remedy for a mistyped name: the nearest known name, or all known names."""
     names = sorted(known)
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=_CLOSE)
     if near:
@@ -65,10 +65,10 @@ def translate(
     """One problem per error.
 
     Args:
-        errors: what pydantic found.
-        raw: the entry as the file has it.
+        errors: pydantic's errors.
+        raw: the entry as in the file.
         kind: the entry's type.
-        path: where the entry stands in the manifest.
+        path: the entry's path in the manifest.
         positions: for `file:line`.
     """
     problems = []
@@ -84,7 +84,7 @@ def translate(
 
 
 def holds_unresolved(value: object) -> bool:
-    """Whether a part of it could not be found, which is reported where it was looked for."""
+    """Whether a part of the value could not be resolved, which is reported already."""
     if isinstance(value, Mapping):
         return any(map(holds_unresolved, value.values()))
     if isinstance(value, list | tuple):
@@ -93,7 +93,7 @@ def holds_unresolved(value: object) -> bool:
 
 
 def _is_reported(code: str, value: object) -> bool:
-    """Whether an error is one by the document already, its consequence, or told entry by entry."""
+    """Whether an error is reported already, by the document or for each entry."""
     if code == "too_short" and value:
         return True
     return code not in {"missing", "extra_forbidden"} and holds_unresolved(value)
@@ -129,7 +129,7 @@ def _explain(error: ErrorDetails, value: object, kind: object, location: Path) -
 def _explain_kind(value: object, wanted: str, remedy: str) -> tuple[str, str]:
     if isinstance(value, dict) and value.keys() & {"from_env", "from_file"}:
         return "a secret by reference cannot stand here", "use one under `settings:` only"
-    return f"{show(value)} is no {wanted}", remedy
+    return f"{show(value)} is not {wanted}", remedy
 
 
 def _explain_bound(code: str, context: Mapping[str, Any], value: object) -> tuple[str, str] | None:
@@ -156,7 +156,7 @@ def _unit_of(value: object) -> str:
 
 
 def show(value: object) -> str:
-    """A value as it may stand in a message: short, and never a secret."""
+    """Format a value for a message: short, and never a secret."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):

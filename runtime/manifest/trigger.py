@@ -1,4 +1,4 @@
-"""When a scheduled function is due: intervals and cron expressions, as plain arithmetic on time."""
+"""Computes when a scheduled function is due, from an interval or a cron expression."""
 
 import zoneinfo
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from cronsim import CronSim, CronSimError
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIELDS = 5
 _LONGEST_SHIFT = timedelta(hours=4)
-"""More than any clock has been moved at once, forth or back."""
+"""More than any time zone has changed at once, forward or back."""
 
 
 class Trigger(Protocol):
-    """Ticks on the time line: the same for everyone who asks. All moments are aware UTC."""
+    """Computes ticks, the same on every host. All moments are aware UTC."""
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first tick later than `moment`; None: none in 50 years."""
+        """The first tick later than `moment`; None when there is none in 50 years."""
 
     def latest(self, moment: datetime) -> datetime | None:
-        """The last tick not later than `moment`; None: none in 50 years before."""
+        """The last tick not later than `moment`; None when there is none in the 50 years before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,11 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """The ticks of a cron expression in a time zone, as Debian's cron has them.
+    """The ticks of a cron expression in a time zone, with the rules of Debian's cron.
 
-    Where the clock is put forward, a fixed time that does not exist is due as soon as the clock
-    goes on. Where it is put back, a fixed time that comes twice is due the first time alone. With a
-    `*` in front of the minute or the hour the expression means an interval, which goes on through
-    both.
+    When the clock is put forward, a fixed time that is skipped is due right after the change. When
+    the clock is put back, a fixed time that comes twice is due only the first time. An expression
+    whose minute or hour begins with `*` means an interval, which is not affected by either change.
     """
 
     expression: str
@@ -66,8 +65,8 @@ class Cron:
 
     def latest(self, moment: datetime) -> datetime | None:
         """The last tick not later than `moment`."""
-        # Going backwards the library steps over a time that the clock left out or had twice, and
-        # may name one that is not due yet. So its answers only say where to begin to look.
+        # Backwards the library skips a time that the clock left out or had twice, and may return
+        # one that is not due yet. So its answers are only the start of the search.
         for about in CronSim(self.expression, self._local(moment), reverse=True):
             found = None
             for tick in self._after(about.astimezone(UTC) - _LONGEST_SHIFT):
@@ -79,29 +78,30 @@ class Cron:
         return None
 
     def _after(self, moment: datetime) -> Iterator[datetime]:
-        """All ticks later than `moment`, each once and in their order."""
+        """All ticks later than `moment`, each once and in order."""
         last = moment
         for local in _CronSim(self.expression, self._local(moment)):
             tick = local.astimezone(UTC)
-            # What a change of the clock lets fall on one moment, or the library finds in the first
-            # of two equal hours when asked from within the second, is no further tick.
+            # A change of the clock may put several ticks on one moment, and from within the second
+            # of two equal hours the library may return a time in the first: neither is a further
+            # tick.
             if tick > last:
                 yield (last := tick)
 
     def _local(self, moment: datetime) -> datetime:
-        # The library takes its short way for `datetime.UTC` alone.
+        # The library has a fast path only for `datetime.UTC`.
         return moment.astimezone(UTC if self.zone == "UTC" else zoneinfo.ZoneInfo(self.zone))
 
 
 class _CronSim(CronSim):
-    """The library's, also where the clock is put forward by half an hour (Lord Howe Island).
+    """CronSim, corrected for a clock that is put forward by half an hour (Lord Howe Island).
 
-    It steps by whole hours, so that behind such a change it begins an hour in its middle. Source:
-    cronsim 2.8 `advance_hour`.
+    The library steps by whole hours, so after such a change it begins an hour in its middle.
+    Source: cronsim 2.8 `advance_hour`.
     """
 
     def advance_hour(self) -> bool:
-        """Go to the next hour that the expression names; False when this is one."""
+        """Advance to the next matching hour; return False when this hour matches."""
         is_changed = super().advance_hour()
         if is_changed and self.dt.minute:
             begin = self.dt.replace(minute=0)
@@ -111,10 +111,10 @@ class _CronSim(CronSim):
 
 
 def check_cron(expression: str) -> str:
-    """The expression, if it has five fields and is due ever.
+    """The expression, if it has five fields and is due at some time.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: the expression is not valid, or never due.
     """
     remedy = "write minute, hour, day of month, month and day of week, such as '*/5 * * * *'"
     if len(expression.split()) != _FIELDS:
@@ -123,22 +123,22 @@ def check_cron(expression: str) -> str:
         due = next(CronSim(expression, datetime.now(UTC)), None)
     except CronSimError as error:
         wrong = str(error).lower()
-        raise ValueError(f"{expression!r} is no cron expression: {wrong}; {remedy}") from error
+        raise ValueError(f"{expression!r} is not a cron expression: {wrong}; {remedy}") from error
     if due is None:
         raise ValueError(f"{expression!r} is never due; write a day that some month has")
     return expression
 
 
 def check_zone(name: str) -> str:
-    """The name, if it is a time zone's.
+    """The name, if it is the name of a time zone.
 
     Raises:
-        ValueError: it is none.
+        ValueError: there is no such time zone.
     """
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
         near = get_close_matches(name, zoneinfo.available_timezones(), n=1)
         remedy = f"did you mean {near[0]}?" if near else "write a name such as Europe/Vienna"
-        raise ValueError(f"{name!r} is no time zone; {remedy}") from error
+        raise ValueError(f"{name!r} is not a time zone; {remedy}") from error
     return name

@@ -128,7 +128,7 @@ def test_check_prints_all_problems_of_files_and_functions_and_exits_with_2(tmp_p
     assert done.stderr.splitlines() == [
         "more.yaml:2: streams.ORDERS: the name is taken, first by shop.yaml:2; rename one of them"
         " or remove it",
-        "more.yaml:7: functions.lose.timeout: 5 is no duration; write it like 250ms, 30s, 5m,"
+        "more.yaml:7: functions.lose.timeout: 5 is not a duration; write it like 250ms, 30s, 5m,"
         " 1h30m or 7d",
         "more.yaml:7: functions.lose: no binding found; write exactly one of consumer, endpoint,"
         " schedule, service",
@@ -148,8 +148,8 @@ def test_check_shows_no_secret(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == (
-        "shop.yaml:7: functions.place_order.settings.token: the value is no whole number; write a"
-        " whole number"
+        "shop.yaml:7: functions.place_order.settings.token: the value is not a whole number; write"
+        " a whole number"
     )
     assert "hidden-value" not in done.stdout + done.stderr
 

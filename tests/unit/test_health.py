@@ -117,7 +117,7 @@ async def test_a_function_that_blocks_the_loop_is_named_with_its_stack(lines: Li
     try:
         await asyncio.create_task(hold_the_loop(), name="ingest worker 3")
         block = await lines.wait_for("A function blocks the event loop")
-        end = await lines.wait_for("The event loop turns again")
+        end = await lines.wait_for("The event loop runs again")
     finally:
         watch.stop()
     assert block["level"] == "warning"
@@ -142,7 +142,7 @@ async def test_a_block_is_reported_again_when_it_has_lasted_twice_as_long(lines:
     try:
         for _ in range(2):
             assert reports.acquire(timeout=DEADLINE_S)
-        await lines.wait_for("The event loop turns again")
+        await lines.wait_for("The event loop runs again")
     finally:
         watch.stop()
     first, second = (

@@ -542,7 +542,7 @@ def test_a_validator_of_settings_that_fails_by_itself_is_told_without_what_it_sa
         (SERVICE, "def handle(ctx: Context): ...", "a service must be async, to notice that it shall stop; write async def"),
         (SCHEDULE, "async def handle(event: Event[bytes], ctx: Context): ...", "the handler takes (event: runtime.message.Event[bytes], ctx: runtime.context.Context); a schedule needs def handler(ctx: Context)"),
         (SERVICE, "async def handle(ctx: Context): ...\nasync def start(): ...", "sample.start cannot be called with a context; write `async def start(ctx: Context)`, or rename it"),
-        (SERVICE, "async def handle(ctx: Context): ...\nSettings = 5", "sample.Settings is no pydantic model; let it inherit from pydantic.BaseModel"),
+        (SERVICE, "async def handle(ctx: Context): ...\nSettings = 5", "sample.Settings is not a pydantic model; let it inherit from pydantic.BaseModel"),
         (SERVICE, "import json\njson.loads('{')", "importing sample failed at sample.py:5: JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); correct the module"),
         (SERVICE, "def broken(:", "importing sample failed at sample.py:4: SyntaxError: invalid syntax (sample.py, line 4); correct the module"),
         (SERVICE, "import absent_library", "importing sample failed at sample.py:4: ModuleNotFoundError: No module named 'absent_library'; correct the module"),
@@ -621,7 +621,7 @@ def test_wrong_settings_are_reported_where_they_stand_and_never_shown() -> None:
         "m.yaml:10: functions.f.settings.depht: no such key; did you mean depth?",
         "m.yaml:6: functions.f.settings.url: is missing; add `url:`",
         "m.yaml:7: functions.f.settings.token: ********** is no token; see the reference",
-        "m.yaml:9: functions.f.settings.inner.size: the value is no whole number; write a whole number",
+        "m.yaml:9: functions.f.settings.inner.size: the value is not a whole number; write a whole number",
     ]
 
 

@@ -67,7 +67,7 @@ def test_an_unset_variable_is_named_and_hides_no_other_mistake() -> None:
 @pytest.mark.parametrize("reference", ["${}", "${A-b}", "${1A}", "${A"])
 def test_a_malformed_reference_is_refused(reference: str) -> None:
     assert problems_of(f"streams:\n  S:\n    subjects: ['{reference}']\n") == [
-        f"m.yaml:3: streams.S.subjects[0]: {reference!r} is no reference; write ${{NAME}} or"
+        f"m.yaml:3: streams.S.subjects[0]: {reference!r} is not a reference; write ${{NAME}} or"
         " ${NAME:-default}, or $${ for the two characters themselves"
     ]
 

@@ -125,8 +125,8 @@ streams:
     [
         (b"", "m.yaml:1: the file is empty; declare something in it or remove it"),
         (b"# only this\n", "m.yaml:1: the file is empty; declare something in it or remove it"),
-        (b"\n- a\n", "m.yaml:2: a list is no mapping; begin with one of streams, functions, migrations"),
-        (b"hello", "m.yaml:1: 'hello' is no mapping; begin with one of streams, functions, migrations"),
+        (b"\n- a\n", "m.yaml:2: a list is not a mapping; begin with one of streams, functions, migrations"),
+        (b"hello", "m.yaml:1: 'hello' is not a mapping; begin with one of streams, functions, migrations"),
         (b"streams: {}\n---\nstreams: {}\n", "m.yaml:3: a second document begins; keep one per file, without a --- between"),
         (b"streams:\n\tA: {}\n", "m.yaml:2: a tab stands where YAML wants spaces; indent with spaces"),
         (b"streams: [a\n", "m.yaml:2: not YAML: expected ',' or ']', but got '<stream end>' (while parsing a flow sequence); correct it near column 1"),
@@ -135,15 +135,15 @@ streams:
         (b"streams: {}\n# \x00\n", "m.yaml:2: a control character; remove it"),
         (b"streams: *nowhere\n", "m.yaml:1: not YAML: found undefined alias 'nowhere'; correct it near column 10"),
         (b"streams: !stream {}\n", "m.yaml:1: streams: unknown tag '!stream'; remove the tag"),
-        (b"streams: !!int many\n", "m.yaml:1: streams: 'many' is no int; remove the tag"),
+        (b"streams: !!int many\n", "m.yaml:1: streams: 'many' cannot be read as int; remove the tag"),
         (b"streams: &s {A: *s}\n", "m.yaml:1: streams.A: an alias contains itself; write the value out"),
         (b"streams: {}\nstreams: {}\n", "m.yaml:2: streams: the key stands twice, first in line 1; keep one of them"),
         (b"? [a]\n: b\n", "m.yaml:1: a list or mapping is used as a key; write a plain name"),
-        (b"<<: 5\n", "m.yaml:1: << merges something that is no mapping; name a mapping"),
+        (b"<<: 5\n", "m.yaml:1: << merges something that is not a mapping; name a mapping"),
         (b"[" * 5000, "m.yaml:1: nested too deeply; flatten it"),
         (b"stream: {}\n", "m.yaml:1: stream: no such key; did you mean streams?"),
         (b"zzz: {}\n", "m.yaml:1: zzz: no such key; known are functions, migrations, streams"),
-        (b"streams:\n", "m.yaml:1: streams: nothing is no mapping; write `key: value` lines below it"),
+        (b"streams:\n", "m.yaml:1: streams: nothing is not a mapping; write `key: value` lines below it"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_manifest_is_told_so_with_its_line(content: bytes, expected: str) -> None:
@@ -182,11 +182,11 @@ functions:
 """)
 
     assert problems == [
-        "m.yaml:3: streams.S.replicas: 'many' is no whole number; write a whole number",
+        "m.yaml:3: streams.S.replicas: 'many' is not a whole number; write a whole number",
         "m.yaml:5: functions.one.concurrency: 0 is too small; use at least 1",
         "m.yaml:5: functions.one: consumer and endpoint found; write exactly one of consumer, endpoint,"
         " schedule, service",
         "m.yaml:6: functions.two: no binding found; write exactly one of consumer, endpoint, schedule,"
         " service",
-        "m.yaml:7: functions.three: 5 is no mapping; write `key: value` lines below it",
+        "m.yaml:7: functions.three: 5 is not a mapping; write `key: value` lines below it",
     ]
