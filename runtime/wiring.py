@@ -10,7 +10,6 @@ import structlog
 
 from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.endpoint import endpoint
-from runtime.binding.failures import FailureLogs
 from runtime.binding.in_progress import InProgressTicker
 from runtime.binding.ordered.leader import OrderedBinding
 from runtime.binding.outages import Outages
@@ -33,6 +32,7 @@ from runtime.host_options import HostOptions
 from runtime.lag import LagWatch
 from runtime.loader import Function
 from runtime.manifest import Manifest
+from runtime.observe.failures import FailureLogs
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import ENDPOINT_OUTCOMES, Metrics
 from runtime.observe.redaction import hide, secrets_in

@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.binding.fair_queue import FairQueue, ReadyQueue
 from runtime.message import Message
+from runtime.queueing.fair_queue import FairQueue, ReadyQueue
 
 PREFETCH_S = 0.2
 """Messages are fetched ahead for this much work, as measured."""

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from runtime.binding.fair_queue import FairQueue
-from runtime.binding.keys import key_of
-from runtime.binding.token_bucket import TokenBucket
 from runtime.loader import Function
+from runtime.queueing.fair_queue import FairQueue
+from runtime.queueing.keys import key_of
+from runtime.queueing.token_bucket import TokenBucket
 
 MAX_IN_FLIGHT = 8192
 ROOM_SHARE = 4

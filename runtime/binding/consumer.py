@@ -21,7 +21,6 @@ from runtime.binding.rate_limiter import RateLimiter
 from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.settlement import Settlement, SettlementBackends
 from runtime.binding.spill import Spill
-from runtime.binding.token_bucket import TokenBucket, token_bucket_of
 from runtime.binding.worker import Runner, Worker, WorkerPool
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Slots
@@ -31,6 +30,7 @@ from runtime.dispatch import Dead, Dispatcher
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
+from runtime.queueing.token_bucket import TokenBucket, token_bucket_of
 
 log = get_logger("runtime.consumer")
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.binding.capacity import Bounds
-from runtime.binding.fair_queue import FairQueue
 from runtime.binding.worker import Runner
 from runtime.broker.ack_subject import deliveries_of
 from runtime.broker.advisories import CODE
 from runtime.dispatch import Dead, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.queueing.fair_queue import FairQueue
 
 log = get_logger("runtime.crash_isolation")
 

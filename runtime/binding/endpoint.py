@@ -5,13 +5,13 @@ import json
 import secrets
 from collections.abc import Mapping
 
-from runtime.binding.failures import FailureLog
 from runtime.broker.micro import Answer, MicroEndpoint
 from runtime.dispatch import Dispatcher
 from runtime.errors import NoAnswer, PayloadError, Reject, RequestFailed, Retry
 from runtime.loader import Function
 from runtime.manifest.model import EndpointBindingSpec
 from runtime.message import Message
+from runtime.observe.failures import FailureLog
 from runtime.observe.metrics import FunctionMetrics
 from runtime.resource.outage import is_outage
 from runtime.safe_text import line_of, seconds_of, status_of, text_of

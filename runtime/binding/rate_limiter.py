@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from runtime.binding.buffer import Places, PrefetchBuffer
-from runtime.binding.token_bucket import TokenBucket
 from runtime.message import Message
+from runtime.queueing.token_bucket import TokenBucket
 
 PACE_S = 0.01
 """The timer runs no more often than this, and lets in several messages at a time if need be."""

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from runtime.binding.failures import FailureLog
 from runtime.call_task import create_call_task, failure_of, take_back_own_cancels
 from runtime.context import Context, Scope
 from runtime.errors import ConfigError
 from runtime.loader import Function
+from runtime.observe.failures import FailureLog
 from runtime.observe.logs import get_logger
 
 log = get_logger("runtime.service")

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 
 import structlog
 
-from runtime.binding.failures import FailureLogs
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
 from runtime.dispatch import Dead, Dispatcher, Done, Later, Outcome
 from runtime.errors import PublishFailed, Unsendable
 from runtime.message import Message
+from runtime.observe.failures import FailureLogs
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from runtime.binding.buffer import Places, PrefetchBuffer
-from runtime.binding.fair_queue import FairQueue
 from runtime.binding.settlement import Settlement
 from runtime.broker.connection import ApiError
 from runtime.broker.spill_queues import SLOTS, SpillQueues, name_of
 from runtime.errors import PublishFailed, Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.queueing.fair_queue import FairQueue
 from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.spill")

@@ -8,10 +8,11 @@ from pydantic import BaseModel, SecretStr
 from structlog.testing import capture_logs
 
 from runtime import Batch, Context, Event, Reject, Retry
-from runtime.binding import flood_gate, service
+from runtime.binding import service
 from runtime.broker.connection import Broker
 from runtime.context import Publication
 from runtime.errors import RequestFailed
+from runtime.observe import flood_gate
 from tests.support.host import (
     eventually,
     fresh,

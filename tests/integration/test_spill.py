@@ -8,8 +8,6 @@ import pytest
 
 from runtime.binding import spill as module
 from runtime.binding.buffer import Places, PrefetchBuffer
-from runtime.binding.fair_queue import FairQueue
-from runtime.binding.keys import key_of
 from runtime.binding.settlement import Settlement
 from runtime.binding.spill import Spill
 from runtime.broker.connection import Broker
@@ -17,6 +15,8 @@ from runtime.broker.mailbox import Mailbox
 from runtime.broker.spill_queues import SpilledKey, SpillQueues, name_of
 from runtime.manifest.model import KeySpec
 from runtime.message import Message
+from runtime.queueing.fair_queue import FairQueue
+from runtime.queueing.keys import key_of
 from tests.support.host import eventually, fresh, make_manifest
 
 

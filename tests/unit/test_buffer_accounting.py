@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from runtime.binding.buffer import Places, PrefetchBuffer
-from runtime.binding.fair_queue import FairQueue
-from runtime.binding.keys import key_of
 from runtime.manifest.model import KeySpec
 from runtime.message import Message
+from runtime.queueing.fair_queue import FairQueue
+from runtime.queueing.keys import key_of
 
 KEYS = st.sampled_from("klm")
 PLACES = st.sampled_from([0, 1])

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 
 from runtime.binding.crash_isolation import CrashIsolation
-from runtime.binding.fair_queue import FairQueue
-from runtime.binding.keys import key_of
 from runtime.dispatch import DONE, Outcome
 from runtime.manifest.model import KeySpec
 from runtime.message import Message
+from runtime.queueing.fair_queue import FairQueue
+from runtime.queueing.keys import key_of
 
 
 class Runner:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.binding.fair_queue import FairQueue
-from runtime.binding.keys import LONGEST, NO_KEY, key_of
-from runtime.binding.token_bucket import TokenBucket
 from runtime.manifest.model import KeySpec
 from runtime.message import Message
+from runtime.queueing.fair_queue import FairQueue
+from runtime.queueing.keys import LONGEST, NO_KEY, key_of
+from runtime.queueing.token_bucket import TokenBucket
 
 
 def _message(sequence: int, subject: str = "s.a.k", data: bytes = b"") -> Message:

@@ -3,8 +3,8 @@ from collections.abc import Hashable
 
 import pytest
 
-from runtime.binding import flood_gate
-from runtime.binding.flood_gate import LINES, MOST_KINDS, FloodGate
+from runtime.observe import flood_gate
+from runtime.observe.flood_gate import LINES, MOST_KINDS, FloodGate
 
 
 class Summaries:

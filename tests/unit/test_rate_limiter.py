@@ -8,9 +8,9 @@ import pytest
 from runtime.binding.admission import Admission
 from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.binding.rate_limiter import PACE_S, RateLimiter
-from runtime.binding.token_bucket import TokenBucket, token_bucket_of
 from runtime.manifest.model import RateSpec
 from runtime.message import Message
+from runtime.queueing.token_bucket import TokenBucket, token_bucket_of
 
 
 class ManualLoop:

@@ -10,7 +10,6 @@ from typing import Any
 
 from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.crash_isolation import CrashIsolation
-from runtime.binding.fair_queue import FairQueue
 from runtime.binding.ordered.remote_workers import RemoteWorkers
 from runtime.binding.ordered.standby import Standby
 from runtime.binding.puller_set import Source
@@ -22,6 +21,7 @@ from runtime.errors import Unavailable
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
+from runtime.queueing.fair_queue import FairQueue
 from runtime.supervised_task import SupervisedTask
 
 log = get_logger("runtime.ordered")

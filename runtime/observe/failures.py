@@ -3,10 +3,10 @@
 from collections.abc import Hashable
 from typing import Any
 
-from runtime.binding.flood_gate import WINDOW_S, FloodGate
 from runtime.dispatch import Dead, Later
 from runtime.errors import PayloadError, Reject, Retry
 from runtime.message import Message
+from runtime.observe.flood_gate import WINDOW_S, FloodGate
 from runtime.observe.logs import get_logger
 from runtime.safe_text import describe, name_of
 from runtime.user_frames import exc_info_of, where_of

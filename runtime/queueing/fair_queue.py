@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from runtime.binding.token_bucket import TokenBucket
 from runtime.message import Message
+from runtime.queueing.token_bucket import TokenBucket
 
 Key = Callable[[Message], str]
 
