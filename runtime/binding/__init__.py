@@ -1,1 +1,1 @@
-"""Between the broker and a function: pulls, calls, settles. Nothing else settles a message."""
+"""Bindings: pull messages, call the function, settle. Nothing else settles a message."""

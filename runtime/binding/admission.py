@@ -1,4 +1,4 @@
-"""The stages that a delivered message passes on its way from a pull loop to the buffer."""
+"""Passes each delivered message through the function's stages into the buffer."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -8,23 +8,23 @@ from runtime.message import Message
 
 
 class Stage(Protocol):
-    """One step of a message's way."""
+    """One step of a message's admission."""
 
     def admit(self, message: Message, places: Places) -> bool:
-        """Whether the message goes on; if not, this stage holds it in the buffer meanwhile.
+        """Whether the message goes on; if not, this stage holds it in the buffer.
 
         Args:
-            message: as the pull loop delivered it.
-            places: which of the pull loops' places the message takes.
+            message: the message as the pull loop delivered it.
+            places: the pull loop's places, of which the message takes one.
         """
 
 
 class Admission:
-    """Leads each message through the stages, in their order, into the buffer.
+    """Passes each message through the stages, in order, into the buffer.
 
     Args:
-        stages: those that the function needs, chosen when its binding is built.
-        buffer: where a message waits for its call that no stage holds.
+        stages: the stages that the function needs, chosen when its binding is built.
+        buffer: the buffer in which a message waits for its call.
     """
 
     def __init__(self, stages: Sequence[Stage], buffer: PrefetchBuffer) -> None:

@@ -1,4 +1,4 @@
-"""What the host says to NATS while a function blocks the event loop."""
+"""Sends PONG and in-progress signals to NATS while a function blocks the event loop."""
 
 import time
 
@@ -8,15 +8,15 @@ from runtime.broker.settler import IN_PROGRESS
 
 
 class BlockKeepalive:
-    """Does from another thread what the loop owes the server: PONG and `+WPI`.
+    """Sends PONG and `+WPI` from another thread, in place of the blocked event loop.
 
-    So a block costs neither the connection nor the messages that are here, in one case excepted:
-    they go to other hosts when the function at work stands still for longer than its time limit,
-    as they would if it were cancelled.
+    So a block loses neither the connection nor the held messages, with one exception: when the
+    running function blocks for longer than its time limit, the messages are redelivered to other
+    hosts, as they would be if the call were cancelled.
 
     Args:
         broker: the connection.
-        ticker: knows what is here.
+        ticker: knows the held messages.
     """
 
     def __init__(self, broker: Broker, ticker: InProgressTicker) -> None:
@@ -24,10 +24,10 @@ class BlockKeepalive:
         self._ticker = ticker
 
     def act(self, *, is_at_work: bool) -> None:
-        """Be heard by the server once; a few times a second keeps everything.
+        """Send the signals once; a few calls a second keep everything alive.
 
         Args:
-            is_at_work: whether a function is, and within its time limit.
+            is_at_work: whether a function is running within its time limit.
         """
         signs: list[tuple[str, bytes]] = []
         if is_at_work:

@@ -1,4 +1,4 @@
-"""The messages that one function holds: waiting, in a call, or being settled."""
+"""Buffer of the messages that one function holds: waiting, in a call, or being settled."""
 
 import asyncio
 from collections import deque
@@ -9,44 +9,45 @@ from runtime.message import Message
 from runtime.queueing.fair_queue import FairQueue, ReadyQueue
 
 PREFETCH_S = 0.2
-"""Messages are fetched ahead for this much work, as measured."""
+"""Messages are fetched ahead for this much time of work, as measured."""
 RATE_WINDOW_S = 0.1
 MAILBOX_SHARE = 4
 ROOM_BYTES = 32 * 1024 * 1024
-"""As much may be on its way at a time of what another host held, half of what a server keeps for a
-connection. It held more than fits in here, as keys waited for a retry there."""
+"""The most bytes requested at a time of messages that another host held: half of what a server
+keeps for a connection. That host may have held more than the buffer's bytes, when keys waited for a
+retry."""
 
 
 @dataclass(slots=True, eq=False)
 class Places:
-    """How many places are taken by the messages of one pull loop.
+    """Counts the places that the messages of one pull loop take.
 
-    A message takes a place until it is released, but not while it is blocked behind a failed one of
-    its key: if those took all places, no other key could go on.
+    A message takes a place until it is released, but not while it is blocked behind a failed
+    message of its key: blocked messages could take all places, and no other key could go on.
     """
 
     taken: int = 0
 
 
 class PrefetchBuffer:
-    """Holds what the pull loops deliver and says how much more may come.
+    """Holds the delivered messages and tells the pull loops how many more may come.
 
-    The capacity follows the function's pace: as many messages as may run at once, and what the
-    function settles in `PREFETCH_S`. A slow function so holds hardly more than it works on, and a
-    fast one never starves between two pulls. The bytes are bounded apart from that.
+    The capacity follows the function's rate: the messages that may run at once, plus the messages
+    that the function settles in `PREFETCH_S`. So a slow function holds few messages beyond its
+    calls, and a fast one does not run out between two pulls. The bytes have a limit of their own.
 
     Args:
         at_least: the lowest capacity.
-        at_most: the highest one.
-        max_bytes: how many bytes the messages here may have together.
-        fair_queue: where they wait when they have keys; first come, first served without.
+        at_most: the highest capacity.
+        max_bytes: the most bytes of all held messages together.
+        fair_queue: the queue of messages with keys; None for first come, first served.
 
     Attributes:
-        held: everything here and unsettled, each with the places that count it.
-        held_bytes: the size of all that.
-        ready: what waits for its call.
-        ready_bytes: the payloads' size of what waits.
-        fair_queue: `ready`, where messages have keys.
+        held: all unsettled messages, each with the places that count it.
+        held_bytes: the size of all held messages.
+        ready: the messages that wait for a call.
+        ready_bytes: the size of the waiting messages' payloads.
+        fair_queue: `ready`, if messages have keys.
     """
 
     def __init__(
@@ -77,65 +78,66 @@ class PrefetchBuffer:
         self._window_from_s = self._loop.time()
 
     def resize(self, *, at_least: int, at_most: int) -> None:
-        """Change the bounds of the capacity; it starts anew at the lower one."""
+        """Change the bounds of the capacity, and set the capacity to the lower bound."""
         self._at_least = self._capacity = at_least
         self._at_most = max(at_least, at_most)
 
     def capacity(self) -> int:
-        """How many messages may be here at once, now."""
+        """The most messages that may be held, at this moment."""
         return self._capacity + self._extra
 
     def mailbox_capacity(self, taken: int) -> int:
-        """How many messages of the mailbox may be among them; `taken` are here already.
+        """The most messages of the mailbox that may be held; `taken` of them are held already.
 
-        A share, so that however many are parked or redriven they never starve the stream. But all
-        of them before the queue is opened: what was handed over comes before what the stream has.
+        Only a share of the capacity, so that parked and redriven messages do not starve the stream.
+        The whole capacity before the queue is opened: messages that were handed over come before
+        those of the stream.
         """
         if self.fair_queue is not None and not self.fair_queue.is_open:
             return self._capacity + taken
         return max(1, self._capacity // MAILBOX_SHARE)
 
     def free_bytes(self) -> int:
-        """How many bytes more may come; less than none when a large message is here.
+        """How many more bytes may come; negative when a large message is held.
 
-        What is blocked behind a failed message has as much room of its own, so that a key that
-        fails does not stop the others.
+        Messages that are blocked behind a failed message have the same limit apart, so that a key
+        that fails does not stop the others.
         """
         blocked_bytes = min(self._blocked_bytes, self.max_bytes)
         return self.max_bytes - self.held_bytes + blocked_bytes + self._extra_bytes
 
     def mailbox_free_bytes(self) -> int:
-        """How many bytes more of the mailbox may come.
+        """How many more bytes of the mailbox may come.
 
-        Before the queue is opened as much as a host may have handed over, which held twice its
-        bytes when keys waited for a retry.
+        Before the queue is opened this is as much as a host may have handed over: twice its limit,
+        when keys waited for a retry.
         """
         if self.fair_queue is not None and not self.fair_queue.is_open:
             return self.free_bytes() + 2 * self.max_bytes
         return self.free_bytes()
 
     def make_room(self, missing: int, taken: int) -> None:
-        """Let so many more of the stream in, until the queue is opened, than the `taken` ones."""
+        """Admit `missing` stream messages beyond the `taken` ones, until the queue is opened."""
         self._extra = max(0, taken - self._capacity) + missing
         self._extra_bytes = max(0, self.held_bytes - self.max_bytes) + ROOM_BYTES
 
     def count(self) -> int:
-        """How many messages are here."""
+        """The number of held messages."""
         return len(self.held)
 
     def add(self, message: Message, places: Places) -> None:
-        """Take a message in, to wait for its call."""
+        """Hold a message and enqueue it for its call."""
         self.hold(message, places)
         self.enqueue(message)
 
     def hold(self, message: Message, places: Places) -> None:
-        """Have a message here that does not wait for a call, or not yet."""
+        """Hold a message that does not wait for a call, or not yet."""
         self.held[message] = places
         self.held_bytes += message.size_bytes
         places.taken += 1
 
     def enqueue(self, message: Message) -> None:
-        """Have a message that is held wait for its call."""
+        """Enqueue a held message for its call."""
         is_blocked = self.ready.append(message)
         self.ready_bytes += len(message.data)
         if is_blocked:
@@ -145,17 +147,17 @@ class PrefetchBuffer:
         self._wake()
 
     def open(self) -> None:
-        """Let messages be taken from the queue."""
+        """Open the queue: messages may be taken."""
         if self.fair_queue is not None:
             self.fair_queue.is_open = True
             self._extra = self._extra_bytes = 0
             self._wake_all()
 
     def take_all(self, messages: int, size_bytes: int) -> list[Message]:
-        """The oldest that wait: at least one, at most so many and so large together.
+        """Take the oldest waiting messages: at least one, at most so many and so many bytes.
 
         Raises:
-            IndexError: none waits.
+            IndexError: no message waits.
         """
         ready = self.ready
         most = min(messages, len(ready))
@@ -171,19 +173,19 @@ class PrefetchBuffer:
         return taken
 
     def take(self) -> Message:
-        """The oldest that waits.
+        """Take the oldest waiting message.
 
         Raises:
-            IndexError: none does.
+            IndexError: no message waits.
         """
         message = self.ready.popleft()
         self.ready_bytes -= len(message.data)
         return message
 
     def delay(self, message: Message, delay_s: float) -> None:
-        """Have a failed message of an order wait for its next call here, and its key behind it."""
+        """Delay a failed message of an ordered function; messages of its key wait behind it."""
         if self.fair_queue is None:
-            raise TypeError("a message is delayed in the queue of an ordered function alone")
+            raise TypeError("only the queue of an ordered function delays a message")
         if message not in self._delays:
             if message in self.fair_queue.out:
                 self.ready_bytes += len(message.data)
@@ -199,7 +201,7 @@ class PrefetchBuffer:
         return max(0.0, timer.when() - self._loop.time()) if timer is not None else 0.0
 
     def release(self, message: Message) -> None:
-        """Let go of a message that is settled."""
+        """Remove a settled message."""
         self._let_go(message)
         if self.fair_queue is not None:
             self.fair_queue.release(message)
@@ -214,7 +216,7 @@ class PrefetchBuffer:
             self._empty.set()
 
     def release_all(self, messages: Sequence[Message]) -> None:
-        """Let go of messages that are settled."""
+        """Remove settled messages."""
         let_go = self._let_go
         for message in messages:
             let_go(message)
@@ -228,7 +230,7 @@ class PrefetchBuffer:
         self._measure()
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Remove all messages."""
         self.held.clear()
         self.held_bytes = 0
         for timer in self._delays.values():
@@ -245,13 +247,13 @@ class PrefetchBuffer:
             try:
                 await waiter
             except asyncio.CancelledError:
-                # Woken and cancelled at once: somebody else must take what it was woken for.
+                # Woken and cancelled at the same moment: another waiter must take the message.
                 if waiter.done() and not waiter.cancelled():
                     self._wake()
                 raise
 
     async def wait_for(self, messages: int, size_bytes: int, limit_s: float) -> None:
-        """Return when so many messages or bytes wait, or `limit_s` have passed.
+        """Return when so many messages or bytes wait, or after `limit_s`.
 
         For one caller at a time.
         """
@@ -267,20 +269,20 @@ class PrefetchBuffer:
             timer.cancel()
 
     def finish(self) -> None:
-        """Hand over what waits without waiting for more, as nothing more will come."""
+        """Make `wait_for` return without waiting for more: no more messages will come."""
         self._finishing = True
         if self._enough is not None:
             _resolve(self._enough)
 
     async def wait_until_empty(self) -> None:
-        """Return when everything is settled, or what is not must wait for longer."""
+        """Return when all messages are settled, or the rest waits for the end of a delay."""
         while self.held and not self.is_stuck:
             self._empty.clear()
             await self._empty.wait()
 
     @property
     def is_stuck(self) -> bool:
-        """Whether all that is here waits in the queue, and none of it may be taken now."""
+        """Whether all held messages wait in the queue and none may be taken now."""
         queue = self.fair_queue
         return queue is not None and queue.is_idle and len(self.held) == queue.waiting
 
@@ -304,7 +306,7 @@ class PrefetchBuffer:
             self._blocked_bytes += change * message.size_bytes
 
     def _wake(self) -> None:
-        """Wake who waits for a message, if there is one."""
+        """Wake a task that waits for a message, if there is one."""
         if not self.ready:
             return
         while self._waiters:
@@ -317,7 +319,7 @@ class PrefetchBuffer:
             self._enough = None
 
     def _set_alarm(self) -> None:
-        """Wake who waits when a token comes in that alone holds a message back."""
+        """Set a timer that wakes a waiting task when a message only lacks a token."""
         in_s = self.fair_queue.next_in_s() if self.fair_queue is not None else None
         if in_s is not None and self._alarm is None:
             self._alarm = self._loop.call_later(in_s, self._ring)
@@ -340,7 +342,7 @@ class PrefetchBuffer:
             return
         fitting = int(self._settled / elapsed_s * PREFETCH_S)
         wanted = min(self._at_most, self._at_least + fitting)
-        # Half way there each time: one odd window does not swing it.
+        # Move half way each time, so that one unusual window changes little.
         self._capacity = max(self._at_least, (self._capacity + wanted + 1) // 2)
         self._settled = 0
         self._window_from_s = now_s

@@ -1,4 +1,4 @@
-"""How much a function holds at a time, and in which queue. Pure decisions on its specification."""
+"""Chooses the buffer's capacity and queue from a function's specification. Pure."""
 
 from dataclasses import dataclass
 
@@ -9,36 +9,36 @@ from runtime.queueing.token_bucket import TokenBucket
 
 MAX_IN_FLIGHT = 8192
 ROOM_SHARE = 4
-"""Where keys take turns, one of them leaves this part of the calls to the others."""
+"""Share of the calls that one fair key leaves to the others."""
 KEYED_WINDOW = 2048
-"""How many messages are looked at together where keys take turns, unless the manifest says."""
+"""How many messages are held when keys take turns, unless the manifest says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many messages a function holds: the buffer's lowest and highest capacity."""
+    """The lowest and highest capacity of a function's buffer."""
 
     at_least: int
     at_most: int
 
 
 def bounds_of(function: Function) -> Bounds:
-    """How many messages a function holds."""
+    """The bounds of a function's buffer."""
     spec, size = function.spec, function.spec.batch.size
     pending = spec.consumer.max_ack_pending if spec.consumer else MAX_IN_FLIGHT
     at_least = size * (spec.concurrency + 1) if function.shape == "batch" else spec.concurrency
     if spec.fairness is None:
         at_most = min(spec.max_in_flight or MAX_IN_FLIGHT, pending)
         return Bounds(min(at_least, at_most), at_most)
-    # Half for what comes in the stream, half for what waited in the mailbox. All of it at once, as
-    # it is there to be chosen from.
+    # Half for the stream and half for the mailbox. The full capacity from the start, because the
+    # queue chooses among the held messages.
     window = min(spec.max_in_flight or max(KEYED_WINDOW, 2 * at_least), pending)
     half = max(1, window // 2)
     return Bounds(half, half)
 
 
 def fair_queue_of(function: Function, token_bucket: TokenBucket | None) -> FairQueue | None:
-    """The queue in which a function's messages wait, where they have keys."""
+    """The queue of a function whose messages have keys; None for other functions."""
     spec = function.spec
     if spec.fairness is None:
         return None

@@ -1,8 +1,8 @@
-"""A function bound to a durable consumer: pull, admit, call, settle.
+"""Binding of a function to a durable consumer: pull, admit, call, settle.
 
-A message's way: `Puller` delivers it to `Admission`, whose stages lead it into the
-`PrefetchBuffer`; a task of the `WorkerPool` takes it from there, calls the function, and has
-`Settlement` act on the outcome.
+`Puller` delivers a message to `Admission`, whose stages pass it into the `PrefetchBuffer`. A task
+of the `WorkerPool` takes it from the buffer, calls the function, and lets `Settlement` act on the
+outcome.
 """
 
 import asyncio
@@ -36,17 +36,17 @@ log = get_logger("runtime.consumer")
 
 MAILBOX_BYTE_SHARE = 8
 SLOT_BYTE_SHARE = 64
-"""Parts of a function's bytes: requests that wait for messages reserve theirs."""
+"""Shares of a function's bytes, which open pull requests reserve."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What every consumer binding of a host shares.
+    """The services that all consumer bindings of a host share.
 
     Attributes:
-        careful_ack_waits: for how many ack waits functions get single messages at first, as this
-            process takes over from one that died and any message may have been why; 0 for none.
-        peers: how many processes of this host, this one included, run the same functions.
+        careful_ack_waits: for how many ack waits functions get single messages at first, because
+            this process replaces one that died and any message may be the cause; 0 for none.
+        peers: number of processes of this host, this one included, that run the same functions.
     """
 
     broker: Broker
@@ -68,8 +68,8 @@ class ConsumerBinding:
         runner: calls the function; the dispatcher unless given.
 
     Attributes:
-        before_giving_back: awaited before what is not finished goes elsewhere.
-        stream_places: of the messages that the stream delivered.
+        before_giving_back: awaited before unfinished messages are given back.
+        stream_places: the places of the messages that the stream delivered.
     """
 
     def __init__(
@@ -127,11 +127,11 @@ class ConsumerBinding:
 
     @property
     def is_flowing(self) -> bool:
-        """Whether all its pull loops are in order."""
+        """Whether all pull loops work."""
         return self.pullers.is_flowing
 
     async def start(self) -> None:
-        """Begin to pull and to work."""
+        """Start the pull loops and the workers."""
         self._shared.ticker.add(self._held)
         self._workers.start()
         if self.spill is not None:
@@ -139,12 +139,12 @@ class ConsumerBinding:
         await self.pullers.start()
 
     def add_worker(self, worker: Worker) -> None:
-        """Have one message more worked on at a time, by this worker, until it is stopped."""
+        """Add a worker, which calls the function on one message at a time until it is stopped."""
         self._workers.add_worker(worker)
 
     async def drain(self, grace_s: float) -> None:
-        """Pull no more, finish what is here, give back what is not finished in time."""
-        # However short the grace: what the server has sent and nobody took in costs an attempt.
+        """Stop pulling, finish the held messages, and give back the unfinished ones in the end."""
+        # However short the grace period: a sent message that is not taken in costs an attempt.
         await self.pullers.stop(DRAIN_S)
         self.buffer.finish()
         if self._rate_limiter is not None:
@@ -162,7 +162,7 @@ class ConsumerBinding:
         await self.stop()
 
     async def stop(self) -> None:
-        """End at once; whatever is here goes back to the stream."""
+        """Stop at once; held messages go back to the stream."""
         await self.pullers.stop(0)
         if self._rate_limiter is not None:
             self._rate_limiter.stop()
@@ -188,7 +188,7 @@ class ConsumerBinding:
             await self.before_giving_back()
 
     def _connect_pullers(self) -> None:
-        """Lead what each source delivers through its stages, in their order, into the buffer."""
+        """Create a pull loop for each source, with the stages that its messages pass."""
         stream, mailbox = self._sources
         isolation = self._make_isolation(max(stream.ack_wait_s, mailbox.ack_wait_s))
         of_stream: list[Stage | None] = [isolation, self.spill, self._rate_limiter]
@@ -199,7 +199,8 @@ class ConsumerBinding:
         places, mailbox_places = self.stream_places, Places()
         of_stream_slots = Slots(
             sink.capacity,
-            # Where keys take turns, what waits in the mailbox must not hide what the stream has.
+            # When keys take turns, the mailbox's messages must not take all places from the
+            # stream's.
             buffer.count if self.fair_queue is None else lambda: places.taken,
             buffer.free_bytes,
             buffer.max_bytes,
@@ -238,7 +239,7 @@ class ConsumerBinding:
         spec = self._dispatcher.function.spec
         if spec.rate is None:
             return None
-        # Of an ordered function one process leads, on one host.
+        # An ordered function is led by one process of one host.
         share = 1 if spec.ordered_by else self._shared.peers
         return token_bucket_of(spec.rate, share, asyncio.get_running_loop().time)
 
@@ -270,13 +271,13 @@ class ConsumerBinding:
         return SingleMessageStage(self.name, self.buffer, self._bounds, until_s=until_s)
 
     def _on_failed_admission(self, message: Message, failure: Exception) -> None:
-        log.error("A message could not be taken in", function=self.name, exc_info=failure)
+        log.error("A message could not be admitted", function=self.name, exc_info=failure)
         self.buffer.release(message)
         outcome = self._dispatcher.judge(message, failure, excuse=False)
         if not isinstance(outcome, Dead):
             self._settlement.refuse(message)
             return
-        # Its last attempt: nobody else would say why it is given up.
+        # On the last attempt no other code would report why the message is given up.
         burial = asyncio.create_task(self._settlement.settle(message, outcome), name="burial")
         self._burials.add(burial)
         burial.add_done_callback(self._burials.discard)

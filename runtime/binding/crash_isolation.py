@@ -1,4 +1,4 @@
-"""What a process does after another one died: it finds out whether a message was why."""
+"""Isolates messages after a process died, to find the one that kills processes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -17,15 +17,15 @@ from runtime.queueing.fair_queue import FairQueue
 log = get_logger("runtime.crash_isolation")
 
 _HELD_TWICE = 3
-"""The delivery of a message that two processes held when they died. Not its attempt: that counts
-the retries in place too, which a host that drained has handed over."""
+"""The delivery of a message that two dead processes held. Not its attempt, which also counts
+retries in place that a draining host has handed over."""
 
 
 class SingleMessageStage:
-    """Narrows a buffer to one message until those that the dead process held have come back.
+    """Limits the buffer to one message until the dead process's messages were redelivered.
 
-    They come within the ack wait, and before messages that were never delivered. A message that
-    kills this process too is alone here, so the server counts the death for this message alone.
+    They are redelivered within the ack wait, and before new messages. A message that kills this
+    process too is then held alone, so the server counts the death only for this message.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class SingleMessageStage:
         buffer.resize(at_least=1, at_most=1)
 
     def admit(self, message: Message, places: Places) -> bool:
-        """Let every message pass; the first new one after the time ends the narrowness."""
+        """Let every message pass; the first new message after the time ends the limit."""
         if self._is_narrow and message.attempt == 1 and self._time() > self._until_s:
             self._is_narrow = False
             self._buffer.resize(at_least=self._bounds.at_least, at_most=self._bounds.at_most)
@@ -49,18 +49,18 @@ class SingleMessageStage:
 
 
 class CrashIsolation:
-    """Calls what an ordered function's dead leaders held one message at a time, and counts deaths.
+    """Calls the messages that dead leaders held one at a time, and counts deaths for each.
 
-    An order needs all messages of its keys here, so the server counts a death for all of them, and
-    is told no limit. One death may have any reason and changes nothing. When two leaders died over
+    A leader holds all messages of its keys, so the server counts a death for all of them, and gets
+    no delivery limit. One death may have any cause and changes nothing. When two leaders died with
     the same messages, each of these candidates is called alone, and its sequence is stored before
-    that. A message that was called alone in as many deaths as it has attempts is given up.
+    the call. A message that was called alone in as many deaths as it has attempts is given up.
 
     Args:
         runner: calls the function.
-        max_deaths: after so many a message is given up.
-        store: stores what `state` says; it returns when that is stored.
-        left: what the `state` of the dead leader was, if any.
+        max_deaths: number of deaths after which a message is given up.
+        store: stores the value of `state`; returns when it is stored.
+        left: the last `state` of the dead leader, if any.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class CrashIsolation:
                 self._deaths[called] = self._deaths.get(called, 0) + 1
 
     def begin(self, fair_queue: FairQueue, held: Iterable[Message]) -> None:
-        """Isolate those messages that two dead leaders held, if there are any.
+        """Isolate the messages that two dead leaders held, if there are any.
 
         Args:
-            fair_queue: where they wait.
-            held: what a dead leader may have been calling.
+            fair_queue: the queue in which they wait.
+            held: the messages that a dead leader may have been calling.
         """
         self._candidates = {
             each.sequence
@@ -100,7 +100,7 @@ class CrashIsolation:
             fair_queue.most_out = 1
 
     def state(self) -> dict[str, Any] | None:
-        """What a successor must know."""
+        """The data for a successor."""
         if not self._candidates:
             return None
         return {"called": self._called, "deaths": self._deaths}
@@ -119,7 +119,7 @@ class CrashIsolation:
         return outcome
 
     async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Run the function on several messages; while candidates are left they come one by one."""
+        """Run the function on several messages; candidates are run one by one."""
         [first, *_] = messages
         if first.sequence not in self._candidates:
             return await self._runner.run_batch(messages)

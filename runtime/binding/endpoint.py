@@ -1,4 +1,4 @@
-"""A function bound to a subject of a micro service: a request in, its answer out."""
+"""Binding of a function to a subject of a micro service: a request in, its answer out."""
 
 import asyncio
 import json
@@ -23,11 +23,11 @@ RETRY_AFTER_S = 2
 def endpoint(
     dispatcher: Dispatcher, metrics: FunctionMetrics, failures: FailureLog
 ) -> MicroEndpoint:
-    """The micro-service endpoint that runs a function."""
+    """Build the micro-service endpoint that runs a function."""
     function = dispatcher.function
     binding = function.spec.endpoint
     if binding is None:
-        raise ValueError(f"{function.name} is bound to no endpoint")
+        raise ValueError(f"{function.name} is not bound to an endpoint")
     loop = asyncio.get_running_loop()
 
     async def handle(message: Message) -> Answer:
@@ -54,7 +54,7 @@ def endpoint(
 
 
 def endpoint_metadata(function: Function, binding: EndpointBindingSpec) -> dict[str, str]:
-    """What `nats micro info` and the HTTP gateway learn of an endpoint; strings alone."""
+    """The endpoint's metadata for `nats micro info` and the HTTP gateway; only strings."""
     metadata = {"function": function.name, "code_version": function.code_version}
     if binding.description or function.spec.description:
         metadata["description"] = binding.description or function.spec.description

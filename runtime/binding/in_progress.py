@@ -1,4 +1,4 @@
-"""One ticker per host keeps every message alive that is here and not settled yet."""
+"""Ticker that extends the ack wait of every held message of a process."""
 
 import asyncio
 from collections.abc import Collection
@@ -21,15 +21,15 @@ class Held:
 
 
 class InProgressTicker:
-    """Says `+WPI` for each held message well before its ack wait ends.
+    """Sends `+WPI` for each held message well before its ack wait ends.
 
-    A timer per message would cost more than the work (a peer removed its own for that reason); one
-    pass over what is held twice a second costs nothing measurable. A message is extended until it
-    is settled, which the function's time limit bounds.
+    A timer for each message would cost more than the work (another library removed its own for that
+    reason); one pass over the held messages twice a second costs nothing measurable. A message is
+    extended until it is settled; the function's time limit bounds that.
 
     Attributes:
-        task: extends what is held; a readiness probe asks whether it does.
-        settler: says so to the server.
+        task: the task that extends messages; the readiness probe checks it.
+        settler: sends the signals.
     """
 
     def __init__(self, settler: Settler) -> None:
@@ -38,18 +38,18 @@ class InProgressTicker:
         self.task = SupervisedTask(self._run, "in-progress ticker").start()
 
     def add(self, held: Held) -> None:
-        """Keep these alive from now on."""
+        """Start to extend these messages."""
         self._held.append(held)
 
     def remove(self, held: Held) -> None:
-        """Leave these alone from now on; nothing happens when they are not kept."""
+        """Stop extending these messages; nothing happens when they were not added."""
         if held in self._held:
             self._held.remove(held)
 
     def due(self, now_s: float) -> list[Message]:
-        """Those that are to be extended at this moment of the loop's clock, each told once.
+        """The messages to extend at this time of the loop's clock, each returned once.
 
-        Another thread may ask, while the loop stands still.
+        Another thread may call this while the loop is blocked.
         """
         due = []
         for held in self._held:

@@ -1,4 +1,4 @@
-"""Waiting for a server that is away, so that its outage uses up no message's attempts."""
+"""Waits for unavailable servers, so that an outage uses up no attempts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,9 +15,9 @@ Probe = Callable[[], Awaitable[object]]
 
 
 class Outages:
-    """One watch per host over the servers it needs.
+    """One probe task for all functions of a process.
 
-    However many messages wait, the probes run once a turn.
+    However many messages wait, each probe runs once a turn.
     """
 
     def __init__(self, probes: Mapping[str, Probe]) -> None:
@@ -25,7 +25,7 @@ class Outages:
         self._watch: asyncio.Task[bool] | None = None
 
     async def wait_until_over(self) -> bool:
-        """Return when every server answers; True when at least one of them did not at first."""
+        """Return when every server answers; True when at least one did not answer at first."""
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._wait(), name="outage watch")
         return await asyncio.shield(self._watch)
@@ -41,7 +41,7 @@ class Outages:
         pause_s = FIRST_PAUSE_S
         while away := await self._away():
             if not was_away:
-                log.warning("Functions wait for a server that is away", servers=away)
+                log.warning("Functions wait for a server that does not answer", servers=away)
             was_away = True
             await asyncio.sleep(pause_s)
             pause_s = min(PAUSE_CAP_S, pause_s * 2)

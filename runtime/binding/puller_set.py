@@ -1,4 +1,4 @@
-"""The pull loops of one function, one for each of its consumers."""
+"""Starts and stops the pull loops of one function, one for each of its consumers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +12,7 @@ from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
 
 DRAIN_S = 5.0
-"""For what the server had sent already: more than enough, unless the connection is lost."""
+"""Time for messages that the server has sent: more than enough, unless the connection is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Source:
     """A durable consumer to pull from.
 
     Attributes:
-        subjects: what it delivers, for those who look at it.
-        restore: turns a delivery into the message it stands for (the mailbox's carry another).
-        recreate: makes the consumer again when it is gone.
+        subjects: the subjects that it delivers, for display.
+        restore: converts a delivery to its message (the mailbox delivers copies).
+        recreate: creates a deleted consumer again.
     """
 
     stream: str
@@ -34,12 +34,12 @@ class Source:
 
 
 class PullerSet:
-    """Pulls until stopped.
+    """The pull loops of one function, until stopped.
 
     Args:
         broker: the connection.
-        renewed: called with a stream and a consumer of it that was made anew.
-        failed: called with a message that could not be taken in, and why.
+        renewed: called with the stream and name of a consumer that was created anew.
+        failed: called with a message that could not be admitted, and the exception.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class PullerSet:
         places: Places,
         slots: Slots,
     ) -> None:
-        """Pull from one more consumer.
+        """Add a pull loop for a consumer.
 
         Args:
             source: the consumer.
-            admission: takes its messages in.
-            places: counts those that are here.
-            slots: says how many more may come.
+            admission: admits its messages.
+            places: counts its held messages.
+            slots: the room for its pull requests.
         """
         restore, admit = source.restore, admission.admit
 
@@ -93,20 +93,20 @@ class PullerSet:
 
     @property
     def is_flowing(self) -> bool:
-        """Whether all its pull loops are in order."""
+        """Whether all pull loops work."""
         return all(puller.is_flowing for puller in self._pullers)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing more comes."""
+        """Whether no pull loop will deliver another message."""
         return all(puller.is_stopped for puller in self._pullers)
 
     async def start(self) -> None:
-        """Begin to pull."""
+        """Start all pull loops."""
         await asyncio.gather(*(puller.start() for puller in self._pullers))
 
     async def stop(self, timeout_s: float) -> None:
-        """Pull no more; see `Puller.stop`."""
+        """Stop all pull loops; see `Puller.stop`."""
         await asyncio.gather(*(puller.stop(timeout_s) for puller in self._pullers))
 
     def poke(self) -> None:

@@ -1,7 +1,7 @@
-"""A stage that lets messages into the buffer at a rate, where a manifest limits one.
+"""Stage that admits messages at the manifest's rate, with a token bucket.
 
-Where messages have keys, the `FairQueue` takes from the token bucket itself: which message is next
-is known there alone.
+When messages have keys, the `FairQueue` itself takes the tokens, because only the queue knows which
+message is next.
 """
 
 import asyncio
@@ -14,30 +14,30 @@ from runtime.message import Message
 from runtime.queueing.token_bucket import TokenBucket
 
 PACE_S = 0.01
-"""The timer runs no more often than this, and lets in several messages at a time if need be."""
+"""Least interval of the timer, which admits several messages at a time at a higher rate."""
 
 
 class Loop(Protocol):
-    """What is needed of the event loop."""
+    """The part of the event loop that the limiter needs."""
 
     def time(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Seconds of a monotonic clock."""
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call once, after so many seconds."""
+        """Call `callback` once, after `delay` seconds."""
 
 
 class RateLimiter:
-    """Lets a message in for each token, and has no more fetched than there are tokens.
+    """Admits one message for each token, and limits pull requests to the tokens.
 
-    So messages wait at the server, where other hosts find them. Only what an earlier request brings
-    too soon waits here.
+    So messages wait on the server, where other hosts can get them. Only messages of an earlier
+    request that arrive too soon wait here.
 
     Args:
-        buffer: where messages go.
-        token_bucket: of this process.
+        buffer: gets the admitted messages.
+        token_bucket: the process's token bucket.
         poke: called when tokens have come in.
-        loop: for the time, and for a timer.
+        loop: gives the time and the timer.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class RateLimiter:
         self._timer: asyncio.TimerHandle | None = None
 
     def admit(self, message: Message, places: Places) -> bool:
-        """Let the message pass for a token, or hold it until there is one."""
+        """Let the message pass for a token, or hold it until a token comes."""
         passes = not self._early and self._token_bucket.take()
         if not passes:
             self._buffer.hold(message, places)
@@ -65,15 +65,15 @@ class RateLimiter:
         return passes
 
     def capacity(self) -> int:
-        """How many messages may be here at once, now."""
+        """The most messages that may be held, at this moment."""
         return min(self._buffer.capacity(), self._buffer.count() + self._free())
 
     def mailbox_capacity(self, taken: int) -> int:
-        """How many messages of the mailbox may be among them."""
+        """The most messages of the mailbox that may be held; `taken` of them are held already."""
         return min(self._buffer.mailbox_capacity(taken), taken + self._free())
 
     def stop(self) -> list[Message]:
-        """Let no message in any more; returns those that had no token yet."""
+        """Admit no more messages; return those that had no token yet."""
         if self._timer is not None:
             self._timer.cancel()
         early, self._early = list(self._early), deque()

@@ -1,4 +1,4 @@
-"""What was acknowledged here of late, so that no second delivery of it is called."""
+"""Set of recently acknowledged messages, so that a second delivery is not called again."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,18 +7,19 @@ from runtime.broker.ack_subject import Origin, origin_of
 from runtime.message import Message
 
 REMEMBERED = 8192
-"""Acknowledged messages of one function: up to 4 MB."""
+"""The most messages kept of one function: up to 4 MB."""
 
 
 class RecentAcks:
-    """Remembers the last messages that were done and acknowledged.
+    """Remembers the last acknowledged messages of a function.
 
     An acknowledgement may come too late, as after a block of the event loop, or be lost with the
-    connection; the server then delivers a message again that is done. What is remembered costs
-    next to nothing until such a delivery comes: only then is it looked at.
+    connection; then the server delivers a done message again. Adding costs almost nothing: the
+    entries are parsed only when a redelivery comes.
 
-    A consumer that was deleted and made anew replays what is done. It is noticed (`forget_all`)
-    unless this process was connected and asked for nothing all the while; `forget` is for those.
+    A consumer that was deleted and created anew replays done messages. The pull loop detects that
+    (`forget_all`), unless this process stayed connected without a pull request; `forget` covers
+    that case.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class RecentAcks:
         self._read: dict[Origin, None] = {}
 
     def add(self, message: Message) -> None:
-        """Remember one that was acknowledged."""
+        """Add an acknowledged message."""
         self._unread.append(message.reply)
 
     def add_all(self, messages: Sequence[Message]) -> None:
@@ -34,19 +35,19 @@ class RecentAcks:
         self._unread.extend([message.reply for message in messages])
 
     def forget(self, message: Message) -> None:
-        """Know nothing of one that was called again and failed, as in a replay of its stream."""
+        """Remove a message that was called again and failed, as in a replay of its stream."""
         if self.has(message):
             del self._read[origin_of(message.reply)]
 
     def forget_all(self, stream: str, durable: str) -> None:
-        """Know nothing of a consumer that was made anew: what comes from it is a replay."""
+        """Remove the messages of a consumer that was created anew: its deliveries are a replay."""
         self._read_all()
         gone = [origin for origin in self._read if origin[:2] == (stream, durable)]
         for origin in gone:
             del self._read[origin]
 
     def has(self, message: Message) -> bool:
-        """Whether another delivery of this very message was acknowledged here."""
+        """Whether another delivery of this message was acknowledged by this process."""
         self._read_all()
         return origin_of(message.reply) in self._read
 

@@ -1,10 +1,9 @@
-"""A function bound to the clock, fired once in the whole cluster.
+"""Binding of a function to a schedule: each tick is stored once in the whole cluster.
 
-A tick is a message of the stream `SCHEDULES`, whose last one on a function's subject says up to
-when its schedule has been kept. Every host that runs the function tries to store the tick that is
-due on the condition that this last one has not changed, so that one host wins, whatever the others
-know or believe. The function consumes its ticks like any other message: retries, time limit and
-dead letters are those of a consumer.
+A tick is a message of the stream `SCHEDULES`. The last tick on a function's subject says up to when
+the schedule has been kept. Every host that runs the function tries to store the due tick on the
+condition that the last tick has not changed, so exactly one host succeeds. The function consumes
+its ticks like any other message: retries, time limit and dead letters are those of a consumer.
 """
 
 import asyncio
@@ -25,10 +24,10 @@ from runtime.supervised_task import SupervisedTask
 log = get_logger("runtime.schedule")
 
 SLACK = timedelta(minutes=1)
-"""A tick that is late by no more is not missed yet, and a host that starts so soon after a tick
-brings no other."""
+"""A tick that is late by at most this time is not missed, and a host that starts within this time
+after a tick does not store another."""
 WAITING_MOST = 100
-"""Ticks that may wait for their function, calls that run included, before no further one comes."""
+"""The most ticks that wait for their function, running calls included."""
 _KEPT = 1000
 _AHEAD_MOST = timedelta(hours=1)
 _LOOK_AGAIN = timedelta(seconds=30)
@@ -36,14 +35,14 @@ _TRY_AGAIN_S = 1.0
 
 
 def tick_subject(function: str) -> str:
-    """Where the ticks of a function are stored."""
+    """The subject of a function's ticks."""
     return f"schedules.{function}"
 
 
 def with_ticks(manifest: Manifest) -> Manifest:
     """The manifest with the stream of ticks and a consumer for each scheduled function."""
     consumers = {
-        # A consumer that is made anew must not run again what the stream has kept.
+        # A consumer that is created anew must not run the stored ticks again.
         tick_consumer(name): ConsumerSpec(
             filter_subjects=(tick_subject(name),),
             deliver="new",
@@ -68,11 +67,11 @@ def with_ticks(manifest: Manifest) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Up to when a schedule has been kept.
+    """The time up to which a schedule has been kept.
 
     Attributes:
-        until: the last tick's time; before the first, when the schedule began.
-        sequence: the last tick's in its stream; 0 before the first.
+        until: time of the last tick; before the first tick, the time when the schedule began.
+        sequence: sequence of the last tick in its stream; 0 before the first tick.
     """
 
     until: datetime
@@ -99,11 +98,11 @@ class ScheduleTicker:
 
     @property
     def is_flowing(self) -> bool:
-        """Whether it ticks."""
+        """Whether the ticker works."""
         return self._task.is_flowing
 
     async def start(self) -> None:
-        """Begin to tick."""
+        """Start to store ticks."""
         self._task.start()
 
     async def drain(self, grace_s: float) -> None:
@@ -116,7 +115,7 @@ class ScheduleTicker:
 
     async def _run(self) -> None:
         failing = False
-        self._kept = None  # Of a run before, it may be what that run failed of.
+        self._kept = None  # The value of the run before may be why that run failed.
         while True:
             try:
                 await self._turn()
@@ -129,7 +128,7 @@ class ScheduleTicker:
                 await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _turn(self) -> None:
-        """Store the tick that is due, or wait until one may be."""
+        """Store the due tick, or wait until one may be due."""
         now = await self._clock.now()
         kept = self._kept = self._kept or await self._read_last_tick(now)
         due = self._due(kept, now)
@@ -158,7 +157,7 @@ class ScheduleTicker:
         """Store the tick, unless another host has.
 
         Raises:
-            PublishFailed: nobody has, as far as can be seen.
+            PublishFailed: the tick was not stored, as far as is known.
         """
         due_at = due.isoformat()
         headers = {
@@ -180,7 +179,7 @@ class ScheduleTicker:
             self._kept = Kept(due, ack.sequence)
 
     async def _read_last_tick(self, now: datetime) -> Kept:
-        """What the stream says, or the server about the time before the first tick."""
+        """Read the last tick; before the first tick, the time when the consumer was created."""
         last = await stored.last(self._broker, SCHEDULES, tick_subject(self._function))
         if last is not None and DUE_AT in last.headers:
             until, sequence = datetime.fromisoformat(last.headers[DUE_AT]), last.sequence
@@ -188,8 +187,8 @@ class ScheduleTicker:
             until = datetime.fromtimestamp(await self._created_at_s(), tz=UTC)
             sequence = last.sequence if last is not None else 0
         if until > now + _AHEAD_MOST:
-            # The server's clock was wrong and has been set back: the schedule must not stand still
-            # until that time comes.
+            # The server's clock was wrong and has been set back: the schedule must not pause until
+            # that time.
             if sequence:
                 self._log.warning("The last tick lies ahead of JetStream's clock", due_at=until)
             until = now
@@ -199,7 +198,7 @@ class ScheduleTicker:
         return stored.parse_time_ns((await self._consumer())["created"]) / 1e9
 
     async def _is_held_back(self) -> bool:
-        """Whether the function cannot take another tick; said in the log when that changes."""
+        """Whether the function cannot take another tick; a change is logged."""
         consumer = await self._consumer()
         waiting = consumer["num_pending"] + consumer["num_ack_pending"]
         reason = ""

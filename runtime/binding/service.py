@@ -1,4 +1,4 @@
-"""A function bound to its own lifetime: started with the host, asked to stop when it drains."""
+"""Binding of a service: a function that runs from the host's start to its drain."""
 
 import asyncio
 
@@ -14,11 +14,11 @@ log = get_logger("runtime.service")
 RESTART_FIRST_S = 0.5
 RESTART_CAP_S = 30.0
 STEADY_S = 60.0
-"""After so long without a crash the waits start small again."""
+"""After this long without a crash the waits start small again."""
 
 
 class ServiceBinding:
-    """Keeps one service function running until drained; after a crash it is started again."""
+    """Runs one service function until drained, and restarts it after a crash."""
 
     def __init__(self, function: Function, scope: Scope, failures: FailureLog) -> None:
         self._failures = failures
@@ -31,22 +31,22 @@ class ServiceBinding:
 
     @property
     def is_flowing(self) -> bool:
-        """Whether it runs."""
+        """Whether the service runs."""
         return self._task is not None and not self._task.done() and self._began.is_set()
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended for good; `wait` says why."""
+        """Whether the service has ended for good; `wait` raises the reason."""
         return self._task is not None and self._task.done()
 
     async def start(self) -> None:
-        """Run it in the background."""
+        """Start the service in the background."""
         self._task = create_call_task(self._run(), name=f"service {self.name}")
-        # As far as it comes without waiting: then a port that is taken is known already.
+        # Run it up to its first wait: then a taken port is known already.
         await asyncio.sleep(0)
 
     async def drain(self, grace_s: float) -> None:
-        """Ask it to stop, then end it when it has not within the grace."""
+        """Ask the service to stop, and cancel it when it has not stopped within `grace_s`."""
         self._scope.stopping.set()
         if self._task is None:
             return
@@ -56,7 +56,7 @@ class ServiceBinding:
         await self.stop()
 
     async def stop(self) -> None:
-        """End it at once."""
+        """Cancel the service at once."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -65,7 +65,8 @@ class ServiceBinding:
         """Return when the service has ended for good.
 
         Raises:
-            ConfigError: it cannot run as it is configured, a taken port for example.
+            ConfigError: the service cannot run with its configuration, for a taken port for
+                example.
         """
         if self._task is None:
             return
@@ -98,7 +99,7 @@ class ServiceBinding:
             if failure is not None:
                 self._failures.crashed(failure, restarts=self.restarts, again_in_s=pause_s)
             else:
-                log.warning("Service returned although nobody asked it to", function=self.name)
+                log.warning("Service returned without being asked to stop", function=self.name)
             await self._pause(pause_s)
             pause_s = min(RESTART_CAP_S, pause_s * 2)
 

@@ -19,17 +19,17 @@ from runtime.observe.metrics import FunctionMetrics
 log = get_logger("runtime.settlement")
 
 RetryInPlace = Callable[[Message, float], None]
-"""Has a message wait here, for so many seconds, until its next attempt."""
+"""Delays a message in the buffer, for so many seconds, until its next attempt."""
 
 PARK_FROM_S = 30.0
-"""A shorter wait is a NAK with delay: it holds an ack-pending slot, but costs no publish."""
+"""A shorter wait is a NAK with delay, which keeps an ack-pending slot but costs no publish."""
 STORE_AGAIN_S = 5.0
 """How long a message waits whose dead-letter copy could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettlementBackends:
-    """What settling needs of the broker and the log; one per host."""
+    """The broker and log objects that settling needs; one for each process."""
 
     settler: Settler
     dead_letters: DeadLetters
@@ -44,8 +44,8 @@ class Settlement:
         dispatcher: the function's.
         backends: the host's.
         metrics: the function's.
-        retry_in_place: if given, a message that is to be tried again stays here unsettled. For an
-            ordered function, as nothing of its key may overtake it.
+        retry_in_place: if given, a message that is tried again stays in the buffer unsettled. For
+            an ordered function, because no message of its key may overtake it.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Settlement:
         self._failures = backends.failures.of(function.name, function.spec.retry.max_attempts)
 
     async def settle(self, message: Message, outcome: Outcome) -> bool:
-        """Act on an outcome; returns when nothing of it can be lost any more.
+        """Act on an outcome; return when nothing of it can be lost.
 
-        False when the message stays here, to be called again.
+        Returns False when the message stays in the buffer, to be called again.
         """
         if isinstance(outcome, Done):
             self.ack(message)
@@ -76,40 +76,41 @@ class Settlement:
         return await self._bury(message, outcome)
 
     def ack(self, message: Message) -> None:
-        """The function is done with the message."""
+        """Acknowledge a done message."""
         self._settler.ack(message)
         self._metrics.count("acked")
 
     def ack_all(self, messages: Sequence[Message]) -> None:
-        """The function is done with all these messages."""
+        """Acknowledge done messages."""
         self._settler.ack_all(messages)
         self._metrics.count("acked", len(messages))
 
     def ack_repeats(self, messages: Sequence[Message]) -> None:
-        """Another delivery of each of these messages was acknowledged; none of them is called."""
+        """Acknowledge repeats: another delivery of each message was acknowledged."""
         self._settler.ack_all(messages)
         self._metrics.count("repeated", len(messages))
 
     def ack_moved(self, messages: Sequence[Message]) -> None:
-        """A copy of each of these messages is stored in the mailbox, and comes back from there."""
+        """Acknowledge messages whose copies are stored in the mailbox."""
         self._settler.ack_all(messages)
 
     def give_back(self, message: Message) -> None:
-        """Have a message that nobody worked on delivered to somebody else, now."""
+        """Nak a message that was not called, so that another host gets it at once."""
         self._settler.nak(message, 0)
 
     def refuse(self, message: Message) -> None:
-        """Have a message that could not be taken in delivered again after a while."""
+        """Nak a message that could not be admitted, with a delay."""
         self._settler.nak(message, STORE_AGAIN_S)
 
     async def hand_over(self, message: Message, delay_s: float = 0.0) -> None:
-        """Have a message that was not finished delivered again, with no attempt used up.
+        """Hand an unfinished message over, so that no attempt is used up.
 
-        JetStream counts each delivery, a NAK's too; a copy in the mailbox does not count this one.
+        JetStream counts each delivery, also one after a NAK; a copy in the mailbox does not count
+        this one.
 
         Args:
             message: the message.
-            delay_s: what is left of the wait for its next attempt.
+            delay_s: the rest of the wait for its next attempt.
         """
         try:
             await self._backends.mailbox.hand_over(message, self._function, delay_s)
@@ -119,7 +120,7 @@ class Settlement:
             self.ack_moved([message])
 
     def retry_later(self, message: Message, delay_s: float = STORE_AGAIN_S) -> bool:
-        """Have the message tried again after a while; False when it stays here until then."""
+        """Try the message again after a delay; return False when it stays in the buffer."""
         self._metrics.count("retried")
         if self._retry_in_place is None:
             self._settler.nak(message, delay_s)

@@ -1,9 +1,9 @@
-"""A stage that keeps each key to its share of the buffer: the rest waits in spill queues.
+"""Stage that limits each key to its share of the buffer, and moves the rest to spill queues.
 
-A consumer delivers its stream in order, so behind the ten thousand messages of one tenant it shows
-nothing of the others. Whatever of a key exceeds its share is therefore moved to a spill queue in
-the mailbox, at the speed at which messages are stored and not at that of the function, and comes
-back from there as places become free.
+A consumer delivers its stream in order, so ten thousand messages of one tenant hide the messages of
+the others. Therefore messages beyond a key's share are moved to a spill queue in the mailbox, as
+fast as messages can be stored and not as fast as the function works. They are pulled from the spill
+queue as places become free.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from runtime.supervised_task import SupervisedTask
 log = get_logger("runtime.spill")
 
 LOOK_S = 2.0
-"""How often the server is asked whether the queue of a key is empty, while a key has one."""
+"""How often the server is asked whether a key's queue is empty, while a key has one."""
 CHUNK = 500
 CHUNK_BYTES = 4_000_000
 _PAUSE_S = 0.25
@@ -33,12 +33,12 @@ _PAUSE_S = 0.25
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """One spill queue, as this host sees it.
+    """The state of one spill queue in this process.
 
     Attributes:
-        moving: messages on their way into it, in order, each after the name of its key.
-        extra: how many more messages than a share may come back at once.
-        mover: moves them, one chunk after the other.
+        moving: messages that are being moved into it, in order, each with the name of its key.
+        extra: how many messages beyond a share may come back at once.
+        mover: the task that moves them, one chunk after the other.
     """
 
     number: int
@@ -49,11 +49,11 @@ class _Slot:
 
 @dataclass(slots=True, eq=False)
 class _OrderedKey:
-    """A key of an order that has messages in a spill queue, behind which its others must go.
+    """An order key with messages in a spill queue, to which its later messages must go too.
 
     Attributes:
-        first: the sequence of its first message there.
-        changed_at_s: the loop's clock when a message was last sent there.
+        first: the sequence of its first message in the queue.
+        changed_at_s: time of the loop's clock at which a message was last moved.
     """
 
     slot: _Slot
@@ -62,18 +62,18 @@ class _OrderedKey:
 
 
 class Spill:
-    """Keeps each key of one function to its share of the places on this host.
+    """Limits each key of one function to its share of the places on this host.
 
-    In an order, messages of a key that has a spill queue go behind those in it. Its keys are spread
-    over the slots by one process, the leader. Without an order each process goes by a hash of the
-    key, and a new message may come before one that waits in a queue.
+    With an order, new messages of a key that has messages in a spill queue are appended to that
+    queue, and one process, the leader, assigns the keys to slots. Without an order each process
+    uses a hash of the key, and a new message may be called before one that waits in a queue.
 
     Args:
-        queues: the function's on the server.
-        buffer: whose places are shared.
-        fair_queue: the buffer's.
-        settlement: acknowledges what is stored in a queue.
-        least: places that a key has in any case.
+        queues: the function's spill queues on the server.
+        buffer: the buffer whose places are shared.
+        fair_queue: the buffer's queue.
+        settlement: acknowledges messages that are stored in a queue.
+        least: the least places of a key.
         poke: called when messages were moved, and places became free.
     """
 
@@ -100,12 +100,12 @@ class Spill:
         self._time = asyncio.get_running_loop().time
 
     def admit(self, message: Message, places: Places) -> bool:
-        """Whether the message goes on; one that exceeds its key's share is moved to a queue."""
+        """Whether the message goes on; a message beyond its key's share is moved to a queue."""
         queue = self._fair_queue
         key = queue.fair_key(message)
         spilled = self._keys.get(name_of(key)) if self._keys else None
         if message.attempt > 1:
-            # Delivered before, so it may be older than what is in the queue.
+            # Delivered before, so it may be older than the messages in the queue.
             if spilled is None or message.sequence < spilled.first:
                 return True
         elif spilled is None and queue.waiting_of(key) < self._share():
@@ -122,22 +122,22 @@ class Spill:
         return False
 
     def capacity(self, slot: int) -> int:
-        """How many messages of a slot may be here at once, now."""
+        """The most messages of a slot that may be held, at this moment."""
         return self._share() + self._slots[slot].extra
 
     def free_bytes(self) -> int:
-        """How many bytes more of the slots may come.
+        """How many more bytes of the slots may come.
 
-        What is on its way into a queue takes no room from what comes back: one that is too large to
-        be moved waits until the others of its key have come back.
+        Messages that are being moved take no room from messages that come back: a message that is
+        too large to be moved waits until the others of its key have come back.
         """
         return self._buffer.free_bytes() + self._moving_bytes
 
     async def start(self) -> None:
-        """Make the queues, and learn in an order which keys they hold.
+        """Create the queues, and with an order read which keys they have.
 
         Raises:
-            ApiError, Unavailable: the server does not let us.
+            ApiError, Unavailable: the server refused, or does not answer.
         """
         await self._queues.prepare()
         if self._fair_queue.is_ordered:
@@ -148,7 +148,7 @@ class Spill:
             self._watch.start()
 
     def open(self) -> None:
-        """Go on: the queue has been opened, and whatever another host held is here."""
+        """Go on, after the queue has been opened and another host's messages have arrived."""
         for slot in self._slots:
             slot.extra = 0
             if slot.moving:
@@ -156,16 +156,16 @@ class Spill:
                 self._begin(slot)
 
     async def stop(self) -> None:
-        """Move nothing any more. What was on its way is still held."""
+        """Stop moving messages. Messages that were being moved are still held."""
         await self._watch.stop()
         movers = [slot.mover for slot in self._slots if slot.mover is not None]
         await asyncio.gather(*(mover.stop() for mover in movers))
 
     async def ack_pending(self, *, make_room: bool) -> int:
-        """How many messages of the queues are delivered and not settled, on any host.
+        """The number of messages of the queues that are delivered and not settled, on any host.
 
         Args:
-            make_room: whether to have places for all of them, until `open`.
+            make_room: whether to reserve places for all of them, until `open`.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -179,26 +179,26 @@ class Spill:
         return total
 
     def moving(self) -> set[Message]:
-        """What is on its way into a queue, where order lets it come back no other way.
+        """With an order, the messages that are being moved into a queue.
 
-        Handed over through the mailbox it would overtake those that were moved before it.
+        Handed over through the mailbox, such a message would overtake those moved before it.
         """
         if not self._fair_queue.is_ordered:
             return set()
         return {message for slot in self._slots for _, message in slot.moving}
 
     def _share(self) -> int:
-        """How many messages of one key may wait here: with more keys, fewer of each."""
+        """The most messages of one key in the buffer: with more keys, fewer of each."""
         return max(self._least, self._buffer.capacity() // (2 + self._fair_queue.groups))
 
     def _slot_of(self, name: str, first: Message) -> _Slot:
-        """The slot of a key that has none yet."""
+        """Choose the slot of a key that has none yet."""
         if not self._fair_queue.is_ordered:
             return self._slots[int(name, 16) % SLOTS]
         taken = Counter(key.slot.number for key in self._keys.values())
         slot = min(self._slots, key=lambda each: taken[each.number])
         self._keys[name] = _OrderedKey(slot, first.sequence, self._time())
-        log.debug("A key has more than its share, the rest of it is moved", slot=slot.number)
+        log.debug("A key has more than its share, the rest is moved", slot=slot.number)
         return slot
 
     def _begin(self, slot: _Slot) -> None:
@@ -220,7 +220,7 @@ class Spill:
                     log.warning("A message cannot be moved to its queue", reason=str(failure))
                 is_failing = True
                 if self._fair_queue.is_ordered:
-                    # What follows must not overtake it, here or in the queue.
+                    # Later messages must not overtake it, in the buffer or in the queue.
                     await asyncio.sleep(_PAUSE_S)
                     continue
                 for _, message in chunk:
@@ -237,7 +237,7 @@ class Spill:
         self._buffer.release_all(messages)
 
     def _chunk(self, moving: deque[tuple[str, Message]]) -> list[tuple[str, Message]]:
-        """The next messages to store together: one that is too large for that stands alone."""
+        """The next messages to store together; a message that is too large for that is alone."""
         chunk: list[tuple[str, Message]] = []
         size_bytes = 0
         for name, message in moving:
@@ -250,7 +250,7 @@ class Spill:
         return chunk
 
     async def _wait_until_empty(self, name: str) -> None:
-        """Return when no message of a key of an order is left in its queue."""
+        """Return when no message of an order key is left in its queue."""
         while self._fair_queue.is_ordered:
             if all(key.name != name for key in await self._queues.keys()):
                 return
@@ -262,12 +262,12 @@ class Spill:
             if not self._keys:
                 continue
             began_s = self._time()
-            # Before the server is asked: what is stored while it answers is not in the answer.
+            # Before the request: messages stored during the request are not in the answer.
             moving = {name for slot in self._slots for name, _ in slot.moving}
             try:
                 stored = {key.name for key in await self._queues.keys()}
             except (ApiError, Unavailable) as failure:
-                log.debug("Spill queues are not looked at now", reason=str(failure))
+                log.debug("The spill queues cannot be read", reason=str(failure))
                 continue
             for name, key in list(self._keys.items()):
                 if key.changed_at_s < began_s and name not in stored and name not in moving:

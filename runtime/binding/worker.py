@@ -1,4 +1,4 @@
-"""Takes messages from the buffer, calls the function, and has every outcome settled."""
+"""Worker tasks: take messages from the buffer, call the function, settle the outcomes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -18,19 +18,19 @@ from runtime.observe.metrics import FunctionMetrics
 log = get_logger("runtime.worker")
 
 FALSE_OUTAGE_PAUSES_S = (0.2, 0.5, 1.0)
-"""Before a call is made again that spoke of an outage which no probe saw."""
+"""Wait before a call is repeated that reported an outage which no probe found."""
 TURN_S = 0.005
-"""How long a function that never waits may keep the event loop to itself."""
+"""How long calls that never await may run before the task yields to the event loop."""
 
 
 class Runner(Protocol):
-    """What calls the function: the dispatcher, or a layer in front of it."""
+    """Calls the function: the dispatcher, or a layer in front of it."""
 
     async def run_event(self, message: Message) -> Outcome:
-        """Run it on one message."""
+        """Run the function on one message."""
 
     async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Run it on several; an outcome per message, in their order."""
+        """Run the function on several messages; return an outcome for each, in order."""
 
 
 class Worker:
@@ -40,7 +40,7 @@ class Worker:
         run_event: see `Runner`.
 
     Attributes:
-        is_stopped: whether it takes no more messages.
+        is_stopped: whether the worker takes no more messages.
     """
 
     def __init__(self, run_event: Callable[[Message], Awaitable[Outcome]]) -> None:
@@ -49,7 +49,7 @@ class Worker:
         self._idle: set[asyncio.Task[Any]] = set()
 
     async def wait(self, buffer: PrefetchBuffer) -> None:
-        """Return when a message waits. Ends the task when the worker is stopped meanwhile."""
+        """Return when a message waits. Cancels the task when the worker is stopped meanwhile."""
         task = asyncio.current_task()
         if task is None:
             return
@@ -60,7 +60,7 @@ class Worker:
             self._idle.discard(task)
 
     def stop(self) -> None:
-        """Take no more messages; what it is at, it brings to its end."""
+        """Take no more messages; running calls are finished."""
         self.is_stopped = True
         for task in self._idle:
             task.cancel()
@@ -69,16 +69,16 @@ class Worker:
 class WorkerPool:
     """The tasks that work on one function's messages.
 
-    A task that fails for a reason of the host's own is logged and replaced, and what it held is
-    settled as that message's failure.
+    A task that fails because of a defect of the host is logged and replaced, and its message is
+    settled as failed.
 
     Args:
         dispatcher: the function's.
         runner: calls the function.
-        buffer: where messages come from.
-        settlement: settles them.
-        recent_acks: knows which deliveries are repeats.
-        outages: waits for servers that are away.
+        buffer: the buffer from which messages are taken.
+        settlement: settles the messages.
+        recent_acks: tells which deliveries are repeats.
+        outages: waits for unavailable servers.
         metrics: the function's.
         poke: called when places became free.
     """
@@ -106,7 +106,7 @@ class WorkerPool:
         spec = dispatcher.function.spec
         self._is_batch = dispatcher.function.shape == "batch"
         self._batch = spec.batch
-        # Half of the bytes, so that the next batch can gather meanwhile.
+        # Half of the bytes, so that the next batch can be collected meanwhile.
         self._batch_bytes = min(spec.batch.bytes, max(1, buffer.max_bytes // 2))
         self._concurrency = spec.concurrency
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,7 +114,7 @@ class WorkerPool:
         self._time = asyncio.get_running_loop().time
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the tasks."""
         if self._is_batch:
             self._spawn(self._run_batches)
         else:
@@ -123,11 +123,11 @@ class WorkerPool:
                 self.add_worker(worker)
 
     def add_worker(self, worker: Worker) -> None:
-        """Have one message more worked on at a time, by this worker, until it is stopped."""
+        """Add a worker, which calls the function on one message at a time until it is stopped."""
         self._spawn(lambda: self._run_events(worker), lambda: not worker.is_stopped)
 
     async def stop(self) -> None:
-        """End every call; what is unfinished stays in the buffer."""
+        """Cancel every call; unfinished messages stay in the buffer."""
         self._is_stopping = True
         tasks = list(self._tasks)
         for task in tasks:
@@ -135,7 +135,7 @@ class WorkerPool:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def poke(self) -> None:
-        """Tell the pull loops what is free now; once a turn, as looking costs 1 µs a loop."""
+        """Tell the pull loops about free places; once a turn, because a check costs 1 µs a loop."""
         self._metrics.in_flight = len(self._buffer.held)
         self._metrics.timeouts = self._dispatcher.timeouts
         self._pull()
@@ -213,7 +213,7 @@ class WorkerPool:
             log.error(sentence, function=self._name, exc_info=failure)
 
     async def _collect(self) -> list[Message]:
-        """The next batch: whichever of size, bytes and wait is reached first."""
+        """Collect the next batch, until its size, its bytes or its wait is reached."""
         buffer, spec = self._buffer, self._batch
         await buffer.wait()
         waited_s = self._time() - buffer.ready[0].received_at_s
@@ -229,15 +229,16 @@ class WorkerPool:
             self._on_lost_call(batch, failure)
             raise
         finally:
-            # The next batch need not wait until what failed of this one is stored elsewhere.
+            # The next batch need not wait until the failed messages of this one are stored
+            # elsewhere.
             slots.release()
-        # Together: each dead letter and each parking waits for a confirmation of its own.
+        # Concurrently: each dead letter and each parking waits for a confirmation of its own.
         await asyncio.gather(*(self._finish(message, outcome) for message, outcome in rest))
 
     async def _call_batch(
         self, batch: list[Message], false_outages: int = 0
     ) -> list[tuple[Message, Outcome]]:
-        """Call the function and acknowledge what is done; what is not, with its outcomes."""
+        """Call the function and acknowledge done messages; return the others and outcomes."""
         self._metrics.in_flight = len(self._buffer.held)
         began_s = self._time()
         outcomes = await self._runner.run_batch(batch)
@@ -261,7 +262,7 @@ class WorkerPool:
         return rest
 
     def _without_repeats(self, batch: list[Message]) -> list[Message]:
-        """Those that are not done already, and of two deliveries of one message the later."""
+        """The messages that are not done already; of two deliveries of one message, the later."""
         if all(message.attempt == 1 for message in batch):
             return batch
         kept: dict[Origin, Message] = {}
@@ -293,10 +294,10 @@ class WorkerPool:
         await self._finish(message, outcome)
 
     async def _wait_for_servers(self, false_outages: int) -> int | None:
-        """Wait out an outage; how many in a row no probe has seen, None when that is enough.
+        """Wait out an outage; return how many in a row no probe found, or None when too many.
 
-        A server that died a moment ago may still answer a probe over a connection that outlives it,
-        or be back before the probe looks: such a failure is no attempt either.
+        A server that died a moment ago may still answer a probe over an old connection, or be back
+        before the probe runs: such a failure does not count as an attempt either.
         """
         if await self._outages.wait_until_over():
             return 0
@@ -310,7 +311,7 @@ class WorkerPool:
             outcome = self._rejudge(message, outcome)
             has_left = await self._settlement.settle(message, outcome)
         except Exception:
-            # Nothing here should fail; if it does, the message must not be held for ever.
+            # Settling should not fail; if it does, the message must not be held for ever.
             log.exception("Settling failed, the message is tried again", function=self._name)
             has_left = self._settlement.retry_later(message)
         if has_left:
@@ -318,7 +319,7 @@ class WorkerPool:
         self.poke()
 
     def _on_lost_call(self, messages: Sequence[Message], failure: BaseException) -> None:
-        """A call was ended without an outcome; when it is not the pool that ends it, settle."""
+        """Settle the messages of a call that ended without an outcome, unless the pool ended it."""
         if self._is_stopping:
             return
         kind = type(failure).__name__
@@ -328,7 +329,7 @@ class WorkerPool:
                 self._buffer.release(message)
 
     def _rejudge(self, message: Message, outcome: Outcome) -> Outcome:
-        """All servers answer, so what looked like an outage is an ordinary failure."""
+        """Judge a supposed outage as an ordinary failure, because all servers answer."""
         if isinstance(outcome, Later) and outcome.outage is not None:
             return self._dispatcher.judge(message, outcome.outage, excuse=False)
         return outcome

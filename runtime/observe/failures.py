@@ -1,4 +1,4 @@
-"""What the log says of a function's failures: each attempt once, and a flood as a number."""
+"""Logs a function's failures: each attempt once, and only a number for a flood."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -15,9 +15,9 @@ from runtime.user_frames import exc_info_of, where_of
 class FailureLog:
     """Logs the failures of one function.
 
-    An attempt that failed is a WARNING with its error and the function's own line, and its
-    traceback a DEBUG line. The last one is an ERROR with its traceback. What a function asked for
-    itself, a `Retry` or a `Reject`, has no traceback.
+    A failed attempt is a WARNING with its error and the function's own line, and a DEBUG line with
+    its traceback. The last attempt is an ERROR with its traceback. A `Retry` or `Reject` of the
+    function has no traceback.
     """
 
     def __init__(self, function: str, max_attempts: int) -> None:
@@ -26,7 +26,7 @@ class FailureLog:
         self._gate = FloodGate(self._summarize)
 
     def failed(self, message: Message, later: Later) -> None:
-        """An attempt failed, and another one is due."""
+        """Log a failed attempt that another one follows."""
         fields = {
             **_origin(message),
             "attempt": f"{message.attempt} of {self._max_attempts}",
@@ -46,7 +46,7 @@ class FailureLog:
             self._log.debug("A failed attempt's traceback", **_traceback(later.failure))
 
     def given_up(self, message: Message, dead: Dead) -> None:
-        """The message is a dead letter."""
+        """Log that the message became a dead letter."""
         sentence = "Message given up to the dead letters"
         if not self._gate.admits((dead.code, "given up")):
             return
@@ -67,7 +67,7 @@ class FailureLog:
     def refused(
         self, failure: Exception, *, status: int, code: str, event_id: str, is_defect: bool
     ) -> None:
-        """An endpoint answered a request with an error of its own making."""
+        """Log that an endpoint answered a request with an error."""
         fields = {
             "status": status,
             "code": code,
@@ -77,7 +77,7 @@ class FailureLog:
         }
         sentence = "Request failed"
         if not self._gate.admits((name_of(failure), "refused")):
-            # Its caller was given the id, so that it must be found.
+            # The caller got the event id, so the log must contain it.
             self._log.debug(sentence, **_traceback(failure), **fields)
         elif is_defect:
             self._log.error(sentence, **_traceback(failure), **fields)
@@ -86,7 +86,7 @@ class FailureLog:
             self._log.debug("A failed request's traceback", **_traceback(failure))
 
     def crashed(self, failure: Exception, *, restarts: int, again_in_s: float) -> None:
-        """A service ended by an exception, and is started again."""
+        """Log that a service ended by an exception, and is restarted."""
         self._log.error(
             "Service crashed, it is started again",
             error=_error(name_of(failure), describe(failure)),
@@ -118,7 +118,7 @@ class FailureLogs:
         self._logs: dict[str, FailureLog] = {}
 
     def of(self, function: str, max_attempts: int = 1) -> FailureLog:
-        """The one of a function."""
+        """The failure log of a function."""
         if function not in self._logs:
             self._logs[function] = FailureLog(function, max_attempts)
         return self._logs[function]
@@ -138,7 +138,7 @@ def _place(place: str) -> dict[str, str]:
 
 
 def _traceback(failure: Exception) -> dict[str, Any]:
-    """The function's part of the traceback; nothing where the host raised the error itself."""
+    """The function's part of the traceback; empty when the host raised the error."""
     exc_info = exc_info_of(failure)
     has_own = exc_info[2] is not None or failure.__cause__ is not None
     return {"exc_info": exc_info} if has_own else {}

@@ -1,4 +1,4 @@
-"""Lets few log lines of one kind through and counts the others."""
+"""Limits log lines of one kind within a time window, and counts the others."""
 
 import asyncio
 from collections.abc import Callable, Hashable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 LINES = 5
 WINDOW_S = 10.0
 MOST_KINDS = 256
-"""Kinds that are told apart at one time; whatever comes beyond counts as one kind."""
+"""The most kinds that are distinguished at one time; all further kinds count as one."""
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class FloodGate:
     """Admits the first `LINES` of a kind within `WINDOW_S`.
 
     Args:
-        summarize: called at a window's end, with the kind and how many were held back in it.
+        summarize: called at a window's end, with the kind and the number of lines held back.
     """
 
     def __init__(self, summarize: Callable[[Hashable, int], None]) -> None:
@@ -31,7 +31,7 @@ class FloodGate:
         self._loop = asyncio.get_running_loop()
 
     def admits(self, kind: Hashable) -> bool:
-        """Whether one more line of this kind may be written; counts it if not."""
+        """Whether another line of this kind may be written; counts it if not."""
         now_s = self._loop.time()
         window = self._windows.get(kind)
         if window is None or window.ends_s <= now_s:

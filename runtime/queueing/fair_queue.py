@@ -1,4 +1,4 @@
-"""Round-robin queue by key, with an order inside each key where a function asks for one.
+"""Round-robin queue by fair key, with an order inside each order key if a function has one.
 
 A function without keys has a plain `deque`: first come, first served. `FairQueue` has the same
 methods, and a queue for each key. No I/O, and no clock.
@@ -17,7 +17,7 @@ Key = Callable[[Message], str]
 
 
 class ReadyQueue(Protocol):
-    """What the buffer needs of a queue; a `deque` has all of it."""
+    """The queue operations that the buffer needs; a `deque` has all of them."""
 
     def append(self, message: Message, /) -> object:
         """Add the message; true when it is blocked behind a failed message of its key."""
@@ -26,25 +26,25 @@ class ReadyQueue(Protocol):
         """Remove the next message.
 
         Raises:
-            IndexError: there is none, or none may be taken now.
+            IndexError: there is no message, or none may be taken now.
         """
 
     def __getitem__(self, place: int, /) -> Message:
-        """With 0 the message that `popleft` would return."""
+        """The message that `popleft` would return, for place 0."""
 
     def __len__(self) -> int:
-        """How many messages can be taken one after the other."""
+        """The number of messages that can be taken one after the other."""
 
 
 @dataclass(slots=True, eq=False)
 class _KeyQueue:
-    """The messages of one order key; of a whole group where there is no order.
+    """The messages of one order key; without an order, of a whole group.
 
     Attributes:
         is_busy: whether a message of the order key is in a call.
-        delayed: messages of the key that failed and wait for their next attempt; while there is
-            one, none of the key may be taken.
-        is_listed: whether it stands in its group's `listed`.
+        delayed: failed messages of the key that wait for their next attempt; while there is one, no
+            message of the key may be taken.
+        is_listed: whether the queue is in its group's `listed`.
     """
 
     group: "_Group"
@@ -63,7 +63,7 @@ class _Group:
         listed: its queues from which a message may be taken, the next one first.
         running: messages taken and not released.
         waiting: messages in its queues.
-        is_scheduled: whether it stands in the round.
+        is_scheduled: whether the group is in the round.
     """
 
     key: str
@@ -78,16 +78,17 @@ class FairQueue:
     """Round-robin queue by fair key; at most one message of an order key is taken at a time.
 
     Args:
-        fair_key: messages with the same one share a place in the round.
+        fair_key: returns the fair key; messages with the same key share a place in the round.
         order_key: if given, the messages of one order key are taken in the order of their
             sequences, each after the one before it was released.
-        most_running: how many messages of one fair key may be taken and not released.
+        most_running: the most messages of one fair key that may be taken and not released.
         token_bucket: if given, each message that is taken uses a token.
 
     Attributes:
         is_open: while False no message can be taken.
-        most_out: how many messages of all keys may be out at a time; None for any number.
-        out: messages that were taken and not released.
+        most_out: the most messages of all keys that may be taken and not released; None for no
+            limit.
+        out: number of messages taken and not released.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class FairQueue:
         return self._round[place].listed[0].messages[0]
 
     def append(self, message: Message, /) -> bool:
-        """Add a message behind those of its key that were stored before it.
+        """Insert a message after those of its key that were stored before it.
 
         Returns whether the message is blocked: a message of its key waits for its next attempt.
         """
@@ -160,7 +161,7 @@ class FairQueue:
         return message
 
     def release(self, message: Message) -> None:
-        """Let the next message of its key be taken; one that was never taken changes nothing."""
+        """Release a taken message, so that the next of its key may be taken."""
         queue = self.out.pop(message, None)
         if queue is not None:
             queue.group.running -= 1
@@ -170,13 +171,13 @@ class FairQueue:
             self._forget(queue)
 
     def delay(self, message: Message) -> Sequence[Message]:
-        """Have no message of this one's order key be taken before `resume`.
+        """Block the message's order key until `resume`.
 
         Args:
-            message: one that was taken and is put back, or one that waits.
+            message: a taken message, which is put back, or a waiting one.
 
         Returns:
-            The messages that are blocked from now on and were not before.
+            The messages that become blocked.
         """
         queue = self.out.pop(message, None)
         was_taken = queue is not None
@@ -196,7 +197,7 @@ class FairQueue:
         return tuple(queue.messages)
 
     def resume(self, message: Message) -> Sequence[Message]:
-        """End a delay; returns the messages that are blocked no more."""
+        """End a delay; return the messages that are no longer blocked."""
         queue = self._queue_of(message)
         queue.delayed -= 1
         if queue.delayed:
@@ -205,13 +206,13 @@ class FairQueue:
         return tuple(queue.messages)
 
     def next_in_s(self) -> float | None:
-        """Seconds until a message can be taken that waits for a token alone; None for never."""
+        """Seconds until a message that only lacks a token can be taken; None for never."""
         if self._token_bucket is None or not self._may_take():
             return None
         return self._token_bucket.next_in_s()
 
     def waiting_of(self, fair_key: str) -> int:
-        """How many messages of a fair key wait."""
+        """The number of waiting messages of a fair key."""
         group = self._groups.get(fair_key)
         return group.waiting if group is not None else 0
 
@@ -222,17 +223,17 @@ class FairQueue:
 
     @property
     def waiting(self) -> int:
-        """How many messages wait, whether or not they may be taken."""
+        """The number of waiting messages, whether or not they may be taken."""
         return self._waiting
 
     @property
     def is_idle(self) -> bool:
-        """Whether no message is out, and none may be taken."""
+        """Whether no message is taken, and none may be taken."""
         return not self.out and not self
 
     @property
     def groups(self) -> int:
-        """How many fair keys have messages here."""
+        """The number of fair keys with messages."""
         return len(self._groups)
 
     def _may_take(self) -> bool:
@@ -276,7 +277,7 @@ class FairQueue:
             self._round.append(group)
 
     def _forget(self, queue: _KeyQueue) -> None:
-        """Keys come and go, so an empty queue is not kept."""
+        """Remove an empty queue: the set of keys changes over time."""
         group = queue.group
         if not queue.messages and not queue.is_busy and group.queues.get(queue.key) is queue:
             del group.queues[queue.key]

@@ -1,4 +1,4 @@
-"""Whose a message is: the key by which a function's messages are ordered, or take turns."""
+"""Reads the order key or fair key of a message from its subject or payload."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from runtime.manifest.model import KeySpec
 from runtime.message import Message
 
 LONGEST = 64
-"""Characters of a key that is kept as it is. Of a longer or odd one a hash is: two thousand keys
-must fit into the record of a lease, whatever devices send."""
+"""The most characters of a key that is kept as it is. A longer or unusual key is hashed: two
+thousand keys must fit into the record of a lease, whatever devices send."""
 NO_KEY = ""
-"""The key of every message that has none: they share it, so none is without an order."""
+"""The key of all messages without a key: they share it, so they have an order too."""
 
 
 def key_of(spec: KeySpec) -> Callable[[Message], str]:
-    """What tells a message's key, `NO_KEY` where the message has none. Raises nothing."""
+    """A function that returns a message's key, or `NO_KEY`. It raises nothing."""
     if spec.token is not None:
         return _by_token(spec.token - 1)
     return _by_field((spec.field or "").split("."))
@@ -41,7 +41,7 @@ def _by_field(names: list[str]) -> Callable[[Message], str]:
             if not isinstance(value, dict) or name not in value:
                 return NO_KEY
             value = value[name]
-        # 7 and "7" name the same device; what is no plain value is told apart by its JSON.
+        # 7 and "7" name the same device; lists and mappings are compared by their JSON.
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
         return _short(text)
 

@@ -1,6 +1,6 @@
 """Token bucket: in any stretch of t seconds at most `burst + limit * t` tokens are taken.
 
-No I/O; the clock is whichever is given.
+No I/O; the clock is a parameter.
 """
 
 from collections.abc import Callable
@@ -11,19 +11,19 @@ DEFAULT_BURST_S = 0.1
 
 
 def token_bucket_of(rate: RateSpec, share: int, time: Callable[[], float]) -> "TokenBucket":
-    """A process's part of a host's rate.
+    """Build the token bucket of one process, with its share of the host's rate.
 
     Args:
-        rate: of one host.
-        share: how many of its processes run the function; each has its part.
-        time: seconds on a clock that never goes back.
+        rate: the rate of one host.
+        share: number of the host's processes that run the function.
+        time: returns seconds of a monotonic clock.
     """
     burst = rate.burst or int(rate.limit * DEFAULT_BURST_S)
     return TokenBucket(rate.limit / share, max(1, burst // share), time)
 
 
 class TokenBucket:
-    """Tokens that come in evenly, and are kept up to a number."""
+    """Tokens that are added at a constant rate, up to a largest number."""
 
     def __init__(self, per_s: float, most: int, time: Callable[[], float]) -> None:
         self._per_s = per_s
@@ -32,19 +32,19 @@ class TokenBucket:
         self._full_at_s = time()
 
     def count(self) -> int:
-        """How many may be taken now."""
+        """The number of tokens that may be taken now."""
         missing = max(0.0, (self._full_at_s - self._time()) * self._per_s)
         return int(self._most - missing + 1e-9)
 
     def take(self) -> bool:
-        """Take one; False when there is none."""
+        """Take one token; return False when there is none."""
         if not self.count():
             return False
         self._full_at_s = max(self._full_at_s, self._time()) + 1 / self._per_s
         return True
 
     def next_in_s(self) -> float | None:
-        """Seconds until there is one more; None when none can be added."""
+        """Seconds until the next token; None when none can be added."""
         missing = (self._full_at_s - self._time()) * self._per_s
         if missing <= 0:
             return None

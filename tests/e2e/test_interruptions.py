@@ -137,4 +137,4 @@ async def done_by(broker: Broker) -> list[bytes]:
 
 
 def waits(served: Served) -> None:
-    served.wait_for("Functions wait for a server that is away")
+    served.wait_for("Functions wait for a server that does not answer")

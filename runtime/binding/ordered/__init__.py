@@ -1,1 +1,1 @@
-"""Who leads an ordered function, and what the other hosts do for it."""
+"""Ordered functions: leader election, and the calls that standbys make for the leader."""

@@ -1,7 +1,8 @@
-"""An ordered function: of all hosts that serve it one leads, the others stand by.
+"""Binding of an ordered function: one host leads by a lease, the others are standbys.
 
-Whoever holds the function's lease pulls, and so knows of every message of a key which one is next.
-What the host before it held and did not settle comes back first, and only then anything is called.
+Only the leader, the holder of the function's lease, pulls, so it knows which message of a key is
+next. The unsettled messages of the leader before are redelivered first; only then the first call is
+made.
 """
 
 import asyncio
@@ -28,14 +29,14 @@ log = get_logger("runtime.ordered")
 
 LEAST_TTL_S = 5.0
 STANDBY_SHARE = 0.5
-"""The share of a lease's time after which a silent leader's calls elsewhere are ended."""
+"""Share of a lease's time to live after which standbys cancel the calls of a silent leader."""
 GATHER_POLL_S = 0.1
 CANCEL_AGAIN_S = 1.0
 GIVE_UP_S = 2.0
-"""How long a host that drains before it has begun waits for what is on its way to it."""
+"""How long a host that drains before its first call waits for messages that were sent to it."""
 PAUSE_S = 1.0
 LATE_S = 5.0
-"""How long after its ack wait what another host held may still come back."""
+"""How long after the ack wait another host's messages may still be redelivered."""
 
 
 class OrderedBinding:
@@ -68,32 +69,32 @@ class OrderedBinding:
 
     @property
     def is_flowing(self) -> bool:
-        """Whether it does its work, or stands by."""
+        """Whether the host leads and works, or is a standby."""
         return self._task.is_flowing and (self._work is None or self._work.is_flowing)
 
     @property
     def leads(self) -> bool:
-        """Whether this host is the one that works."""
+        """Whether this host is the leader."""
         return self._work is not None
 
     async def start(self) -> None:
-        """Stand by from now on, and work when it is this host's turn."""
+        """Become a standby, and the leader when the lease is free."""
         self._task.start()
 
     async def drain(self, grace_s: float) -> None:
-        """Finish what is here, then let another host go on at once."""
+        """Finish the held messages, then give the lease back."""
         self._grace_s = grace_s
         if self._work is not None:
             if not _fair_queue_of(self._work).is_open:
-                # It was still gathering: nothing of what is here may be called.
+                # It was still gathering: no held message may be called.
                 self._may_begin = False
                 grace_s = min(grace_s, GIVE_UP_S)
             await self._work.drain(grace_s)
-        # Before a standby has finished: it must not take the lease meanwhile.
+        # Before the standby has finished: it must not take the lease meanwhile.
         await self.stop()
 
     async def stop(self) -> None:
-        """End at once; whatever is here goes back to the stream."""
+        """Stop at once; held messages go back to the stream."""
         is_ended = False
         while not is_ended:
             # The client library may swallow a cancellation that comes with an answer.
@@ -122,7 +123,7 @@ class OrderedBinding:
             log.warning("Another host may go on with an ordered function", function=self.name)
 
     async def _stand_by(self) -> LeaseRecord:
-        """Return when it is this host's turn to lead; until then make calls for whoever does."""
+        """Be a standby, which makes calls for the leader, until this host has the lease."""
         if self._dispatcher.function.shape == "event":
             ttl_s = self._ttl_s * STANDBY_SHARE
             self._standby = Standby(self._dispatcher, self._shared.broker, ttl_s)
@@ -142,7 +143,7 @@ class OrderedBinding:
             await work.stop()
 
     async def _lead(self, record: LeaseRecord) -> None:
-        """Work until the lease is lost; returns before that when it is not possible."""
+        """Work until the lease is lost; return earlier when the work cannot begin."""
         is_after_death = bool(record.holder)
         self._isolation = self._make_isolation(record.state if is_after_death else None)
         work = self._work = ConsumerBinding(
@@ -186,26 +187,28 @@ class OrderedBinding:
         )
 
     async def _gather(self, work: ConsumerBinding) -> None:
-        """Return when all is here that the host before this one held."""
+        """Return when all messages that the leader before held have arrived."""
         time = asyncio.get_running_loop().time
         due_at_s = time() + self._ack_wait_s
         while await self._count_missing(work, make_room=time() > due_at_s):
             if self._is_paused:
                 due_at_s = time() + self._ack_wait_s
             elif time() > due_at_s + LATE_S:
-                log.warning("Not all came back that another host held", function=self.name)
+                log.warning(
+                    "Not all messages of the host before were redelivered", function=self.name
+                )
                 return
             await asyncio.sleep(GATHER_POLL_S)
 
     async def _count_missing(self, work: ConsumerBinding, *, make_room: bool) -> int:
-        """How many messages are not here that the host before this one may have held.
+        """The number of messages that the leader before may have held and that are missing.
 
-        With `make_room` there are places for them although others have taken all. The server
-        delivers them before any other once their ack wait is over; earlier it would fill the
-        places with others.
+        With `make_room`, places are reserved for them even when others have taken all. The server
+        delivers them first once their ack wait is over; earlier it would fill the places with
+        others.
         """
-        # Counted first: what arrives while the server is asked must not stand for what is missing.
-        # And once each: one that was paused may send back what was delivered here since.
+        # Counted first: messages that arrive during the request must not count as missing ones. And
+        # once each: one that was paused may send back what was delivered here since.
         here = len({origin_of(message.reply) for message in work.buffer.held})
         pending = unseen = 0
         self._is_paused = False
@@ -217,7 +220,7 @@ class OrderedBinding:
             pending += found["num_ack_pending"]
             self._is_paused |= bool(found.get("paused"))
             if source.restore:
-                # What was handed over or redriven is older than what the stream has.
+                # Handed over and redriven messages are older than those in the stream.
                 unseen = found["num_pending"]
         missing = max(0, pending - here)
         if make_room and missing + unseen:
@@ -226,12 +229,12 @@ class OrderedBinding:
         return missing + unseen
 
     def _state(self) -> dict[str, Any]:
-        """What a successor must know."""
+        """The data for a successor."""
         return self._left if self._work is None else {"isolation": self._isolation.state()}
 
 
 async def _cancel(tasks: set["asyncio.Task[None]"], again_after_s: float) -> None:
-    """End tasks. The client library may swallow a cancellation that comes with an answer."""
+    """Cancel tasks repeatedly: the client library may swallow a cancellation."""
     while tasks:
         for task in tasks:
             task.cancel()
@@ -239,7 +242,7 @@ async def _cancel(tasks: set["asyncio.Task[None]"], again_after_s: float) -> Non
 
 
 def _may_have_been_called(work: ConsumerBinding) -> list[Message]:
-    """What a host that died may have been calling: not what it was moving to a spill queue."""
+    """The messages that a dead host may have been calling, without those it was spilling."""
     moving = work.spill.moving() if work.spill is not None else set()
     return [each for each in work.buffer.held if each.attempt > 1 and each not in moving]
 

@@ -1,4 +1,4 @@
-"""One call of a function on another host: the message there, its outcome back. No I/O."""
+"""Encodes a call of a function on another host: message and outcome. No I/O."""
 
 import json
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from runtime.errors import Unavailable
 from runtime.message import Message
 
 LEADER = "Runtime-Leader"
-"""Header of a call: the host that asks for it."""
+"""Header of a call: the host that requests it."""
 CALLED_BEFORE = "Runtime-Called-Before"
-"""Header of a call whose message may have been handed to the function before."""
+"""Header of a call whose message may have been passed to the function before."""
 UNFINISHED = b'{"outcome":"unfinished"}'
-"""The answer of a host that cannot bring the call to its end."""
+"""The answer of a host that cannot finish the call."""
 
 
 def call_headers(message: Message, function: str, leader: str) -> dict[str, str]:
-    """What goes with the payload, so that the other host sees the same message."""
+    """The headers with which the other host restores the same message."""
     headers = {**mailbox_headers(message, function, message.attempt), LEADER: leader}
     if message.called_before:
         headers[CALLED_BEFORE] = "1"
@@ -27,17 +27,17 @@ def call_headers(message: Message, function: str, leader: str) -> dict[str, str]
 
 
 def called_message(call: Message) -> Message | None:
-    """The message that a call is about; None when it is no call of ours."""
+    """The message of a call; None when `call` is not a leader's call."""
     message = names.original(call)
     if message is not None:
         message.called_before = CALLED_BEFORE in call.headers
         message.attempt = names.number(call.headers, names.ATTEMPT)
-        message.reply = ""  # The host that asked tells JetStream that work goes on.
+        message.reply = ""  # The leader sends the in-progress signals.
     return message
 
 
 def encode_outcome(outcome: Outcome) -> bytes:
-    """An outcome as the answer to a call."""
+    """Encode an outcome as the answer to a call."""
     content: dict[str, Any] = {"outcome": "done"}
     if isinstance(outcome, Later):
         content = {
@@ -62,10 +62,10 @@ def encode_outcome(outcome: Outcome) -> bytes:
 
 
 def decode_outcome(answer: bytes) -> Outcome | None:
-    """What `encode_outcome` was given; None for `UNFINISHED`.
+    """Decode the answer to a call; None for `UNFINISHED`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the answer is not an outcome.
     """
     content: Mapping[str, Any] = json.loads(answer)
     kind = content.get("outcome")

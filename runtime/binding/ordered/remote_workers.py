@@ -1,4 +1,4 @@
-"""Whom the leader of an ordered function can ask to make calls: the hosts that stand by."""
+"""Workers of an ordered function's leader that make calls on the standbys."""
 
 import asyncio
 import json
@@ -24,26 +24,26 @@ from runtime.supervised_task import SupervisedTask
 log = get_logger("runtime.remote_workers")
 
 SILENT_S = 3.5
-"""After so long without a word a standby is asked no more."""
+"""After this long without an announcement a standby gets no more calls."""
 ANSWER_LATE_S = 5.0
 """How much later than the function's time limit an answer may come."""
 CANCEL_LIMIT_S = 2.0
 MOST_PEERS = 1000
 MOST_SLOTS = 10_000
-"""Bounds on what is believed: who may publish on the standbys' subject can announce anything."""
+"""Bounds of an announcement: a client that may publish on the subject can announce anything."""
 
 
 class CallFailed(Exception):  # noqa: N818 - names what happened
-    """A call on another host came to no known end."""
+    """A call on another host ended without a known outcome."""
 
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A standby, and the worker here whose every task makes one call there at a time.
+    """A standby, and the worker whose tasks each make one call on it at a time.
 
     Attributes:
         calling: the tasks that wait for an answer.
-        is_lost: whether no answer of it is waited for any more.
+        is_lost: whether its answers are no longer awaited.
     """
 
     id: str
@@ -54,16 +54,16 @@ class Peer:
 
 
 class RemoteWorkers:
-    """Gives a leader's binding more workers: as many as there are places on the hosts standing by.
+    """Adds workers to a leader's binding, one for each free place on the standbys.
 
     Args:
         work: the leader's binding.
-        dispatcher: makes a call here when it cannot be made there.
-        crash_isolation: makes those calls that may end their process; they are made here.
+        dispatcher: makes a call on this host when it cannot be made on the standby.
+        crash_isolation: makes the calls that may kill their process, on this host.
         broker: the connection.
-        mailbox: tells what the server takes.
-        lost_after_s: a standby that was silent for so long has failed its calls, as a message whose
-            host is silent comes to another.
+        mailbox: tells which messages the server accepts.
+        lost_after_s: a standby that was silent for this long has failed its calls, just as a silent
+            host's messages are redelivered.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RemoteWorkers:
         self._time = asyncio.get_running_loop().time
 
     async def start(self) -> None:
-        """Listen for standbys, and let them hear that somebody leads.
+        """Subscribe to the standbys' announcements, and announce this leader.
 
         Raises:
             Unavailable: the connection is closed.
@@ -102,7 +102,7 @@ class RemoteWorkers:
         self._beating.start()
 
     async def stop(self) -> None:
-        """Ask nobody any more, and have the calls ended that are still made elsewhere."""
+        """Make no more remote calls, and cancel those that still run."""
         await self._beating.stop()
         if self._subscription is not None:
             await self._subscription.unsubscribe()
@@ -117,7 +117,7 @@ class RemoteWorkers:
                 subject = subject_of(self._function, "leader")
                 await self._broker.publish_core(subject, self._id.encode())
             except Unavailable:
-                log.debug("A leader is not heard now", function=self._function)
+                log.debug("The leader's announcement was not sent", function=self._function)
             for peer in list(self._peers.values()):
                 self._look_at(peer)
             await asyncio.sleep(BEAT_S)
@@ -163,7 +163,7 @@ class RemoteWorkers:
         return await self._crash_isolation.run_event(message)
 
     async def _ask(self, peer: Peer, message: Message) -> Outcome | None:
-        """The outcome of a call elsewhere; None when it was not made, or not to its end."""
+        """The outcome of a remote call; None when it was not made, or not finished."""
         task = asyncio.current_task()
         if task is None:
             return None
@@ -179,7 +179,7 @@ class RemoteWorkers:
         except NoAnswer as silence:
             if silence.reason == "no responders":
                 return None
-            # It may have run, and may even run on: that was an attempt.
+            # The call may have run, and may still run: it counts as an attempt.
             return self._dispatcher.judge(message, silence)
         except (RuntimeFault, ValueError, KeyError) as failure:
             return self._dispatcher.judge(message, CallFailed(str(failure)))
@@ -195,15 +195,15 @@ class RemoteWorkers:
         try:
             await self._broker.request(subject, self._id.encode(), timeout_s=CANCEL_LIMIT_S)
         except Unavailable:
-            log.debug("A standby does not answer, it ends its calls by itself")
+            log.debug("A standby does not answer, it will cancel its calls by itself")
 
 
 def _read_announcement(data: bytes) -> tuple[str, int]:
-    """A standby's id and how many calls it makes at a time; none for what no standby says."""
+    """A standby's id and its number of concurrent calls; 0 calls for an invalid announcement."""
     try:
         said = json.loads(data)
         standby, slots = str(said["id"]), int(said["slots"])
     except (ValueError, KeyError, TypeError):
         return "", 0
-    # The id becomes a part of a subject.
+    # The id becomes part of a subject.
     return (standby, min(slots, MOST_SLOTS)) if is_name(standby) and slots >= 0 else ("", 0)

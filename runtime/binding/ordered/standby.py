@@ -1,4 +1,4 @@
-"""A host that stands by for an ordered function, and makes the calls that its leader asks for."""
+"""Standby of an ordered function: makes the calls that the leader requests."""
 
 import asyncio
 import json
@@ -18,26 +18,26 @@ from runtime.supervised_task import SupervisedTask
 log = get_logger("runtime.standby")
 
 BEAT_S = 1.0
-"""How often a standby says that it is there, and a leader that it still leads."""
+"""Interval of the announcements of standbys and leader."""
 
 DRAIN_S = 2.0
 
 
 def subject_of(function: str, what: str) -> str:
-    """Where the hosts of one function talk to each other; core NATS, nothing of it is stored."""
+    """A subject between the hosts of one function; core NATS, so nothing is stored."""
     return f"_RUNTIME.{function}.{what}"
 
 
 class Standby:
-    """Makes calls for whoever leads, as many at a time as the function's concurrency.
+    """Makes calls for the leader, at most the function's concurrency at a time.
 
-    A call ends with its leader: who takes over must not find a message at work that will come to it
-    again. When a leader was not heard for `leader_ttl_s`, its calls are cancelled.
+    A call ends with its leader: a new leader gets the message again, so the call must not still
+    run. When a leader was not heard for `leader_ttl_s`, its calls are cancelled.
 
     Args:
         dispatcher: the function's.
         broker: the connection.
-        leader_ttl_s: shorter than the time after which another may lead.
+        leader_ttl_s: shorter than the time after which another host may lead.
     """
 
     def __init__(self, dispatcher: Dispatcher, broker: Broker, leader_ttl_s: float) -> None:
@@ -55,7 +55,7 @@ class Standby:
         self._time = asyncio.get_running_loop().time
 
     async def start(self) -> None:
-        """Be there for whoever leads.
+        """Subscribe to calls, and announce this standby.
 
         Raises:
             Unavailable: the connection is closed.
@@ -72,13 +72,13 @@ class Standby:
         self._beating = SupervisedTask(self._beat, f"standby {self._function}").start()
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls, end those that are here within `grace_s`, or else give them back."""
+        """Take no more calls, finish the running ones within `grace_s`, or else give them back."""
         if self._beating is None:
             return
         await self._beating.stop()
         self._beating = None
         await self._announce(0)
-        # Whoever asks from now on learns at once that nobody is here.
+        # A later call fails at once, because there is no subscriber.
         if self._asked is not None:
             await self._asked.drain(DRAIN_S)
         if self._calls and grace_s > 0:
@@ -95,7 +95,9 @@ class Standby:
                 call for call, leader in self._calls.items() if self._heard_at_s[leader] < silent_s
             ]
             if lost:
-                log.warning("A leader is silent, its calls are ended", function=self._function)
+                log.warning(
+                    "The leader is silent, its calls are cancelled", function=self._function
+                )
                 await self._cancel(lost)
 
     async def _announce(self, slots: int) -> None:
@@ -103,7 +105,7 @@ class Standby:
         try:
             await self._broker.publish_core(subject_of(self._function, "standbys"), payload)
         except Unavailable:
-            log.debug("A standby is not heard now", function=self._function)
+            log.debug("The standby's announcement was not sent", function=self._function)
 
     def _on_leader(self, message: Message) -> None:
         self._heard_at_s = {leader: self._heard_at_s[leader] for leader in self._calls.values()}
@@ -139,4 +141,4 @@ class Standby:
         try:
             await self._broker.respond(message, data)
         except (Unavailable, Unsendable):
-            log.debug("An answer is not heard", function=self._function)
+            log.debug("The answer to a call was not sent", function=self._function)
