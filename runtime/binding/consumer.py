@@ -143,7 +143,7 @@ class ConsumerBinding:
         self._workers.add_worker(worker)
 
     async def drain(self, grace_s: float) -> None:
-        """Stop pulling, finish the held messages, and give back the unfinished ones in the end."""
+        """Stop pulling, finish the held messages, and give back those that outlast `grace_s`."""
         # However short the grace period: a sent message that is not taken in costs an attempt.
         await self.pullers.stop(DRAIN_S)
         self.buffer.finish()

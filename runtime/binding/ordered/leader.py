@@ -208,7 +208,7 @@ class OrderedBinding:
         others.
         """
         # Counted first: messages that arrive during the request must not count as missing ones. And
-        # once each: one that was paused may send back what was delivered here since.
+        # each once: a host that was paused may send back messages that were delivered here since.
         here = len({origin_of(message.reply) for message in work.buffer.held})
         pending = unseen = 0
         self._is_paused = False
