@@ -68,7 +68,7 @@ class BareLoop:
             self._settler.ack_all(batch)
             self._held -= len(batch)
             if self.puller is not None:
-                self.puller.poke()
+                self.puller.wake()
 
 
 async def _recreate() -> None:

@@ -117,7 +117,7 @@ class ConsumerBinding:
             self._recent_acks,
             outages=shared.outages,
             metrics=metrics,
-            poke=self.pullers.poke,
+            wake_pullers=self.pullers.wake,
         )
         self._rate_limiter = self._make_rate_limiter(token_bucket)
         self.spill = self._make_spill()
@@ -247,7 +247,9 @@ class ConsumerBinding:
         if token_bucket is None or self.fair_queue is not None:
             return None
         loop = asyncio.get_running_loop()
-        return RateLimiter(self.buffer, token_bucket, poke=self._workers.poke, loop=loop)
+        return RateLimiter(
+            self.buffer, token_bucket, wake_pullers=self._workers.wake_pullers, loop=loop
+        )
 
     def _make_spill(self) -> Spill | None:
         spec = self._dispatcher.function.spec
@@ -260,7 +262,7 @@ class ConsumerBinding:
             self.fair_queue,
             self._settlement,
             least=spec.batch.size if is_batch else spec.concurrency,
-            poke=self.pullers.poke,
+            wake_pullers=self.pullers.wake,
         )
 
     def _make_isolation(self, ack_wait_s: float) -> SingleMessageStage | None:

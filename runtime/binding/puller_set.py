@@ -109,7 +109,7 @@ class PullerSet:
         """Stop all pull loops; see `Puller.stop`."""
         await asyncio.gather(*(puller.stop(timeout_s) for puller in self._pullers))
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Tell the pull loops that places became free."""
         for puller in self._pullers:
-            puller.poke()
+            puller.wake()

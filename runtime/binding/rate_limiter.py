@@ -36,7 +36,7 @@ class RateLimiter:
     Args:
         buffer: gets the admitted messages.
         token_bucket: the process's token bucket.
-        poke: called when tokens have come in.
+        wake_pullers: called when tokens have come in.
         loop: gives the time and the timer.
     """
 
@@ -45,12 +45,12 @@ class RateLimiter:
         buffer: PrefetchBuffer,
         token_bucket: TokenBucket,
         *,
-        poke: Callable[[], None],
+        wake_pullers: Callable[[], None],
         loop: Loop,
     ) -> None:
         self._token_bucket = token_bucket
         self._buffer = buffer
-        self._poke = poke
+        self._wake_pullers = wake_pullers
         self._loop = loop
         self._early: deque[Message] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -91,5 +91,5 @@ class RateLimiter:
         self._timer = None
         while self._early and self._token_bucket.take():
             self._buffer.enqueue(self._early.popleft())
-        self._poke()
+        self._wake_pullers()
         self._set_timer()

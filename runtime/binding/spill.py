@@ -74,7 +74,7 @@ class Spill:
         fair_queue: the buffer's queue.
         settlement: acknowledges messages that are stored in a queue.
         least: the least places of a key.
-        poke: called when messages were moved, and places became free.
+        wake_pullers: called when messages were moved, and places became free.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Spill:
         settlement: Settlement,
         *,
         least: int,
-        poke: Callable[[], None],
+        wake_pullers: Callable[[], None],
     ) -> None:
         self._queues = queues
         self._buffer = buffer
         self._fair_queue = fair_queue
         self._settlement = settlement
         self._least = least
-        self._poke = poke
+        self._wake_pullers = wake_pullers
         self._slots = [_Slot(number) for number in range(SLOTS)]
         self._moving_bytes = 0
         self._keys: dict[str, _OrderedKey] = {}
@@ -228,7 +228,7 @@ class Spill:
             for _, message in chunk:
                 slot.moving.popleft()
                 self._moving_bytes -= message.size_bytes
-            self._poke()
+            self._wake_pullers()
 
     async def _store(self, slot: _Slot, chunk: list[tuple[str, Message]]) -> None:
         await self._queues.put(slot.number, chunk, in_order=self._fair_queue.is_ordered)

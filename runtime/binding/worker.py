@@ -80,7 +80,7 @@ class WorkerPool:
         recent_acks: tells which deliveries are repeats.
         outages: waits for unavailable servers.
         metrics: the function's.
-        poke: called when places became free.
+        wake_pullers: called when places became free.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class WorkerPool:
         *,
         outages: Outages,
         metrics: FunctionMetrics,
-        poke: Callable[[], None],
+        wake_pullers: Callable[[], None],
     ) -> None:
         self._dispatcher = dispatcher
         self._runner = runner
@@ -102,7 +102,7 @@ class WorkerPool:
         self._recent_acks = recent_acks
         self._outages = outages
         self._metrics = metrics
-        self._pull = poke
+        self._wake_pullers = wake_pullers
         spec = dispatcher.function.spec
         self._is_batch = dispatcher.function.shape == "batch"
         self._batch = spec.batch
@@ -134,11 +134,11 @@ class WorkerPool:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def poke(self) -> None:
+    def wake_pullers(self) -> None:
         """Tell the pull loops about free places; once a turn, because a check costs 1 µs a loop."""
         self._metrics.in_flight = len(self._buffer.held)
         self._metrics.timeouts = self._dispatcher.timeouts
-        self._pull()
+        self._wake_pullers()
 
     def _spawn(
         self,
@@ -168,7 +168,7 @@ class WorkerPool:
         turn_ends_s = 0.0
         while not worker.is_stopped:
             if not buffer.ready:
-                self.poke()
+                self.wake_pullers()
                 await worker.wait(buffer)
                 turn_ends_s = time() + TURN_S
             message = buffer.take()
@@ -193,7 +193,7 @@ class WorkerPool:
                 self._on_lost_call([message], failure)
                 raise
             if ended_s > turn_ends_s:
-                self.poke()
+                self.wake_pullers()
                 await asyncio.sleep(0)
                 turn_ends_s = time() + TURN_S
 
@@ -254,7 +254,7 @@ class WorkerPool:
         self._settlement.ack_all(done)
         self._recent_acks.add_all(done)
         self._buffer.release_all(done)
-        self.poke()
+        self.wake_pullers()
         excused = [message for message, outcome in rest if _is_outage(outcome)]
         if excused and (again := await self._wait_for_servers(false_outages)) is not None:
             rest = [(message, outcome) for message, outcome in rest if not _is_outage(outcome)]
@@ -316,7 +316,7 @@ class WorkerPool:
             has_left = self._settlement.retry_later(message)
         if has_left:
             self._buffer.release(message)
-        self.poke()
+        self.wake_pullers()
 
     def _on_lost_call(self, messages: Sequence[Message], failure: BaseException) -> None:
         """Settle the messages of a call that ended without an outcome, unless the pool ended it."""

@@ -164,7 +164,7 @@ class Puller:
         self._task.start()
         await self._ready.wait()
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Say that slots became free; wakes the loop when another request is worth it."""
         if not self._wake.is_set() and self._next_request() is not None:
             self._wake.set()
@@ -337,7 +337,7 @@ class Puller:
         message.size_bytes = size_bytes
         self._deliver(message)
         if not request.messages:
-            self.poke()  # The free places may now suffice for another request.
+            self.wake()  # The free places may now suffice for another request.
 
     def _close(self, request: _Request) -> None:
         """Mark the request as ended: no more messages will arrive for it."""

@@ -71,7 +71,7 @@ class Holder:
     async def let_go(self, count: int = 1) -> None:
         for _ in range(count):
             await self.broker.send(self.held.popleft().reply, b"+ACK")
-            self.puller.poke()
+            self.puller.wake()
 
     def _free_bytes(self) -> int:
         return self.max_bytes - sum(message.size_bytes for message in self.held)
@@ -309,7 +309,7 @@ async def test_a_server_that_was_gone_is_pulled_from_again(
 
     for round_number in range(1, 4):
         await asyncio.to_thread(getattr(own_server, end))
-        holder.puller.poke()
+        holder.puller.wake()
         await asyncio.to_thread(own_server.start)
         await eventually(lambda: _connected(broker), "the connection")
         await holder.give(20)
@@ -451,7 +451,7 @@ async def test_few_requests_are_made_while_the_next_message_has_no_room(
         await broker.publish(f"{holder.stream}.a", bytes(size))
     await holder.wait(2)
     for _ in range(1000):
-        holder.puller.poke()
+        holder.puller.wake()
         await asyncio.sleep(0)
     await broker.flush()
     most = len(asked)

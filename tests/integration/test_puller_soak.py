@@ -80,7 +80,7 @@ class _Soak:
             await self._broker.send_all([(each.reply, b"+ACK") for each in list(self.held)[:done]])
             for _ in range(done):
                 self.held_bytes -= self.held.popleft().size_bytes
-            self.puller.poke()
+            self.puller.wake()
             await asyncio.sleep(0)
 
     def check(self) -> None:

@@ -52,14 +52,16 @@ class LimitedBuffer:
         self.loop = ManualLoop()
         self.buffer = PrefetchBuffer(at_least=100, at_most=100, max_bytes=1_000_000)
         self.places = Places()
-        self.pokes = 0
+        self.wakes = 0
         rate = RateSpec.model_validate({"limit": limit, "burst": burst})
         token_bucket = token_bucket_of(rate, share, self.loop.time)
-        self.rate_limiter = RateLimiter(self.buffer, token_bucket, poke=self._poke, loop=self.loop)
+        self.rate_limiter = RateLimiter(
+            self.buffer, token_bucket, wake_pullers=self._wake, loop=self.loop
+        )
         self.admission = Admission([self.rate_limiter], self.buffer)
 
-    def _poke(self) -> None:
-        self.pokes += 1
+    def _wake(self) -> None:
+        self.wakes += 1
 
     def give(self, count: int) -> None:
         for number in range(count):
@@ -146,7 +148,7 @@ async def test_pull_loops_are_woken_for_each_token_until_the_bucket_is_full() ->
     gate.loop.pass_time(3600)
 
     assert idle_before
-    assert gate.pokes == 5
+    assert gate.wakes == 5
     assert gate.loop.is_idle
 
 
@@ -177,7 +179,7 @@ async def test_messages_that_wait_at_the_end_are_released_and_no_timer_is_left()
     gate.loop.pass_time(3600)
 
     assert [message.sequence for message in early] == [2, 3, 4]
-    assert (gate.let_in, gate.pokes) == (2, 0)
+    assert (gate.let_in, gate.wakes) == (2, 0)
 
 
 async def test_a_late_look_at_the_clock_makes_no_extra_token() -> None:

@@ -225,7 +225,7 @@ class OrderedBinding:
         missing = max(0, pending - here)
         if make_room and missing + unseen:
             work.buffer.make_room(missing, work.stream_places.taken)
-            work.pullers.poke()
+            work.pullers.wake()
         return missing + unseen
 
     def _state(self) -> dict[str, Any]:
