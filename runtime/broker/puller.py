@@ -165,7 +165,7 @@ class Puller:
         await self._ready.wait()
 
     def wake(self) -> None:
-        """Say that slots became free; wakes the loop when another request is worth it."""
+        """Wake the loop if the free places suffice for another request."""
         if not self._wake.is_set() and self._next_request() is not None:
             self._wake.set()
 

@@ -1,1 +1,1 @@
-"""nats-server and PostgreSQL as part of the host, for whoever has none running."""
+"""Embedded nats-server and PostgreSQL, for hosts without addresses of running servers."""

@@ -1,4 +1,4 @@
-"""What opens the embedded servers, as the data directory keeps it; for commands beside a host."""
+"""Reads addresses and passwords of the embedded servers, for commands beside a host."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ POSTGRES_SUPERUSER_PASSWORD_FILE = "postgres-superuser.password"  # noqa: S105 -
 
 @dataclass(frozen=True, slots=True)
 class NatsAddress:
-    """How a command reaches the embedded nats-server.
+    """The address with which a command connects to the embedded nats-server.
 
     Attributes:
         url: password included, when there is one.
-        missing: the file in which a password was looked for and not found; None when it was found.
+        missing: the password file that was not found; None when it was found.
     """
 
     url: str
@@ -42,7 +42,7 @@ def find_nats(settings: HostSettings) -> NatsAddress:
 
 
 def read_secret(path: Path) -> str | None:
-    """The secret in a file that the host has made; None when it is not there for us."""
+    """The secret in a file of the host; None when the file does not exist or cannot be read."""
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except OSError:

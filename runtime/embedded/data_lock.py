@@ -1,4 +1,4 @@
-"""One host per data directory."""
+"""File lock that allows one host for each data directory."""
 
 import fcntl
 import os
@@ -8,10 +8,10 @@ from runtime.errors import ConfigError, Problem
 
 
 class DataLock:
-    """Held by the host whose servers keep their data in a directory.
+    """Lock of the host whose servers use a data directory.
 
-    The system gives it up when the host ends, however it ends; servers that outlive a killed host
-    do not hold it, as files that Python opens are not inherited.
+    The system releases the lock when the host ends, also when it is killed. Servers that outlive a
+    killed host do not hold the lock, because files that Python opens are not inherited.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -19,10 +19,10 @@ class DataLock:
         self._handle: int | None = None
 
     def acquire(self) -> None:
-        """Take it.
+        """Take the lock.
 
         Raises:
-            ConfigError: another host has it; the error names the directory and the process.
+            ConfigError: another host holds the lock; the error names the directory and the process.
         """
         path = self._directory / "lock"
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -47,7 +47,7 @@ class DataLock:
         self._handle = handle
 
     def release(self) -> None:
-        """Give it up; nothing when it is not held."""
+        """Release the lock; nothing happens when it is not held."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -1,4 +1,4 @@
-"""As whom PostgreSQL runs: it refuses root, so a host that is root needs another user for it."""
+"""Chooses the user that PostgreSQL runs as: it refuses root, so a root host needs another."""
 
 import os
 import pwd
@@ -15,27 +15,27 @@ log = get_logger("runtime.embedded")
 _USERS = ("postgres", "nobody")
 _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
-# Needed for a moment, to let one of the others pass to the server.
+# Needed for a moment, to pass one of the other capabilities to the server.
 _CAP_SETPCAP = 8
 _NAMES = {_CAP_DAC_OVERRIDE: "CAP_DAC_OVERRIDE", _CAP_DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH"}
 
 
 def choose_identity(directory: Path, programs: Iterable[Path]) -> Identity | None:
-    """The user for a server whose data lies in `directory`; None where the host's own user will do.
+    """The user for a server with data in `directory`; None when the host's own user suffices.
 
-    The owner of existing data stays its owner; otherwise the user `postgres` where there is one, or
-    else `nobody`, to whom `directory` is handed over. A project under /root is closed to either, so
-    there the server keeps the one capability that lets it pass: the narrow CAP_DAC_READ_SEARCH
-    where the host has it (containers mostly do not), or else CAP_DAC_OVERRIDE. Copying programs and
-    data elsewhere would leave them where nobody looks, and opening the folder is not ours to do.
+    Existing data keeps its owner. New data belongs to the user `postgres` if it exists, or else to
+    `nobody`, and `directory` is given to that user. These users cannot enter a project under /root,
+    so there the server keeps one capability: the narrow CAP_DAC_READ_SEARCH if the host has it
+    (containers mostly do not), or else CAP_DAC_OVERRIDE. Copies of programs and data elsewhere
+    would be hard to find, and the host must not change the folder's permissions.
 
     Raises:
-        ConfigError: no such user, or a folder that it cannot pass.
+        ConfigError: there is no such user, or the user cannot enter a folder.
     """
     if os.geteuid() != 0:
         return None
     user = _find_user(directory)
-    # First: a new folder is root's, and whether its user can pass is asked below.
+    # First: a new folder belongs to root, and the check below needs the final owner.
     os.chown(directory, user.pw_uid, user.pw_gid)
     paths = [directory, *programs]
     closed = next((path for path in paths if (find_closed(path, user)) is not None), None)
@@ -69,7 +69,7 @@ def choose_identity(directory: Path, programs: Iterable[Path]) -> Identity | Non
 
 
 def find_closed(path: Path, user: pwd.struct_passwd) -> Path | None:
-    """The first part of `path`, itself included, that `user` cannot pass or execute."""
+    """The first part of `path`, itself included, that `user` cannot enter or execute."""
     for place in [*reversed(path.parents), path]:
         if place.exists() and not _allows(place.stat(), user, stat.S_IXOTH):
             return place
@@ -118,7 +118,7 @@ def _find_user(directory: Path) -> pwd.struct_passwd:
 
 
 def _held_capabilities() -> int:
-    """The capabilities this process may pass on, as a bit mask; 0 where the system has none."""
+    """The capabilities that this process may pass on, as a bit mask; 0 on other systems."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0

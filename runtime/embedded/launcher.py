@@ -1,4 +1,4 @@
-"""Becomes a server: drops root, ties its life to the host's, and then executes the program.
+"""Launcher of a server: drops root, requests a signal at the host's death, and executes it.
 
 Run as a script, never imported by the host. A process of its own rather than `preexec_fn`, which
 would run Python between fork and exec of a host that has threads, and may deadlock there (source:
@@ -55,7 +55,8 @@ def main(arguments: list[str]) -> None:
     """Execute the program; does not return."""
     launch = json.loads(arguments[0])
     program = arguments[1:]
-    # A session of its own: Ctrl-C at a terminal is for the host alone, which drains, then ends us.
+    # A session of its own: Ctrl-C on a terminal reaches only the host, which drains and then stops
+    # this server.
     os.setsid()
     os.umask(0o077)
     libc = ctypes.CDLL(None, use_errno=True)

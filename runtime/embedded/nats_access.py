@@ -1,13 +1,13 @@
-"""Who may do what at the embedded nats-server.
+"""Permissions of the users of the embedded nats-server.
 
-Whoever can open a socket on the machine is a client: other users, and what they run. The host and
-the operator's commands show a generated password. A client without a name may work with data:
-subjects, streams, consumers and micro services. What the runtime keeps for itself it may neither
-publish to nor change through the JetStream API.
+Every process on the machine that can open a socket can be a client. The host and the operator's
+commands use a generated password. A client without a user name may use subjects, streams, consumers
+and micro services. It may not publish to the runtime's own subjects, and may not change the
+runtime's own streams through the JetStream API.
 
-This is no wall against a client that means harm and may make consumers: JetStream delivers to any
+The permissions do not stop a malicious client that may create consumers: JetStream delivers to any
 subject that a consumer or a pull request names, with the server's own rights. With
-`RUNTIME_NATS_ANONYMOUS=none` there are no clients without a name.
+`RUNTIME_NATS_ANONYMOUS=none` clients without a user name are refused.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,8 @@ _MANAGEMENT = "management.>"
 _MQTT_STREAMS = ("$MQTT_msgs", "$MQTT_rmsgs", "$MQTT_sess", "$MQTT_qos2in", "$MQTT_out")
 _HOST_STREAMS = (MAILBOX, DEAD_LETTERS, LEASES, SCHEDULES, ADVISORIES, *_MQTT_STREAMS)
 
-# What takes messages from a stream or changes it. Source: nats-server, `server/jetstream_api.go`.
+# Requests that take messages from a stream or change it. Source: nats-server,
+# `server/jetstream_api.go`.
 _CHANGES = (
     *("STREAM.CREATE.{}", "STREAM.UPDATE.{}", "STREAM.DELETE.{}", "STREAM.PURGE.{}"),
     *("STREAM.RESTORE.{}", "STREAM.MSG.DELETE.{}", "STREAM.PEER.REMOVE.{}"),
@@ -36,7 +37,7 @@ _CHANGES = (
 
 
 def anonymous_denied_publish() -> list[str]:
-    """Subjects to which a client without a name may not publish."""
+    """Subjects to which a client without a user name may not publish."""
     return [
         *HOST_SUBJECTS,
         *(_MANAGEMENT, "$JS.EVENT.>", "$MQTT.>"),
@@ -48,10 +49,10 @@ def anonymous_denied_publish() -> list[str]:
 
 
 def anonymous_denied_subscribe() -> list[str]:
-    """Subjects that a client without a name may not hear: answers to the host, and what it asks."""
+    """Subjects of the host that a client without a user name may not subscribe to."""
     return [f"{HOST_INBOX}.>", "_RUNTIME.>", _MANAGEMENT]
 
 
 def listing(subjects: Iterable[str]) -> str:
-    """The subjects as a list of nats-server's configuration, one a line."""
+    """Format the subjects as a list of nats-server's configuration, one a line."""
     return "[\n" + "".join(f'          "{subject}"\n' for subject in subjects) + "        ]"

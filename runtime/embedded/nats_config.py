@@ -1,4 +1,4 @@
-"""What the embedded nats-server is told: one configuration for the host and for the tests."""
+"""Renders the configuration of the embedded nats-server, for the host and for the tests."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ MQTT_USER = "service_pulse"
 _HOST_PASSWORD = "NATS_HOST_PASSWORD"  # noqa: S105 - a name
 _MQTT_PASSWORD = "MQTT_ADMIN_PASSWORD"  # noqa: S105 - a name
 
-# Device bodies above 8 KB are refused by us, with a reason, so the server must let them reach us.
+# Device bodies above 8 KB are refused by a function with a reason, so the server must accept them.
 # Above 8 MB nats-server itself warns.
 _MAX_PAYLOAD = "8MB"
 
@@ -36,17 +36,17 @@ ports_file_dir: {ports_dir}
 log_file: {log_file}
 logfile_size_limit: 10MB
 logfile_max_num: 3
-# A host in which code holds the whole interpreter answers no PING. On one machine a client that is
-# gone is noticed without, so nobody is cut off for it: by default that would be after five minutes.
+# A host whose code blocks the whole interpreter answers no PING. On one machine the server notices a
+# lost client without PING, so none is disconnected for it: by default that would take five minutes.
 ping_interval: "1h"
 
 # A message is in the page cache before it is acknowledged: killing this process loses nothing.
-# A power cut may lose what came since the last sync; nats-server's own default is two minutes.
+# A power cut may lose the messages since the last sync; nats-server's own default is two minutes.
 jetstream {{ store_dir: {store_dir}, max_file: {max_file}, sync_interval: "10s" }}
 
 mqtt {{ host: "127.0.0.1", port: {mqtt_port} }}
 
-# For `nats server …`: what the server tells of itself, and no messages.
+# For `nats server …`: the server's own reports, and no messages.
 accounts {{
   {system_account}: {{ users: [{{ user: "{system_user}", password: ${host_password} }}] }}
 }}
@@ -59,7 +59,7 @@ authorization {{
 {anonymous}    {{
       user: "{mqtt_user}", password: ${password_variable}, allowed_connection_types: ["MQTT"]
       permissions: {{
-        # Judged after the mappings below, so their results are named; the enveloped form, whose
+        # Checked after the mappings below, so it names their results; the enveloped form, whose
         # subject ends at the tenant, is not for devices.
         publish: {{ allow: [
           "tenant.>", "telemetry.*.*", "telemetry.*.*.heartbeat", "telemetry.*.*.event"
@@ -74,7 +74,7 @@ authorization {{
 {no_auth_user}
 
 # MQTT topic tenant/T/device/D/telemetry is subject tenant.T.device.D.telemetry. Tenant and device
-# stay in the subject, as no header carries them. What matches none of these stays on tenant.>.
+# stay in the subject, as no header has them. A topic that matches none of these stays on tenant.>.
 mappings {{
   "tenant.*.device.*.telemetry": "telemetry.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"
   "tenant.*.device.*.heartbeat": "telemetry.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.heartbeat"
@@ -86,7 +86,7 @@ mappings {{
 
 
 _ANONYMOUS = """\
-    # Who comes without a name: NATS clients on this machine. MQTT clients are never this user.
+    # NATS clients on this machine without a user name. MQTT clients are never this user.
     {{
       user: "{user}", allowed_connection_types: ["STANDARD"]
       permissions: {{
@@ -99,27 +99,28 @@ _ANONYMOUS = """\
 
 @dataclass(frozen=True, slots=True)
 class NatsPasswords:
-    """What users of the server must show.
+    """Passwords of the server's users.
 
     Attributes:
-        host: of the host and the operator's commands, also for the system account.
-        mqtt: of the MQTT user that all devices share.
+        host: password of the host and the operator's commands, also for the system account.
+        mqtt: password of the MQTT user that all devices share.
     """
 
     host: str
     mqtt: str
 
     def environment(self) -> dict[str, str]:
-        """The variables through which the server learns them, so that no file of its has them.
+        """The environment variables that pass the passwords to the server, instead of a file.
 
-        nats-server reads the values as configuration text, so they are quoted: `123` is no number.
+        nats-server reads the values as configuration text, so they are quoted: `123` would be a
+        number.
         """
         return {_HOST_PASSWORD: _quote(self.host), _MQTT_PASSWORD: _quote(self.mqtt)}
 
 
 @dataclass(frozen=True, slots=True)
 class NatsPorts:
-    """Where the three listeners are, on 127.0.0.1. -1 lets the server choose."""
+    """Ports of the three listeners on 127.0.0.1. -1 lets the server choose."""
 
     nats: int = -1
     monitor: int = -1
@@ -127,17 +128,17 @@ class NatsPorts:
 
 
 def render(directory: Path, ports: NatsPorts, *, max_file: int, anonymous: bool = True) -> str:
-    """The configuration of a server that keeps everything under `directory`, an absolute path.
+    """Render the configuration of a server with all its files under `directory`, an absolute path.
 
-    It holds no secret: passwords come from the server's own environment, see `NatsPasswords`. A
-    bcrypt hash in this file would cost its work at every connect, so that a thousand devices coming
-    back together would keep a core busy for a minute.
+    The configuration contains no secret: passwords come from the server's environment, see
+    `NatsPasswords`. A bcrypt hash in this file would be computed at every connect, so a thousand
+    devices that reconnect together would keep a core busy for a minute.
 
     Args:
-        directory: of the server.
-        ports: where it listens.
-        max_file: what JetStream may store, in bytes; see `storage`.
-        anonymous: whether NATS clients without a name are let in.
+        directory: the server's directory.
+        ports: ports of the listeners.
+        max_file: the most bytes that JetStream may store; see `storage`.
+        anonymous: whether NATS clients without a user name are accepted.
     """
     return _TEMPLATE.format(
         nats_port=ports.nats,
@@ -168,10 +169,10 @@ def _render_anonymous() -> str:
 
 
 def find_nats_server() -> Path:
-    """The nats-server that was installed with us, or else the one on the path.
+    """The nats-server of the installed package, or else the one on the path.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no nats-server.
     """
     installed = Path(sysconfig.get_path("scripts")) / "nats-server"
     if installed.is_file():
@@ -192,5 +193,5 @@ def find_nats_server() -> Path:
 
 
 def _quote(text: str) -> str:
-    # ensure_ascii off: nats-server's configuration language knows no \u escapes.
+    # ensure_ascii off: nats-server's configuration language has no \u escapes.
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Where a started nats-server listens, when it chose its ports itself."""
+"""Reads the ports that a started nats-server chose itself."""
 
 import json
 import urllib.request
@@ -11,7 +11,7 @@ from runtime.embedded.nats_config import NatsPorts
 def read_ports(directory: Path, server: int) -> NatsPorts | None:
     """The ports of process `server`; None until it is ready. Blocks for one request on loopback.
 
-    The server writes the file once it listens; the MQTT port stands in its monitoring alone.
+    The server writes the file when it listens; only its monitoring shows the MQTT port.
     """
     path = directory / "ports" / f"nats-server_{server}.ports"
     try:

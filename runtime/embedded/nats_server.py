@@ -35,13 +35,13 @@ def wanted_ports(settings: HostSettings) -> tuple[WantedPort, ...]:
 
 
 class EmbeddedNats:
-    """A nats-server that lives as long as the host and keeps its data across hosts.
+    """A nats-server that runs as long as the host; its data outlives the host.
 
     Args:
-        directory: absolute; holds the configuration, the log and the streams.
-        settings: for the ports; 0 lets the server choose, once: restarts keep the choice.
-        passwords: what its users must show.
-        stream_limits: of the streams that will be made, in bytes.
+        directory: absolute path; contains the configuration, the log and the streams.
+        settings: has the ports; 0 lets the server choose once, and restarts keep the choice.
+        passwords: passwords of its users.
+        stream_limits: limits of the streams that will be created, in bytes.
     """
 
     name = "nats-server"
@@ -70,23 +70,23 @@ class EmbeddedNats:
 
     @property
     def url(self) -> str:
-        """The address for the host, password included; known once it has started."""
+        """The address for the host, password included; known after the start."""
         return host_url(self.ports.nats, self._passwords.host)
 
     async def start(self) -> None:
-        """Return when it listens and JetStream has recovered its streams.
+        """Start the server; return when it listens and JetStream has recovered its streams.
 
         Raises:
-            ConfigError: it cannot start; with the reason it gave.
+            ConfigError: the server cannot start; contains the server's reason.
         """
         await self.supervisor.start()
 
     async def stop(self) -> None:
-        """Shut it down in order."""
+        """Shut the server down cleanly."""
         await self.supervisor.stop()
 
     async def prepare(self) -> Launch:
-        """Write the configuration anew: ports may have changed, and so may we."""
+        """Write the configuration anew: the ports or this program may have changed."""
         await asyncio.to_thread(self._write)
         command = launch_command(
             [find_nats_server(), "-c", self._config], death_signal=self.stop_signal
@@ -94,7 +94,7 @@ class EmbeddedNats:
         return Launch(command, {**os.environ, **self._passwords.environment()})
 
     async def is_ready(self, server: int) -> bool:
-        """Whether it listens; from then on its ports are fixed."""
+        """Whether the server listens; from then on its ports are fixed."""
         ports = await asyncio.to_thread(read_ports, self._directory, server)
         if ports is None:
             return False
@@ -102,7 +102,7 @@ class EmbeddedNats:
         return True
 
     def find_complaint(self, written: str) -> str:
-        """The last fatal line of its log, or what it said before it could open one."""
+        """The last fatal line of its log, or of its output before it could open a log."""
         log = self._directory / "nats-server.log"
         lines = written.splitlines()
         if log.exists():
@@ -111,7 +111,7 @@ class EmbeddedNats:
         return fatal[-1] if fatal else " ".join(written.split())
 
     def is_passing(self, complaint: str) -> bool:
-        """Nothing that stops it goes away by itself."""
+        """Return False: no reason of a failed start goes away by itself."""
         del complaint
         return False
 

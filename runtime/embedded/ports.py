@@ -1,4 +1,4 @@
-"""The ports the host wants, checked before anything is started."""
+"""Checks that the host's ports are free and distinct, before anything is started."""
 
 import errno
 import socket
@@ -12,7 +12,7 @@ from runtime.errors import ConfigError, Problem
 
 @dataclass(frozen=True, slots=True)
 class WantedPort:
-    """A port, who wants it, and the variable or the place that changes it. 0 is always free."""
+    """A port, its listener, and the variable or place that changes it. 0 is always free."""
 
     number: int
     wanted_by: str
@@ -21,10 +21,10 @@ class WantedPort:
 
 
 def check_free(wanted: Sequence[WantedPort]) -> None:
-    """Return when all of them can be listened on.
+    """Check that all ports can be listened on.
 
     Raises:
-        ConfigError: naming every port that cannot, or that two want.
+        ConfigError: lists every port that cannot, or that two listeners want.
     """
     problems = [problem for port in wanted if (problem := _find_problem(port))]
     problems += _find_shared(wanted)
@@ -33,10 +33,10 @@ def check_free(wanted: Sequence[WantedPort]) -> None:
 
 
 def check_distinct(wanted: Sequence[WantedPort]) -> None:
-    """Return when no two want the same port.
+    """Check that no two listeners want the same port.
 
     Raises:
-        ConfigError: naming every port that two want.
+        ConfigError: lists every port that two listeners want.
     """
     if problems := _find_shared(wanted):
         raise ConfigError(problems)
@@ -67,7 +67,8 @@ def _find_problem(port: WantedPort) -> Problem | None:
     except OSError:
         return None  # Whoever listens there has more to say of the name.
     with socket.socket(family) as trial:
-        # As the servers do: a closed connection that lingers is no hindrance, a listener is.
+        # As the servers do: a closed connection in TIME_WAIT does not block the port, a listener
+        # does.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind(address)

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: reached through a socket that its own user and root alone can open."""
+"""The embedded PostgreSQL, on a Unix socket that only its own user and root can open."""
 
 import asyncio
 import signal
@@ -12,15 +12,16 @@ from runtime.errors import ConfigError, Problem
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL that lives as long as the host and keeps its data across hosts.
+    """A PostgreSQL that runs as long as the host; its data outlives the host.
 
     Args:
-        directory: absolute; holds the data, the log and the socket.
-        passwords: of its roles; the data gets them when they have changed.
+        directory: absolute path; contains the data, the log and the socket.
+        passwords: passwords of its roles; changed passwords are written to the data.
     """
 
     name = "postgres"
-    # Fast shutdown: clients are cut off, all is written, and the next start has nothing to recover.
+    # Fast shutdown: clients are disconnected, all data is written, and the next start needs no
+    # recovery.
     stop_signal = signal.SIGINT
     stop_timeout_s = 60.0
 
@@ -41,20 +42,20 @@ class EmbeddedPostgres:
         return self._cluster.superuser_dsn()
 
     async def start(self) -> None:
-        """Return when it accepts connections; the first time its data is made.
+        """Start the server, with new data the first time; return when it accepts connections.
 
         Raises:
-            ConfigError: it cannot start; with the reason it gave.
+            ConfigError: the server cannot start; contains the server's reason.
         """
         await self.supervisor.start()
 
     async def stop(self) -> None:
-        """Shut it down in order, whoever is connected."""
+        """Shut the server down cleanly, and disconnect all clients."""
         await self.supervisor.stop()
         await asyncio.to_thread(self._cluster.forget_socket)
 
     async def prepare(self) -> Launch:
-        """Make the data where there is none; have it know the roles."""
+        """Create the data if there is none, and write the roles to it."""
         if not self._cluster.exists:
             await self._run(self._cluster.begin())
             self._cluster.commit()
@@ -64,15 +65,15 @@ class EmbeddedPostgres:
         return Launch(self._cluster.server_command(), self._cluster.environment())
 
     async def is_ready(self, server: int) -> bool:
-        """Whether it accepts connections."""
+        """Whether the server accepts connections."""
         return self._cluster.is_ready(server)
 
     def find_complaint(self, written: str) -> str:
-        """The last fatal line, and what explains it."""
+        """The last fatal line, and the lines that explain it."""
         return self._cluster.find_complaint(written)
 
     def is_passing(self, complaint: str) -> bool:
-        """The children of a killed postmaster hold its shared memory for a moment longer."""
+        """Whether the children of a killed postmaster still hold its shared memory."""
         return "still in use" in complaint
 
     async def _run(self, steps: Sequence[Step]) -> None:

@@ -1,4 +1,4 @@
-"""A PostgreSQL data directory and the commands that make, serve and reach it."""
+"""A PostgreSQL data directory, and the commands that create, serve and address it."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ _INITDB_OPTIONS = (
     *("--auth", "scram-sha-256", "--pwfile"),
 )
 
-# A statement that fails ends the run with an exit code; it may hold a password, so it is not shown.
+# A failed statement ends the run with an exit code; it may contain a password, so it is not shown.
 _SINGLE_USER_OPTIONS = ("exit_on_error=on", "log_min_error_statement=panic")
 
 _OPTIONS: Mapping[str, str] = {
@@ -46,7 +46,7 @@ _OPTIONS: Mapping[str, str] = {
     "max_wal_size": "2GB",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # A statement or a violated key in the log would put payloads there.
+    # A statement or a violated key in the log would show payloads.
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }
@@ -54,7 +54,7 @@ _OPTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command that runs to its end, and what it reads on its standard input."""
+    """A command that runs to its end, and its standard input."""
 
     command: list[str]
     stdin: bytes = b""
@@ -62,7 +62,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class PostgresCluster:
-    """One server's place on disk. It listens on a socket that only its own user and root can open.
+    """A server's data directory. Only the server's user and root can open the server's socket.
 
     Attributes:
         directory: absolute; holds `data/`, the log and, if its path is short enough, the socket.
@@ -76,7 +76,7 @@ class PostgresCluster:
 
     @classmethod
     def at(cls, directory: Path, passwords: Passwords) -> "PostgresCluster":
-        """The cluster in `directory`, its folders made, nothing else.
+        """Create the folders of the cluster in `directory`, but no data.
 
         Raises:
             ConfigError: PostgreSQL's programs are missing, or its user cannot reach them.
@@ -92,29 +92,29 @@ class PostgresCluster:
 
     @property
     def data(self) -> Path:
-        """The data directory proper; also what proves that a process serves this cluster."""
+        """The data directory itself; in a command line it identifies a server of this cluster."""
         return self.directory / "data"
 
     @property
     def log(self) -> Path:
-        """Where the server's standard error goes."""
+        """The file of the server's standard error."""
         return self.directory / "postgres.log"
 
     @property
     def exists(self) -> bool:
-        """Whether there is data to serve."""
+        """Whether the data exists."""
         return (self.data / "PG_VERSION").exists()
 
     @property
     def has_roles(self) -> bool:
-        """Whether the data knows the roles and their passwords as they are now."""
+        """Whether the data has the roles with the current passwords."""
         try:
             return self._roles_marker.read_text(encoding="ascii") == fingerprint(self.passwords)
         except OSError:
             return False
 
     def dsn(self, database: str = DATABASE) -> str:
-        """The address for functions and migrations: of asyncpg, SQLAlchemy and psql."""
+        """The address for functions and migrations, for asyncpg, SQLAlchemy and psql."""
         return make_dsn(self.socket_directory, FUNCTIONS, self.passwords.functions, database)
 
     def superuser_dsn(self, database: str = DATABASE) -> str:
@@ -122,7 +122,7 @@ class PostgresCluster:
         return make_dsn(self.socket_directory, SUPERUSER, self.passwords.superuser, database)
 
     def begin(self) -> list[Step]:
-        """What makes new data, then `commit`. A start killed half way leaves no `data/`."""
+        """The steps that create new data, before `commit`. A killed start leaves no `data/`."""
         self._discard()
         password_file = self.directory / "password.new"
         write_private(password_file, self.passwords.superuser + "\n")
@@ -135,25 +135,25 @@ class PostgresCluster:
         ]
 
     def commit(self) -> None:
-        """Put what the steps of `begin` made in its place."""
+        """Move the data that the steps of `begin` created to its place."""
         self._unfinished.rename(self.data)
         self._discard()
         self.keep_roles()
 
     def steps_for_roles(self) -> list[Step]:
-        """What gives existing data the roles, then `keep_roles`. No server may run on it."""
+        """The steps that write the roles to existing data while no server runs on it."""
         return self._steps_for_roles(self.data, is_new=False)
 
     def keep_roles(self) -> None:
-        """Remember that the data has the roles."""
+        """Record that the data has the roles."""
         write_private(self._roles_marker, fingerprint(self.passwords))
 
     def forget_socket(self) -> None:
-        """Remove the socket's folder if it is outside the cluster's; the server has ended."""
+        """Remove the socket's folder if it is outside the cluster's, after the server has ended."""
         remove_socket_directory(self.socket_directory, self.directory)
 
     def server_command(self, options: Mapping[str, str] | None = None) -> list[str]:
-        """The command line that serves the data until SIGINT, which the host's death sends too."""
+        """The command line that serves the data until SIGINT or the host's death."""
         socket_list = '"' + str(self.socket_directory).replace('"', '""') + '"'
         settings = {**_OPTIONS, "unix_socket_directories": socket_list, **(options or {})}
         program: list[str | Path] = [self.programs / "postgres", "-D", self.data, "-p", str(PORT)]
@@ -162,13 +162,13 @@ class PostgresCluster:
         return self._launch(program, SIGINT)
 
     def environment(self) -> dict[str, str]:
-        """The server's whole environment: no `PG*` variable of the host's may steer it.
+        """The server's whole environment, without the host's `PG*` variables.
 
-        When a killed server's process id, left in `postmaster.pid`, belongs to any process by now,
-        PostgreSQL takes that for the old server and does not start; unless it is the id of its own
-        grandparent (source: `CreateLockFile` in its miscinit.c). We hold the lock on the directory
-        and have ended orphans, so whoever has the id is no server of this data. PostgreSQL's check
-        of the old server's shared memory stays in force.
+        When the process id of a killed server, left in `postmaster.pid`, belongs to another process
+        by now, PostgreSQL takes that process for the old server and does not start; unless the id
+        is that of its own grandparent (source: `CreateLockFile` in its miscinit.c). The host holds
+        the lock on the directory and has ended orphans, so the process with the id is not a server
+        of this data. PostgreSQL's check of the old server's shared memory stays in force.
         """
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         written = self._read_pid_file()
@@ -183,7 +183,7 @@ class PostgresCluster:
 
     @staticmethod
     def find_complaint(written: str) -> str:
-        """The last fatal line of what the server wrote, with what explains it."""
+        """The last fatal line of the server's output, with the lines that explain it."""
         lines = written.splitlines()
         for number in range(len(lines) - 1, -1, -1):
             if "FATAL:" in lines[number]:
@@ -229,6 +229,6 @@ class PostgresCluster:
 
 
 def make_dsn(socket_directory: Path, role: str, password: str, database: str = DATABASE) -> str:
-    """The address of a server that listens in `socket_directory`."""
+    """Build the address of a server that listens in `socket_directory`."""
     host = quote(str(socket_directory), safe="")
     return f"postgresql://{role}:{quote(password, safe='')}@/{database}?host={host}"

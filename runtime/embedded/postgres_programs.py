@@ -1,4 +1,4 @@
-"""PostgreSQL's programs, as an installed package brings them."""
+"""Finds PostgreSQL's programs in an installed package."""
 
 import importlib.util
 import re
@@ -16,9 +16,9 @@ def find_programs(data: Path | None = None) -> Path:
         data: a data directory, whose own major version is preferred when the package has several.
 
     Raises:
-        ConfigError: the package that brings them is not installed.
+        ConfigError: the package with the programs is not installed.
     """
-    # Not imported: its Python code starts servers by other rules than ours, some at import.
+    # Not imported: the package's Python code starts servers in its own way, partly at import.
     spec = importlib.util.find_spec(_PACKAGE)
     package = Path(spec.origin).parent if spec and spec.origin else None
     found = [
@@ -52,5 +52,5 @@ def _major_of(data: Path | None) -> int | None:
     try:
         return int((data / "PG_VERSION").read_text(encoding="ascii")) if data else None
     except (OSError, ValueError):
-        # No data yet, or damaged data, of which the server itself says more.
+        # No data yet, or damaged data, which the server itself reports.
         return None

@@ -1,4 +1,4 @@
-"""The roles of the embedded PostgreSQL, and what gives them their passwords and possessions."""
+"""SQL scripts that create the embedded PostgreSQL's roles, passwords and ownership."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ _SCRIPTS = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Passwords:
-    """By role: `functions` for functions and migrations, `superuser` for an administrator."""
+    """Passwords by role: `functions` for functions and migrations, `superuser` for operators."""
 
     functions: str
     superuser: str
 
 
 def roles_script(passwords: Passwords, *, is_new: bool) -> str:
-    """For database `postgres` in single-user mode: the database, if it `is_new`, and the roles."""
+    """Script for database `postgres` in single-user mode: roles and, if new, the database."""
     create = f"CREATE DATABASE {DATABASE};\n\n" if is_new else ""
     settings = (
         f"SET embedded.functions_password = {_literal(passwords.functions)};\n\n"
@@ -30,12 +30,12 @@ def roles_script(passwords: Passwords, *, is_new: bool) -> str:
 
 
 def ownership_script() -> str:
-    """For database `runtime` in single-user mode: what is in it belongs to the functions' role."""
+    """Script for database `runtime` in single-user mode: ownership by the functions' role."""
     return _read("postgres_ownership.sql")
 
 
 def fingerprint(passwords: Passwords) -> str:
-    """Changes whenever the scripts have to be run again on existing data."""
+    """A hash that changes whenever the scripts must be run again on existing data."""
     parts = (roles_script(passwords, is_new=False), ownership_script())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

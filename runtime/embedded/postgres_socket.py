@@ -1,13 +1,13 @@
-"""The folder of PostgreSQL's socket: its own, or a private one where that path is too long."""
+"""Chooses the folder of PostgreSQL's socket: its own, or a private one for a long path."""
 
 import os
 import stat
 import tempfile
 from pathlib import Path
 
-# Names the socket's file only: the server listens on no TCP port.
+# Only part of the socket file's name: the server listens on no TCP port.
 PORT = 5432
-# What a socket's path may hold on every system we run on (source: unix(7), and 104 bytes on macOS).
+# Longest path of a socket on every supported system (source: unix(7), and 104 bytes on macOS).
 _SOCKET_PATH_BYTES = 103
 # The line of `postmaster.pid` with the folder (source: PostgreSQL's pidfile.h).
 _SOCKET_LINE = 4
@@ -15,9 +15,9 @@ _PREFIX = "runtime-postgres-"
 
 
 def make_socket_directory(directory: Path, data: Path) -> Path:
-    """Where the server of `data` shall listen: `directory`, or a new folder of ours alone.
+    """Create the socket's folder for the server of `data`: `directory`, or a new private folder.
 
-    A folder that an earlier host left behind is used again only if nobody else can have made it.
+    A folder that an earlier host left is used again only if no other user can have created it.
     """
     if _fits(directory):
         return directory
@@ -28,7 +28,7 @@ def make_socket_directory(directory: Path, data: Path) -> Path:
 
 
 def find_socket_directory(data: Path) -> Path | None:
-    """Where the server of `data` listens, by what it has written; None when it does not run."""
+    """The socket's folder that the server of `data` has written; None when it does not run."""
     try:
         lines = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -37,7 +37,7 @@ def find_socket_directory(data: Path) -> Path | None:
 
 
 def remove_socket_directory(socket_directory: Path, directory: Path) -> None:
-    """Remove what `make_socket_directory` made beside `directory`, after the server has ended."""
+    """Remove the private folder of `make_socket_directory`, after the server has ended."""
     if socket_directory != directory:
         for path in socket_directory.glob(".s.PGSQL.*"):
             path.unlink(missing_ok=True)
@@ -49,7 +49,7 @@ def _fits(directory: Path) -> bool:
 
 
 def _is_private(folder: Path, directory: Path) -> bool:
-    """Whether `folder` is a folder, no link, and only the owner of `directory` can enter it."""
+    """Whether `folder` is a folder, not a link, that only the owner of `directory` can enter."""
     try:
         found = folder.lstat()
     except OSError:

@@ -1,7 +1,7 @@
-"""Files for their owner alone, written where another user may have put something in the way.
+"""Writes files with mode 0600, safely in a folder where another user may place links.
 
-PostgreSQL's folder belongs to another user when the host is root. Whatever that user puts there,
-a symbolic link for example, must never lead root to write or to hand over a file elsewhere.
+PostgreSQL's folder belongs to another user when the host is root. A symbolic link of that user must
+not make root write, or change the owner of, a file elsewhere.
 """
 
 import os
@@ -23,10 +23,10 @@ def write_private(path: Path, text: str) -> None:
 
 
 def open_log(path: Path) -> int:
-    """A handle that appends to the file, which is made with mode 0600 when there is none.
+    """Open the file for appending, and create it with mode 0600 if it does not exist.
 
     Raises:
-        OSError: ELOOP, there is a symbolic link.
+        OSError: ELOOP, the path is a symbolic link.
     """
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     os.fchmod(handle, 0o600)

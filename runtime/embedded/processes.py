@@ -1,4 +1,4 @@
-"""Server processes: how one is launched, and how one that a killed host left behind is found."""
+"""Launches server processes, and finds those that a killed host left running."""
 
 import contextlib
 import json
@@ -18,10 +18,10 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The user a server runs as, where it must not be the host's own.
+    """The user that a server runs as, when it must not be the host's own.
 
     Attributes:
-        capability: number of the one Linux capability it keeps, or None.
+        capability: number of the only Linux capability that it keeps, or None.
     """
 
     user: int
@@ -32,10 +32,10 @@ class Identity:
 def launch_command(
     program: Sequence[str | Path], *, death_signal: signal.Signals, identity: Identity | None = None
 ) -> list[str]:
-    """The command line that runs `program` bound to this process.
+    """The command line that runs `program` and ends it with this process.
 
-    On Linux the server gets `death_signal` when the thread that started it ends, which is at once
-    for a host killed by SIGKILL; so start it from the thread that lives longest.
+    On Linux the server gets `death_signal` when the thread that started it ends, also when the host
+    is killed by SIGKILL. So start it from the thread that lives longest.
     """
     launch = {
         "parent": os.getpid(),
@@ -55,8 +55,8 @@ def launch_command(
 def find_orphans(name: str, argument: str) -> list[psutil.Process]:
     """Running processes of program `name` with `argument` as a whole argument.
 
-    With the absolute path of our own configuration or data directory as the argument this proves
-    that a process is ours, with no process id on disk that might be somebody else's by now.
+    The absolute path of the host's configuration or data directory as the argument proves that a
+    process is the host's own. A process id on disk could belong to another process by now.
     """
     found = []
     for process in psutil.process_iter(["cmdline"]):
@@ -69,7 +69,7 @@ def find_orphans(name: str, argument: str) -> list[psutil.Process]:
 def end_orphans(
     orphans: Sequence[psutil.Process], stop_signal: signal.Signals, timeout_s: float
 ) -> None:
-    """End what `find_orphans` found and wait until it is gone. Blocks; for a thread."""
+    """End the processes that `find_orphans` finds and wait for their end. Blocks; for a thread."""
     for number in (stop_signal, signal.SIGKILL):
         for process in orphans:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -83,9 +83,10 @@ def end_orphans(
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Whether it runs no more, even if nobody has taken note of its end.
+    """Whether a process has ended, even if no parent has collected its exit status.
 
-    For an orphan that is up to the system's first process, which in many containers does not.
+    For an orphan that is the task of the system's first process, which in many containers does not
+    do it.
     """
     try:
         status: str = process.status()

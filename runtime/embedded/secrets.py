@@ -1,4 +1,4 @@
-"""Secrets that the host makes for itself: files that their owner alone may read."""
+"""Generates the host's secrets and stores them in files that only their owner may read."""
 
 import os
 import secrets
@@ -10,12 +10,12 @@ _BYTES = 32
 
 
 def keep_secret(path: Path) -> str:
-    """The secret in `path`, made when there is none: 43 characters of `A-Za-z0-9_-`.
+    """The secret in `path`, generated if there is none: 43 characters of `A-Za-z0-9_-`.
 
-    A host killed half way leaves no file, and of two hosts at once both get the one secret.
+    A host killed meanwhile leaves no file, and two hosts at once get the same secret.
 
     Raises:
-        ConfigError: the file is there and empty, or cannot be read or written.
+        ConfigError: the file is empty, or cannot be read or written.
     """
     try:
         if not path.exists():
@@ -43,6 +43,6 @@ def _create(path: Path) -> None:
             os.fsync(file.fileno())
         path.hardlink_to(unfinished)
     except FileExistsError:
-        return  # another host was first; its secret is the one
+        return  # Another host was first; its secret is used.
     finally:
         unfinished.unlink()

@@ -1,4 +1,4 @@
-"""Whatever server the environment does not name, the host brings along."""
+"""Starts and stops the embedded servers, for each address that the environment lacks."""
 
 import asyncio
 import os
@@ -42,14 +42,15 @@ class EmbeddedServers:
     async def start(
         self, *, postgres: bool = True, stream_limits: Mapping[str, int] = NO_LIMITS
     ) -> dict[str, str]:
-        """Return, when all are ready, what manifests may refer to.
+        """Start the servers; return, when all are ready, the variables that manifests may refer to.
 
-        That is `NATS_URL`, `DATABASE_URL`, `MQTT_ADMIN_PASSWORD` and `ADMIN_KEY`, each if it was
-        given or made here. The values are secrets.
+        They are `NATS_URL`, `DATABASE_URL`, `MQTT_ADMIN_PASSWORD` and `ADMIN_KEY`, each if it was
+        given or generated. The values are secrets.
 
         Args:
-            postgres: whether a database is needed at all.
-            stream_limits: of the streams that will be made, in bytes; 0 and less for none.
+            postgres: whether a database is needed.
+            stream_limits: limits of the streams that will be created, in bytes; 0 and less for
+                none.
 
         Raises:
             ConfigError: a port is taken, another host has the data directory, or a server cannot
@@ -74,7 +75,7 @@ class EmbeddedServers:
         return {name: value for name, value in environment.items() if value}
 
     async def stop(self) -> None:
-        """Stop whatever runs, and give the data directory up."""
+        """Stop the running servers, and release the data directory."""
         running = [server for server in (self.nats, self.postgres) if server]
         await asyncio.gather(*(server.stop() for server in running))
         self._lock.release()
@@ -98,7 +99,7 @@ class EmbeddedServers:
             self.nats = EmbeddedNats(
                 self._directory / "nats", self._settings, passwords, stream_limits
             )
-            # Its ports are judged after an earlier host's server, which has them, is gone.
+            # Its ports are checked after an earlier host's server, which uses them, has ended.
             await self.nats.supervisor.end_orphans()
             check_free(self.nats.wanted_ports)
             starting.append(self.nats.start())
@@ -132,13 +133,13 @@ def _reveal(secret: SecretStr | None) -> str:
 
 
 def _make(directory: Path) -> None:
-    """The data directory. A root host's PostgreSQL is another user and must pass through it."""
+    """Create the data directory, which a root host's PostgreSQL must enter as another user."""
     if not directory.exists():
         directory.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
 
 
 def _raise_together(results: Sequence[BaseException | None]) -> None:
-    """Raise what failed; all that a person must mend in one error."""
+    """Raise the failures; all mistakes of a person in one error."""
     failures = [result for result in results if result is not None]
     mistakes = [failure for failure in failures if isinstance(failure, ConfigError)]
     others = [failure for failure in failures if not isinstance(failure, ConfigError)]

@@ -1,4 +1,4 @@
-"""How much of the disk JetStream may take, with room kept for PostgreSQL."""
+"""Chooses how much of the disk JetStream may use, with room left for PostgreSQL."""
 
 import json
 import shutil
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _KEPT_SHARE = 4
-# With every byte promised to a stream, JetStream makes none any more, not even one without a limit.
+# With every byte reserved by streams, JetStream creates no more, not even one without a limit.
 _SPARE = 256_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class StorageRoom:
-    """What was chosen, in bytes, and from what.
+    """The chosen limit of JetStream, and its inputs, in bytes.
 
     Attributes:
-        max_file: JetStream stores no more, and refuses streams whose limits exceed it together.
-        room: three quarters of what is free, and what JetStream has already.
-        limits: of all streams together.
+        max_file: the most that JetStream stores; it refuses streams whose limits together exceed
+            this.
+        room: three quarters of the free space, plus what JetStream uses already.
+        limits: the limits of all streams together.
     """
 
     max_file: int
@@ -27,20 +28,20 @@ class StorageRoom:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether streams that are filled up to their limits would not fit on the disk."""
+        """Whether the streams, when full, would not fit on the disk."""
         return self.limits > self.room
 
 
 def choose_room(directory: Path, limits: Mapping[str, int]) -> StorageRoom:
-    """The room for JetStream below `directory`. Reads the disk; for a thread.
+    """Choose the room for JetStream below `directory`. Reads the disk; for a thread.
 
-    A quarter of what is free stays for PostgreSQL and everybody else. JetStream makes no stream
-    whose limit does not fit below `max_file` with all others, so that limits which a person chose
-    win over the disk: a host that starts and warns is worth more than none.
+    A quarter of the free space is left for PostgreSQL and other programs. JetStream creates no
+    stream whose limit does not fit into `max_file` with all others. So limits that a person chose
+    count more than the disk: the host starts and warns, instead of not starting.
 
     Args:
-        directory: of the server.
-        limits: of streams that will be made, in bytes, by name.
+        directory: the server's directory.
+        limits: limits of the streams that will be created, in bytes, by name.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(directory).free
@@ -54,13 +55,13 @@ def _used(directory: Path) -> int:
 
 
 def _limits_on_disk(directory: Path) -> dict[str, int]:
-    """Limits of the streams that are there already. Source: nats-server, `filestore.go`."""
+    """Limits of the streams that exist already. Source: nats-server, `filestore.go`."""
     limits = {}
     for path in directory.glob("*/streams/*/meta.inf"):
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
             limits[str(config["name"])] = max(0, int(config.get("max_bytes", 0)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            # Damaged, of which the server says more.
+            # Damaged, which the server itself reports.
             continue
     return limits

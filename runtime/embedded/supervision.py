@@ -1,4 +1,4 @@
-"""Keeps one embedded server running: starts it, waits until it is ready, restarts it, stops it."""
+"""Supervisor of one embedded server: starts it, waits for readiness, restarts and stops it."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from runtime.embedded.processes import end_orphans, find_orphans
 from runtime.errors import ConfigError, Problem
 from runtime.supervised_task import SupervisedTask
 
-# Recovering a large store after a crash takes as long as it takes; beyond this a person must look.
+# Recovering a large store after a crash may take long; beyond this a person must look.
 _READY_TIMEOUT_S = 300.0
 _POLL_S = 0.01
 _FIRST_BACKOFF_S = 0.1
@@ -26,21 +26,21 @@ _COMPLAINT_BYTES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a server is started once."""
+    """The parameters of one start of a server."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
 
 
 class EmbeddedProgram(Protocol):
-    """What differs from one server to the other.
+    """The interface of a supervised server.
 
     Attributes:
         name: file name of the program.
-        proof: the argument of its command line that proves a process to serve our data.
-        log: where its standard output and error go.
-        stop_signal: the signal that makes it shut down in order.
-        stop_timeout_s: how long that may take before it is killed.
+        proof: the argument of its command line that proves that a process serves the host's data.
+        log: file of its standard output and error.
+        stop_signal: the signal for a clean shutdown.
+        stop_timeout_s: how long the shutdown may take before the server is killed.
     """
 
     name: str
@@ -50,13 +50,13 @@ class EmbeddedProgram(Protocol):
     stop_timeout_s: float
 
     async def prepare(self) -> Launch:
-        """Get everything in place for a start; no server runs on the data meanwhile."""
+        """Prepare a start; no server runs on the data meanwhile."""
 
     async def is_ready(self, server: int) -> bool:
-        """Whether process `server` can be used."""
+        """Whether process `server` is ready."""
 
     def find_complaint(self, written: str) -> str:
-        """The reason of a failed start, from what the server has written since; "" when none."""
+        """The reason of a failed start, from the server's output since; "" when none is found."""
 
     def is_passing(self, complaint: str) -> bool:
         """Whether the reason goes away by itself within moments."""
@@ -78,10 +78,10 @@ class ServerSupervisor:
         return self._child.pid if self._child and self._ready else None
 
     async def start(self) -> None:
-        """Return when the server is ready; what a killed host left behind is ended first.
+        """End a killed host's servers, start the server, and return when it is ready.
 
         Raises:
-            ConfigError: it cannot start; with the reason the server gave.
+            ConfigError: the server cannot start; contains the server's reason.
         """
         try:
             await self._start_once()
@@ -91,12 +91,12 @@ class ServerSupervisor:
         self._watch.start()
 
     async def stop(self) -> None:
-        """Shut the server down in order and wait until it is gone. Harmless when nothing runs."""
+        """Shut the server down cleanly and wait for its end. Harmless when it does not run."""
         await self._watch.stop()
         await self._end_child()
 
     async def end_orphans(self) -> None:
-        """End the servers that a killed host left on our data."""
+        """End the servers that a killed host left running on the data."""
         program = self._program
         orphans = await asyncio.to_thread(find_orphans, program.name, program.proof)
         if orphans:
@@ -129,7 +129,7 @@ class ServerSupervisor:
         )
 
     async def _launch(self) -> str | None:
-        """Start the process and wait; None when it is ready, or why it ended."""
+        """Start the process and wait; return None when it is ready, or the reason why it ended."""
         self._ready = False
         launch = await self._program.prepare()
         path = self._program.log
@@ -137,7 +137,7 @@ class ServerSupervisor:
             path.replace(path.with_suffix(".log.1"))
         with os.fdopen(open_log(path), "ab") as log:
             written_before = log.tell()
-            # From the loop's own thread, to whose life the launcher ties the server's.
+            # From the loop's thread: the server gets its death signal when this thread ends.
             self._child = await asyncio.create_subprocess_exec(
                 *launch.command,
                 env=dict(launch.environment),
@@ -181,7 +181,7 @@ class ServerSupervisor:
         if child is None or child.returncode is not None:
             return
         child.send_signal(self._program.stop_signal)
-        # A server that somebody has stopped (SIGSTOP) could not hear it.
+        # A server that is stopped (SIGSTOP) would not handle the signal.
         child.send_signal(signal.SIGCONT)
         try:
             async with asyncio.timeout(self._program.stop_timeout_s):
