@@ -21,7 +21,7 @@ MQTT_USER = "service_pulse"
 _HOST_PASSWORD = "NATS_HOST_PASSWORD"  # noqa: S105 - a name
 _MQTT_PASSWORD = "MQTT_ADMIN_PASSWORD"  # noqa: S105 - a name
 
-# Device bodies above 8 KB are refused by a function with a reason, so the server must accept them.
+# Device bodies above 8 KB are refused with a reason by the backbone, so the server takes them.
 # Above 8 MB nats-server itself warns.
 _MAX_PAYLOAD = "8MB"
 
@@ -36,8 +36,8 @@ ports_file_dir: {ports_dir}
 log_file: {log_file}
 logfile_size_limit: 10MB
 logfile_max_num: 3
-# A host whose code blocks the whole interpreter answers no PING. On one machine the server notices a
-# lost client without PING, so none is disconnected for it: by default that would take five minutes.
+# A host whose code blocks the whole interpreter answers no PING. On one machine the server notices
+# a lost client without PING, so none is disconnected for it: the default is five minutes.
 ping_interval: "1h"
 
 # A message is in the page cache before it is acknowledged: killing this process loses nothing.
