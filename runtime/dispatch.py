@@ -62,7 +62,7 @@ class Later:
     where: str = field(default="", compare=False)
 
     def place(self) -> str:
-        """`file:line` of the function's own code that failed; empty where it is not known."""
+        """`file:line` of the function's own code that failed; empty when it is not known."""
         return self.where or (where_of(self.failure) if self.failure else "")
 
 
@@ -78,7 +78,7 @@ class Dead:
     where: str = field(default="", compare=False)
 
     def place(self) -> str:
-        """`file:line` of the function's own code that failed; empty where it is not known."""
+        """`file:line` of the function's own code that failed; empty when it is not known."""
         return self.where or (where_of(self.failure) if self.failure else "")
 
 
@@ -182,7 +182,7 @@ class Dispatcher:
             PayloadError: the request does not fit the annotation.
             TimeLimitExceeded: the function took too long.
             Retry: no thread is free to run a plain function.
-            Exception: whatever the function raised.
+            Exception: the exception that the function raised.
         """
         function = self.function
         if not function.is_async and not self._threads.has_room:

@@ -91,14 +91,13 @@ class StartScreen:
         grace = f"for {self.settings.grace_s:g} s at most"
         processes = self._processes()
         if held is None:
-            waits = f"{processes} processes finish what is here, {grace}."
+            waits = f"{processes} processes finish their messages, {grace}."
         elif total := sum(held.values()):
             by_function = ", ".join(f"{name} {number:,}" for name, number in held.items() if number)
-            messages = "message that is" if total == 1 else "messages that are"
-            finished = "is" if total == 1 else "are"
-            waits = f"{total:,} {messages} here {finished} finished first, {grace} ({by_function})."
+            messages = "held message is" if total == 1 else "held messages are"
+            waits = f"{total:,} {messages} finished first, {grace} ({by_function})."
         else:
-            waits = f"no message is here; requests under way are answered first, {grace}."
+            waits = f"no message is held; requests under way are answered first, {grace}."
         console = Console(
             width=min(width, MAX_WIDTH), force_terminal=colors, no_color=not colors, highlight=False
         )

@@ -209,7 +209,7 @@ class ScheduleTicker:
         if reason and not self._held_back:
             self._log.warning("No ticks for now", reason=reason)
         elif self._held_back and not reason:
-            self._log.info("Ticks come again")
+            self._log.info("Ticks are stored again")
         self._held_back = reason
         return bool(reason)
 

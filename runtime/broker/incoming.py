@@ -26,7 +26,7 @@ class Receiver(Protocol):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection that the bytes came on still stands."""
+        """Whether the connection that brought the bytes is still open."""
 
     def deliver(self, sid: int, subject: bytes, reply: bytes, payload: bytes, block: bytes) -> None:
         """Take a message for subscription `sid`; `block` is its headers, from `NATS/1.0`."""

@@ -65,7 +65,7 @@ def _find_problem(port: WantedPort) -> Problem | None:
             port.host, port.number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError:
-        return None  # Whoever listens there has more to say of the name.
+        return None  # The listener itself reports a bad name in more detail.
     with socket.socket(family) as trial:
         # As the servers do: a closed connection in TIME_WAIT does not block the port, a listener
         # does.

@@ -52,7 +52,7 @@ def _find_runtime(folder: Path, modules: Collection[str]) -> Iterator[Problem]:
     for path, shown in ((folder / "runtime.py", "runtime.py"), (folder / "runtime", "runtime/")):
         if not path.exists() or _is_same(path, _RUNTIME):
             continue
-        # A folder without `__init__.py` is no package, and may hold anything.
+        # A folder without `__init__.py` is not a regular package, and may contain anything.
         if is_wanted or path.is_file() or (path / "__init__.py").is_file():
             wrong = "has the name of the package that serves functions, so one would hide the other"
             yield Problem(shown, "", wrong, "give it another name, such as my_functions")

@@ -64,7 +64,7 @@ def check_subject(subject: str) -> str:
     """The subject, if it is valid in NATS.
 
     Raises:
-        ValueError: a `>` stands anywhere but alone at the end.
+        ValueError: a `>` is anywhere but alone at the end.
     """
     if ">" in subject.split(".")[:-1]:
         raise ValueError(f"{subject!r} has a > in the middle; > may only be the last part")

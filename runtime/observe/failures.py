@@ -97,7 +97,7 @@ class FailureLog:
         )
 
     def flush(self) -> None:
-        """Tell of whatever was held back so far."""
+        """Log the number of lines held back so far."""
         self._gate.flush()
 
     def _summarize(self, kind: Hashable, held_back: int) -> None:
@@ -124,7 +124,7 @@ class FailureLogs:
         return self._logs[function]
 
     def flush(self) -> None:
-        """Tell of whatever was held back so far."""
+        """Log the number of lines held back so far."""
         for each in self._logs.values():
             each.flush()
 

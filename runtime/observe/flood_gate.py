@@ -50,7 +50,7 @@ class FloodGate:
         return False
 
     def flush(self) -> None:
-        """Tell of whatever was held back so far."""
+        """Log the number of lines held back so far."""
         for kind in list(self._windows):
             self._end(kind)
 

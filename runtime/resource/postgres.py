@@ -72,7 +72,7 @@ async def open_pool(dsn: str, *, max_size: int) -> "asyncpg.Pool[asyncpg.Record]
 
     Raises:
         ConfigError: the address is not valid, or names a user or database that does not exist.
-        Unavailable: nobody answers there.
+        Unavailable: the server does not answer.
     """
     with _connecting():
         return await asyncpg.create_pool(
@@ -111,7 +111,7 @@ async def migrate(dsn: str, packages: Sequence[str]) -> None:
 
     Raises:
         ConfigError: the address cannot be used, or the database is newer than this program.
-        Unavailable: nobody answers there.
+        Unavailable: the server does not answer.
     """
     histories = [_history(package) for package in packages]
     async with _connection(dsn) as connection:

@@ -120,7 +120,7 @@ def test_with_workers_the_screen_is_the_supervisors_alone(
         shown.wait_for(r"^  Ready in ")
         lines = shown.lines
         shown.press_ctrl_c()
-        shown.wait_for(r"^  Draining: 2 processes finish what is here, for 30 s at most\.$")
+        shown.wait_for(r"^  Draining: 2 processes finish their messages, for 30 s at most\.$")
         code = shown.wait_until_ended()
 
     assert lines[-1].startswith("  Ready in ")
@@ -151,7 +151,7 @@ async def test_ctrl_c_says_what_it_waits_for_and_what_a_second_one_does(
         code = shown.wait_until_ended()
 
     assert said == (
-        ": 2 messages that are here are finished first, for 30 s at most"
+        ": 2 held messages are finished first, for 30 s at most"
         f" ({stream.lower()} 2). Ctrl-C again ends at once; what is unfinished is then delivered"
         " again."
     )
@@ -167,7 +167,7 @@ def test_a_drain_with_nothing_to_wait_for_says_so(app: tuple[Path, dict[str, str
     ) as shown:
         shown.wait_for(r"^  Ready in ")
         shown.press_ctrl_c()
-        shown.wait_for(r"^  Draining: no message is here;")
+        shown.wait_for(r"^  Draining: no message is held;")
         assert shown.wait_until_ended() == 0
 
 
