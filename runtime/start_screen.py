@@ -74,7 +74,7 @@ class StartScreen:
             console.print()
             console.print(self._grid(self._places(admin_port)))
             console.print()
-            console.print(Text(f"{' ' * _INDENT}Ctrl-C drains, a second one ends at once.", "dim"))
+            console.print(Text(f"{' ' * _INDENT}Ctrl-C drains, a second one stops at once.", "dim"))
             console.print(
                 Text(" " * _INDENT).append("Ready", "bold green").append(f" in {seconds:.1f} s")
             )

@@ -145,15 +145,15 @@ async def test_ctrl_c_says_what_it_waits_for_and_what_a_second_one_does(
             await broker.publish(f"{stream}.a", b"x")
         shown.wait_for(r"Working .*\n.*Working ")
         shown.press_ctrl_c()
-        shown.wait_for(r"^  Ctrl-C again ends at once")
+        shown.wait_for(r"^  Ctrl-C again stops at once")
         said = " ".join(" ".join(shown.lines).partition("Draining")[2].split())
         shown.press_ctrl_c()
         code = shown.wait_until_ended()
 
     assert said == (
         ": 2 held messages are finished first, for 30 s at most"
-        f" ({stream.lower()} 2). Ctrl-C again ends at once; what is unfinished is then delivered"
-        " again."
+        f" ({stream.lower()} 2). Ctrl-C again stops at once; unfinished messages are then"
+        " delivered again."
     )
     assert shown.lines[-1].endswith("INFO  Stopped")
     assert widest(shown.raw) <= columns
