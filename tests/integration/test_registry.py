@@ -39,6 +39,12 @@ class Heard:
         async with self._news:
             self._news.notify_all()
 
+    async def register(self) -> None:
+        """Register the device and wait for the notifications: tenant, subscription, device."""
+        before = self._count
+        await register(self.pool)
+        await self.until(before + 3)
+
     async def change(self, statement: str) -> None:
         """Run a statement and wait for its notification."""
         before = self._count
@@ -67,7 +73,7 @@ async def heard(postgres_dsn: str) -> AsyncIterator[Heard]:
 
 
 async def test_a_device_is_asked_for_once_until_it_changes(heard: Heard) -> None:
-    await register(heard.pool)
+    await heard.register()
     assert await heard.status() == "ACTIVE"
     first = await heard.registry.devices([KEY])
     assert (await heard.registry.devices([KEY]))[KEY] is first[KEY]
@@ -79,9 +85,7 @@ async def test_a_device_is_asked_for_once_until_it_changes(heard: Heard) -> None
 
 async def test_a_device_known_to_be_absent_appears_at_once(heard: Heard) -> None:
     assert await heard.status() is None
-    before = heard._count
-    await register(heard.pool)
-    await heard.until(before + 3)
+    await heard.register()
     assert await heard.status() == "ACTIVE"
 
 
@@ -98,7 +102,7 @@ async def test_a_device_known_to_be_absent_appears_at_once(heard: Heard) -> None
 async def test_whatever_a_verdict_rests_on_is_heard(
     heard: Heard, statement: str, field: str, value: object
 ) -> None:
-    await register(heard.pool)
+    await heard.register()
     device = (await heard.registry.devices([KEY]))[KEY]
     assert getattr(device, field) != value
     await heard.change(statement)
@@ -107,7 +111,7 @@ async def test_whatever_a_verdict_rests_on_is_heard(
 
 
 async def test_a_certificate_is_heard_of(heard: Heard) -> None:
-    await register(heard.pool)
+    await heard.register()
     before = (await heard.registry.devices([KEY]))[KEY]
     assert before is not None
     assert before.certificates == ()
@@ -121,7 +125,7 @@ async def test_a_certificate_is_heard_of(heard: Heard) -> None:
 
 
 async def test_routes_are_remembered_until_they_change(heard: Heard) -> None:
-    await register(heard.pool)
+    await heard.register()
     assert await heard.registry.routes(["test"]) == {"test": None}
     await heard.change(
         "INSERT INTO message_routes (tenant_id, name, topic_filter, destination_type)"
@@ -136,7 +140,7 @@ async def test_routes_are_remembered_until_they_change(heard: Heard) -> None:
 
 
 async def test_a_route_whose_filter_cannot_be_read_gets_nothing(heard: Heard) -> None:
-    await register(heard.pool)
+    await heard.register()
     await heard.change(
         "INSERT INTO message_routes"
         " (tenant_id, name, topic_filter, destination_type, payload_filter)"
@@ -146,7 +150,7 @@ async def test_a_route_whose_filter_cannot_be_read_gets_nothing(heard: Heard) ->
 
 
 async def test_nothing_remembered_is_believed_while_changes_are_not_heard(heard: Heard) -> None:
-    await register(heard.pool)
+    await heard.register()
     assert await heard.status() == "ACTIVE"
     heard.registry.changes.trusted = False
     await heard.pool.execute("ALTER TABLE device_registry DISABLE TRIGGER USER")
@@ -155,7 +159,7 @@ async def test_nothing_remembered_is_believed_while_changes_are_not_heard(heard:
 
 
 async def test_a_lost_listener_comes_back_and_forgets_everything(heard: Heard) -> None:
-    await register(heard.pool)
+    await heard.register()
     assert await heard.status() == "ACTIVE"
     count = heard._count
     await heard.pool.execute("ALTER TABLE device_registry DISABLE TRIGGER USER")
@@ -171,7 +175,7 @@ async def test_a_lost_listener_comes_back_and_forgets_everything(heard: Heard) -
 
 
 async def test_an_answer_overtaken_by_a_change_is_not_kept(heard: Heard) -> None:
-    await register(heard.pool)
+    await heard.register()
     inner = heard.registry._devices._load
     changes = 0
 
