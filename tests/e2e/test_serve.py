@@ -215,6 +215,10 @@ def _closed_port() -> int:
         return port
 
 
+GIVEN_UP_S = 20.0
+"""The first connection has 10 s; a busy machine needs some more to start and to end a process."""
+
+
 async def test_an_unreachable_nats_is_one_clear_line_and_exit_code_1(
     project: Project, addresses: dict[str, str]
 ) -> None:
@@ -225,7 +229,7 @@ async def test_an_unreachable_nats_is_one_clear_line_and_exit_code_1(
     assert code == 1
     [line] = [line for line in served.lines if not line.startswith("{")]
     assert line.startswith(f"NATS at 127.0.0.1:{port} is unavailable: no connection within 10 s")
-    assert took_s < 14
+    assert took_s < GIVEN_UP_S
     assert SECRET not in served.text
 
 
@@ -239,7 +243,7 @@ async def test_an_unreachable_postgres_is_one_clear_line_and_exit_code_1(
     assert code == 1
     [line] = [line for line in served.lines if not line.startswith("{")]
     assert line.startswith("PostgreSQL is unavailable")
-    assert took_s < 14
+    assert took_s < GIVEN_UP_S
     assert SECRET not in served.text
 
 
