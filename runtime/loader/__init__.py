@@ -1,7 +1,8 @@
 """Loads `module:attribute` of a manifest as a checked, typed callable."""
 
 from runtime.errors import PayloadError
+from runtime.loader.failure import LoadFailure
 from runtime.loader.function import Function, Shape
 from runtime.loader.loading import load, load_all
 
-__all__ = ["Function", "PayloadError", "Shape", "load", "load_all"]
+__all__ = ["Function", "LoadFailure", "PayloadError", "Shape", "load", "load_all"]
