@@ -26,6 +26,9 @@ class Function:
         settings: the module's `Settings`, filled; None when it declares none.
         code_version: twelve hex digits that change when the source of the module, or of a project
             module that it imports, changes.
+        hand_over: the module's `hand_over(old_state)`, sync or async: called by a reload after the
+            new version's `start`, with the `ctx.state` of the version before. Its result, unless it
+            is None, becomes the new version's `ctx.state`.
     """
 
     name: str
@@ -41,3 +44,4 @@ class Function:
     stop: Callable[..., Any] | None
     settings: Any
     code_version: str
+    hand_over: Callable[..., Any] | None = None

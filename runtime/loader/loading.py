@@ -107,6 +107,7 @@ def _load(name: str, spec: FunctionSpec, positions: Positions) -> Function:
         stop=stop,
         settings=settings,
         code_version=code_version(module),
+        hand_over=find_hook(module, "hand_over"),
     )
 
 

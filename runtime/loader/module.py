@@ -13,6 +13,7 @@ from typing import Any
 from runtime.manifest.translation import suggest
 
 _ERROR_LENGTH = 300
+_ARGUMENTS = {"hand_over": ("the old version's state", "old_state: State")}
 _STDLIB = sysconfig.get_path("stdlib")
 _SITES = tuple({sysconfig.get_path(kind) for kind in ("purelib", "platlib")})
 _INSTALLED = (_STDLIB, *_SITES)
@@ -91,10 +92,10 @@ def find_attribute(module: ModuleType, path: str) -> Any:  # noqa: ANN401 - what
 
 
 def find_hook(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - a callable or None
-    """The module's `start` or `stop`, or None.
+    """The module's `start`, `stop` or `hand_over`, or None.
 
     Raises:
-        LoadError: the hook cannot be called with one context.
+        LoadError: the hook cannot be called with one argument.
     """
     hook = getattr(module, name, None)
     if hook is None or inspect.ismodule(hook):
@@ -102,9 +103,10 @@ def find_hook(module: ModuleType, name: str) -> Any:  # noqa: ANN401 - a callabl
     try:
         inspect.signature(hook).bind(None)
     except (TypeError, ValueError):
+        what, parameter = _ARGUMENTS.get(name, ("a context", "ctx: Context"))
         raise LoadError(
-            f"{module.__name__}.{name} cannot be called with a context",
-            f"write `async def {name}(ctx: Context)`, or rename it",
+            f"{module.__name__}.{name} cannot be called with {what}",
+            f"write `async def {name}({parameter})`, or rename it",
         ) from None
     return hook
 
