@@ -13,21 +13,22 @@ What a function may do with a delivery, and the outcome:
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.call_task import failure_of
 from runtime.context import Scope, WatchedContext
 from runtime.errors import PayloadError, Reject, Retry
+from runtime.function_version import FunctionVersion, running_owner
 from runtime.loader import Function
 from runtime.manifest.model import RetrySpec
 from runtime.message import Batch, Event, Message
 from runtime.observe.redaction import mask
+from runtime.outcome import DONE, Dead, Done, Later, Outcome, retry_delay_s
 from runtime.resource.outage import is_outage
 from runtime.safe_text import describe, line_of, name_of, seconds_of, text_of
 from runtime.threads import FunctionThreads
-from runtime.time_limit import TimeLimit, TimeLimitExceeded
-from runtime.user_frames import format_traceback, where_of
+from runtime.time_limit import TimeLimitExceeded
+from runtime.user_frames import format_traceback
 
 BISECT_CALLS = 64
 """A batch that keeps failing is split at most this often, so that a bug does not multiply the
@@ -35,75 +36,12 @@ calls. On a message's last attempt there is no limit, as no good message may bec
 letter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The effect is durable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Later:
-    """Another attempt is due.
-
-    Attributes:
-        delay_s: least time to wait, in seconds.
-        outage: the exception, when it says that a server is unavailable. When a check confirms the
-            outage, the attempt does not count; otherwise `Dispatcher.judge` the exception again.
-        note: a warning for the log, such as a delay that could not be used.
-        failure: the exception; None when it was raised in another process.
-        where: the function's line that failed, when in another process; see `place`.
-    """
-
-    delay_s: float
-    reason: str
-    error_type: str = ""
-    outage: Exception | None = None
-    note: str = ""
-    failure: Exception | None = field(default=None, compare=False, repr=False)
-    where: str = field(default="", compare=False)
-
-    def place(self) -> str:
-        """`file:line` of the function's own code that failed; empty when it is not known."""
-        return self.where or (where_of(self.failure) if self.failure else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """No attempt is left, or another attempt would not help."""
-
-    code: str
-    reason: str
-    error_type: str = ""
-    traceback: str = ""
-    failure: Exception | None = field(default=None, compare=False, repr=False)
-    where: str = field(default="", compare=False)
-
-    def place(self) -> str:
-        """`file:line` of the function's own code that failed; empty when it is not known."""
-        return self.where or (where_of(self.failure) if self.failure else "")
-
-
-Outcome = Done | Later | Dead
-
-DONE = Done()
-
-
-def retry_delay_s(policy: RetrySpec, attempt: int, chance: float) -> float:
-    """Seconds to wait after the failed `attempt`.
-
-    Args:
-        policy: the function's.
-        attempt: 1 for the first.
-        chance: random number from 0 to 1, which spreads the delay by the policy's jitter.
-    """
-    if policy.schedule:
-        base_s = policy.schedule[min(attempt, len(policy.schedule)) - 1]
-    else:
-        base_s = min(policy.cap, policy.delay * policy.factor ** min(attempt - 1, 64))
-    return base_s * (1 + policy.jitter * (2 * chance - 1))
-
-
 class Dispatcher:
-    """Calls one function and decides the outcome of each message."""
+    """Calls one function and decides the outcome of each message.
+
+    Each call reads the current version at its top, and ends with that version. A call is one
+    delivery, or one batch with all its halves.
+    """
 
     def __init__(
         self,
@@ -113,40 +51,65 @@ class Dispatcher:
         threads: FunctionThreads,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.function = function
-        self.scope = scope
+        self._version = FunctionVersion(function, scope)
+        self._ended_timeouts = 0
         self._threads = threads
         self._chance = chance
-        self._limit = TimeLimit(function.spec.timeout, scope.has_waited)
-        self._limit_s = function.spec.timeout
-        self._max_attempts = function.spec.retry.max_attempts
         self._loop = asyncio.get_running_loop()
 
     @property
+    def function(self) -> Function:
+        """The function as the next call will run it."""
+        return self._version.function
+
+    @property
+    def scope(self) -> Scope:
+        """The scope of the next call."""
+        return self._version.scope
+
+    @property
+    def version(self) -> FunctionVersion:
+        """The version that the next call will run."""
+        return self._version
+
+    @property
     def timeouts(self) -> int:
-        """Number of calls that the time limit ended."""
-        return self._limit.exceeded
+        """Number of calls that the time limit ended, without running calls of old versions."""
+        return self._ended_timeouts + self._version.limit.exceeded
+
+    def swap(self, version: FunctionVersion) -> FunctionVersion:
+        """Run `version` from the next call on; return the version before, which may have calls."""
+        old, self._version = self._version, version
+        self._collect_timeouts(old)
+        old.retire()
+        return old
 
     async def run_event(self, message: Message) -> Outcome:
         """Run a single-event function on one message, a scheduled one on its tick."""
         if message.unreadable is not None:
             return _judge_unreadable(message)
-        function, context = self.function, None
+        if not self._version.function.is_async:
+            await self._threads.wait_for_thread()
+        version, context = self._version, None
+        version.calls += 1
         try:
-            if not function.is_async:
-                await self._threads.wait_for_thread()
-            context = self._context(message)
-            if function.shape == "schedule":
-                await self._call(context)
+            context = self._context(version, message)
+            if version.function.shape == "schedule":
+                await self._call(version, context)
             else:
-                data = message.data if function.decode is None else self._decode(message.data)
-                await self._call(Event(message, data), context)
+                decode = version.function.decode
+                data = message.data if decode is None else _decode(decode, message.data)
+                await self._call(version, Event(message, data), context)
             if context.effects is not None and context.effects.left():
                 await context.effects.check()
         except Exception as failure:  # noqa: BLE001 - whatever a function raises is judged
             if context is not None and context.effects is not None:
                 await context.effects.close()
-            return self.judge(message, failure)
+            return self._judge(version, message, failure)
+        finally:
+            version.calls -= 1
+            if version.is_retired:
+                self._end_if_idle(version)
         return DONE
 
     async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -157,22 +120,14 @@ class Dispatcher:
         time limit) does not split the batch.
         """
         outcomes: dict[Message, Outcome] = {}
-        calls = 0
-        parts = [self._decode_all(messages, outcomes)]
-        while parts:
-            part = parts.pop()
-            if not part:
-                continue
-            calls += 1
-            failure = await self._run_part(part, outcomes)
-            if failure is None:
-                continue
-            if self._is_worth_splitting(part, failure, calls):
-                middle = len(part) // 2
-                parts += [part[middle:], part[:middle]]
-                continue
-            for event in part:
-                outcomes[event.message] = self.judge(event.message, failure)
+        version = self._version
+        version.calls += 1
+        try:
+            await self._run_in_parts(version, messages, outcomes)
+        finally:
+            version.calls -= 1
+            if version.is_retired:
+                self._end_if_idle(version)
         return [outcomes.get(message, DONE) for message in messages]
 
     async def run_request(self, message: Message) -> bytes:
@@ -184,13 +139,79 @@ class Dispatcher:
             Retry: no thread is free to run a plain function.
             Exception: the exception that the function raised.
         """
-        function = self.function
+        version = self._version
+        version.calls += 1
+        try:
+            return await self._answer(version, message)
+        finally:
+            version.calls -= 1
+            if version.is_retired:
+                self._end_if_idle(version)
+
+    def judge(self, message: Message, failure: Exception, *, excuse: bool = True) -> Outcome:
+        """The outcome of a message whose function raised `failure`.
+
+        Args:
+            message: the message.
+            failure: the exception.
+            excuse: whether an outage may be the cause; False when the servers have answered a
+                check.
+        """
+        return self._judge(self._version, message, failure, excuse=excuse)
+
+    def _judge(
+        self,
+        version: FunctionVersion,
+        message: Message,
+        failure: Exception,
+        *,
+        excuse: bool = True,
+    ) -> Outcome:
+        # Whatever the outcome, a call has been made: another call may repeat its effects.
+        message.called_before = True
+        kind = name_of(failure)
+        if isinstance(failure, Reject):
+            reason = mask(text_of(failure.reason))
+            return Dead(line_of(failure.code), reason, kind, failure=failure)
+        if isinstance(failure, PayloadError):
+            return Dead("PAYLOAD_INVALID", text_of(failure.reason), kind, failure=failure)
+        outage = failure if excuse and is_outage(failure) else None
+        if message.attempt >= version.max_attempts and outage is None:
+            code = "TIMEOUT" if isinstance(failure, TimeLimitExceeded) else "ATTEMPTS_EXHAUSTED"
+            trace = mask(format_traceback(failure))
+            return Dead(code, mask(describe(failure)), kind, trace, failure)
+        return self._later(version.function.spec.retry, message, failure, outage)
+
+    def _later(
+        self, policy: RetrySpec, message: Message, failure: Exception, outage: Exception | None
+    ) -> Later:
+        note, delay_s = "", None
+        if isinstance(failure, Retry) and failure.delay_s is not None:
+            delay_s = seconds_of(failure.delay_s)
+            if delay_s is None:
+                note = "its delay_s is not a number of seconds, the retry policy's delay is used"
+        if delay_s is None:
+            delay_s = retry_delay_s(policy, message.attempt, self._chance())
+        return Later(delay_s, mask(describe(failure)), name_of(failure), outage, note, failure)
+
+    def _end_if_idle(self, version: FunctionVersion) -> None:
+        if not version.calls:
+            self._collect_timeouts(version)
+            version.ended.set()
+
+    def _collect_timeouts(self, version: FunctionVersion) -> None:
+        self._ended_timeouts += version.limit.exceeded
+        version.limit.exceeded = 0
+
+    async def _answer(self, version: FunctionVersion, message: Message) -> bytes:
+        function = version.function
         if not function.is_async and not self._threads.has_room:
             raise Retry("calls that do not end have taken all threads of the function")
-        data = message.data if function.decode is None else self._decode(message.data)
-        context = self._context(message)
+        decode = function.decode
+        data = message.data if decode is None else _decode(decode, message.data)
+        context = self._context(version, message)
         try:
-            answer = await self._call(Event(message, data), context)
+            answer = await self._call(version, Event(message, data), context)
             if context.effects is not None and context.effects.left():
                 await context.effects.check()
         except Exception:
@@ -202,88 +223,64 @@ class Dispatcher:
         except BaseException as raised:  # a model's own serializer may raise anything
             raise failure_of(raised, asyncio.current_task()) from raised
 
-    def judge(self, message: Message, failure: Exception, *, excuse: bool = True) -> Outcome:
-        """The outcome of a message whose function raised `failure`.
-
-        Args:
-            message: the message.
-            failure: the exception.
-            excuse: whether an outage may be the cause; False when the servers have answered a
-                check.
-        """
-        # Whatever the outcome, a call has been made: another call may repeat its effects.
-        message.called_before = True
-        kind = name_of(failure)
-        if isinstance(failure, Reject):
-            reason = mask(text_of(failure.reason))
-            return Dead(line_of(failure.code), reason, kind, failure=failure)
-        if isinstance(failure, PayloadError):
-            return Dead("PAYLOAD_INVALID", text_of(failure.reason), kind, failure=failure)
-        outage = failure if excuse and is_outage(failure) else None
-        if message.attempt >= self._max_attempts and outage is None:
-            code = "TIMEOUT" if isinstance(failure, TimeLimitExceeded) else "ATTEMPTS_EXHAUSTED"
-            trace = mask(format_traceback(failure))
-            return Dead(code, mask(describe(failure)), kind, trace, failure)
-        return self._later(message, failure, kind, outage)
-
-    def _later(
-        self, message: Message, failure: Exception, kind: str, outage: Exception | None
-    ) -> Later:
-        note, delay_s = "", None
-        if isinstance(failure, Retry) and failure.delay_s is not None:
-            delay_s = seconds_of(failure.delay_s)
-            if delay_s is None:
-                note = "its delay_s is not a number of seconds, the retry policy's delay is used"
-        if delay_s is None:
-            policy = self.function.spec.retry
-            delay_s = retry_delay_s(policy, message.attempt, self._chance())
-        return Later(delay_s, mask(describe(failure)), kind, outage, note, failure)
-
-    def _decode(self, data: bytes) -> Any:  # noqa: ANN401 - typed by the annotation
-        """Decode the payload to the type of the annotation.
-
-        Raises:
-            PayloadError: the payload does not fit.
-            Exception: the exception of a validator.
-        """
-        decode = self.function.decode
-        if decode is None:
-            return data
-        try:
-            return decode(data)
-        except Exception:
-            raise
-        except BaseException as raised:
-            raise failure_of(raised, asyncio.current_task()) from raised
+    async def _run_in_parts(
+        self,
+        version: FunctionVersion,
+        messages: Sequence[Message],
+        outcomes: dict[Message, Outcome],
+    ) -> None:
+        calls = 0
+        parts = [self._decode_all(version, messages, outcomes)]
+        while parts:
+            part = parts.pop()
+            if not part:
+                continue
+            calls += 1
+            failure = await self._run_part(version, part, outcomes)
+            if failure is None:
+                continue
+            if _is_worth_splitting(version, part, failure, calls):
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            for event in part:
+                outcomes[event.message] = self._judge(version, event.message, failure)
 
     def _decode_all(
-        self, messages: Sequence[Message], outcomes: dict[Message, Outcome]
+        self,
+        version: FunctionVersion,
+        messages: Sequence[Message],
+        outcomes: dict[Message, Outcome],
     ) -> list[Event[Any]]:
         """The events of the messages that fit the annotation; the others get their outcome."""
         if any(message.unreadable is not None for message in messages):
             bad = [message for message in messages if message.unreadable is not None]
             outcomes |= {message: _judge_unreadable(message) for message in bad}
             messages = [message for message in messages if message.unreadable is None]
-        if self.function.decode is None:
+        decode = version.function.decode
+        if decode is None:
             return [Event(message, message.data) for message in messages]
         events: list[Event[Any]] = []
         for message in messages:
             try:
-                events.append(Event(message, self._decode(message.data)))
+                events.append(Event(message, _decode(decode, message.data)))
             except Exception as misfit:  # noqa: BLE001 - a model's own validator raises what it likes
-                outcomes[message] = self.judge(message, misfit)
+                outcomes[message] = self._judge(version, message, misfit)
         return events
 
     async def _run_part(
-        self, part: Sequence[Event[Any]], outcomes: dict[Message, Outcome]
+        self,
+        version: FunctionVersion,
+        part: Sequence[Event[Any]],
+        outcomes: dict[Message, Outcome],
     ) -> Exception | None:
         batch = Batch(part)
         attempt = max([event.message.attempt for event in part])
-        if not self.function.is_async:
+        if not version.function.is_async:
             await self._threads.wait_for_thread()
-        context = self._context(None, attempt)
+        context = self._context(version, None, attempt)
         try:
-            await self._call(batch, context)
+            await self._call(version, batch, context)
             if context.effects is not None and context.effects.left():
                 await context.effects.check()
         except Exception as failure:  # noqa: BLE001 - whatever a function raises is judged
@@ -295,32 +292,52 @@ class Dispatcher:
         if batch.steered:
             for event in part:
                 if steering := batch.steered.get(id(event)):
-                    outcomes[event.message] = self.judge(event.message, steering)
+                    outcomes[event.message] = self._judge(version, event.message, steering)
         return None
 
-    def _is_worth_splitting(
-        self, part: Sequence[Event[Any]], failure: Exception, calls: int
-    ) -> bool:
-        if len(part) == 1 or not _may_be_one_message(failure):
-            return False
-        last = self._max_attempts
-        return calls < BISECT_CALLS or any(event.message.attempt >= last for event in part)
-
-    def _context(self, message: Message | None, attempt: int = 1) -> WatchedContext:
-        deadline_s = self._loop.time() + self._limit_s
+    def _context(
+        self, version: FunctionVersion, message: Message | None, attempt: int = 1
+    ) -> WatchedContext:
+        deadline_s = self._loop.time() + version.limit.limit_s
         if message is not None:
             attempt = message.attempt
-        return WatchedContext(self.scope, message, deadline_s=deadline_s, attempt=attempt)
+        return WatchedContext(version.scope, message, deadline_s=deadline_s, attempt=attempt)
 
-    def _call(self, *arguments: Any) -> Awaitable[Any]:  # noqa: ANN401 - the function's own
+    def _call(self, version: FunctionVersion, *arguments: Any) -> Awaitable[Any]:  # noqa: ANN401 - the function's own
         """Call the function with its arguments, the last of which is the context."""
-        function = self.function
+        function = version.function
+        if running_owner.get() is not version.owner:  # To read it costs a third of setting it.
+            running_owner.set(version.owner)
         call: Awaitable[Any]
         if function.is_async:
             call = function.handler(*arguments)
         else:
             call = self._loop.run_in_executor(self._threads, function.handler, *arguments)
-        return self._limit.enforce(call, arguments[-1].deadline_s)
+        return version.limit.enforce(call, arguments[-1].deadline_s)
+
+
+def _decode(decode: Callable[[bytes], Any], data: bytes) -> Any:  # noqa: ANN401 - typed by the annotation
+    """Decode a payload to the type of the annotation.
+
+    Raises:
+        PayloadError: the payload does not fit.
+        Exception: the exception of a validator.
+    """
+    try:
+        return decode(data)
+    except Exception:
+        raise
+    except BaseException as raised:
+        raise failure_of(raised, asyncio.current_task()) from raised
+
+
+def _is_worth_splitting(
+    version: FunctionVersion, part: Sequence[Event[Any]], failure: Exception, calls: int
+) -> bool:
+    if len(part) == 1 or not _may_be_one_message(failure):
+        return False
+    last = version.max_attempts
+    return calls < BISECT_CALLS or any(event.message.attempt >= last for event in part)
 
 
 def _judge_unreadable(message: Message) -> Dead:
@@ -331,3 +348,15 @@ def _judge_unreadable(message: Message) -> Dead:
 
 def _may_be_one_message(failure: Exception) -> bool:
     return not (isinstance(failure, Retry | TimeLimitExceeded) or is_outage(failure))
+
+
+__all__ = [
+    "BISECT_CALLS",
+    "DONE",
+    "Dead",
+    "Dispatcher",
+    "Done",
+    "Later",
+    "Outcome",
+    "retry_delay_s",
+]

@@ -12,6 +12,7 @@ from runtime.safe_text import text_of
 TRACEBACK_CHARACTERS = 8_000
 
 _HOST = "runtime"
+_HOST_FOLDER = str(Path(__file__).parent) + "/"
 _INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -34,6 +35,11 @@ def where_of(failure: BaseException) -> str:
             return place_of(own[-1][0].f_code.co_filename, own[-1][1])
         seen = seen.__cause__
     return ""
+
+
+def is_own_code(filename: str) -> bool:
+    """Whether a code object's file is the project's: neither installed, nor Python's, nor ours."""
+    return not filename.startswith((*_INSTALLED, "<", _HOST_FOLDER))
 
 
 def place_of(filename: str, line: int) -> str:
