@@ -18,6 +18,7 @@ from runtime.settings import HostSettings
 T = TypeVar("T")
 
 CONNECT_LIMIT_S = 5.0
+_NOBODY = "NoResponders"
 
 nats_url_option = click.option(
     "--nats-url",
@@ -42,7 +43,7 @@ def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
     except Unsendable as error:
         exit_with_nothing_done(str(error))
     except Unavailable as error:
-        exit_unavailable(f"{error}{_hint(address)}")
+        exit_unavailable(str(error), _remedy(error, address, named=bool(nats_url)))
     except ApiError as error:
         exit_unavailable(f"JetStream refused: {error.description} ({error.err_code})")
 
@@ -58,11 +59,17 @@ def _find(nats_url: str | None) -> NatsAddress:
     return find_nats(HostSettings.from_environment(os.environ))
 
 
-def _hint(address: NatsAddress) -> str:
-    if address.missing is None:
+def _remedy(error: Unavailable, address: NatsAddress, *, named: bool) -> str:
+    if error.what == "JetStream" and _NOBODY in error.reason:
+        return "The server answers without JetStream: enable it, `nats-server -js`"
+    if not error.what.startswith("NATS at"):
         return ""
+    if named:
+        return "Check that this server runs, and the address in --nats-url or NATS_URL"
+    if address.missing is None:
+        return "Start it with `runtime serve`, or name another server with --nats-url or NATS_URL"
     return (
-        f"\nThere is no password in {address.missing}: run this where `runtime serve` runs and as "
+        f"There is no password in {address.missing}: run this where `runtime serve` runs and as "
         "its user, or set RUNTIME_DATA_DIR or NATS_URL"
     )
 

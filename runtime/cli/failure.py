@@ -1,6 +1,7 @@
 """Prints why a command failed, and exits with the right code."""
 
 import sys
+from enum import IntEnum
 from typing import NoReturn
 
 import click
@@ -8,13 +9,21 @@ import click
 from runtime.cli.printing import wrapped
 from runtime.errors import ConfigError
 
-EXIT_CODE = 2
-"""Exit code when a file, variable or argument must be changed first."""
-UNAVAILABLE_EXIT_CODE = 1
-"""Exit code when a server does not answer; the same command may work later."""
+
+class ExitCode(IntEnum):
+    """The exit codes of all commands. `psql` exits with the code of the program psql."""
+
+    DONE = 0
+    """Done, or there is nothing to do or to show."""
+    UNAVAILABLE = 1
+    """A server does not answer, the user did not say yes, or Ctrl-C; may work when run again."""
+    REFUSED = 2
+    """A file, variable or argument must be changed first, or nothing matches it."""
+    FAILED = 3
+    """The command worked; the function that it called failed."""
 
 
-def exit_with_problems(error: ConfigError, code: int = EXIT_CODE) -> NoReturn:
+def exit_with_problems(error: ConfigError, code: int = ExitCode.REFUSED) -> NoReturn:
     """Print one problem per line to standard error, and exit with `code`."""
     for problem in error.problems:
         click.echo(wrapped(str(problem), sys.stderr), err=True)
@@ -26,10 +35,11 @@ def exit_with_problems(error: ConfigError, code: int = EXIT_CODE) -> NoReturn:
 def exit_with_nothing_done(sentence: str) -> NoReturn:
     """Print why nothing was done, and exit with 2."""
     click.echo(wrapped(sentence, sys.stderr), err=True)
-    raise SystemExit(EXIT_CODE)
+    raise SystemExit(ExitCode.REFUSED)
 
 
-def exit_unavailable(sentence: str) -> NoReturn:
-    """Print which server does not answer, and exit with 1."""
-    click.echo(wrapped(sentence, sys.stderr), err=True)
-    raise SystemExit(UNAVAILABLE_EXIT_CODE)
+def exit_unavailable(sentence: str, remedy: str = "") -> NoReturn:
+    """Print which server does not answer, and what the user can do, and exit with 1."""
+    for line in filter(None, (sentence, remedy)):
+        click.echo(wrapped(line, sys.stderr), err=True)
+    raise SystemExit(ExitCode.UNAVAILABLE)

@@ -7,7 +7,7 @@ import click
 from runtime.broker.streams import plan as find_changes
 from runtime.cli.changes import NO_CHANGES, describe, draw, read_manifest, summarize
 from runtime.cli.connection import nats_url_option, run
-from runtime.cli.failure import EXIT_CODE
+from runtime.cli.failure import ExitCode
 from runtime.cli.manifests import takes_manifests
 from runtime.cli.printing import print_json
 
@@ -33,4 +33,4 @@ def plan(manifests: tuple[Path, ...], as_json: bool, nats_url: str | None) -> No
     else:
         click.echo(NO_CHANGES)
     if any(change.kind in ("immutable", "destructive") for change in changes):
-        raise SystemExit(EXIT_CODE)
+        raise SystemExit(ExitCode.REFUSED)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from runtime.cli.failure import EXIT_CODE, exit_unavailable, exit_with_problems
+from runtime.cli.failure import ExitCode, exit_unavailable, exit_with_problems
 from runtime.cli.manifests import takes_manifests
 from runtime.errors import ConfigError, Unavailable
 from runtime.event_loop import run
@@ -43,6 +43,6 @@ def serve(
         else:
             run(serve_as_worker(options, WorkerPlace.decode(worker_place)))
     except ConfigError as error:
-        exit_with_problems(error, CONFIG_ERROR_CODE if worker_place else EXIT_CODE)
+        exit_with_problems(error, CONFIG_ERROR_CODE if worker_place else ExitCode.REFUSED)
     except Unavailable as error:
         exit_unavailable(str(error))

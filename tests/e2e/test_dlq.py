@@ -407,7 +407,7 @@ async def test_a_server_that_is_away_exits_with_1_and_shows_no_password(
 
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"NATS at 127.0.0.1:{port} is unavailable: ")
-    assert done.err.count("\n") == 1
+    assert done.err.count("\n") == 2
     assert "secret" not in done.err
 
 
