@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
 
 from runtime.cli import connection, main
 from runtime.cli.failure import ExitCode
@@ -51,6 +52,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with a manifest, as the current one; no NATS_URL, and little patience."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(connection, "CONNECT_LIMIT_S", 0.2)
+    # The logs are the process's: other tests read them.
+    monkeypatch.setattr(connection, "configure_logs", lambda _: None)
     for name in ("NATS_URL", "DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RUNTIME_NATS_PORT", str(free_port()))
@@ -59,7 +62,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+    with capture_logs():
+        return CliRunner().invoke(main, arguments)
 
 
 def test_the_table_of_exit_codes_is_the_enum() -> None:
