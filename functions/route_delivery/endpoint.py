@@ -1,5 +1,7 @@
 """A webhook route's configuration, and the result that an endpoint's answer stands for."""
 
+import ssl
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Annotated
@@ -9,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from functions.domain.webhooks import MAX_HEADERS, HeaderName, HeaderValue, check_url
 from functions.route_delivery.delivery import Receipt
-from functions.route_delivery.http import HttpAnswer
+from functions.route_delivery.transport.connection import Answer
+from functions.route_delivery.transport.connector import Origin
 
 _GONE = 410
 _TOO_MANY_REQUESTS = 429
@@ -49,7 +52,48 @@ class WebhookDestination(BaseModel):
         return url
 
 
-def judge(answer: HttpAnswer, *, now: datetime, retry_after_cap_s: float) -> Receipt:
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A destination in the form in which it is sent to; made once for each configuration.
+
+    Attributes:
+        head: the request line and all headers that are the same in every request.
+        secret: signs every delivery.
+    """
+
+    origin: Origin
+    head: bytes
+    secret: str
+
+
+def prepare(webhook: WebhookDestination, *, user_agent: str, tls: ssl.SSLContext) -> Endpoint:
+    """The endpoint of a destination."""
+    url = webhook.target
+    is_tls = url.scheme == "https"
+    host = url.raw_host.decode("ascii")
+    headers = {
+        "host": url.netloc.decode("ascii"),
+        "content-type": "application/json",
+        "user-agent": user_agent,
+        **webhook.extra_headers,
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return Endpoint(
+        Origin(host, url.port or (443 if is_tls else 80), tls if is_tls else None),
+        b"POST %b HTTP/1.1\r\n%b" % (url.raw_path, lines.encode("ascii")),
+        webhook.secret.get_secret_value(),
+    )
+
+
+def excerpt_of(answer: Answer) -> str:
+    """The beginning of the body, as text that PostgreSQL can store; nothing is decompressed."""
+    if (encoding := answer.headers.get("content-encoding", "identity").lower()) != "identity":
+        known = encoding if encoding in {"br", "deflate", "gzip", "zstd"} else "unknown"
+        return f"(body not shown, its content-encoding is {known})" if answer.body else ""
+    return answer.body.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def judge(answer: Answer, *, now: datetime, retry_after_cap_s: float) -> Receipt:
     """The result of an attempt that the endpoint answered.
 
     2xx is success. 410 means that the endpoint wants no more deliveries. Every other status is
@@ -60,14 +104,14 @@ def judge(answer: HttpAnswer, *, now: datetime, retry_after_cap_s: float) -> Rec
     """
     status = answer.status
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's classes
-        return Receipt("delivered", status_code=status, excerpt=answer.excerpt)
+        return Receipt("delivered", status_code=status, excerpt=excerpt_of(answer))
     if status == _GONE:
         return Receipt(
             "refused",
             "ENDPOINT_GONE",
             "the endpoint answered 410, so its route is disabled",
             status_code=status,
-            excerpt=answer.excerpt,
+            excerpt=excerpt_of(answer),
             disables_route=True,
         )
     wait_s = parse_retry_after(answer.headers.get("retry-after"), now=now)
@@ -76,12 +120,12 @@ def judge(answer: HttpAnswer, *, now: datetime, retry_after_cap_s: float) -> Rec
         f"HTTP_{status}",
         f"the endpoint answered {status}",
         status_code=status,
-        excerpt=answer.excerpt,
+        excerpt=excerpt_of(answer),
         retry_after_s=None if wait_s is None else min(wait_s, retry_after_cap_s),
     )
 
 
-def is_overloaded(answer: HttpAnswer) -> bool:
+def is_overloaded(answer: Answer) -> bool:
     """Whether the answer says that the endpoint cannot serve any request at present."""
     return answer.status == _TOO_MANY_REQUESTS or answer.status >= 500  # noqa: PLR2004
 

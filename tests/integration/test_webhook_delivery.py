@@ -217,7 +217,7 @@ async def test_a_name_without_an_address_is_tried_again(webhook: WebhookFunction
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
-        (b"", "PROTOCOL_ERROR"),
+        (b"", "CONNECTION_LOST"),
         (b"220 mail.example ESMTP\r\n", "PROTOCOL_ERROR"),
         (b"HTTP/1.1 200\x00\r\n\r\n", "PROTOCOL_ERROR"),
     ],

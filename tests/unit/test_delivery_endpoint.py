@@ -12,14 +12,14 @@ from functions.route_delivery.endpoint import (
     judge,
     parse_retry_after,
 )
-from functions.route_delivery.http import HttpAnswer
+from functions.route_delivery.transport.connection import Answer
 
 NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)
 
 
-def answer(status: int, **headers: str) -> HttpAnswer:
-    return HttpAnswer(
-        status, {name.replace("_", "-"): value for name, value in headers.items()}, "excerpt"
+def answer(status: int, **headers: str) -> Answer:
+    return Answer(
+        status, {name.replace("_", "-"): value for name, value in headers.items()}, b"excerpt"
     )
 
 
