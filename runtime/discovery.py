@@ -2,50 +2,100 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 
+from runtime.binding.endpoint import endpoint_metadata
 from runtime.binding.puller_set import Source
 from runtime.broker.connection import Broker
 from runtime.broker.drift import Change
 from runtime.broker.micro import EndpointStats, MicroEndpoint, MicroService
 from runtime.drift_watch import describe_drift
+from runtime.function_status import FunctionStatus
 from runtime.loader import Function
-from runtime.observe.metrics import FunctionMetrics
+from runtime.observe.metrics import FAILED_OUTCOMES, FunctionMetrics
+from runtime.observe.recent_load import SAMPLE_EVERY_S, RecentLoad, Totals
+from runtime.process_identity import ProcessIdentity
+from runtime.supervised_task import SupervisedTask
 
 STOP_GRACE_S = 10.0
+
+
+@dataclass(slots=True)
+class _Published:
+    """One micro service: its functions, its endpoints by name, and the service once it answers."""
+
+    statuses: list[FunctionStatus] = field(default_factory=list)
+    endpoints: dict[str, MicroEndpoint] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    is_function: bool = False
+    service: MicroService | None = None
+
+    def describe(self) -> str:
+        shared = len(self.endpoints)
+        return f"{shared} endpoints" if shared > 1 else self.statuses[0].function.spec.description
 
 
 class Discovery:
     """The micro services of one process.
 
     Endpoints that name the same `service` share a service; a consumer-bound function is a service
-    of its own with a virtual endpoint.
+    of its own with a virtual endpoint, and a service function one without endpoints. Functions may
+    be added and removed, and their versions may change, while the services answer.
+
+    Args:
+        broker: the connection.
+        process: the process that the services name in their metadata.
+
+    Attributes:
+        statuses: by function, the version that is shown; a reload changes it.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, process: ProcessIdentity | None = None) -> None:
         self.name = "micro services"
+        self.statuses: dict[str, FunctionStatus] = {}
         self._broker = broker
+        self._process = (process or ProcessIdentity()).as_metadata()
         self._version = version("nats-function-runtime")
-        self._endpoints: dict[str, list[MicroEndpoint]] = {}
-        self._metadata: dict[str, dict[str, str]] = {}
-        self._descriptions: dict[str, str] = {}
-        self._services: list[MicroService] = []
+        self._published: dict[str, _Published] = {}
+        self._loads: dict[str, RecentLoad] = {}
+        self._sampling = SupervisedTask(self._sample, "load of functions")
 
     @property
     def is_flowing(self) -> bool:
         """Whether the services answer."""
-        return len(self._services) == len(self._endpoints)
+        return all(each.service is not None for each in self._published.values())
 
-    def add_endpoint(self, function: Function, endpoint: MicroEndpoint) -> None:
-        """Add an endpoint that answers requests."""
+    def add_endpoint(
+        self, function: Function, endpoint: MicroEndpoint, metrics: FunctionMetrics
+    ) -> None:
+        """Add an endpoint that answers requests; it does so after the next `start`."""
         binding = function.spec.endpoint
-        service = (binding.service if binding else None) or function.name
-        self._endpoints.setdefault(service, []).append(endpoint)
-        self._metadata.setdefault(service, {})
-        shared = len(self._endpoints[service])
-        self._descriptions[service] = (
-            function.spec.description if shared == 1 else f"{shared} endpoints"
-        )
+        status = self._add_status(function)
+        counters = endpoint.counters
+
+        def totals() -> Totals:
+            return Totals(counters.num_requests, counters.num_errors, metrics.calls_by_bucket)
+
+        def metadata() -> Mapping[str, str]:
+            return {
+                **status.as_metadata(),
+                **status.schemas(),
+                **endpoint_metadata(status.function),
+            }
+
+        def stats() -> Mapping[str, object]:
+            return {
+                **status.as_metadata(),
+                "kind": "endpoint",
+                "dead_letters": {},
+                "in_flight": metrics.in_flight,
+                "recent": self._load_of(function.name),
+            }
+
+        self._watch(function.name, totals)
+        published = self._publish((binding.service if binding else None) or function.name, status)
+        published.endpoints[endpoint.name] = replace(endpoint, metadata=metadata, stats=stats)
 
     def add_consumer(
         self,
@@ -65,40 +115,40 @@ class Discovery:
             leads: for an ordered function, whether this process is the leader.
             drift: returns how the server's stream and consumers differ from the manifest now.
         """
+        name, status = function.name, self._add_status(function)
         counters = EndpointStats()
-        name = function.name
+        place = {"stream": source.stream, "durable": source.durable}
+
+        def totals() -> Totals:
+            messages = metrics.messages
+            errors = sum(messages[outcome] for outcome in FAILED_OUTCOMES)
+            return Totals(sum(messages.values()), errors, metrics.calls_by_bucket)
 
         def stats() -> Mapping[str, object]:
-            counters.num_requests = sum(metrics.messages.values())
-            counters.num_errors = counters.num_requests - metrics.messages["acked"]
+            now = totals()
+            counters.num_requests, counters.num_errors = now.messages, now.errors
             counters.processing_ns = int(metrics.seconds_sum * 1_000_000_000)
             counters.last_error = next(reversed(metrics.dead_letters), "")
             return {
+                **status.as_metadata(),
+                **place,
+                "kind": "schedule" if function.spec.schedule else "consumer",
                 "outcomes": dict(metrics.messages),
                 "dead_letters": dict(metrics.dead_letters),
                 "in_flight": metrics.in_flight,
                 "pending": metrics.consumer_pending,
                 "ack_pending": metrics.consumer_ack_pending,
                 "redelivered": metrics.consumer_redelivered,
-                "drift": [
-                    {
-                        "object": change.object,
-                        "field": change.field,
-                        "server": change.found,
-                        "manifest": change.wanted,
-                    }
-                    for change in drift()
-                ],
+                "recent": self._load_of(name),
+                "drift": [_changed(change) for change in drift()],
             }
 
         def metadata() -> Mapping[str, object]:
             drifted = describe_drift(drift())
             return {
-                "stream": source.stream,
-                "durable": source.durable,
-                "function": name,
-                "handler": function.spec.handler,
-                "code_version": function.code_version,
+                **place,
+                **status.as_metadata(),
+                **status.schemas(),
                 "lag": metrics.consumer_pending,
                 "ack_pending": metrics.consumer_ack_pending,
                 "redelivered": metrics.consumer_redelivered,
@@ -107,48 +157,113 @@ class Discovery:
                 **({"drift": drifted} if drifted else {}),
             }
 
-        self._endpoints[name] = [
-            MicroEndpoint(
-                name=name,
-                subject=source.subjects[0],
-                queue_group=None,
-                metadata=metadata,
-                stats=stats,
-                counters=counters,
-            )
-        ]
-        self._metadata[name] = {"stream": source.stream, "durable": source.durable}
-        self._descriptions[name] = function.spec.description
+        self._watch(name, totals)
+        published = self._publish(name, status)
+        published.metadata = place
+        published.endpoints[name] = MicroEndpoint(
+            name=name,
+            subject=source.subjects[0],
+            queue_group=None,
+            metadata=metadata,
+            stats=stats,
+            counters=counters,
+        )
 
     def add_service(self, function: Function) -> None:
-        """Add a virtual endpoint for a service function."""
-        self._endpoints[function.name] = []
-        self._metadata[function.name] = {
-            "handler": function.spec.handler,
-            "code_version": function.code_version,
-        }
-        self._descriptions[function.name] = function.spec.description
+        """Add a service function, which has no endpoint."""
+        self._publish(function.name, self._add_status(function)).is_function = True
 
     async def start(self) -> None:
-        """Start to answer requests."""
-        for name, endpoints in self._endpoints.items():
+        """Start to answer for every function that was added; call it again after adding more.
+
+        Raises:
+            Unavailable: the connection is gone. Functions that answered before still do.
+        """
+        for name, published in self._published.items():
+            if published.service is not None:
+                for endpoint in published.endpoints.values():
+                    if endpoint.name not in published.service.endpoint_names:
+                        await published.service.add_endpoint(endpoint)
+                continue
             service = MicroService(
                 self._broker,
                 name,
                 self._version,
-                description=self._descriptions[name],
-                metadata=self._metadata[name],
-                endpoints=endpoints,
+                description=published.describe,
+                metadata=self._metadata_of(published),
+                endpoints=published.endpoints.values(),
             )
             await service.start()
-            self._services.append(service)
+            published.service = service
+        if not self._sampling.is_flowing:
+            self._sampling.start()
+
+    async def remove(self, function: str, grace_s: float) -> None:
+        """Stop to answer for one function; requests that have arrived are answered.
+
+        Nothing happens for a function that was not added.
+        """
+        status = self.statuses.pop(function, None)
+        self._loads.pop(function, None)
+        for name, published in list(self._published.items()):
+            if status not in published.statuses:
+                continue
+            published.statuses.remove(status)
+            published.endpoints.pop(function, None)
+            if not published.statuses:
+                del self._published[name]
+                if published.service is not None:
+                    await published.service.stop(grace_s)
+            elif published.service is not None:
+                await published.service.remove_endpoint(function, grace_s)
 
     async def drain(self, grace_s: float) -> None:
         """Take no more requests, and answer all requests that have arrived."""
+        await self._sampling.stop()
+        running = [each.service for each in self._published.values() if each.service is not None]
         # Together: one after the other, each could take the whole grace period.
-        await asyncio.gather(*(service.stop(grace_s) for service in self._services))
-        self._services.clear()
+        await asyncio.gather(*(service.stop(grace_s) for service in running))
+        for published in self._published.values():
+            published.service = None
 
     async def stop(self) -> None:
         """Stop at once; requests under way are cancelled."""
         await self.drain(0)
+
+    def _add_status(self, function: Function) -> FunctionStatus:
+        status = self.statuses[function.name] = FunctionStatus(function)
+        return status
+
+    def _publish(self, service: str, status: FunctionStatus) -> _Published:
+        published = self._published.setdefault(service, _Published())
+        published.statuses.append(status)
+        return published
+
+    def _metadata_of(self, published: _Published) -> Callable[[], Mapping[str, str]]:
+        def metadata() -> Mapping[str, str]:
+            own = published.statuses[0].as_metadata() if published.is_function else {}
+            return {**published.metadata, **own, **self._process}
+
+        return metadata
+
+    def _watch(self, function: str, totals: Callable[[], Totals]) -> None:
+        self._loads[function] = RecentLoad(totals, asyncio.get_running_loop().time())
+
+    def _load_of(self, function: str) -> Mapping[str, object]:
+        return asdict(self._loads[function].load(asyncio.get_running_loop().time()))
+
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SAMPLE_EVERY_S)
+            for load in self._loads.values():
+                load.sample(loop.time())
+
+
+def _changed(change: Change) -> dict[str, object]:
+    return {
+        "object": change.object,
+        "field": change.field,
+        "server": change.found,
+        "manifest": change.wanted,
+    }

@@ -18,6 +18,7 @@ class HostOptions:
         sweeps: whether the process makes dead letters of messages whose processes died.
         careful_ack_waits: see `SharedServices`.
         peers: see `SharedServices`.
+        worker: the name of the worker process; empty in a host without worker processes.
         postgres_connections: the most connections that its functions may hold together.
         before_endpoints: awaited by a drain before the endpoints end, because other processes of
             this host may still call them.
@@ -29,6 +30,7 @@ class HostOptions:
     sweeps: bool = True
     careful_ack_waits: int = 0
     peers: int = 1
+    worker: str = ""
     postgres_connections: int = 16
     before_endpoints: Callable[[], Awaitable[None]] | None = None
 

@@ -188,6 +188,7 @@ async def _run_host(
         sweeps=place is None or place.worker.function is None,
         careful_ack_waits=place.worker.peers if place and place.succeeds_crash else 0,
         peers=place.worker.peers if place else 1,
+        worker=place.worker.name if place else "",
         postgres_connections=options.settings.postgres_connections,
         before_endpoints=before_endpoints,
     )

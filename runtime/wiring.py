@@ -37,6 +37,7 @@ from runtime.observe.logs import get_logger
 from runtime.observe.metrics import ENDPOINT_OUTCOMES, Metrics
 from runtime.observe.redaction import hide, secrets_in
 from runtime.probes import Probes
+from runtime.process_identity import ProcessIdentity
 from runtime.resource.shared import SharedResources
 from runtime.stream_fill import StreamFill
 from runtime.threads import FunctionThreads
@@ -112,7 +113,7 @@ class Wiring:
         self.drift = DriftWatch(broker, metrics)
         self.fill = StreamFill(broker, metrics, self._mailbox, manifest)
         self.lag = LagWatch(broker, self.drift.compare_consumer)
-        self.discovery = Discovery(broker)
+        self.discovery = Discovery(broker, ProcessIdentity(worker=options.worker))
         self.streams = FunctionStreams(
             manifest,
             functions,
@@ -197,7 +198,7 @@ class Wiring:
         if spec.endpoint:
             metrics = self._metrics.function(function.name, ENDPOINT_OUTCOMES)
             self.discovery.add_endpoint(
-                function, endpoint(dispatcher, metrics, self._failures.of(function.name))
+                function, endpoint(dispatcher, metrics, self._failures.of(function.name)), metrics
             )
             return
         self._bind_consumer(dispatcher, shared)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from time import perf_counter
 from typing import Any, Protocol
 
 from runtime.binding.buffer import PrefetchBuffer
@@ -164,7 +165,8 @@ class WorkerPool:
 
     async def _run_events(self, worker: Worker) -> None:
         buffer, run_event, ack = self._buffer, worker.run_event, self._settlement.ack
-        time, metrics, recent_acks = self._time, self._metrics, self._recent_acks
+        # Not the loop's clock: uvloop's counts whole milliseconds.
+        time, metrics, recent_acks = perf_counter, self._metrics, self._recent_acks
         turn_ends_s = 0.0
         while not worker.is_stopped:
             if not buffer.ready:
@@ -240,9 +242,9 @@ class WorkerPool:
     ) -> list[tuple[Message, Outcome]]:
         """Call the function and acknowledge done messages; return the others and outcomes."""
         self._metrics.in_flight = len(self._buffer.held)
-        began_s = self._time()
+        began_s = perf_counter()
         outcomes = await self._runner.run_batch(batch)
-        self._metrics.observe(self._time() - began_s)
+        self._metrics.observe(perf_counter() - began_s)
         done: list[Message] = []
         rest: list[tuple[Message, Outcome]] = []
         for message, outcome in zip(batch, outcomes, strict=True):

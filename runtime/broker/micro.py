@@ -47,7 +47,7 @@ class MicroService:
         broker: the connection.
         name: letters, digits, `_` and `-`.
         version: a semantic version.
-        description: one sentence for `nats micro ls`.
+        description: one sentence for `nats micro ls`, or a function that returns it.
         metadata: values become strings.
         endpoints: the endpoints at the start; `add_endpoint` adds more.
         prefix: the first part of the discovery subjects.
@@ -61,7 +61,7 @@ class MicroService:
         broker: Broker,
         name: str,
         version: str,
-        description: str = "",
+        description: str | Callable[[], str] = "",
         metadata: Live | None = None,
         *,
         endpoints: Iterable[MicroEndpoint] = (),
@@ -81,6 +81,11 @@ class MicroService:
     def id(self) -> str:
         """This instance's id, new at each start."""
         return self._identity.id
+
+    @property
+    def endpoint_names(self) -> frozenset[str]:
+        """The names of the endpoints."""
+        return frozenset(self._endpoints)
 
     async def start(self) -> None:
         """Subscribe; when this returns, the server has processed every subscription.
@@ -160,6 +165,8 @@ class MicroService:
 
     async def _answer_verb(self, verb: Verb) -> None:
         async def answer(message: Message) -> None:
+            if not is_request(message):
+                return
             data = describe(verb, self._identity, list(self._endpoints.values()))
             try:
                 await self._broker.respond(message, data)

@@ -141,7 +141,7 @@ class ServiceIdentity:
 
     name: str
     version: str
-    description: str
+    description: str | Callable[[], str]
     metadata: Live
     id: str = field(default_factory=lambda: secrets.token_hex(11))
     started: str = field(
@@ -178,7 +178,8 @@ def describe(verb: Verb, identity: ServiceIdentity, endpoints: list[MicroEndpoin
         "metadata": _texts(identity.metadata),
     }
     if verb == "INFO":
-        document["description"] = identity.description
+        described = identity.description
+        document["description"] = described() if callable(described) else described
         document["endpoints"] = [_declaration(endpoint) for endpoint in endpoints]
     elif verb == "STATS":
         document["started"] = identity.started

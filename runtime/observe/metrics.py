@@ -28,10 +28,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 CONSUMER_OUTCOMES: Final = ("acked", "retried", "parked", "dead", "repeated")
+FAILED_OUTCOMES: Final = ("retried", "parked", "dead")
+"""The outcomes of a consumer's messages whose attempt failed."""
 ENDPOINT_OUTCOMES: Final = ("answered", "failed", "refused")
 SECONDS_BUCKETS: Final = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 MAX_CODES: Final = 100
 """The most reason codes: codes come from functions, and each is a time series."""
@@ -104,6 +106,11 @@ class FunctionMetrics:
     def calls(self) -> int:
         """Number of calls of the handler."""
         return sum(self._bucket_counts)
+
+    @property
+    def calls_by_bucket(self) -> tuple[int, ...]:
+        """Number of calls in each of `SECONDS_BUCKETS`, and last of those that took longer."""
+        return tuple(self._bucket_counts)
 
     def buckets(self) -> list[tuple[str, float]]:
         """Each upper bound with the number of calls that took at most so long, cumulatively."""

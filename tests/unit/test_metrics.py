@@ -39,7 +39,7 @@ def test_an_outcome_that_does_not_exist_is_a_mistake() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "first_bound"),
-    [(0.0, "0.0005"), (0.0005, "0.0005"), (0.03, "0.05"), (61.0, "+Inf")],
+    [(0.0, "1e-05"), (0.0005, "0.0005"), (0.03, "0.05"), (61.0, "+Inf")],
 )
 def test_a_call_falls_into_the_bucket_that_prometheus_would_use(
     seconds: float, first_bound: str
