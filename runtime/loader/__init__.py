@@ -4,5 +4,15 @@ from runtime.errors import PayloadError
 from runtime.loader.failure import LoadFailure
 from runtime.loader.function import Function, Shape
 from runtime.loader.loading import load, load_all
+from runtime.loader.project import Candidate, Project
 
-__all__ = ["Function", "LoadFailure", "PayloadError", "Shape", "load", "load_all"]
+__all__ = [
+    "Candidate",
+    "Function",
+    "LoadFailure",
+    "PayloadError",
+    "Project",
+    "Shape",
+    "load",
+    "load_all",
+]

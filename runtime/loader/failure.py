@@ -1,7 +1,6 @@
 """Describes why a function's new version cannot be loaded, with the author's own line."""
 
-import linecache
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,32 +32,41 @@ class LoadFailure:
         return f"{self.where}: {self.wrong}; {self.remedy}"
 
     @classmethod
-    def of(cls, problems: Iterable[Problem], *, where: str = "") -> "LoadFailure":
+    def of(cls, problems: Iterable[Problem]) -> "LoadFailure":
         """The failure that a person should correct first.
 
         Args:
             problems: at least one.
-            where: `file:line` of the mistake, if it is known better than by the first problem.
         """
         first, *others = problems
         more = f" (and {len(others)} more)" if others else ""
-        place = where or first.where
-        field = f"{first.field}: " if first.field and not where else ""
-        return cls(place, f"{field}{first.wrong}{more}", first.remedy, excerpt_of(place))
+        field = f"{first.field}: " if first.field else ""
+        # A setting may be a secret, though it should be a reference to one.
+        shown = "" if ".settings" in first.field else excerpt_of(first.where)
+        return cls(first.where, f"{field}{first.wrong}{more}", first.remedy, shown)
 
 
 def excerpt_of(where: str) -> str:
-    """The lines around `file:line`; empty when there is no such line."""
+    """The lines around `file:line` on the disk; empty when there is no such line.
+
+    Of a manifest it is the line alone, as its neighbours may have values that nobody should see.
+    """
     file, _, number = where.rpartition(":")
     if not file or not number.isdecimal():
         return ""
-    path = str(Path(file).absolute())
-    linecache.checkcache(path)
-    lines = linecache.getlines(path)
-    at = int(number)
+    path = Path(file)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return excerpt(lines, int(number), around=_LINES_AROUND if path.suffix == ".py" else 0)
+
+
+def excerpt(lines: Sequence[str], at: int, around: int = _LINES_AROUND) -> str:
+    """Line `at` with its neighbours, numbered from 1, and marked; empty if there is none."""
     if not 1 <= at <= len(lines):
         return ""
-    first, last = max(1, at - _LINES_AROUND), min(len(lines), at + _LINES_AROUND)
+    first, last = max(1, at - around), min(len(lines), at + around)
     width = len(str(last))
     return "\n".join(
         f"{'>' if line == at else ' '} {line:>{width}} │ {_clean(lines[line - 1])}"
@@ -71,4 +79,4 @@ def _clean(line: str) -> str:
     return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
-__all__ = ["LoadFailure", "excerpt_of"]
+__all__ = ["LoadFailure", "excerpt", "excerpt_of"]

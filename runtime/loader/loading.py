@@ -1,13 +1,15 @@
 """Loads functions, and reports every problem that can be found before the first message."""
 
+import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from runtime.errors import ConfigError, Problem
-from runtime.loader.code_version import code_version
 from runtime.loader.collisions import find_collisions, join_functions
 from runtime.loader.function import Function
 from runtime.loader.module import (
@@ -20,11 +22,42 @@ from runtime.loader.module import (
 from runtime.loader.options import fill_settings
 from runtime.loader.payload import build_decoder, draw_schema, encode
 from runtime.loader.signature import Signature, inspect_handler
+from runtime.loader.sources import Sources
 from runtime.manifest.model import FunctionSpec, Manifest
 from runtime.manifest.positions import Positions, dotted
 
 
-def load_all(manifest: Manifest) -> dict[str, Function]:
+class Importer(Protocol):
+    """Imports handlers' modules, and knows the versions of their code."""
+
+    def import_module(self, name: str) -> ModuleType:
+        """The module of this dotted name."""
+
+    def version_of(self, name: str) -> str:
+        """Twelve hex digits, see `Function.code_version`."""
+
+
+class PlainImporter:
+    """Imports modules by Python's own import.
+
+    Attributes:
+        sources: the sources of the modules that were imported, as they were just afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.sources = Sources()
+
+    def import_module(self, name: str) -> ModuleType:
+        """Import a module, or return it if it is imported already."""
+        return importlib.import_module(name)
+
+    def version_of(self, name: str) -> str:
+        """The version of an imported module's code."""
+        self.sources.add_handler(name)
+        return self.sources.version(name)
+
+
+def load_all(manifest: Manifest, importer: Importer | None = None) -> dict[str, Function]:
     """Load every function of a manifest.
 
     Modules are imported from the current folder and from installed packages. A user's folder
@@ -33,12 +66,14 @@ def load_all(manifest: Manifest) -> dict[str, Function]:
     Raises:
         ConfigError: lists the problems of all functions.
     """
-    _check_names(manifest)
+    problems = find_name_problems(manifest) or join_functions(handler_modules(manifest))
+    if problems:
+        raise ConfigError(problems)
+    how = importer or PlainImporter()
     functions: dict[str, Function] = {}
-    problems: list[Problem] = []
     for name, spec in manifest.functions.items():
         try:
-            functions[name] = load(name, spec, positions=manifest.positions)
+            functions[name] = load(name, spec, positions=manifest.positions, importer=how)
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -46,47 +81,63 @@ def load_all(manifest: Manifest) -> dict[str, Function]:
     return functions
 
 
-def _check_names(manifest: Manifest) -> None:
+def handler_modules(manifest: Manifest) -> dict[str, str]:
+    """The modules that a manifest names, each with the file that names it."""
     asked = {("functions", name): spec.handler for name, spec in manifest.functions.items()}
     asked |= {("migrations", name): package for name, package in manifest.migrations.items()}
-    modules = {
+    return {
         target.partition(":")[0]: manifest.positions.where(*path).rpartition(":")[0]
         for path, target in asked.items()
     }
+
+
+def find_name_problems(manifest: Manifest) -> list[Problem]:
+    """Make the current folder's modules importable, and find those that hide others."""
     make_importable(Path.cwd())
-    problems = find_collisions(Path.cwd(), modules) or join_functions(modules)
-    if problems:
-        raise ConfigError(problems)
+    return find_collisions(Path.cwd(), handler_modules(manifest))
 
 
-def load(name: str, spec: FunctionSpec, *, positions: Positions | None = None) -> Function:
+def load(
+    name: str,
+    spec: FunctionSpec,
+    *,
+    positions: Positions | None = None,
+    importer: Importer | None = None,
+) -> Function:
     """Load one function.
 
     Args:
         name: the function's name in the manifest.
         spec: the function's entry in the manifest.
         positions: places in the manifest's files, for the problems.
+        importer: imports the handler's module; Python's own import unless given.
 
     Raises:
-        ConfigError: with every problem of the function.
+        ConfigError: with every problem of the function. Its cause is a `LoadError` when the code,
+            not the manifest, is wrong.
     """
     at = positions or Positions()
     make_importable(Path.cwd())
     try:
-        return _load(name, spec, at)
+        return _load(name, spec, at, importer or PlainImporter())
     except LoadError as misfit:
         path = ("functions", name, "handler")
         problem = Problem(at.where(*path), dotted(path), misfit.wrong, misfit.remedy)
         raise ConfigError([problem]) from misfit
 
 
-def _load(name: str, spec: FunctionSpec, positions: Positions) -> Function:
+def _load(name: str, spec: FunctionSpec, positions: Positions, importer: Importer) -> Function:
     module_name, _, attribute = spec.handler.partition(":")
-    module = import_module(module_name)
+    module = import_module(module_name, importer.import_module)
     handler = find_attribute(module, attribute)
-    signature = inspect_handler(handler, spec)
-    decode, request_schema = _build_codec(signature, spec)
-    start, stop = find_hook(module, "start"), find_hook(module, "stop")
+    try:
+        signature = inspect_handler(handler, spec)
+        decode, request_schema = _build_codec(signature, spec)
+        response_schema = _draw_reply(signature) if spec.endpoint else None
+    except LoadError as misfit:
+        misfit.place = misfit.place or _place_of(handler)
+        raise
+    hooks = {hook: find_hook(module, hook) for hook in ("start", "stop", "hand_over")}
     path = ("functions", name, "settings")
     settings, problems = fill_settings(module, spec.settings, path=path, positions=positions)
     if signature.shape != "batch" and "batch" in spec.model_fields_set:
@@ -102,13 +153,16 @@ def _load(name: str, spec: FunctionSpec, positions: Positions) -> Function:
         decode=decode,
         encode=encode,
         request_schema=request_schema,
-        response_schema=_draw_reply(signature) if spec.endpoint else None,
-        start=start,
-        stop=stop,
+        response_schema=response_schema,
         settings=settings,
-        code_version=code_version(module),
-        hand_over=find_hook(module, "hand_over"),
+        code_version=importer.version_of(module_name),
+        **hooks,
     )
+
+
+def _place_of(handler: Any) -> tuple[str, int] | None:  # noqa: ANN401 - a callable, or a mistake
+    code = getattr(inspect.unwrap(handler), "__code__", None) if callable(handler) else None
+    return (code.co_filename, code.co_firstlineno) if code else None
 
 
 def _refuse_batch(name: str, positions: Positions) -> Problem:

@@ -2,10 +2,12 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,14 +19,29 @@ _ARGUMENTS = {"hand_over": ("the old version's state", "old_state: State")}
 _STDLIB = sysconfig.get_path("stdlib")
 _SITES = tuple({sysconfig.get_path(kind) for kind in ("purelib", "platlib")})
 _INSTALLED = (_STDLIB, *_SITES)
+_LOADER = str(Path(__file__).parent) + os.sep
 
 
 class LoadError(Exception):
-    """A module or a handler cannot be used: `wrong` and `remedy` as in a Problem."""
+    """A module or a handler cannot be used: `wrong` and `remedy` as in a Problem.
 
-    def __init__(self, wrong: str, remedy: str) -> None:
+    Attributes:
+        place: file and line of the mistake, the file as the code object names it.
+        short: what is wrong, without its place.
+    """
+
+    def __init__(
+        self,
+        wrong: str,
+        remedy: str,
+        place: tuple[str, int] | None = None,
+        *,
+        short: str = "",
+    ) -> None:
         self.wrong = wrong
         self.remedy = remedy
+        self.place = place
+        self.short = short or wrong
         super().__init__(wrong)
 
 
@@ -40,14 +57,20 @@ def make_importable(folder: Path) -> None:
         sys.path.insert(max(after, default=0), place)
 
 
-def import_module(name: str) -> ModuleType:
+def import_module(
+    name: str, do_import: Callable[[str], ModuleType] = importlib.import_module
+) -> ModuleType:
     """Import the module under its own dotted name.
+
+    Args:
+        name: the dotted name.
+        do_import: imports it; Python's own import unless given.
 
     Raises:
         LoadError: the module does not exist, another has its name, or its import raised.
     """
     try:
-        module = importlib.import_module(name)
+        module = do_import(name)
     except ModuleNotFoundError as error:
         top = name.partition(".")[0]
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
@@ -161,26 +184,35 @@ def _suggest_module(name: str) -> str:
 def _explain_import(name: str, error: BaseException) -> LoadError:
     text = str(error)[:_ERROR_LENGTH]
     kind = type(error).__name__
+    place = _blame(error)
+    shown = shorten(*place) if place else "an unknown line"
+    said = error.msg if isinstance(error, SyntaxError) else text
     return LoadError(
-        f"importing {name} failed at {_blame(error)}: {kind}: {text}", "correct the module"
+        f"importing {name} failed at {shown}: {kind}: {text}",
+        "correct the module",
+        place,
+        short=f"{kind}: {said[:_ERROR_LENGTH]}",
     )
 
 
-def _blame(error: BaseException) -> str:
+def _blame(error: BaseException) -> tuple[str, int] | None:
+    """File and line of the project's code that failed."""
     if isinstance(error, SyntaxError) and error.filename:
-        return _shorten(error.filename, error.lineno or 1)
+        return error.filename, error.lineno or 1
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith("<")
-        and frame.filename not in {__file__, importlib.__file__}
+        and frame.filename != importlib.__file__
+        and not frame.filename.startswith(_LOADER)
     ]
     own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
     blamed = (own or frames)[-1:]
-    return _shorten(blamed[0].filename, blamed[0].lineno or 1) if blamed else "an unknown line"
+    return (blamed[0].filename, blamed[0].lineno or 1) if blamed else None
 
 
-def _shorten(filename: str, line: int) -> str:
+def shorten(filename: str, line: int) -> str:
+    """`file:line`, relative to the current folder if the file is inside."""
     path = Path(filename)
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())

@@ -1,0 +1,317 @@
+"""The functions of a process, and their next versions, which are loaded beside the running ones."""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from runtime.errors import ConfigError, Problem
+from runtime.loader import file_reads
+from runtime.loader.failure import LoadFailure, excerpt, excerpt_of
+from runtime.loader.function import Function
+from runtime.loader.loading import PlainImporter, find_name_problems, load, load_all
+from runtime.loader.module import LoadError, shorten
+from runtime.loader.sources import Source, Sources
+from runtime.loader.versions import ModuleSet, ModuleVersions, VersionLoader, loader_of
+from runtime.manifest import Manifest
+from runtime.manifest.model import FunctionSpec
+
+
+@dataclass(slots=True)
+class Candidate:
+    """The next versions of the functions; nothing uses them before `Project.commit`.
+
+    Attributes:
+        manifest: the manifest that the functions are of.
+        functions: all wanted functions; a broken one is the version that runs.
+        errors: why functions are broken, by name.
+        modules: the new set of modules.
+        problems: the errors as problems of the manifest's entries.
+    """
+
+    manifest: Manifest
+    functions: dict[str, Function]
+    errors: dict[str, LoadFailure]
+    modules: ModuleSet
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Project:
+    """Loads the functions of a process, and loads again what has changed.
+
+    A change is a change of content: of a module, of the modules that it needs, of an SQL file of
+    its package, of a data file that it read (only with `from_source`), or of the manifest's entry.
+
+    Args:
+        from_source: never use Python's bytecode files, and follow data files. Without it the
+            functions are imported as Python does it, and their first reload finds all modules
+            again by their content.
+    """
+
+    def __init__(self, *, from_source: bool = False) -> None:
+        self._from_source = from_source
+        self._versions = ModuleVersions()
+        self._imported: Sources | None = None
+        self._functions: dict[str, Function] = {}
+        self._refused: dict[str, tuple[Function, LoadFailure]] = {}
+        self._lock = threading.Lock()
+        self._is_installed = False
+
+    def load(self, manifest: Manifest) -> dict[str, Function]:
+        """Load all functions; may be called again until the first reload.
+
+        Raises:
+            ConfigError: lists the problems of all functions.
+        """
+        if not self._from_source:
+            importer = PlainImporter()
+            self._functions = load_all(manifest, importer)
+            self._imported = importer.sources
+            return dict(self._functions)
+        file_reads.enable()
+        candidate = self.prepare(manifest)
+        if candidate.problems:
+            raise ConfigError(candidate.problems)
+        self.commit(candidate)
+        return candidate.functions
+
+    def prepare(self, manifest: Manifest, *, retry: bool = False) -> Candidate:
+        """Load what has changed, beside the running versions. May run in a thread of its own.
+
+        Args:
+            manifest: the wanted functions.
+            retry: also try again what failed in the host, such as a `start`, though its content
+                is the same.
+        """
+        with self._lock:
+            self._install()
+            problems = find_name_problems(manifest)
+            sources = Sources()
+            for spec in manifest.functions.values():
+                sources.add_handler(_module_of(spec))
+            unchanged = self._unchanged(sources)
+            modules = self._versions.new_set(sources, unchanged)
+            candidate = Candidate(manifest, {}, {}, modules, problems)
+            for name, spec in manifest.functions.items():
+                is_same = _module_of(spec) in unchanged
+                if not (is_same and self._settle_unchanged(candidate, name, spec, retry=retry)):
+                    self._load_one(candidate, name, spec)
+            return candidate
+
+    def commit(self, candidate: Candidate) -> None:
+        """Make the candidate's functions the wanted ones, after `prepare` and before they run."""
+        names = candidate.errors.keys() & candidate.functions.keys()
+        current = self._versions.current
+        left: dict[str, ModuleType] = {}
+        if current is not None:
+            loaded = {**current.modules, **self._versions.left}
+            for name in names:
+                module = _module_of(candidate.functions[name].spec)
+                for each in current.sources.closure(module):
+                    if each in loaded and each not in candidate.modules.modules:
+                        left[each] = loaded[each]
+        self._versions.make_current(candidate.modules, left)
+        self._functions = dict(candidate.functions)
+        self._refused = {
+            name: refused
+            for name, refused in self._refused.items()
+            if candidate.errors.get(name) is refused[1]
+        }
+
+    def keep(self, name: str, running: Function | None, failure: LoadFailure) -> None:
+        """Take note that the host could not start a version, and which one runs on.
+
+        The version is wanted again when its content changes.
+
+        Args:
+            name: the function.
+            running: its last good version; None if there is none.
+            failure: why the new version did not start.
+        """
+        refused = self._functions.pop(name, None)
+        if refused is not None:
+            self._refused[name] = (refused, failure)
+        if running is not None:
+            self._functions[name] = running
+
+    def files(self) -> set[Path]:
+        """The files whose content decides what is loaded: modules, and data that they read."""
+        current = self._versions.current
+        sources = current.sources if current else self._imported
+        found = (
+            {Path(each.path) for each in sources.modules.values() if each.path}
+            if sources
+            else set()
+        )
+        for loader in _loaders(current.modules.values() if current else ()):
+            found |= {Path(file) for file in loader.reads}
+        return found
+
+    def folders(self) -> set[Path]:
+        """The folders in which a module of the project may appear."""
+        current = self._versions.current
+        sources = current.sources if current else self._imported
+        found = {Path.cwd()}
+        for source in sources.modules.values() if sources else ():
+            if source.is_project:
+                found |= {Path(folder) for folder in source.folders}
+                found |= {Path(source.path).parent} if source.path else set()
+        return found
+
+    def close(self) -> None:
+        """Give the import system back; for tests."""
+        if self._is_installed:
+            self._is_installed = False
+            self._versions.uninstall()
+
+    def _install(self) -> None:
+        if self._is_installed:
+            return
+        self._is_installed = True
+        self._versions.install()
+        if self._imported is not None:
+            self._versions.adopt(self._imported)
+
+    def _unchanged(self, sources: Sources) -> dict[str, ModuleType]:
+        """The running modules that neither changed nor need a module that changed."""
+        running = self._versions.current
+        if running is None:
+            return {}
+        waiting = [
+            name
+            for name, source in sources.modules.items()
+            if _has_changed(source, sources, running)
+        ]
+        importers: dict[str, list[str]] = {}
+        for name in sources.modules:
+            for needed in sources.needs(name):
+                importers.setdefault(needed, []).append(name)
+        changed: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name not in changed:
+                changed.add(name)
+                waiting += importers.get(name, ())
+        return {
+            name: module
+            for name, module in running.modules.items()
+            if name in sources.modules and name not in changed
+        }
+
+    def _settle_unchanged(
+        self, candidate: Candidate, name: str, spec: FunctionSpec, *, retry: bool
+    ) -> bool:
+        """Keep a function whose module is the same; False if it must be loaded all the same."""
+        running = self._functions.get(name)
+        refused, why = self._refused.get(name, (None, None))
+        if refused is not None and why is not None and refused.spec == spec and not retry:
+            candidate.errors[name] = why
+        elif refused is not None or running is None or running.spec != spec:
+            return False
+        if running is not None:
+            candidate.functions[name] = running
+        return True
+
+    def _load_one(self, candidate: Candidate, name: str, spec: FunctionSpec) -> None:
+        importer = _SetImporter(candidate.modules, self._functions)
+        positions = candidate.manifest.positions
+        try:
+            function = load(name, spec, positions=positions, importer=importer)
+        except ConfigError as error:
+            candidate.problems += error.problems
+            candidate.errors[name] = _failure_of(error, candidate.modules.sources)
+            if name in self._functions:
+                candidate.functions[name] = self._functions[name]
+        else:
+            candidate.functions[name] = function
+
+
+class _SetImporter:
+    """Imports handlers' modules into a set."""
+
+    def __init__(self, modules: ModuleSet, running: Mapping[str, Function]) -> None:
+        self._modules = modules
+        self._running = running
+
+    def import_module(self, name: str) -> ModuleType:
+        self._check_syntax(name)
+        return self._modules.load(name)
+
+    def version_of(self, name: str) -> str:
+        sources = self._modules.sources
+        source = sources.modules.get(name)
+        if source is not None and not source.is_project:
+            # An installed module is not loaded again, whatever has become of its files.
+            for function in self._running.values():
+                if _module_of(function.spec) == name:
+                    return function.code_version
+        needed = [self._modules.modules.get(each) for each in sources.closure(name)]
+        reads: dict[str, bytes] = {}
+        for loader in _loaders(module for module in needed if module is not None):
+            reads |= loader.reads
+        return sources.version(name, [reads[file] for file in sorted(reads)])
+
+    def _check_syntax(self, name: str) -> None:
+        """Compile the needed modules that are new, before the first of them is executed.
+
+        Raises:
+            SyntaxError: a module is not Python.
+        """
+        sources = self._modules.sources
+        for each in sorted(sources.closure(name)):
+            source = sources.modules[each]
+            if source.is_project and source.path and each not in self._modules.modules:
+                _compile(source)
+
+
+def _compile(source: Source) -> None:
+    try:
+        compile(source.data, source.path, "exec", dont_inherit=True)
+    except ValueError as error:  # A zero byte, before Python 3.12.
+        line = source.data.count(b"\n", 0, max(0, source.data.find(b"\0"))) + 1
+        raise SyntaxError(str(error), (source.path, line, None, None)) from error
+
+
+def _has_changed(source: Source, sources: Sources, running: ModuleSet) -> bool:
+    before = running.sources.modules.get(source.name)
+    if before is None:
+        return True
+    if (before.path, before.folders, before.digest) != (source.path, source.folders, source.digest):
+        return True
+    if running.sources.needs(source.name) != sources.needs(source.name):
+        return True
+    module = running.modules.get(source.name)
+    loader = loader_of(vars(module)) if module is not None else None
+    reads = loader.reads.items() if loader is not None else ()
+    return any(file_reads.digest_of(file) != digest for file, digest in reads)
+
+
+def _loaders(modules: Iterable[ModuleType]) -> Iterator[VersionLoader]:
+    for module in modules:
+        loader = loader_of(vars(module))
+        if loader is not None:
+            yield loader
+
+
+def _module_of(spec: FunctionSpec) -> str:
+    return spec.handler.partition(":")[0]
+
+
+def _failure_of(error: ConfigError, sources: Sources) -> LoadFailure:
+    cause = error.__cause__
+    if not isinstance(cause, LoadError) or cause.place is None:
+        return LoadFailure.of(error.problems)
+    filename, line = cause.place
+    path = str(Path(filename))
+    for source in sources.modules.values():
+        if source.path == path:
+            text = source.data.decode(errors="replace")
+            return LoadFailure(
+                shorten(path, line), cause.short, cause.remedy, excerpt(text.splitlines(), line)
+            )
+    where = shorten(path, line)
+    return LoadFailure(where, cause.short, cause.remedy, excerpt_of(where))
+
+
+__all__ = ["Candidate", "Project"]

@@ -1,0 +1,379 @@
+"""Imports the project's modules in versions that live beside each other.
+
+A `ModuleSet` is one consistent version of all project modules: what its modules import is of the
+same set. A new set shares the modules with the set before that neither changed nor need a module
+that changed, and executes all others from bytes that were read once; Python's bytecode files are
+never read. Nothing of an older set is patched: it lives as long as something refers to it.
+
+An import statement calls `builtins.__import__` with the importing module's globals, whose
+`__loader__` names the set. Source: Python language reference, section 5.6 and `__import__`.
+"""
+
+import builtins
+import importlib
+import importlib.abc
+import importlib.util
+import linecache
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, FrameType, ModuleType
+from typing import Any
+
+from runtime.loader.current_module import CurrentModule, is_current_module
+from runtime.loader.file_reads import recorded
+from runtime.loader.sources import Source, Sources
+
+
+class VersionLoader(SourceFileLoader):
+    """The `__loader__` of one version of a module; lives as long as the module's globals.
+
+    Attributes:
+        source: the source that was executed.
+        modules: the newest set that the module is in.
+        reads: digests of the data files that the module read while it was imported or started.
+    """
+
+    def __init__(self, source: Source, filename: str, modules: "ModuleSet") -> None:
+        super().__init__(source.name, filename)
+        self.source = source
+        self.modules = modules
+        self.reads: dict[str, bytes] = {}
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the bytes of this version."""
+        code: CodeType = self.source_to_code(self.source.data, self.path)
+        return code
+
+    def get_source(self, fullname: str) -> str:
+        """The text of this version."""
+        return importlib.util.decode_source(self.source.data)
+
+
+class ModuleSet:
+    """One consistent version of the project's modules.
+
+    Args:
+        sources: the modules on the disk.
+        versions: the sets of this process.
+        shared: modules of the set before that are unchanged.
+    """
+
+    def __init__(
+        self, sources: Sources, versions: "ModuleVersions", shared: Mapping[str, ModuleType]
+    ) -> None:
+        self.sources = sources
+        self.modules: dict[str, ModuleType] = dict(shared)
+        self._versions = versions
+        self._lock = threading.RLock()
+
+    def owns(self, top: str) -> bool:
+        """Whether a top-level name is a project module or a package that has some."""
+        return self.source_of(top) is not None
+
+    def load(self, name: str) -> ModuleType:
+        """This set's module of a dotted name; the ordinary module if it is not the project's.
+
+        Raises:
+            ModuleNotFoundError: there is no such module.
+            Exception: whatever the module raised.
+        """
+        with self._lock:
+            found = self.modules.get(name)
+            if found is not None:
+                return found
+            parent = name.rpartition(".")[0]
+            around = self.load(parent) if parent else None
+            if name in self.modules:
+                return self.modules[name]  # The parent imported it.
+            source = self.source_of(name)
+            if source is not None:
+                return self._execute(source, around)
+            if is_current_module(sys.modules.get(name)):
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            module = importlib.import_module(name)
+            if around is not None and parent in self.modules:
+                setattr(around, name.rpartition(".")[2], module)
+            return module
+
+    def import_from(self, name: str, wanted: Sequence[str]) -> ModuleType:
+        """The module of `from name import …`, with those of its submodules that are wanted."""
+        module = self.load(name)
+        if hasattr(module, "__path__"):
+            names = list(wanted)
+            if "*" in names:
+                names += [str(each) for each in getattr(module, "__all__", ())]
+            for each in names:
+                if each != "*" and not hasattr(module, each):
+                    self._load_if_there(f"{module.__name__}.{each}")
+        return module
+
+    def take_over(self) -> None:
+        """Make this the set of its shared modules, for what they import from now on."""
+        for module in self.modules.values():
+            loader = loader_of(vars(module))
+            if loader is not None:
+                loader.modules = self
+
+    def _load_if_there(self, name: str) -> None:
+        try:
+            self.load(name)
+        except ModuleNotFoundError as missing:
+            if missing.name != name:
+                raise
+
+    def source_of(self, name: str) -> Source | None:
+        """The project's module of this name in this set, whether it is loaded or not."""
+        found = self.sources.modules.get(name)
+        return found if found is not None and found.is_project else self.sources.find(name)
+
+    def _execute(self, source: Source, around: ModuleType | None) -> ModuleType:
+        name, last = source.name, source.name.rpartition(".")[2]
+        spec = self._spec(source)
+        module = importlib.util.module_from_spec(spec)
+        spec._initializing = True  # type: ignore[attr-defined]  # noqa: SLF001 - for the text of an ImportError in a cycle
+        self.modules[name] = module
+        current = self._versions.stand_in(name)
+        if around is not None:
+            # Python sets it after the import, and finds it in sys.modules before.
+            setattr(around, last, module)
+        try:
+            if source.path and spec.loader is not None:
+                with recorded():
+                    spec.loader.exec_module(module)
+        except BaseException:
+            del self.modules[name]
+            if around is not None and vars(around).get(last) is module:
+                delattr(around, last)
+            self._versions.forget_unless_loaded(name)
+            raise
+        finally:
+            spec._initializing = False  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        replaced = sys.modules.get(name)
+        if replaced is not None and replaced is not current:
+            # A module may put another object in its place. Source: Python's import reference.
+            self.modules[name], sys.modules[name] = replaced, current
+        return self.modules[name]
+
+    def _spec(self, source: Source) -> ModuleSpec:
+        folders = list(source.folders) if source.folders else None
+        if not source.path:
+            spec = ModuleSpec(source.name, None, is_package=True)
+            spec.submodule_search_locations = folders
+            return spec
+        filename = self._versions.filename_of(source)
+        loader = VersionLoader(source, filename, self)
+        self._versions.show_source(loader)
+        found = importlib.util.spec_from_file_location(
+            source.name, filename, loader=loader, submodule_search_locations=folders
+        )
+        if found is None:
+            raise ModuleNotFoundError(f"No module named {source.name!r}", name=source.name)
+        return found
+
+
+class ModuleVersions:
+    """The sets of a process, and their place in Python's import system.
+
+    Attributes:
+        current: the set for whoever is not in a set, such as an installed package.
+        left: modules of older sets that run on, as their new source cannot be loaded.
+    """
+
+    def __init__(self) -> None:
+        self.current: ModuleSet | None = None
+        self.left: dict[str, ModuleType] = {}
+        self._sets: weakref.WeakSet[ModuleSet] = weakref.WeakSet()
+        self._files = _Filenames()
+        self._finder = _Finder(self)
+        self._import = builtins.__import__
+
+    def install(self) -> None:
+        """Let import statements of project modules go to their set."""
+        sys.meta_path.insert(0, self._finder)
+        self._import = builtins.__import__
+        builtins.__import__ = self._import_statement
+
+    def uninstall(self) -> None:
+        """Undo `install`, and remove the project's modules; for tests."""
+        sys.meta_path.remove(self._finder)
+        builtins.__import__ = self._import
+        for name in [each for each, module in sys.modules.items() if is_current_module(module)]:
+            del sys.modules[name]
+
+    def adopt(self, sources: Sources) -> None:
+        """Make the project's modules that Python imported the first set."""
+        imported = {
+            name: sys.modules[name]
+            for name, source in sources.modules.items()
+            if source.is_project and name in sys.modules
+        }
+        adopted = self.new_set(sources, imported)
+        for name, module in imported.items():
+            source = sources.modules[name]
+            if source.path:
+                vars(module)["__loader__"] = VersionLoader(source, source.path, adopted)
+                self._files.hold(source.path, vars(module)["__loader__"])
+            self.stand_in(name)
+        self.current = adopted
+
+    def new_set(self, sources: Sources, shared: Mapping[str, ModuleType]) -> ModuleSet:
+        """A set that is not current yet."""
+        made = ModuleSet(sources, self, shared)
+        self._sets.add(made)
+        return made
+
+    def make_current(self, modules: ModuleSet, left: Mapping[str, ModuleType]) -> None:
+        """Let everybody outside of a set meet this one.
+
+        Args:
+            modules: the set.
+            left: see the attribute.
+        """
+        modules.take_over()
+        self.current, self.left = modules, dict(left)
+        known = modules.modules.keys() | left.keys()
+        for name in [each for each, module in sys.modules.items() if is_current_module(module)]:
+            if name not in known and modules.sources.find(name) is None:
+                del sys.modules[name]
+
+    def set_of(self, frame: FrameType | None) -> ModuleSet | None:
+        """The set of the innermost project code on a stack; the current one without any."""
+        while frame is not None:
+            loader = loader_of(frame.f_globals)
+            if loader is not None:
+                return loader.modules
+            frame = frame.f_back
+        return self.current
+
+    def stand_in(self, name: str) -> CurrentModule:
+        """What stands in `sys.modules` for a project module."""
+        found = sys.modules.get(name)
+        if not isinstance(found, CurrentModule):
+            found = sys.modules[name] = CurrentModule(name, self._resolve)
+        return found
+
+    def forget_unless_loaded(self, name: str) -> None:
+        """Remove a name from `sys.modules` of which no version is left."""
+        if self._resolve(name, None) is None:
+            sys.modules.pop(name, None)
+
+    def filename_of(self, source: Source) -> str:
+        """The file's path, in a spelling that no other living version has.
+
+        Tracebacks and `inspect` find the lines of a version by its spelling, and whoever opens
+        the path finds the file: the second spelling of `shop/cart.py` is `shop/./cart.py`.
+        """
+        return self._files.free(source.path)
+
+    def show_source(self, loader: VersionLoader) -> None:
+        """Let tracebacks show the lines of a version, whatever is on the disk by then."""
+        self._files.hold(loader.path, loader)
+
+    def _resolve(self, name: str, frame: FrameType | None) -> ModuleType | None:
+        if len(self._sets) > 1:
+            of_caller = self.set_of(frame)
+            if of_caller is not None and name in of_caller.modules:
+                return of_caller.modules[name]
+        if self.current is not None and name in self.current.modules:
+            return self.current.modules[name]
+        if name in self.left:
+            return self.left[name]
+        # The first set, while it is being loaded, or a module that a failed version imported.
+        return next((each.modules[name] for each in self._sets if name in each.modules), None)
+
+    def _import_statement(
+        self,
+        name: str,
+        globals: Mapping[str, Any] | None = None,  # noqa: A002 - likewise
+        locals: Mapping[str, Any] | None = None,  # noqa: A002 - likewise
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        loader = loader_of(globals) if globals else None
+        if loader is None:
+            return self._import(name, globals, locals, fromlist or (), level)
+        absolute = name
+        if level:
+            absolute = importlib.util.resolve_name("." * level + name, loader.source.package)
+        top = absolute.partition(".")[0]
+        if not loader.modules.owns(top):
+            return self._import(name, globals, locals, fromlist or (), level)
+        if fromlist:
+            return loader.modules.import_from(absolute, fromlist)
+        loader.modules.load(absolute)
+        return loader.modules.load(top)
+
+
+class _Filenames:
+    """Spellings of paths: one for each living version of a file."""
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()
+
+    def free(self, path: str) -> str:
+        place = Path(path)
+        spelling, dots = path, ""
+        while spelling in self._held:
+            dots += "./"
+            spelling = f"{place.parent}/{dots}{place.name}"
+        return spelling
+
+    def hold(self, spelling: str, loader: VersionLoader) -> None:
+        self._held.add(spelling)
+        data = loader.source.data
+        try:
+            lines = importlib.util.decode_source(data).splitlines(keepends=True)
+        except (SyntaxError, UnicodeDecodeError):
+            lines = data.decode(errors="replace").splitlines(keepends=True)
+        # Without a time, linecache keeps the entry whatever becomes of the file.
+        linecache.cache[spelling] = (len(data), None, lines, spelling)
+        weakref.finalize(loader, self._release, spelling).atexit = False
+
+    def _release(self, spelling: str) -> None:
+        self._held.discard(spelling)
+        linecache.cache.pop(spelling, None)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds project modules for whoever does not use an import statement of a project module."""
+
+    def __init__(self, versions: ModuleVersions) -> None:
+        self._versions = versions
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        modules = self._versions.set_of(sys._getframe(1))  # noqa: SLF001 - Python's own way
+        if modules is None or modules.source_of(fullname) is None:
+            return None
+        return ModuleSpec(fullname, _IntoSet(modules, self._versions))
+
+
+class _IntoSet(importlib.abc.Loader):
+    """Loads a module into a set, and puts what stands for it into `sys.modules`."""
+
+    def __init__(self, modules: ModuleSet, versions: ModuleVersions) -> None:
+        self._modules = modules
+        self._versions = versions
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        sys.modules.pop(name, None)
+        self._modules.load(name)
+        self._versions.stand_in(name)
+
+
+def loader_of(namespace: Mapping[str, Any]) -> VersionLoader | None:
+    """The loader of the version whose globals these are; None for other modules."""
+    found = namespace.get("__loader__")
+    return found if type(found) is VersionLoader else None
+
+
+__all__ = ["ModuleSet", "ModuleVersions", "VersionLoader", "loader_of"]
