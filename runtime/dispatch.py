@@ -176,7 +176,8 @@ class Dispatcher:
         if isinstance(failure, PayloadError):
             return Dead("PAYLOAD_INVALID", text_of(failure.reason), kind, failure=failure)
         outage = failure if excuse and is_outage(failure) else None
-        if message.attempt >= version.max_attempts and outage is None:
+        is_last = message.attempt >= version.max_attempts and _counts(failure)
+        if is_last and outage is None:
             code = "TIMEOUT" if isinstance(failure, TimeLimitExceeded) else "ATTEMPTS_EXHAUSTED"
             trace = mask(format_traceback(failure))
             return Dead(code, mask(describe(failure)), kind, trace, failure)
@@ -192,7 +193,15 @@ class Dispatcher:
                 note = "its delay_s is not a number of seconds, the retry policy's delay is used"
         if delay_s is None:
             delay_s = retry_delay_s(policy, message.attempt, self._chance())
-        return Later(delay_s, mask(describe(failure)), name_of(failure), outage, note, failure)
+        return Later(
+            delay_s,
+            mask(describe(failure)),
+            name_of(failure),
+            outage,
+            note,
+            failure,
+            counts=_counts(failure),
+        )
 
     def _end_if_idle(self, version: FunctionVersion) -> None:
         if not version.calls:
@@ -344,6 +353,10 @@ def _judge_unreadable(message: Message) -> Dead:
     """The outcome of an invalid NATS message, which is not passed to a function."""
     reason = message.unreadable.reason if message.unreadable is not None else ""
     return Dead("MESSAGE_UNREADABLE", reason)
+
+
+def _counts(failure: Exception) -> bool:
+    return not (isinstance(failure, Retry) and failure.counts is False)
 
 
 def _may_be_one_message(failure: Exception) -> bool:

@@ -200,11 +200,16 @@ class Retry(Steering):
         delay_s: least time to wait, in seconds; None means the function's retry policy. Less than 0
             counts as 0, more than 30 days as 30 days. A value that is not a number of seconds, NaN
             for example, counts as None and is logged as a warning.
+        counts: False if the function has tried nothing, because it knows that now is too early: the
+            call uses up no attempt, so the message is never given up for it.
     """
 
-    def __init__(self, reason: str = "", *, delay_s: float | None = None) -> None:
+    def __init__(
+        self, reason: str = "", *, delay_s: float | None = None, counts: bool = True
+    ) -> None:
         self.reason = reason if _is_given(reason) else "the function asked for another attempt"
         self.delay_s = delay_s
+        self.counts = counts
         super().__init__(text_of(self.reason))
 
 

@@ -22,6 +22,7 @@ class Later:
         note: a warning for the log, such as a delay that could not be used.
         failure: the exception; None when it was raised in another process.
         where: the function's line that failed, when in another process; see `place`.
+        counts: whether the call used up an attempt.
     """
 
     delay_s: float
@@ -31,6 +32,7 @@ class Later:
     note: str = ""
     failure: Exception | None = field(default=None, compare=False, repr=False)
     where: str = field(default="", compare=False)
+    counts: bool = True
 
     def place(self) -> str:
         """`file:line` of the function's own code that failed; empty when it is not known."""

@@ -131,6 +131,8 @@ class Settlement:
 
     async def _later(self, message: Message, later: Later) -> bool:
         self._failures.failed(message, later)
+        if not later.counts:
+            return await self._postpone(message, later)
         if (
             later.delay_s >= PARK_FROM_S
             and self._retry_in_place is None
@@ -149,6 +151,29 @@ class Settlement:
                 self._metrics.count("parked")
                 return True
         return self.retry_later(message, later.delay_s)
+
+    async def _postpone(self, message: Message, later: Later) -> bool:
+        """Wait without using up an attempt: a copy in the mailbox says how many were made."""
+        if self._retry_in_place is not None:
+            self._metrics.count("retried")
+            self._retry_in_place(message, later.delay_s)
+            return False
+        mailbox = self._backends.mailbox
+        try:
+            if mailbox.supports_parking:
+                await mailbox.park(
+                    message, self._function, later.delay_s, later.reason, counts=False
+                )
+            else:
+                await mailbox.hand_over(message, self._function, later.delay_s)
+        except (PublishFailed, Unsendable) as failure:
+            self._log_of(message).warning(
+                "Parking failed, the message waits in its stream", reason=failure.reason
+            )
+            return self.retry_later(message, later.delay_s)
+        self.ack_moved([message])
+        self._metrics.count("parked")
+        return True
 
     async def _bury(self, message: Message, dead: Dead) -> bool:
         letter = DeadLetter(

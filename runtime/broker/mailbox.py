@@ -85,7 +85,13 @@ class Mailbox:
         self._supports_parking = bool(found["config"].get("allow_msg_schedules"))
 
     async def park(
-        self, message: Message, function: str, delay_s: float, reason: str = ""
+        self,
+        message: Message,
+        function: str,
+        delay_s: float,
+        reason: str = "",
+        *,
+        counts: bool = True,
     ) -> PubAck:
         """Store the message so that this function alone gets it again after `delay_s`.
 
@@ -94,6 +100,7 @@ class Mailbox:
             function: the function that gets it again.
             delay_s: counted by the server's clock: this host's clock may be wrong.
             reason: one sentence for a person.
+            counts: whether the last call was an attempt.
 
         Raises:
             PublishFailed: the message is not stored, the server does not tell the time, or is older
@@ -109,12 +116,15 @@ class Mailbox:
                 subject, f"JetStream does not tell the time: {failure}"
             ) from failure
         headers = {
-            **mailbox_headers(message, function, message.attempt),
+            **mailbox_headers(message, function, message.attempt - (not counts)),
             names.REASON: names.escape(reason, _REASON_CHARACTERS),
             _SCHEDULE: f"@at {_timestamp(due_at)}",
             _TARGET: f"mailbox.ready.{function}",
         }
         msg_id = f"park-{identity_of(message, function)}-{message.attempt}"
+        if not counts:
+            # The same attempt may be postponed many times, each time as one delivery of its own.
+            msg_id = f"{msg_id}-{message.reply}"
         return await self._broker.publish(subject, message.data, msg_id=msg_id, headers=headers)
 
     async def post(self, message: Message, function: str) -> PubAck:

@@ -63,6 +63,22 @@ async def test_a_parked_message_comes_back_to_its_function_with_its_identity(
 
 
 @parks
+async def test_a_delivery_that_does_not_count_is_parked_again_and_again_with_its_attempt(
+    broker: Broker, mailbox: Mailbox
+) -> None:
+    message = await _delivered(broker)
+    for _ in range(3):
+        await mailbox.park(message, "work", 0, counts=False)
+        [delivery] = await pull(broker, "MAILBOX", "work")
+        await broker.send(delivery.reply, b"+ACK")
+        message = mailbox.restore(delivery)
+        assert message.attempt == 1
+    await mailbox.park(message, "work", 0)
+    [delivery] = await pull(broker, "MAILBOX", "work")
+    assert mailbox.restore(delivery).attempt == 2
+
+
+@parks
 async def test_attempts_go_on_counting_through_redeliveries_and_further_parking(
     broker: Broker, mailbox: Mailbox
 ) -> None:

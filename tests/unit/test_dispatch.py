@@ -91,6 +91,14 @@ async def test_the_exception_decides_the_outcome(
     assert await dispatcher.run_event(_message(attempt=attempt)) == outcome
 
 
+async def test_a_retry_that_does_not_count_is_never_the_last_attempt() -> None:
+    dispatcher = _dispatcher(_raising(Retry("too early", delay_s=7, counts=False)))
+
+    outcome = await dispatcher.run_event(_message(attempt=3))
+
+    assert outcome == Later(7, "too early", "Retry", counts=False)
+
+
 @pytest.mark.parametrize("failure", [ValueError("bad"), Retry("later", delay_s=7)])
 async def test_the_last_attempt_ends_in_a_dead_letter(failure: Exception) -> None:
     outcome = await _dispatcher(_raising(failure)).run_event(_message(attempt=3))

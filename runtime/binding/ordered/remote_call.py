@@ -48,6 +48,7 @@ def encode_outcome(outcome: Outcome) -> bytes:
             "outage": outcome.outage is not None,
             "note": outcome.note,
             "where": outcome.place(),
+            "counts": outcome.counts,
         }
     elif isinstance(outcome, Dead):
         content = {
@@ -81,6 +82,7 @@ def decode_outcome(answer: bytes) -> Outcome | None:
             outage,
             note=str(content.get("note", "")),
             where=str(content.get("where", "")),
+            counts=content.get("counts", True) is not False,
         )
     if kind == "dead":
         code, reason, error_type, trace = (
