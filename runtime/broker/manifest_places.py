@@ -4,7 +4,7 @@ from runtime.broker.drift import Change
 from runtime.broker.stream_configs import Wanted
 from runtime.errors import Problem
 from runtime.manifest.model import Manifest
-from runtime.manifest.positions import Path, dotted
+from runtime.manifest.positions import Path
 
 _OF_FIELD = {"num_replicas": "replicas", "deliver_policy": "deliver"}
 """JetStream's names of fields that have another name in a manifest."""
@@ -56,4 +56,4 @@ def _place(manifest: Manifest, path: Path, field: str, wrong: str, remedy: str) 
         return None
     if field:
         path = (*path, _OF_FIELD.get(field, field))
-    return Problem(manifest.positions.where(*path), dotted(path), wrong, remedy)
+    return Problem(manifest.positions.where(*path), manifest.positions.field(*path), wrong, remedy)

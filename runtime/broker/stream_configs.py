@@ -10,9 +10,9 @@ from runtime.manifest.model import (
     ConsumerSpec,
     FunctionSpec,
     Manifest,
-    Seconds,
     StreamSpec,
 )
+from runtime.manifest.values import Seconds
 
 DEAD_LETTERS = "DEAD_LETTERS"
 MAILBOX = "MAILBOX"

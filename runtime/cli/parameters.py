@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from runtime.manifest.model import NAME_PATTERN, SUBJECT_PATTERN, check_subject, parse_duration
+from runtime.manifest.values import NAME_PATTERN, SUBJECT_PATTERN, check_subject, parse_duration
 
 
 class _Sequence(click.IntRange):

@@ -10,7 +10,7 @@ from runtime.call_task import failure_of
 from runtime.errors import Problem
 from runtime.loader.module import LoadError
 from runtime.manifest.document import UNRESOLVED
-from runtime.manifest.positions import Path, Positions, dotted
+from runtime.manifest.positions import Path, Positions
 from runtime.manifest.translation import holds_unresolved, suggest, translate
 
 _HIDDEN = "**********"
@@ -69,7 +69,10 @@ def _find_unknown(
     }
     return [
         Problem(
-            positions.where(*path, name), dotted((*path, name)), "no such key", suggest(name, known)
+            positions.where(*path, name),
+            positions.field(*path, name),
+            "no such key",
+            suggest(name, known),
         )
         for name in given
         if name not in known
@@ -81,7 +84,7 @@ def _explain_failure(
 ) -> Problem:
     # Only the type: the text may contain the given values.
     wrong = f"{model.__name__} raised {type(failure).__name__} when it was filled"
-    return Problem(positions.where(*path), dotted(path), wrong, "correct its validators")
+    return Problem(positions.where(*path), positions.field(*path), wrong, "correct its validators")
 
 
 def _reveal(value: Any) -> Any:  # noqa: ANN401 - any YAML value

@@ -9,6 +9,7 @@ from itertools import combinations
 
 from runtime.errors import Problem
 from runtime.manifest.endpoints import find_endpoint_conflicts
+from runtime.manifest.idle_keys import IDLE_KEYS
 from runtime.manifest.model import (
     ConsumerBindingSpec,
     FunctionSpec,
@@ -16,7 +17,7 @@ from runtime.manifest.model import (
     Manifest,
     StreamSpec,
 )
-from runtime.manifest.positions import Path, dotted
+from runtime.manifest.positions import Path
 from runtime.manifest.translation import suggest
 from runtime.subjects import overlaps
 
@@ -29,19 +30,6 @@ _OWN_STREAMS = {
 }
 """Streams that the host creates for itself, and the subjects that are reserved for them."""
 _SHORTEST_AGE_S = 0.1
-_IDLE_KEYS = {
-    "endpoint": (
-        *("batch", "fair_by", "max_in_flight", "max_in_flight_bytes"),
-        *("ordered_by", "rate", "retry"),
-    ),
-    "schedule": ("batch", "fair_by", "max_in_flight", "max_in_flight_bytes", "ordered_by", "rate"),
-    "service": (
-        *("batch", "concurrency", "fair_by", "max_in_flight", "max_in_flight_bytes"),
-        *("ordered_by", "rate", "retry"),
-        "timeout",
-    ),
-}
-"""Keys that have no effect on a function with this binding."""
 
 
 def find_conflicts(manifest: Manifest, *, unknown: Collection[str] = ()) -> list[Problem]:
@@ -65,7 +53,7 @@ def find_conflicts(manifest: Manifest, *, unknown: Collection[str] = ()) -> list
         *find_endpoint_conflicts(manifest),
     ]
     return [
-        Problem(manifest.positions.where(*path), dotted(path), wrong, remedy)
+        Problem(manifest.positions.where(*path), manifest.positions.field(*path), wrong, remedy)
         for path, wrong, remedy in found
     ]
 
@@ -236,8 +224,8 @@ def _check_keys(manifest: Manifest) -> Iterator[Finding]:
 
 def _check_idle_keys(manifest: Manifest) -> Iterator[Finding]:
     for name, function in manifest.functions.items():
-        for binding, keys in _IDLE_KEYS.items():
-            for key in keys:
+        for binding, keys in IDLE_KEYS.items():
+            for key in sorted(keys):
                 if getattr(function, binding) and key in function.model_fields_set:
                     wrong = f"has no effect on a function with `{binding}:`"
                     yield ("functions", name, key), wrong, "remove it"

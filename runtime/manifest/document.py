@@ -12,6 +12,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from runtime.errors import Problem
 from runtime.manifest.interpolation import (
     SECRET_KEYS,
+    Absent,
     Unresolvable,
     interpolate,
     resolve_secret,
@@ -33,6 +34,8 @@ class Unresolved:
 
 
 UNRESOLVED: Final = Unresolved()
+_LEFT_OUT: Final = object()
+"""In place of an optional secret that is not set: its key is left out."""
 
 
 @dataclass(slots=True)
@@ -132,7 +135,8 @@ class _Builder:
             if isinstance(node, ScalarNode):
                 return self._build_scalar(node, place)
             if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
-                return [self.build(item, (*place, at)) for at, item in enumerate(node.value)]
+                items = [self.build(item, (*place, at)) for at, item in enumerate(node.value)]
+                return [item for item in items if item is not _LEFT_OUT]
             if isinstance(node, MappingNode) and node.tag == _TAG + "map":
                 return self._build_mapping(node, place)
             return self._refuse_tag(node, place)
@@ -181,7 +185,8 @@ class _Builder:
                 continue
             lines[name] = _line(key)
             self._document.places.setdefault((*place, name), f"{self._path}:{lines[name]}")
-            values[name] = self.build(value, (*place, name))
+            if (built := self.build(value, (*place, name))) is not _LEFT_OUT:
+                values[name] = built
         for other in merged:
             for name, value in self._merge(other, place):
                 values.setdefault(name, value)
@@ -198,24 +203,27 @@ class _Builder:
             yield from built.items()
 
     def _resolve_secret(self, node: Node, values: dict[str, Any], place: Place) -> Any:  # noqa: ANN401
+        is_optional = values.pop("optional", False)
         key, target = next(iter(values.items()))
         if len(values) > 1:
-            return self._refuse(
-                node,
-                place,
-                "a reference to a secret has more than one key",
-                "write {from_env: NAME} or {from_file: PATH} and nothing else",
-            )
+            wrong = "a reference to a secret has more than one key"
+            remedy = "write {from_env: NAME} or {from_file: PATH}, and perhaps optional: true"
+            return self._refuse(node, place, wrong, remedy)
+        if not isinstance(is_optional, bool):
+            return self._refuse(node, place, "optional is not true or false", "write true or false")
         if target is UNRESOLVED:
             return UNRESOLVED
         if not isinstance(target, str) or not target:
             return self._refuse(node, place, f"{key} names nothing", f"write {{{key}: NAME}}")
+        folder = self._path.parent
         try:
-            return resolve_secret(
-                key, target, environment=self._environment, folder=self._path.parent
-            )
+            secret = resolve_secret(key, target, environment=self._environment, folder=folder)
         except Unresolvable as reason:
-            return self._refuse(node, place, reason.wrong, reason.remedy)
+            if is_optional and isinstance(reason, Absent):
+                secret = None
+            else:
+                return self._refuse(node, place, reason.wrong, reason.remedy)
+        return secret or _LEFT_OUT
 
     def _refuse_tag(self, node: Node, place: Place) -> Unresolved:
         return self._refuse(node, place, f"unknown tag {node.tag!r}", "remove the tag")
@@ -227,7 +235,8 @@ class _Builder:
 
 
 def _may_hold_secret(place: Place) -> bool:
-    return len(place) >= len(("functions", "name", "settings", "key")) and (
-        place[0],
-        place[2],
-    ) == ("functions", "settings")
+    # The value of a setting: of the defaults, a function, or a trigger of a function.
+    start = {"defaults": 1, "functions": 2}.get(str(place[0]), len(place)) if place else 0
+    if place[start : start + 1] == ("triggers",):
+        start += 2
+    return place[start : start + 1] == ("settings",) and len(place) > start + 1

@@ -22,6 +22,10 @@ class Unresolvable(Exception):  # noqa: N818 - not raised beyond this package
         super().__init__(wrong)
 
 
+class Absent(Unresolvable):
+    """The variable or file of a secret is not there, or empty: allowed for an optional one."""
+
+
 def interpolate(text: str, environment: Mapping[str, str]) -> str:
     """Replace `${NAME}` and `${NAME:-default}` in the text, and `$${` by `${`.
 
@@ -63,13 +67,14 @@ def resolve_secret(
     A relative PATH is relative to `folder`, the manifest's folder.
 
     Raises:
-        Unresolvable: the variable or file does not exist, or is empty.
+        Absent: the variable or file does not exist, or is empty.
+        Unresolvable: the file cannot be read, or is no text.
     """
     if key == "from_env":
         secret = environment.get(target, "")
         if not secret:
             state = "empty" if target in environment else "not set"
-            raise Unresolvable(f"the variable {target} is {state}", "set it to the secret")
+            raise Absent(f"the variable {target} is {state}", "set it to the secret")
         return SecretStr(secret)
     return SecretStr(_read_secret(folder / target))
 
@@ -80,11 +85,12 @@ def _read_secret(path: Path) -> str:
             content = file.read(_SECRET_FILE_BYTES)
         secret = content.decode().removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        raise Unresolvable(
+        kind = Absent if isinstance(error, FileNotFoundError) else Unresolvable
+        raise kind(
             f"{path} cannot be read: {error.strerror}", "name a file that holds the secret"
         ) from None
     except UnicodeDecodeError:
         raise Unresolvable(f"{path} is not UTF-8 text", "store the secret as text") from None
     if not secret:
-        raise Unresolvable(f"{path} is empty", "write the secret into it")
+        raise Absent(f"{path} is empty", "write the secret into it")
     return secret

@@ -1,140 +1,103 @@
-"""Models of a manifest's entries, with all their limits. `reader` reads the YAML."""
+"""Models of a manifest's entries, with all their limits. `reader` reads the YAML.
 
-import re
+The text below a field is its meaning in `runtime schema` and in the manifest reference.
+"""
+
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PrivateAttr, StringConstraints, model_validator
 
 from runtime.manifest.positions import Positions
 from runtime.manifest.rate import Rate
-from runtime.manifest.trigger import Cron, Interval, Trigger, check_cron, check_zone
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?")
-_SIZE_UNITS_BYTES = {
-    "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4,
-    "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4,
-}  # fmt: skip
-
-
-class Seconds(float):
-    """A number of seconds, for code that gives a duration to a model."""
-
-
-def parse_duration(value: object) -> float:
-    """Parse a duration such as `250ms`, `30s`, `1h30m` or `7d` to seconds.
-
-    Raises:
-        ValueError: anything else, a bare number included, as its unit would be a guess.
-    """
-    if isinstance(value, Seconds):
-        return value
-    if isinstance(value, str):
-        parts = _DURATION.findall(value.strip())
-        if parts and "".join(number + unit for number, unit in parts) == value.strip():
-            return sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
-    raise ValueError(f"{value!r} is not a duration; write it like 250ms, 30s, 5m, 1h30m or 7d")
-
-
-def parse_size(value: object) -> int:
-    """Parse a size such as `8192`, `64KB`, `1GB` (powers of 1000) or `1GiB` (powers of 1024).
-
-    Raises:
-        ValueError: anything else.
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
-        return int(float(found[1]) * _SIZE_UNITS_BYTES[found[2] or "B"])
-    raise ValueError(f"{value!r} is not a size; write it like 8192, 64KB, 512MB or 1GiB")
-
-
-def check_subject(subject: str) -> str:
-    """The subject, if it is valid in NATS.
-
-    Raises:
-        ValueError: a `>` is anywhere but alone at the end.
-    """
-    if ">" in subject.split(".")[:-1]:
-        raise ValueError(f"{subject!r} has a > in the middle; > may only be the last part")
-    return subject
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str)]
-Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str)]
-NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-MODULE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
-HANDLER_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
-SUBJECT_PATTERN = r"^[^\s.]+(\.[^\s.]+)*$"
-HTTP_PATH_PATTERN = r"^/[A-Za-z0-9_\-./{}]*$"
-FIELD_PATTERN = r"^([^\s.]+\.)*[^\s.]+$"
-QUEUE_GROUP_PATTERN = r"^[^\s]*$"
-LINK_NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9 _-]{0,10}$"
-LINK_URL_PATTERN = r"^[a-z][a-z0-9+.-]*://[!-~]+$"
-
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-ModulePath = Annotated[str, StringConstraints(pattern=MODULE_PATTERN)]
-Subject = Annotated[
-    str,
-    StringConstraints(pattern=SUBJECT_PATTERN, max_length=255),
-    AfterValidator(check_subject),
-]
-LinkName = Annotated[str, StringConstraints(pattern=LINK_NAME_PATTERN)]
-LinkUrl = Annotated[str, StringConstraints(pattern=LINK_URL_PATTERN, max_length=255)]
-CronExpression = Annotated[str, StringConstraints(max_length=255), AfterValidator(check_cron)]
-
-
-class Model(BaseModel):
-    """Base of all models: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from runtime.manifest.trigger import Cron, Interval, Trigger, check_zone
+from runtime.manifest.values import (
+    FIELD_PATTERN,
+    HANDLER_PATTERN,
+    HTTP_PATH_PATTERN,
+    QUEUE_GROUP_PATTERN,
+    CronExpression,
+    Duration,
+    LinkName,
+    LinkUrl,
+    Model,
+    ModulePath,
+    Name,
+    Size,
+    Subject,
+)
 
 
 class ConsumerSpec(Model):
     """A durable JetStream pull consumer. Source: NATS API `consumer_configuration`."""
 
     filter_subjects: tuple[Subject, ...] = ()
+    """Only these subjects. They may not overlap, nor those of another consumer of a work queue.
+    Without it: everything in the stream."""
     deliver: Literal["all", "new", "last"] = "all"
+    """Where a new consumer begins: `all` stored messages, only `new` messages, or the `last` stored
+    message and all later ones."""
     ack_wait: Annotated[Duration, Field(ge=1, le=86400)] = 30.0
+    """Time without a sign of life after which JetStream delivers a message again."""
     max_ack_pending: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    """Unsettled messages on all hosts together."""
     max_deliver: Annotated[int, Field(ge=-1, le=1000)] | None = None
+    """The server's own limit of deliveries, not below the attempts of the retry policy; -1 for
+    none. Without it: from `retry`."""
     description: Annotated[str, StringConstraints(max_length=4096)] = ""
+    """For people."""
 
 
 class StreamSpec(Model):
     """A JetStream stream. Source: NATS API `stream_configuration`. -1 means no limit."""
 
     subjects: Annotated[tuple[Subject, ...], Field(min_length=1)]
+    """The subjects that the stream stores. No two streams may overlap."""
     retention: Literal["limits", "interest", "workqueue"] = "limits"
+    """How long a message is kept: `limits` until a limit below is reached, `interest` until every
+    consumer has acknowledged it, `workqueue` until one has."""
     storage: Literal["file", "memory"] = "file"
+    """Where messages are stored. Those in memory are lost when the server restarts."""
     discard: Literal["old", "new"] = "old"
+    """What happens when the stream is full: `old` deletes the oldest message, `new` refuses the new
+    message, and its publisher tries again."""
     max_age: Annotated[Duration, Field(ge=0)] = 0.0
+    """Older messages are deleted; 0s for never."""
     max_bytes: Annotated[Size, Field(ge=-1)] = -1
+    """The most bytes in the stream; -1 for no limit."""
     max_msgs: Annotated[int, Field(ge=-1)] = -1
+    """The most messages in the stream; -1 for no limit."""
     max_msgs_per_subject: Annotated[int, Field(ge=-1)] = -1
+    """The most messages of one subject; -1 for no limit."""
     max_msg_size: Annotated[Size, Field(ge=-1)] = -1
+    """The largest message that the stream takes; -1 for no limit but the server's."""
     duplicate_window: Annotated[Duration, Field(ge=0.1)] = 120.0
+    """How long the stream remembers a message id, so that a repeated publish stores nothing. At
+    most `max_age`."""
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """Servers of the cluster that store each message."""
     description: Annotated[str, StringConstraints(max_length=4096)] = ""
+    """For people."""
     consumers: dict[Name, ConsumerSpec] = Field(default_factory=dict)
+    """Durable pull consumers that no function of these manifests binds, for other clients. Keys as
+    under `consumer`, without `stream` and `durable`."""
 
 
-class ConsumerBindingSpec(ConsumerSpec):
+class ConsumerDefaults(ConsumerSpec):
+    """What functions with a consumer have in common."""
+
+    stream: Name | None = None
+    """A stream that one of the manifests declares."""
+
+
+class ConsumerBindingSpec(ConsumerDefaults):
     """Binds a function to a durable consumer of a stream."""
 
     stream: Name
+    """A stream that one of the manifests declares."""
     durable: Name | None = None
+    """Name of the consumer. Hosts with the same durable share its messages. Without it: the
+    function's name."""
 
     def durable_of(self, function: str) -> str:
         """The consumer's name: as written, or else the function's own."""
@@ -145,8 +108,11 @@ class BatchSpec(Model):
     """When the function is called with a batch: at the first of these limits that is reached."""
 
     size: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Messages."""
     bytes: Annotated[Size, Field(ge=1)] = 2_000_000
+    """Bytes of the messages together."""
     wait: Annotated[Duration, Field(ge=0, le=300)] = 0.05
+    """Time since the first message."""
 
 
 class RetrySpec(Model):
@@ -157,11 +123,18 @@ class RetrySpec(Model):
     """
 
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    """Attempts after which a message is a dead letter."""
     delay: Annotated[Duration, Field(gt=0, le=86400)] = 1.0
+    """Wait after the first failed attempt."""
     factor: Annotated[float, Field(ge=1, le=10)] = 2.0
+    """Each further wait is so many times longer."""
     cap: Annotated[Duration, Field(gt=0, le=7 * 86400)] = 300.0
+    """The longest wait."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """The share by which a wait varies at random, up or down."""
     schedule: tuple[Annotated[Duration, Field(gt=0, le=7 * 86400)], ...] = ()
+    """The waits one by one, instead of the keys above: with three of them there are four
+    attempts."""
 
     @property
     def max_attempts(self) -> int:
@@ -170,15 +143,12 @@ class RetrySpec(Model):
 
 
 class KeySpec(Model):
-    """The key of a message: a token of its subject, or a field of its payload.
-
-    Attributes:
-        token: number of the subject's token, 1 for the first.
-        field: path of the field in a JSON payload, names joined by dots.
-    """
+    """The key of a message: a token of its subject, or a field of its payload."""
 
     token: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Number of the subject's part, 1 for the first."""
     field: Annotated[str, StringConstraints(pattern=FIELD_PATTERN, max_length=255)] | None = None
+    """Path of the field in a JSON payload, names joined by dots."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "KeySpec":
@@ -189,48 +159,78 @@ class KeySpec(Model):
 
 
 class RateSpec(Model):
-    """Token bucket of one host: `burst` messages at once, then `limit` a second.
-
-    Without `burst` the burst is a tenth of a second's messages, so that a short delay does not
-    lower the rate.
-    """
+    """Token bucket of one host: `burst` messages at once, then `limit` a second."""
 
     limit: Rate
+    """Messages in a time, such as 50/s."""
     burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Messages at once. Without it: those of a tenth of a second, at least 1, so that a short delay
+    does not lower the rate."""
 
 
-class HttpSpec(Model):
-    """How the gateway exposes an endpoint. `{name}` in the path becomes a field of the payload."""
+class HttpDefaults(Model):
+    """What endpoints that are exposed by HTTP have in common."""
+
+    auth: Literal["admin", "none"] = "admin"
+    """Who may call it: `admin` asks for the admin key, `none` for nothing."""
+    status: Annotated[int, Field(ge=200, le=299)] = 200
+    """The status of a successful answer."""
+
+
+class HttpSpec(HttpDefaults):
+    """How the gateway exposes an endpoint."""
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    """The method of the request."""
     path: Annotated[str, StringConstraints(pattern=HTTP_PATH_PATTERN, max_length=255)]
-    auth: Literal["admin", "none"] = "admin"
-    status: Annotated[int, Field(ge=200, le=299)] = 200
+    """The path of the request. `{name}` in it becomes a field of the payload."""
 
 
-class EndpointBindingSpec(Model):
+class EndpointDefaults(Model):
+    """What functions with an endpoint have in common."""
+
+    service: Name | None = None
+    """The micro service that lists the endpoint. Without it: the function's name."""
+    queue_group: Annotated[str, StringConstraints(pattern=QUEUE_GROUP_PATTERN, max_length=64)] = "q"
+    """Endpoints of one group share the requests. If empty, every host answers each request."""
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """Requests that may wait for a free call. Further requests are answered 429."""
+    http: HttpDefaults | None = None
+    """Exposes the endpoint by HTTP."""
+
+
+class EndpointBindingSpec(EndpointDefaults):
     """Binds a function to a subject of a NATS micro service."""
 
     subject: Subject
-    service: Name | None = None
-    queue_group: Annotated[str, StringConstraints(pattern=QUEUE_GROUP_PATTERN, max_length=64)] = "q"
-    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """The subject of the requests. No stream may store it, and no other endpoint may overlap it."""
     description: Annotated[str, StringConstraints(max_length=4096)] = ""
+    """For people. Without it: the function's."""
     http: HttpSpec | None = None
+    """Exposes the endpoint by HTTP."""
 
 
-class ScheduleBindingSpec(Model):
-    """Binds a function to a schedule; each tick is called once in the whole cluster.
+class ScheduleDefaults(Model):
+    """What functions with a schedule have in common."""
 
-    `missed` decides about ticks that no host could run: `skip` them, or run `once` for all of them
-    together as soon as a host can.
-    """
+    timezone: Annotated[str, AfterValidator(check_zone)] = "UTC"
+    """For `cron`: a name such as Europe/Vienna."""
+    missed: Literal["skip", "once"] = "skip"
+    """For ticks that no host could run: `skip` them, or run `once` for all of them together as soon
+    as a host can."""
+    at_start: bool = False
+    """Whether the function is also called when a host starts, unless a tick came within the minute
+    before."""
+
+
+class ScheduleBindingSpec(ScheduleDefaults):
+    """Binds a function to a schedule; each tick is called once in the whole cluster."""
 
     every: Annotated[Duration, Field(ge=1)] | None = None
+    """An interval: ticks are due at its multiples since 1970 UTC. Either `every` or `cron`."""
     cron: CronExpression | None = None
-    timezone: Annotated[str, AfterValidator(check_zone)] = "UTC"
-    missed: Literal["skip", "once"] = "skip"
-    at_start: bool = False
+    """Minute, hour, day of month, month, day of week: `*/5 * * * *`, `0 9 * * MON-FRI`,
+    `0 0 L * *`. Either `every` or `cron`."""
 
     @model_validator(mode="after")
     def _one_trigger(self) -> "ScheduleBindingSpec":
@@ -260,45 +260,89 @@ def check_bindings(bound: Iterable[str]) -> None:
     """
     found = list(bound)
     if len(found) != 1:
-        raise ValueError(
-            f"{' and '.join(found) or 'no binding'} found;"
-            f" write exactly one of {', '.join(BINDINGS)}"
-        )
+        remedy = f"write exactly one of {', '.join(BINDINGS)}"
+        if found:
+            remedy += "; several stand under `triggers:`"
+        raise ValueError(f"{' and '.join(found) or 'no binding'} found; {remedy}")
 
 
 DEFAULT_BYTE_BUDGET = 4_000_000
 
 
-class FunctionSpec(Model):
-    """One function: its handler and exactly one of the four `BINDINGS`.
+class FunctionDefaults(Model):
+    """What functions of one file have in common.
 
-    With `ordered_by` the messages of one key are worked on one after the other, in the order in
-    which they were stored, across all hosts. With `fair_by`, whose default is `ordered_by`, the
-    keys take turns, so that many messages of one key do not delay the others. `links` are addresses
-    for people, which the host shows when it starts on a terminal.
+    A value is used by each function on which it has an effect and that does not write its own.
+    `consumer`, `endpoint`, `schedule` and `endpoint.http` complete what a function writes under the
+    same key, and give none to a function without it.
     """
 
-    handler: Annotated[str, StringConstraints(pattern=HANDLER_PATTERN)]
-    consumer: ConsumerBindingSpec | None = None
-    endpoint: EndpointBindingSpec | None = None
-    schedule: ScheduleBindingSpec | None = None
-    service: Literal[True] | None = None
+    consumer: ConsumerDefaults | None = None
+    """Messages of a stream call the function."""
+    endpoint: EndpointDefaults | None = None
+    """Requests call the function, and its return value is the answer."""
+    schedule: ScheduleDefaults | None = None
+    """The clock calls the function."""
     batch: BatchSpec = BatchSpec()
+    """When a batch is complete, for handlers that take a `Batch`."""
     retry: RetrySpec = RetrySpec()
+    """When a failed message is tried again."""
     ordered_by: KeySpec | None = None
+    """One message of a key runs at a time, in order, across all hosts."""
     fair_by: KeySpec | None = None
+    """Keys take turns, so that many messages of one key do not delay the others. Without it: as
+    `ordered_by`."""
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Calls at the same time in one process."""
     max_in_flight: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Messages fetched and not yet settled in one process. Without it: from `concurrency` and
+    `batch`."""
     max_in_flight_bytes: Annotated[Size, Field(ge=64 * 1024)] | None = None
+    """The size of these messages, including the bytes that a pull request asks for. Without it:
+    4MB, or twice `batch.bytes`."""
     rate: RateSpec | None = None
+    """How many messages one host may start in a time."""
     timeout: Annotated[Duration, Field(gt=0, le=86400)] = 30.0
+    """Time limit of one call. It may exceed `ack_wait`, because the host tells the server that work
+    goes on."""
     start_timeout: Annotated[Duration, Field(gt=0, le=86400)] = 60.0
+    """Time limit of the module's `start`. When it is exceeded, the host does not start."""
     isolate: bool = False
+    """Whether the function runs in a process of its own."""
     uses: tuple[Literal["postgres", "http"], ...] = ()
+    """The resources that `ctx` gives: `postgres`, `http`."""
     postgres_connections: Annotated[int, Field(ge=1, le=1000)] = 4
+    """PostgreSQL connections that the function's calls may hold together in one process. A call
+    that waits for a connection uses up neither time nor an attempt."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    links: dict[LinkName, LinkUrl] = Field(default_factory=dict)
+    """Values for the module's `Settings` model, which checks them."""
+
+
+class TriggerSpec(FunctionDefaults):
+    """One of several triggers of a handler."""
+
+    consumer: ConsumerBindingSpec | None = None
+    """Messages of a stream call the function."""
+    endpoint: EndpointBindingSpec | None = None
+    """Requests call the function, and its return value is the answer."""
+    schedule: ScheduleBindingSpec | None = None
+    """The clock calls the function."""
     description: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """For people. Without it: the first sentence of the handler's docstring."""
+
+
+class FunctionSpec(TriggerSpec):
+    """One function: its handler and exactly one of the four `BINDINGS`."""
+
+    handler: Annotated[str, StringConstraints(pattern=HANDLER_PATTERN)]
+    """`module:attribute`, or `module:object.method`. The host finds modules in the current folder
+    and among the installed packages. It refuses a module name that Python or a library of the host
+    already uses."""
+    service: Literal[True] | None = None
+    """The function runs as long as its process."""
+    links: dict[LinkName, LinkUrl] = Field(default_factory=dict)
+    """Web addresses, each under a name of at most 11 characters. The start-up screen shows them,
+    except those with port 0."""
 
     @property
     def fairness(self) -> KeySpec | None:
@@ -333,15 +377,15 @@ class FunctionSpec(Model):
 
 
 class Manifest(Model):
-    """The merged content of all manifest files.
-
-    `migrations` names packages of database migrations, applied at start in the order of their
-    names.
-    """
+    """The merged content of all manifest files, with defaults and triggers resolved."""
 
     streams: dict[Name, StreamSpec] = Field(default_factory=dict)
+    """Streams, by name."""
     functions: dict[Name, FunctionSpec] = Field(default_factory=dict)
+    """Functions, by name."""
     migrations: dict[Name, ModulePath] = Field(default_factory=dict)
+    """Packages of database migrations. The host applies them at start, in the order of their
+    names."""
     _positions: Positions = PrivateAttr(default_factory=Positions)
 
     @property

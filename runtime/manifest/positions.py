@@ -12,10 +12,16 @@ class Positions:
     All positions are equal, so that manifests with equal content are equal.
     """
 
-    __slots__ = ("_places",)
+    __slots__ = ("_origins", "_places")
 
-    def __init__(self, places: Mapping[Path, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        places: Mapping[Path, str] = MappingProxyType({}),
+        origins: Mapping[Path, Path] = MappingProxyType({}),
+    ) -> None:
+        """`origins` has the path as written of each value that a function has from elsewhere."""
         self._places = places
+        self._origins = origins
 
     def where(self, *path: str | int) -> str:
         """`file:line` of the entry or the nearest one around it; `manifest` when none is known."""
@@ -23,6 +29,17 @@ class Positions:
             if place := self._places.get(path[:end]):
                 return place
         return "manifest"
+
+    def origin(self, *path: str | int) -> Path:
+        """The path at which the value is written: under `defaults`, or `triggers` of a function."""
+        for end in range(len(path), 0, -1):
+            if written := self._origins.get(path[:end]):
+                return (*written, *path[end:])
+        return path
+
+    def field(self, *path: str | int) -> str:
+        """Format the path at which the value is written, for a problem."""
+        return dotted(self.origin(*path))
 
     def knows(self, *path: str | int) -> bool:
         """Whether the place of exactly this entry is known."""

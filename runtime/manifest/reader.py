@@ -1,6 +1,6 @@
 """Reads manifest files to one checked `Manifest`, or to all problems in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,24 +10,20 @@ from pydantic import TypeAdapter, ValidationError
 from runtime.errors import ConfigError, Problem
 from runtime.manifest.checks import find_conflicts
 from runtime.manifest.document import UNRESOLVED, read_document
-from runtime.manifest.model import (
-    BINDINGS,
-    FunctionSpec,
-    Manifest,
-    ModulePath,
-    Name,
-    StreamSpec,
-    check_bindings,
-)
+from runtime.manifest.entries import ManifestFile
+from runtime.manifest.inheritance import FunctionResolver
+from runtime.manifest.model import BINDINGS, FunctionSpec, Manifest, StreamSpec, check_bindings
 from runtime.manifest.positions import Path as Place
-from runtime.manifest.positions import Positions, dotted
+from runtime.manifest.positions import Positions
 from runtime.manifest.translation import show, suggest, translate
+from runtime.manifest.values import ModulePath, Name
 
 _SECTIONS: dict[str, Any] = {
     "streams": StreamSpec,
     "functions": FunctionSpec,
     "migrations": ModulePath,
 }
+_KEYS = ManifestFile.model_fields.keys()
 _SUFFIXES = {".yaml", ".yml"}
 
 
@@ -96,6 +92,7 @@ def _list_files(paths: Sequence[Path], problems: list[Problem]) -> list[Path]:
 class _Merge:
     problems: list[Problem] = field(default_factory=list)
     _places: dict[Place, str] = field(default_factory=dict)
+    _origins: dict[Place, Place] = field(default_factory=dict)
     _raw: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def add(self, root: object, places: Mapping[Place, str]) -> None:
@@ -104,15 +101,33 @@ class _Merge:
             self._refuse(places[()], "", root)
             return
         for section, entries in root.items():
-            if section not in _SECTIONS:
-                remedy = suggest(section, _SECTIONS)
+            if section not in _KEYS:
+                remedy = suggest(section, _KEYS)
                 self.problems.append(Problem(at.where(section), section, "no such key", remedy))
-            elif not isinstance(entries, dict):
-                if entries is not UNRESOLVED:
-                    self._refuse(at.where(section), section, entries)
-            else:
-                for name, raw in entries.items():
-                    self._add_entry(section, name, raw, places)
+            elif not isinstance(entries, dict) and entries is not UNRESOLVED:
+                self._refuse(at.where(section), section, entries)
+        self._add_entries(root, places)
+
+    def _add_entries(self, root: Mapping[str, Any], places: Mapping[Place, str]) -> None:
+        inside: dict[Place, list[Place]] = {}
+        for place in places:
+            for end in range(1, len(place) + 1):
+                inside.setdefault(place[:end], []).append(place)
+        resolver = FunctionResolver(Positions(places))
+        entries = [
+            *_list_plain_entries(root),
+            *(
+                (("functions", function.name), function.entry, function.origins)
+                for function in resolver.resolve(root)
+            ),
+        ]
+        self.problems += resolver.problems
+        for key, raw, origins in entries:
+            own = {place: places[place] for place in inside.get(key, ())}
+            for at, written in origins.items():
+                for place in inside.get(written, ()):
+                    own[(*at, *place[len(written) :])] = places[place]
+            self._add_entry(key, raw, own, origins)
 
     def _refuse(self, where: str, place: str, value: object) -> None:
         remedy = "write `key: value` lines below it"
@@ -120,23 +135,30 @@ class _Merge:
             remedy = f"begin with one of {', '.join(_SECTIONS)}"
         self.problems.append(Problem(where, place, f"{show(value)} is not a mapping", remedy))
 
-    def _add_entry(self, section: str, name: str, raw: object, places: Mapping[Place, str]) -> None:
-        key = (section, name)
+    def _add_entry(
+        self,
+        key: tuple[str, str],
+        raw: object,
+        places: Mapping[Place, str],
+        origins: Mapping[Place, Place],
+    ) -> None:
         if key in self._raw:
+            at = Positions(places, origins)
             self.problems.append(
                 Problem(
-                    Positions(places).where(*key),
-                    dotted(key),
+                    at.where(*key),
+                    at.field(*key),
                     f"the name is taken, first by {self._places[key]}",
                     "rename one of them or remove it",
                 )
             )
             return
         self._raw[key] = raw
-        self._places.update({place: where for place, where in places.items() if place[:2] == key})
+        self._places.update(places)
+        self._origins.update(origins)
 
     def finish(self) -> Reading:
-        positions = Positions(self._places)
+        positions = Positions(self._places, self._origins)
         good: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
         for (section, name), raw in self._raw.items():
             problems, entry = _check_entry(section, name, raw, positions)
@@ -146,7 +168,19 @@ class _Merge:
         manifest = Manifest.model_validate(good).placed_at(positions)
         broken = {name for section, name in self._raw if section == "streams"}
         self.problems += find_conflicts(manifest, unknown=broken - good["streams"].keys())
-        return Reading(manifest, sorted(self.problems, key=_reading_order))
+        # Functions that share a wrong value all have the same problem.
+        unique = dict.fromkeys(self.problems)
+        return Reading(manifest, sorted(unique, key=_reading_order))
+
+
+def _list_plain_entries(
+    root: Mapping[str, Any],
+) -> Iterator[tuple[tuple[str, str], Any, Mapping[Place, Place]]]:
+    for section in ("streams", "migrations"):
+        entries = root.get(section)
+        if isinstance(entries, dict):
+            for name, raw in entries.items():
+                yield (section, name), raw, {}
 
 
 def _reading_order(problem: Problem) -> tuple[str, int]:
@@ -177,11 +211,12 @@ def _check_bindings(
     raw: Mapping[str, object], problems: Sequence[Problem], path: Place, positions: Positions
 ) -> list[Problem]:
     # The model checks its fields together only when each is valid; this reports both at once.
-    if not any(problem.field != dotted(path) for problem in problems):
+    place = positions.field(*path)
+    if not any(problem.field != place for problem in problems):
         return []
     try:
         check_bindings(name for name in BINDINGS if raw.get(name) not in (None, False))
     except ValueError as error:
         wrong, _, remedy = str(error).partition("; ")
-        return [Problem(positions.where(*path), dotted(path), wrong, remedy)]
+        return [Problem(positions.where(*path), place, wrong, remedy)]
     return []

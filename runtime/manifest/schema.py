@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from runtime.manifest.model import Manifest
+from runtime.manifest.entries import ManifestFile
+from runtime.manifest.field_texts import read_field_texts
 
 _NUMBERS = {"integer", "number", "boolean"}
 _REFERENCE = {"type": "string", "pattern": r"\$\{[^}]+\}"}
@@ -10,10 +11,17 @@ _REFERENCE = {"type": "string", "pattern": r"\$\{[^}]+\}"}
 
 def draw_manifest_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of one manifest file; `${NAME}` is allowed for every number too."""
-    schema = _allow_references(Manifest.model_json_schema())
+    schema = ManifestFile.model_json_schema()
+    texts = read_field_texts()
+    for name, part in ((ManifestFile.__name__, schema), *schema["$defs"].items()):
+        for field, drawn in part["properties"].items():
+            if text := texts[name].get(field):
+                drawn["description"] = text
+    # It may stand in the file's defaults.
+    schema["$defs"]["ConsumerBindingSpec"]["required"].remove("stream")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **schema,
+        **_allow_references(schema),
         "title": "Runtime manifest",
     }
 

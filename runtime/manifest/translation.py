@@ -10,23 +10,23 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import ErrorDetails
 
 from runtime.errors import Problem
-from runtime.manifest import model
+from runtime.manifest import values
 from runtime.manifest.document import UNRESOLVED
-from runtime.manifest.positions import Path, Positions, dotted
+from runtime.manifest.positions import Path, Positions
 
 _SHOWN_LENGTH = 60
 _CLOSE = 0.6
 
 _FORMS = {
-    model.NAME_PATTERN: "use 1 to 64 letters, digits, - or _",
-    model.MODULE_PATTERN: "write a module's dotted name, such as functions.domain.migrations",
-    model.HANDLER_PATTERN: "write module:attribute, such as functions.ingest:ingest",
-    model.SUBJECT_PATTERN: "write parts joined by dots, without spaces, such as telemetry.>",
-    model.FIELD_PATTERN: "write names joined by dots, without spaces, such as customer.id",
-    model.HTTP_PATH_PATTERN: "write a path such as /api/v1/devices/{device_id}",
-    model.LINK_NAME_PATTERN: "use 1 to 11 letters, digits, blanks, - or _",
-    model.LINK_URL_PATTERN: "write an address such as http://127.0.0.1:8080/docs",
-    model.QUEUE_GROUP_PATTERN: "write it without spaces",
+    values.NAME_PATTERN: "use 1 to 64 letters, digits, - or _",
+    values.MODULE_PATTERN: "write a module's dotted name, such as functions.domain.migrations",
+    values.HANDLER_PATTERN: "write module:attribute, such as functions.ingest:ingest",
+    values.SUBJECT_PATTERN: "write parts joined by dots, without spaces, such as telemetry.>",
+    values.FIELD_PATTERN: "write names joined by dots, without spaces, such as customer.id",
+    values.HTTP_PATH_PATTERN: "write a path such as /api/v1/devices/{device_id}",
+    values.LINK_NAME_PATTERN: "use 1 to 11 letters, digits, blanks, - or _",
+    values.LINK_URL_PATTERN: "write an address such as http://127.0.0.1:8080/docs",
+    values.QUEUE_GROUP_PATTERN: "write it without spaces",
 }
 _KINDS = {
     "bool_type": ("true or false", "write true or false"),
@@ -79,7 +79,11 @@ def translate(
             continue
         place = (*path, *location)
         wrong, remedy = _explain(error, value, kind, location)
-        problems.append(Problem(positions.where(*place), dotted(place), wrong, remedy))
+        if error["type"] == "missing" and positions.knows(*place):
+            # Only an optional secret is written and yet left out.
+            wrong = "is an optional secret that is not set, and the model requires it"
+            remedy = "give the field a default, such as None, or remove `optional`"
+        problems.append(Problem(positions.where(*place), positions.field(*place), wrong, remedy))
     return problems
 
 
@@ -149,7 +153,7 @@ def _unit_of(value: object) -> str:
     if not isinstance(value, str):
         return ""
     try:
-        model.parse_duration(value)
+        values.parse_duration(value)
     except ValueError:
         return " bytes"
     return "s"

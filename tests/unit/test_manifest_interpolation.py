@@ -108,7 +108,7 @@ def test_a_secret_file_is_looked_for_beside_the_manifest() -> None:
         ("{from_file: empty}", "empty is empty; write the secret into it"),
         ("{from_file: binary}", "binary is not UTF-8 text; store the secret as text"),
         ("{from_env: 5}", "from_env names nothing; write {from_env: NAME}"),
-        ("{from_env: A, default: b}", "a reference to a secret has more than one key; write {from_env: NAME} or {from_file: PATH} and nothing else"),
+        ("{from_env: A, default: b}", "a reference to a secret has more than one key; write {from_env: NAME} or {from_file: PATH}, and perhaps optional: true"),
     ],
 )  # fmt: skip
 def test_a_secret_that_is_not_there_is_reported_without_its_value(
@@ -119,5 +119,45 @@ def test_a_secret_that_is_not_there_is_reported_without_its_value(
 
     with pytest.raises(ConfigError) as caught:
         settings_of(f"      x: {reference}\n", {"EMPTY": ""})
+
+    assert str(caught.value) == f"m.yaml:6: functions.f.settings.x: {expected}"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "{from_env: ABSENT, optional: true}",
+        "{optional: true, from_env: EMPTY}",
+        "{from_file: absent, optional: true}",
+        "{from_file: empty, optional: true}",
+    ],
+)
+def test_an_optional_secret_that_is_not_set_leaves_its_setting_out(reference: str) -> None:
+    Path("empty").write_text("\n")
+
+    settings = settings_of(f"      x: {reference}\n      y: [{reference}, 1]\n", {"EMPTY": ""})
+
+    assert settings == {"y": [1]}
+
+
+def test_an_optional_secret_that_is_set_is_a_secret() -> None:
+    settings = settings_of("      x: {from_env: A, optional: true}\n", {"A": "secret"})
+
+    assert settings == {"x": SecretStr("secret")}
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("{from_env: ABSENT, optional: false}", "the variable ABSENT is not set; set it to the secret"),
+        ("{from_env: A, optional: perhaps}", "optional is not true or false; write true or false"),
+        ("{from_file: binary, optional: true}", "binary is not UTF-8 text; store the secret as text"),
+    ],
+)  # fmt: skip
+def test_optional_hides_no_other_mistake(reference: str, expected: str) -> None:
+    Path("binary").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(ConfigError) as caught:
+        settings_of(f"      x: {reference}\n")
 
     assert str(caught.value) == f"m.yaml:6: functions.f.settings.x: {expected}"

@@ -142,7 +142,7 @@ streams:
         (b"<<: 5\n", "m.yaml:1: << merges something that is not a mapping; name a mapping"),
         (b"[" * 5000, "m.yaml:1: nested too deeply; flatten it"),
         (b"stream: {}\n", "m.yaml:1: stream: no such key; did you mean streams?"),
-        (b"zzz: {}\n", "m.yaml:1: zzz: no such key; known are functions, migrations, streams"),
+        (b"zzz: {}\n", "m.yaml:1: zzz: no such key; known are defaults, functions, migrations, streams"),
         (b"streams:\n", "m.yaml:1: streams: nothing is not a mapping; write `key: value` lines below it"),
     ],
 )  # fmt: skip
@@ -185,7 +185,7 @@ functions:
         "m.yaml:3: streams.S.replicas: 'many' is not a whole number; write a whole number",
         "m.yaml:5: functions.one.concurrency: 0 is too small; use at least 1",
         "m.yaml:5: functions.one: consumer and endpoint found; write exactly one of consumer, endpoint,"
-        " schedule, service",
+        " schedule, service; several stand under `triggers:`",
         "m.yaml:6: functions.two: no binding found; write exactly one of consumer, endpoint, schedule,"
         " service",
         "m.yaml:7: functions.three: 5 is not a mapping; write `key: value` lines below it",

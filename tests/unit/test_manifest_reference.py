@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from runtime.cli.schema import schema
 from runtime.manifest import read
+from runtime.manifest.entries import ManifestFile
 from runtime.manifest.model import (
     BatchSpec,
     ConsumerBindingSpec,
@@ -20,6 +21,7 @@ from runtime.manifest.model import (
     ScheduleBindingSpec,
     StreamSpec,
 )
+from runtime.manifest.schema import draw_manifest_schema
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "manifest.md"
 ENVIRONMENT = {"BANK_TOKEN": "token"}
@@ -90,3 +92,26 @@ def test_the_schema_knows_every_key_and_lets_numbers_come_from_the_environment()
     assert {"type": "string", "pattern": r"\$\{[^}]+\}"} in function["properties"]["concurrency"][
         "anyOf"
     ]
+
+
+def test_the_schema_says_what_each_key_means() -> None:
+    drawn = draw_manifest_schema()
+
+    texts = {
+        f"{name}.{field}": part.get("description")
+        for name, model in {**drawn["$defs"], "file": drawn}.items()
+        for field, part in model["properties"].items()
+    }
+    assert not [place for place, text in texts.items() if not text]
+    assert texts["ConsumerBindingSpec.ack_wait"] == (
+        "Time without a sign of life after which JetStream delivers a message again."
+    )
+
+
+def test_the_schema_takes_defaults_triggers_and_what_the_defaults_complete() -> None:
+    drawn = draw_manifest_schema()
+
+    assert drawn["properties"].keys() == ManifestFile.model_fields.keys()
+    assert drawn["$defs"]["FunctionDefaults"].get("required") is None
+    assert drawn["$defs"]["TriggeredFunctionSpec"]["required"] == ["handler", "triggers"]
+    assert drawn["$defs"]["ConsumerBindingSpec"]["required"] == []

@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.dispatch import retry_delay_s
-from runtime.manifest.model import RetrySpec, Seconds
+from runtime.manifest.model import RetrySpec
+from runtime.manifest.values import Seconds
 
 
 def _policy(**fields: object) -> RetrySpec:
