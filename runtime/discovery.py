@@ -33,7 +33,7 @@ class _Published:
 
     def describe(self) -> str:
         shared = len(self.endpoints)
-        return f"{shared} endpoints" if shared > 1 else self.statuses[0].function.spec.description
+        return f"{shared} endpoints" if shared > 1 else self.statuses[0].function.description
 
 
 class Discovery:

@@ -57,8 +57,8 @@ def endpoint_metadata(function: Function) -> dict[str, str]:
     if binding is None:
         return {}
     metadata = {}
-    if binding.description or function.spec.description:
-        metadata["description"] = binding.description or function.spec.description
+    if description := binding.description or function.description:
+        metadata["description"] = description
     if http := binding.http:
         metadata |= {
             "http.method": http.method,

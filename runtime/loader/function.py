@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from runtime.loader.docstring import read_summary
 from runtime.manifest.model import FunctionSpec
 
 Shape = Literal["event", "batch", "service", "schedule"]
@@ -45,3 +46,8 @@ class Function:
     settings: Any
     code_version: str
     hand_over: Callable[..., Any] | None = None
+
+    @property
+    def description(self) -> str:
+        """The manifest's description, or the summary of the handler's docstring."""
+        return self.spec.description or read_summary(self.handler)

@@ -24,7 +24,7 @@ from runtime.loader.payload import build_decoder, draw_schema, encode
 from runtime.loader.signature import Signature, inspect_handler
 from runtime.loader.sources import Sources
 from runtime.manifest.model import FunctionSpec, Manifest
-from runtime.manifest.positions import Positions, dotted
+from runtime.manifest.positions import Positions
 
 
 class Importer(Protocol):
@@ -77,7 +77,8 @@ def load_all(manifest: Manifest, importer: Importer | None = None) -> dict[str, 
         except ConfigError as error:
             problems += error.problems
     if problems:
-        raise ConfigError(problems)
+        # The triggers of one handler share its mistakes.
+        raise ConfigError(list(dict.fromkeys(problems)))
     return functions
 
 
@@ -122,7 +123,7 @@ def load(
         return _load(name, spec, at, importer or PlainImporter())
     except LoadError as misfit:
         path = ("functions", name, "handler")
-        problem = Problem(at.where(*path), dotted(path), misfit.wrong, misfit.remedy)
+        problem = Problem(at.where(*path), at.field(*path), misfit.wrong, misfit.remedy)
         raise ConfigError([problem]) from misfit
 
 
@@ -169,7 +170,7 @@ def _refuse_batch(name: str, positions: Positions) -> Problem:
     path = ("functions", name, "batch")
     return Problem(
         positions.where(*path),
-        dotted(path),
+        positions.field(*path),
         "has no effect, as the handler takes one Event at a time",
         "remove it, or let the handler take a Batch",
     )

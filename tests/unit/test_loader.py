@@ -668,3 +668,41 @@ def test_a_function_can_be_loaded_without_a_manifest_file() -> None:
     assert load("f", spec).shape == "service"
     with pytest.raises(ConfigError, match=r"functions\.f\.handler: module sample has no x"):
         load("f", spec.model_copy(update={"handler": "sample:x"}))
+
+
+def test_the_docstring_describes_a_function_that_the_manifest_does_not() -> None:
+    write('async def handle(event: Event[bytes], ctx: Context) -> None:\n    """Counts."""\n')
+
+    assert load_text(CONSUMER).description == "Counts"
+    assert load_text(CONSUMER, "    description: Written\n").description == "Written"
+
+
+def test_a_handler_may_have_a_consumer_and_an_endpoint_as_triggers() -> None:
+    write("async def handle(event: Event[bytes], ctx: Context) -> int: return 1\n")
+    manifest = read_text(
+        "streams: {S: {subjects: [s]}}\n"
+        "functions: {f: {handler: 'sample:handle', triggers: {c: {consumer: {stream: S}}, e: {endpoint: {subject: e}}}}}"
+    )
+
+    functions = load_all(manifest)
+
+    assert (functions["f_c"].shape, functions["f_e"].response_schema) == (
+        "event",
+        {"type": "integer"},
+    )
+
+
+def test_a_mistake_in_the_handler_of_several_triggers_is_told_once_where_it_is_written() -> None:
+    write("def handle(): pass\n")
+    with pytest.raises(ConfigError) as caught:
+        load_all(
+            read_text(
+                "functions:\n"
+                "  f:\n"
+                "    handler: sample:absent\n"
+                "    triggers: {a: {endpoint: {subject: a}}, b: {endpoint: {subject: b}}}\n"
+            )
+        )
+
+    [problem] = caught.value.problems
+    assert (problem.where, problem.field) == ("m.yaml:3", "functions.f.handler")
