@@ -141,6 +141,7 @@ class Discovery:
                 "redelivered": metrics.consumer_redelivered,
                 "recent": self._load_of(name),
                 "drift": [_changed(change) for change in drift()],
+                "drifted": describe_drift(drift()),
             }
 
         def metadata() -> Mapping[str, object]:

@@ -27,7 +27,7 @@ async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them
     async def live(ctx: Context) -> None:
         await ctx.stopping.wait()
 
-    async def look() -> dict[str, dict[str, object]]:
+    async def look() -> dict[str, dict[str, Any]]:
         done = await runtime(url, "ls", "--json")
         assert done.code == 0, done.err
         return {str(document["function"]): document for document in done.documents}
@@ -50,7 +50,10 @@ async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them
     left_view = await look()
     left_table = await runtime(url, "ls")
 
-    assert live_view[work] == {
+    shown = live_view[work]
+    processes = shown.pop("processes")
+    times = [shown.pop(name) for name in ("messages_per_s", "p50_s", "p99_s")]
+    assert shown == {
         "function": work,
         "kind": "consumer",
         "service": "",
@@ -60,22 +63,29 @@ async def test_functions_are_shown_with_what_waits_what_failed_and_who_runs_them
         "retried": 0,
         "parked": 0,
         "dead_letters": 1,
-        "versions": live_view[work]["versions"],
+        "versions": shown["versions"],
         "paused_until": None,
         "drift": "",
         "instances": 2,
+        "error_share": 0.5,
     }
+    assert all(0 < number < 100 for number in times)
+    [version] = shown["versions"]
+    assert [each["version"] for each in processes] == [version] * 2
+    assert all(each["host"] and each["pid"] and each["version_since"] for each in processes)
     assert (live_view[ask]["bound_to"], live_view[ask]["instances"]) == (f"{ask}.get", 2)
     assert (live_view[ask]["kind"], live_view[ask]["service"]) == ("endpoint", ask)
     assert live_view[serve]["kind"] == "service"
     assert (live_view[serve]["instances"], live_view[serve]["pending"]) == (1, None)
     [row] = [row for row in table.rows if row[0] == work]
-    assert row[1:8] == ["consumer", "0", "0", "0", "0", "1", "2"]
-    assert row[9:] == ["running", f"{stream}/workers"]
+    assert row[1:3] == ["consumer", "0"]
+    assert row[4] == "50%"
+    assert row[7:12] == ["0", "0", "0", "1", "2"]
+    assert row[13:] == ["running", f"{stream}/workers"]
     assert (left_view[work]["pending"], left_view[work]["instances"]) == (1500, 0)
     assert ask not in left_view
     [row] = [row for row in left_table.rows if row[0] == work]
-    assert (row[2], row[7], row[9:11]) == ("1,500", "0", ["not", "running"])
+    assert (row[2:7], row[11], row[13:15]) == (["1,500", *["-"] * 4], "0", ["not", "running"])
 
 
 async def test_a_server_without_functions_says_so(nats_server: NatsServer, broker: Broker) -> None:
