@@ -4,6 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from runtime.broker.micro import Answer, MicroEndpoint
 from runtime.dispatch import Dispatcher
@@ -34,7 +35,7 @@ def endpoint(
             answer = Answer(await dispatcher.run_request(message))
             metrics.count("answered")
         except Exception as failure:  # noqa: BLE001 - whatever a function raises becomes an answer
-            answer = _refusal(failure, failures)
+            answer = _refuse(failure, failures)
             metrics.count("refused" if answer.error and answer.error[0] < 500 else "failed")  # noqa: PLR2004 - HTTP's border between the caller's fault and ours
         metrics.observe(time.perf_counter() - began_s)
         metrics.timeouts = dispatcher.timeouts
@@ -69,34 +70,63 @@ def endpoint_metadata(function: Function) -> dict[str, str]:
     return metadata
 
 
-def _refusal(failure: Exception, failures: FailureLog) -> Answer:
-    """An error answer that tells the caller what it may know, and the log the rest."""
-    is_defect = False
-    event_id = secrets.token_hex(8)
-    headers: Mapping[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the caller of a failed endpoint may know.
+
+    Attributes:
+        status: HTTP status.
+        code: short name of the failure.
+        detail: one sentence; never an exception's text, except that of a `Reject`.
+        headers: further headers of the answer.
+        is_defect: whether the function has a defect.
+    """
+
+    status: int
+    code: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_defect: bool = False
+
+    def answer(self, event_id: str) -> Answer:
+        """The answer that the caller gets."""
+        body = json.dumps({"code": self.code, "detail": self.detail, "event_id": event_id}).encode()
+        return Answer(body, headers=self.headers, error=(self.status, self.code))
+
+
+def refusal_of(failure: Exception) -> Refusal:  # noqa: PLR0911 - one for each kind
+    """What the caller of an endpoint is told about a failed call."""
     match failure:
         case Reject():
-            status, code = status_of(failure.status), line_of(failure.code)
-            detail = text_of(failure.reason)
+            reason = text_of(failure.reason)
+            return Refusal(status_of(failure.status), line_of(failure.code), reason)
         case PayloadError():
-            status, code, detail = 422, "PAYLOAD_INVALID", failure.reason
+            return Refusal(422, "PAYLOAD_INVALID", failure.reason)
         case RequestFailed():
             status, code = status_of(failure.code, 502), line_of(failure.description)
-            detail = "an endpoint it asked refused"
+            return Refusal(status, code, "an endpoint it asked refused")
         case TimeLimitExceeded():
-            status, code, detail = 504, "TIMEOUT", "the function took too long"
+            return Refusal(504, "TIMEOUT", "the function took too long")
         case Retry():
-            status, code, detail = 503, "TRY_AGAIN", "not now, try again"
-            headers = {
-                "Retry-After": str(max(1, round(seconds_of(failure.delay_s) or RETRY_AFTER_S)))
-            }
+            wait_s = max(1, round(seconds_of(failure.delay_s) or RETRY_AFTER_S))
+            after = {"Retry-After": str(wait_s)}
+            return Refusal(503, "TRY_AGAIN", "not now, try again", after)
         case _ if is_outage(failure) or isinstance(failure, NoAnswer):
-            status, code, detail = 503, "UNAVAILABLE", "a server that this needs is away"
-            headers = {"Retry-After": str(RETRY_AFTER_S)}
+            after = {"Retry-After": str(RETRY_AFTER_S)}
+            return Refusal(503, "UNAVAILABLE", "a server that this needs is away", after)
         case _:
-            status, code, detail = 500, "INTERNAL", "the function failed"
-            is_defect = True
-    if status >= 500:  # noqa: PLR2004 - HTTP's border between the caller's fault and ours
-        failures.refused(failure, status=status, code=code, event_id=event_id, is_defect=is_defect)
-    body = json.dumps({"code": code, "detail": detail, "event_id": event_id}).encode()
-    return Answer(body, headers=headers, error=(status, code))
+            return Refusal(500, "INTERNAL", "the function failed", is_defect=True)
+
+
+def _refuse(failure: Exception, failures: FailureLog) -> Answer:
+    """An error answer that tells the caller what it may know, and the log the rest."""
+    refusal, event_id = refusal_of(failure), secrets.token_hex(8)
+    if refusal.status >= 500:  # noqa: PLR2004 - HTTP's border between the caller's fault and ours
+        failures.refused(
+            failure,
+            status=refusal.status,
+            code=refusal.code,
+            event_id=event_id,
+            is_defect=refusal.is_defect,
+        )
+    return refusal.answer(event_id)
