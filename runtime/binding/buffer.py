@@ -2,16 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.message import Message
 from runtime.queueing.fair_queue import FairQueue, ReadyQueue
+from runtime.queueing.rate_limited_queue import RateLimitedQueue
 
 PREFETCH_S = 0.2
 """Messages are fetched ahead for this much time of work, as measured."""
 RATE_WINDOW_S = 0.1
 MAILBOX_SHARE = 4
+PACE_S = 0.002
+"""Least time between two wake-ups for a token: at a higher rate several tokens have come in."""
 ROOM_BYTES = 32 * 1024 * 1024
 """The most bytes requested at a time of messages that another host held: half of what a server
 keeps for a connection. That host may have held more than the buffer's bytes, when keys waited for a
@@ -40,7 +43,8 @@ class PrefetchBuffer:
         at_least: the lowest capacity.
         at_most: the highest capacity.
         max_bytes: the most bytes of all held messages together.
-        fair_queue: the queue of messages with keys; None for first come, first served.
+        queue: the queue of messages with keys or with a rate; None for first in, first out.
+        wake_pullers: called when a token has come in, so that more messages may be held.
 
     Attributes:
         held: all unsettled messages, each with the places that count it.
@@ -51,14 +55,23 @@ class PrefetchBuffer:
     """
 
     def __init__(
-        self, *, at_least: int, at_most: int, max_bytes: int, fair_queue: FairQueue | None = None
+        self,
+        *,
+        at_least: int,
+        at_most: int,
+        max_bytes: int,
+        queue: FairQueue | RateLimitedQueue | None = None,
+        wake_pullers: Callable[[], None] = lambda: None,
     ) -> None:
         self.held: dict[Message, Places] = {}
         self.held_bytes = 0
         self.max_bytes = max_bytes
-        self.fair_queue = fair_queue
-        self.ready: ReadyQueue = deque[Message]() if fair_queue is None else fair_queue
+        self.fair_queue = queue if isinstance(queue, FairQueue) else None
+        self.ready: ReadyQueue = deque[Message]() if queue is None else queue
         self.ready_bytes = 0
+        self._queue = queue
+        self._rate_limited = queue if isinstance(queue, RateLimitedQueue) else None
+        self._wake_pullers = wake_pullers
         self._at_least = at_least
         self._at_most = max(at_least, at_most)
         self._capacity = at_least
@@ -83,8 +96,12 @@ class PrefetchBuffer:
         self._at_most = max(at_least, at_most)
 
     def capacity(self) -> int:
-        """The most messages that may be held, at this moment."""
+        """The most messages that may be held, at this moment, whatever the rate."""
         return self._capacity + self._extra
+
+    def stream_capacity(self) -> int:
+        """The most messages that may be held for the pull loop of the stream."""
+        return self._within_rate(self.capacity(), len(self.held))
 
     def mailbox_capacity(self, taken: int) -> int:
         """The most messages of the mailbox that may be held; `taken` of them are held already.
@@ -95,7 +112,7 @@ class PrefetchBuffer:
         """
         if self.fair_queue is not None and not self.fair_queue.is_open:
             return self._capacity + taken
-        return max(1, self._capacity // MAILBOX_SHARE)
+        return self._within_rate(max(1, self._capacity // MAILBOX_SHARE), taken)
 
     def free_bytes(self) -> int:
         """How many more bytes may come; negative when a large message is held.
@@ -236,6 +253,8 @@ class PrefetchBuffer:
         for timer in self._delays.values():
             timer.cancel()
         self._delays.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._empty.set()
 
     async def wait(self) -> None:
@@ -262,17 +281,22 @@ class PrefetchBuffer:
             return
         enough = self._enough = self._loop.create_future()
         timer = self._loop.call_later(limit_s, _resolve, enough)
+        self._set_alarm()
         try:
             await enough
         finally:
             self._enough = None
             timer.cancel()
 
-    def finish(self) -> None:
-        """Make `wait_for` return without waiting for more: no more messages will come."""
+    def finish(self) -> list[Message]:
+        """Make `wait_for` return without waiting for more: no more messages will come.
+
+        Returns the held messages that have no token yet; they will not be called.
+        """
         self._finishing = True
         if self._enough is not None:
             _resolve(self._enough)
+        return [] if self._rate_limited is None else self._rate_limited.take_early()
 
     async def wait_until_empty(self) -> None:
         """Return when all messages are settled, or the rest waits for the end of a delay."""
@@ -316,21 +340,29 @@ class PrefetchBuffer:
                 break
         if self._enough is not None and self._is_enough():
             _resolve(self._enough)
-            self._enough = None
 
     def _set_alarm(self) -> None:
-        """Set a timer that wakes a waiting task when a message only lacks a token."""
-        in_s = self.fair_queue.next_in_s() if self.fair_queue is not None else None
+        """Set a timer for the next token, when a task waits."""
+        in_s = self._queue.next_in_s() if self._queue is not None else None
         if in_s is not None and self._alarm is None:
-            self._alarm = self._loop.call_later(in_s, self._ring)
+            self._alarm = self._loop.call_later(max(PACE_S, in_s), self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
+        self._wake_pullers()
         self._wake_all()
+        if self._waiters or self._enough is not None:
+            self._set_alarm()
 
     def _wake_all(self) -> None:
-        for _ in range(min(len(self._waiters), len(self.ready))):
+        for _ in range(max(1, min(len(self._waiters), len(self.ready)))):
             self._wake()
+
+    def _within_rate(self, capacity: int, taken: int) -> int:
+        """The capacity, but at most so many more than the `taken` ones as there are tokens."""
+        if self._rate_limited is None:
+            return capacity
+        return min(capacity, taken + self._rate_limited.free_tokens())
 
     def _is_enough(self) -> bool:
         return len(self.ready) >= self._enough_messages or self.ready_bytes >= self._enough_bytes

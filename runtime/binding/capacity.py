@@ -1,11 +1,13 @@
 """Chooses the buffer's capacity and queue from a function's specification. Pure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.loader import Function
 from runtime.queueing.fair_queue import FairQueue
 from runtime.queueing.keys import key_of
-from runtime.queueing.token_bucket import TokenBucket
+from runtime.queueing.rate_limited_queue import RateLimitedQueue
+from runtime.queueing.token_bucket import token_bucket_of
 
 MAX_IN_FLIGHT = 8192
 ROOM_SHARE = 4
@@ -37,11 +39,22 @@ def bounds_of(function: Function) -> Bounds:
     return Bounds(half, half)
 
 
-def fair_queue_of(function: Function, token_bucket: TokenBucket | None) -> FairQueue | None:
-    """The queue of a function whose messages have keys; None for other functions."""
+def queue_of(
+    function: Function, processes: int, time: Callable[[], float]
+) -> FairQueue | RateLimitedQueue | None:
+    """The queue of a function whose messages have keys or a rate; None for other functions.
+
+    Args:
+        function: the function.
+        processes: number of processes that share its rate.
+        time: returns seconds of a monotonic clock.
+    """
     spec = function.spec
+    # An ordered function is led by one process of one host.
+    share = 1 if spec.ordered_by else processes
+    token_bucket = None if spec.rate is None else token_bucket_of(spec.rate, share, time)
     if spec.fairness is None:
-        return None
+        return None if token_bucket is None else RateLimitedQueue(token_bucket)
     fair_key = key_of(spec.fairness)
     if spec.ordered_by is not None:
         order_key = fair_key if spec.fair_by is None else key_of(spec.ordered_by)

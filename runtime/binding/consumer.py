@@ -1,8 +1,8 @@
 """Binding of a function to a durable consumer: pull, admit, call, settle.
 
-`Puller` delivers a message to `Admission`, whose stages pass it into the `PrefetchBuffer`. A task
-of the `WorkerPool` takes it from the buffer, calls the function, and lets `Settlement` act on the
-outcome.
+The `PullerSet` passes each delivered message through the stages of its function into the
+`PrefetchBuffer`. A task of the `WorkerPool` takes it from the buffer, calls the function, and lets
+`Settlement` act on the outcome.
 """
 
 import asyncio
@@ -10,14 +10,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from runtime.binding.admission import Admission, Stage
 from runtime.binding.buffer import Places, PrefetchBuffer
-from runtime.binding.capacity import bounds_of, fair_queue_of
+from runtime.binding.capacity import bounds_of, queue_of
 from runtime.binding.crash_isolation import SingleMessageStage
 from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.outages import Outages
-from runtime.binding.puller_set import DRAIN_S, PullerSet, Source
-from runtime.binding.rate_limiter import RateLimiter
+from runtime.binding.puller_set import DRAIN_S, PullerSet, Source, Stage
 from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.settlement import Settlement, SettlementBackends
 from runtime.binding.spill import Spill
@@ -30,7 +28,6 @@ from runtime.dispatch import Dead, Dispatcher
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
-from runtime.queueing.token_bucket import TokenBucket, token_bucket_of
 
 log = get_logger("runtime.consumer")
 
@@ -92,23 +89,24 @@ class ConsumerBinding:
         self._queues = SpillQueues(shared.broker, self.name, function.spec)
         self._bounds = bounds_of(function)
         self._ack_wait_s = min(source.ack_wait_s for source in sources)
-        token_bucket = self._make_token_bucket()
-        self.fair_queue = fair_queue_of(function, token_bucket)
+        self._recent_acks = RecentAcks()
         self.buffer = PrefetchBuffer(
             at_least=self._bounds.at_least,
             at_most=self._bounds.at_most,
             max_bytes=function.spec.byte_budget,
-            fair_queue=self.fair_queue,
+            queue=queue_of(function, shared.peers, asyncio.get_running_loop().time),
+            wake_pullers=self._wake_pullers,
+        )
+        self.fair_queue = self.buffer.fair_queue
+        self.pullers = PullerSet(
+            shared.broker,
+            self.buffer,
+            renewed=self._recent_acks.forget_all,
+            failed=self._on_failed_admission,
         )
         is_ordered = function.spec.ordered_by is not None
         retry_in_place = self.buffer.delay if is_ordered else None
         self._settlement = Settlement(dispatcher, shared.backends, metrics, retry_in_place)
-        self._recent_acks = RecentAcks()
-        self.pullers = PullerSet(
-            shared.broker,
-            renewed=self._recent_acks.forget_all,
-            failed=self._on_failed_admission,
-        )
         self._workers = WorkerPool(
             dispatcher,
             runner or dispatcher,
@@ -119,7 +117,6 @@ class ConsumerBinding:
             metrics=metrics,
             wake_pullers=self.pullers.wake,
         )
-        self._rate_limiter = self._make_rate_limiter(token_bucket)
         self.spill = self._make_spill()
         self._held = Held(self.buffer.held, self._ack_wait_s)
         self._burials: set[asyncio.Task[bool]] = set()
@@ -146,9 +143,7 @@ class ConsumerBinding:
         """Stop pulling, finish the held messages, and give back those that outlast `grace_s`."""
         # However short the grace period: a sent message that is not taken in costs an attempt.
         await self.pullers.stop(DRAIN_S)
-        self.buffer.finish()
-        if self._rate_limiter is not None:
-            await self._hand_over(self._rate_limiter.stop())
+        await self._hand_over(self.buffer.finish())
         try:
             async with asyncio.timeout(grace_s):
                 await self.buffer.wait_until_empty()
@@ -164,8 +159,6 @@ class ConsumerBinding:
     async def stop(self) -> None:
         """Stop at once; held messages go back to the stream."""
         await self.pullers.stop(0)
-        if self._rate_limiter is not None:
-            self._rate_limiter.stop()
         await self._end_work()
         for message in self.buffer.held:
             self._settlement.give_back(message)
@@ -187,18 +180,18 @@ class ConsumerBinding:
         if self.before_giving_back is not None:
             await self.before_giving_back()
 
+    def _wake_pullers(self) -> None:
+        self.pullers.wake()
+
     def _connect_pullers(self) -> None:
         """Create a pull loop for each source, with the stages that its messages pass."""
         stream, mailbox = self._sources
         isolation = self._make_isolation(max(stream.ack_wait_s, mailbox.ack_wait_s))
-        of_stream: list[Stage | None] = [isolation, self.spill, self._rate_limiter]
-        from_stream = Admission([stage for stage in of_stream if stage is not None], self.buffer)
-        of_mailbox = [] if self._rate_limiter is None else [self._rate_limiter]
-        from_mailbox = Admission(of_mailbox, self.buffer)
-        sink, buffer = self._rate_limiter or self.buffer, self.buffer
+        stages: list[Stage | None] = [isolation, self.spill]
+        buffer = self.buffer
         places, mailbox_places = self.stream_places, Places()
         of_stream_slots = Slots(
-            sink.capacity,
+            buffer.stream_capacity,
             # When keys take turns, the mailbox's messages must not take all places from the
             # stream's.
             buffer.count if self.fair_queue is None else lambda: places.taken,
@@ -206,18 +199,19 @@ class ConsumerBinding:
             buffer.max_bytes,
         )
         of_mailbox_slots = Slots(
-            lambda: sink.mailbox_capacity(mailbox_places.taken),
+            lambda: buffer.mailbox_capacity(mailbox_places.taken),
             lambda: mailbox_places.taken,
             buffer.mailbox_free_bytes,
             buffer.max_bytes // MAILBOX_BYTE_SHARE,
         )
-        self.pullers.add(stream, from_stream, places, of_stream_slots)
-        self.pullers.add(mailbox, from_mailbox, mailbox_places, of_mailbox_slots)
+        used = [stage for stage in stages if stage is not None]
+        self.pullers.add(stream, places, of_stream_slots, used)
+        self.pullers.add(mailbox, mailbox_places, of_mailbox_slots)
         if self.spill is not None:
             for slot in range(SLOTS):
-                self._add_slot(slot, self.spill, from_mailbox)
+                self._add_slot(slot, self.spill)
 
-    def _add_slot(self, slot: int, spill: Spill, admission: Admission) -> None:
+    def _add_slot(self, slot: int, spill: Spill) -> None:
         places = Places()
         source = Source(
             MAILBOX,
@@ -233,23 +227,7 @@ class ConsumerBinding:
             spill.free_bytes,
             self.buffer.max_bytes // SLOT_BYTE_SHARE,
         )
-        self.pullers.add(source, admission, places, slots)
-
-    def _make_token_bucket(self) -> TokenBucket | None:
-        spec = self._dispatcher.function.spec
-        if spec.rate is None:
-            return None
-        # An ordered function is led by one process of one host.
-        share = 1 if spec.ordered_by else self._shared.peers
-        return token_bucket_of(spec.rate, share, asyncio.get_running_loop().time)
-
-    def _make_rate_limiter(self, token_bucket: TokenBucket | None) -> RateLimiter | None:
-        if token_bucket is None or self.fair_queue is not None:
-            return None
-        loop = asyncio.get_running_loop()
-        return RateLimiter(
-            self.buffer, token_bucket, wake_pullers=self._workers.wake_pullers, loop=loop
-        )
+        self.pullers.add(source, places, slots)
 
     def _make_spill(self) -> Spill | None:
         spec = self._dispatcher.function.spec

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
-from runtime.binding.admission import Admission
-from runtime.binding.buffer import Places
+from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
@@ -33,11 +33,26 @@ class Source:
     restore: Callable[[Message], Message] | None = None
 
 
+class Stage(Protocol):
+    """One step of a message's admission."""
+
+    def admit(self, message: Message, places: Places) -> bool:
+        """Whether the message goes on; if not, this stage holds it in the buffer.
+
+        Args:
+            message: the message as the pull loop delivered it.
+            places: the pull loop's places, of which the message takes one.
+        """
+
+
 class PullerSet:
     """The pull loops of one function, until stopped.
 
+    Each delivered message passes the stages of its pull loop, in order, into the buffer.
+
     Args:
         broker: the connection.
+        buffer: the buffer in which a message waits for its call.
         renewed: called with the stream and name of a consumer that was created anew.
         failed: called with a message that could not be admitted, and the exception.
     """
@@ -45,37 +60,38 @@ class PullerSet:
     def __init__(
         self,
         broker: Broker,
+        buffer: PrefetchBuffer,
         *,
         renewed: Callable[[str, str], None],
         failed: Callable[[Message, Exception], None],
     ) -> None:
         self._broker = broker
+        self._buffer = buffer
         self._renewed = renewed
         self._failed = failed
         self._pullers: list[Puller] = []
 
     def add(
-        self,
-        source: Source,
-        admission: Admission,
-        places: Places,
-        slots: Slots,
+        self, source: Source, places: Places, slots: Slots, stages: Sequence[Stage] = ()
     ) -> None:
         """Add a pull loop for a consumer.
 
         Args:
             source: the consumer.
-            admission: admits its messages.
             places: counts its held messages.
             slots: the room for its pull requests.
+            stages: the stages that its messages pass.
         """
-        restore, admit = source.restore, admission.admit
+        restore, add = source.restore, self._buffer.add
 
         def deliver(message: Message) -> None:
             try:
                 if restore is not None:
                     message = restore(message)
-                admit(message, places)
+                for stage in stages:
+                    if not stage.admit(message, places):
+                        return
+                add(message, places)
             except Exception as failure:  # noqa: BLE001 - a defect must not cost the message
                 self._failed(message, failure)
 

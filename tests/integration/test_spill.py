@@ -54,7 +54,7 @@ async def test_a_key_is_not_forgotten_by_an_answer_from_before_it_was_stored(
     key = key_of(KeySpec(token=2))
     queue = FairQueue(key, order_key=key)
     queues = SlowAnswers(broker, name, spec)
-    buffer = PrefetchBuffer(at_least=4, at_most=4, max_bytes=1_000_000, fair_queue=queue)
+    buffer = PrefetchBuffer(at_least=4, at_most=4, max_bytes=1_000_000, queue=queue)
     settlement = cast("Settlement", SimpleNamespace(ack_moved=lambda _: None))
     spill = Spill(queues, buffer, queue, settlement, least=1, wake_pullers=lambda: None)
     await spill.start()

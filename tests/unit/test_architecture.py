@@ -29,8 +29,8 @@ def test_the_stages_stand_on_the_page_in_the_order_in_which_a_message_passes_the
         and "Stage" in ast.unparse(node.annotation)
     ]
 
-    assert stages == "[isolation, self.spill, self._rate_limiter]"
-    named = [PAGE.index(name) for name in ("SingleMessageStage`", ":Spill`", ":RateLimiter`")]
+    assert stages == "[isolation, self.spill]"
+    named = [PAGE.index(name) for name in ("SingleMessageStage`", ":Spill`")]
     assert named == sorted(named)
 
 

@@ -34,7 +34,7 @@ class OrderedBuffer(RuleBasedStateMachine):
 
     def _make(self) -> PrefetchBuffer:
         async def make() -> PrefetchBuffer:
-            return PrefetchBuffer(at_least=10, at_most=10, max_bytes=1000, fair_queue=self.queue)
+            return PrefetchBuffer(at_least=10, at_most=10, max_bytes=1000, queue=self.queue)
 
         return self.loop.run_until_complete(make())
 
