@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping
 from types import CodeType
 
-from runtime.binding.block_keepalive import BlockKeepalive
+from runtime.binding.in_progress import BlockKeepalive
 from runtime.loader import Function
 
 

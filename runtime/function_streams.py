@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from runtime.binding.puller_set import Source
-from runtime.binding.schedule import tick_subject
 from runtime.broker.connection import Broker
 from runtime.broker.drift import Change, without_memory
 from runtime.broker.stream_configs import (
@@ -15,6 +14,7 @@ from runtime.broker.stream_configs import (
 )
 from runtime.broker.streams import ensure, wanted_objects
 from runtime.broker.streams import inspect as inspect_streams
+from runtime.broker.ticks import tick_subject
 from runtime.drift_watch import DriftWatch
 from runtime.errors import ConfigError, Unavailable
 from runtime.host_options import HostOptions

@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import NoReturn
 
-from runtime.binding.block_keepalive import BlockKeepalive
-from runtime.binding.schedule import with_ticks
+from runtime.binding.in_progress import BlockKeepalive
 from runtime.binding.service import ServiceBinding
 from runtime.block_attribution import BlockAttribution
 from runtime.broker.connection import Broker
 from runtime.broker.leases import with_leases
+from runtime.broker.ticks import with_ticks
 from runtime.discovery import Discovery
 from runtime.errors import Unavailable
 from runtime.host_options import HostOptions

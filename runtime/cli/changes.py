@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.binding.schedule import with_ticks
 from runtime.broker.drift import Change, Kind
 from runtime.broker.field_text import show_value
 from runtime.broker.leases import with_leases
 from runtime.broker.streams import way_out
+from runtime.broker.ticks import with_ticks
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.printing import align, printable
 from runtime.errors import ConfigError

@@ -14,8 +14,7 @@ from urllib.parse import urlparse
 import httpx
 import pytest
 
-from runtime.binding.block_keepalive import BlockKeepalive
-from runtime.binding.in_progress import Held, InProgressTicker
+from runtime.binding.in_progress import BlockKeepalive, Held, InProgressTicker
 from runtime.broker import connection
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
