@@ -144,7 +144,7 @@ def test_a_call_on_another_host_knows_whether_it_is_repeated() -> None:
     again = Message("s.a", b"x", stream="S", sequence=1, stored_at_ns=5, called_before=True)
 
     def there(message: Message) -> bool:
-        call = Message("call", message.data, call_headers(message, "f", "leader"))
+        call = Message("call", message.data, call_headers(message, "f"))
         found = called_message(call)
         assert found is not None
         return Event(found, found.data).may_be_repeated

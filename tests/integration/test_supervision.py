@@ -14,17 +14,17 @@ import structlog
 
 from runtime.binding.in_progress import InProgressTicker
 from runtime.binding.ordered.leader import OrderedBinding
-from runtime.binding.ordered.standby import Standby, subject_of
-from runtime.binding.outages import Outages
 from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.schedule import ScheduleTicker
 from runtime.binding.spill import Spill
 from runtime.binding.worker import WorkerPool
 from runtime.broker.advisories import Sweeper
 from runtime.broker.connection import Broker
+from runtime.broker.remote_calls import CallServer, subject_of
 from runtime.embedded.supervision import Launch, ServerSupervisor
 from runtime.errors import Unavailable
 from runtime.lag import LagWatch
+from runtime.resource.outage import Outages
 from tests.support.host import (
     Journal,
     consumer,
@@ -205,29 +205,31 @@ async def test_a_standby_that_failed_is_heard_again(
         async with running_host(nats_server.url, functions, streams=streams) as first:
             [leader] = [each for each in first._bindings if isinstance(each, OrderedBinding)]
             await eventually(_is_false(lambda: not leader.leads), "a leader")
-            fault = Fault(monkeypatch, Standby, "_announce")
+            fault = Fault(monkeypatch, CallServer, "_announce")
             async with running_host(nats_server.url, functions, streams=streams):
                 await asyncio.wait_for(fault.called_again.wait(), 10)
 
-    assert f"standby {work}" in tasks_that_failed(lines)
+    failed = [line["callback"] for line in lines if line["log_level"] == "error"]
+    assert failed == ["CallServer._on_leader"]
 
 
 async def test_a_leader_whose_beat_failed_is_heard_again(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream, work, fault_is_due = fresh("S"), fresh("work"), True
+    stream, work, uses = fresh("S"), fresh("work"), 0
     beats_again = asyncio.Event()
 
     def subject_or_fault(function: str, what: str) -> str:
-        nonlocal fault_is_due
-        if what == "leader" and fault_is_due:
-            fault_is_due = False
+        nonlocal uses
+        uses += what == "leader"
+        # The standby's subscription is the first use, before this host leads.
+        if what == "leader" and uses == 2:
             raise ValueError("a defect")
-        if what == "leader":
+        if what == "leader" and uses > 2:
             beats_again.set()
         return subject_of(function, what)
 
-    monkeypatch.setattr("runtime.binding.ordered.remote_workers.subject_of", subject_or_fault)
+    monkeypatch.setattr("runtime.broker.remote_calls.subject_of", subject_or_fault)
     spec = {"handler": "on_event", "consumer": {"stream": stream}, "ordered_by": {"token": 2}}
     streams = {stream: {"subjects": [f"{stream}.>"]}}
     with structlog.testing.capture_logs() as lines:

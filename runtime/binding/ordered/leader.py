@@ -11,12 +11,13 @@ from typing import Any
 
 from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.crash_isolation import CrashIsolation
+from runtime.binding.ordered.remote_call import standby
 from runtime.binding.ordered.remote_workers import RemoteWorkers
-from runtime.binding.ordered.standby import Standby
 from runtime.binding.puller_set import Source
 from runtime.broker.ack_subject import origin_of
 from runtime.broker.connection import ApiError
 from runtime.broker.leases import Lease, LeaseBook, LeaseRecord
+from runtime.broker.remote_calls import CallServer
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
 from runtime.message import Message
@@ -60,7 +61,7 @@ class OrderedBinding:
         self._lease = Lease(LeaseBook(shared.broker, self.name), self._ttl_s, self._state)
         self._isolation = self._make_isolation(None)
         self._work: ConsumerBinding | None = None
-        self._standby: Standby | None = None
+        self._standby: CallServer | None = None
         self._task = SupervisedTask(self._run, f"ordered {self.name}")
         self._is_paused = False
         self._grace_s = 0.0
@@ -126,7 +127,7 @@ class OrderedBinding:
         """Be a standby, which makes calls for the leader, until this host has the lease."""
         if self._dispatcher.function.shape == "event":
             ttl_s = self._ttl_s * STANDBY_SHARE
-            self._standby = Standby(self._dispatcher, self._shared.broker, ttl_s)
+            self._standby = standby(self._dispatcher, self._shared.broker, ttl_s)
         try:
             if self._standby is not None:
                 await self._standby.start()

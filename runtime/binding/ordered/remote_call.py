@@ -1,26 +1,39 @@
-"""Encodes a call of a function on another host: message and outcome. No I/O."""
+"""A call of an ordered function on another host: its message and its outcome as bytes."""
 
-import json
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel
 
 from runtime.broker import headers as names
+from runtime.broker.connection import Broker
 from runtime.broker.mailbox import mailbox_headers
-from runtime.dispatch import DONE, Dead, Later, Outcome
+from runtime.broker.remote_calls import CallServer
+from runtime.dispatch import DONE, Dead, Dispatcher, Done, Later, Outcome
 from runtime.errors import Unavailable
 from runtime.message import Message
 
-LEADER = "Runtime-Leader"
-"""Header of a call: the host that requests it."""
 CALLED_BEFORE = "Runtime-Called-Before"
 """Header of a call whose message may have been passed to the function before."""
-UNFINISHED = b'{"outcome":"unfinished"}'
+_UNFINISHED = b'{"outcome":"unfinished"}'
 """The answer of a host that cannot finish the call."""
 
 
-def call_headers(message: Message, function: str, leader: str) -> dict[str, str]:
+class _Answer(BaseModel):
+    outcome: Literal["done", "later", "dead", "unfinished"]
+    delay_s: float = 0.0
+    code: str = ""
+    reason: str = ""
+    error_type: str = ""
+    traceback: str = ""
+    is_outage: bool = False
+    note: str = ""
+    counts: bool = True
+    where: str = ""
+
+
+def call_headers(message: Message, function: str) -> dict[str, str]:
     """The headers with which the other host restores the same message."""
-    headers = {**mailbox_headers(message, function, message.attempt), LEADER: leader}
+    headers = dict(mailbox_headers(message, function, message.attempt))
     if message.called_before:
         headers[CALLED_BEFORE] = "1"
     return headers
@@ -38,57 +51,70 @@ def called_message(call: Message) -> Message | None:
 
 def encode_outcome(outcome: Outcome) -> bytes:
     """Encode an outcome as the answer to a call."""
-    content: dict[str, Any] = {"outcome": "done"}
-    if isinstance(outcome, Later):
-        content = {
-            "outcome": "later",
-            "delay_s": outcome.delay_s,
-            "reason": outcome.reason,
-            "error_type": outcome.error_type,
-            "outage": outcome.outage is not None,
-            "note": outcome.note,
-            "where": outcome.place(),
-            "counts": outcome.counts,
-        }
-    elif isinstance(outcome, Dead):
-        content = {
-            "outcome": "dead",
-            "code": outcome.code,
-            "reason": outcome.reason,
-            "error_type": outcome.error_type,
-            "traceback": outcome.traceback,
-            "where": outcome.place(),
-        }
-    return json.dumps(content).encode()
+    if isinstance(outcome, Done):
+        answer = _Answer(outcome="done")
+    else:
+        answer = _Answer(
+            outcome="later",
+            reason=outcome.reason,
+            error_type=outcome.error_type,
+            where=outcome.place(),
+        )
+        if isinstance(outcome, Later):
+            answer.delay_s, answer.note = outcome.delay_s, outcome.note
+            answer.counts = outcome.counts
+            answer.is_outage = outcome.outage is not None
+        else:
+            answer.outcome, answer.code = "dead", outcome.code
+            answer.traceback = outcome.traceback
+    return answer.model_dump_json(exclude_defaults=True).encode()
 
 
-def decode_outcome(answer: bytes) -> Outcome | None:
-    """Decode the answer to a call; None for `UNFINISHED`.
+def decode_outcome(data: bytes) -> Outcome | None:
+    """Decode the answer to a call; None when the host could not finish the call.
 
     Raises:
         ValueError: the answer is not an outcome.
     """
-    content: Mapping[str, Any] = json.loads(answer)
-    kind = content.get("outcome")
-    if kind == "done":
-        return DONE
-    if kind == "later":
-        reason = str(content["reason"])
-        outage = Unavailable("a server", reason) if content["outage"] else None
+    answer = _Answer.model_validate_json(data)
+    reason, error_type, where = answer.reason, answer.error_type, answer.where
+    if answer.outcome == "later":
+        outage = Unavailable("a server", reason) if answer.is_outage else None
         return Later(
-            float(content["delay_s"]),
+            answer.delay_s,
             reason,
-            str(content["error_type"]),
+            error_type,
             outage,
-            note=str(content.get("note", "")),
-            where=str(content.get("where", "")),
-            counts=content.get("counts", True) is not False,
+            note=answer.note,
+            where=where,
+            counts=answer.counts,
         )
-    if kind == "dead":
-        code, reason, error_type, trace = (
-            str(content[key]) for key in ("code", "reason", "error_type", "traceback")
-        )
-        return Dead(code, reason, error_type, trace, where=str(content.get("where", "")))
-    if kind == "unfinished":
-        return None
-    raise ValueError("not an outcome")
+    if answer.outcome == "dead":
+        return Dead(answer.code, reason, error_type, answer.traceback, where=where)
+    return DONE if answer.outcome == "done" else None
+
+
+def standby(dispatcher: Dispatcher, broker: Broker, leader_ttl_s: float) -> CallServer:
+    """Build the standby of a function, which makes as many calls at a time as a leader would.
+
+    Args:
+        dispatcher: the function's.
+        broker: the connection.
+        leader_ttl_s: shorter than the time after which another host may lead.
+    """
+
+    async def make(call: Message) -> bytes:
+        message = called_message(call)
+        if message is None:
+            return _UNFINISHED
+        return encode_outcome(await dispatcher.run_event(message))
+
+    function = dispatcher.function
+    return CallServer(
+        broker,
+        function.name,
+        function.spec.concurrency,
+        leader_ttl_s,
+        make=make,
+        unfinished=_UNFINISHED,
+    )
