@@ -5,7 +5,8 @@ import threading
 from collections.abc import Mapping
 from types import CodeType
 
-from runtime.binding.in_progress import BlockKeepalive
+from runtime.binding.in_progress import InProgressTicker
+from runtime.broker.connection import Broker
 from runtime.loader import Function
 
 
@@ -16,11 +17,11 @@ class BlockAttribution:
         functions: the functions of this process, by name.
 
     Attributes:
-        keepalive: set when the process has connected.
+        connected: connection and ticker, when the process has connected.
     """
 
     def __init__(self, functions: Mapping[str, Function]) -> None:
-        self.keepalive: BlockKeepalive | None = None
+        self.connected: tuple[Broker, InProgressTicker] | None = None
         self._functions = functions
         self._loop_thread = threading.get_ident()
         self._codes: dict[CodeType | str, str] = {}
@@ -44,7 +45,8 @@ class BlockAttribution:
 
     def keep_alive(self, blocked_s: float) -> None:
         """Keep connection and held messages alive during a block; called by another thread."""
-        if self.keepalive is not None:
+        if self.connected is not None:
+            broker, ticker = self.connected
             function = self._functions.get(self.running())
             is_at_work = function is not None and blocked_s < function.spec.timeout
-            self.keepalive.act(is_at_work=is_at_work)
+            ticker.keep_alive(broker, is_at_work=is_at_work)

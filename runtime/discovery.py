@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 
 from runtime.binding.endpoint import endpoint_metadata
-from runtime.binding.puller_set import Source
 from runtime.broker.connection import Broker
 from runtime.broker.drift import Change
 from runtime.broker.micro import EndpointStats, MicroEndpoint, MicroService
+from runtime.broker.pull_source import PullSource
 from runtime.drift_watch import describe_drift
 from runtime.function_status import FunctionStatus
 from runtime.loader import Function
@@ -100,7 +100,7 @@ class Discovery:
     def add_consumer(
         self,
         function: Function,
-        source: Source,
+        source: PullSource,
         metrics: FunctionMetrics,
         *,
         leads: Callable[[], bool] | None = None,

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from runtime.binding.puller_set import Source
 from runtime.broker.connection import Broker
 from runtime.broker.drift import Change, without_memory
+from runtime.broker.pull_source import PullSource
 from runtime.broker.stream_configs import (
     FUNCTION_METADATA,
     MAILBOX,
@@ -93,7 +93,7 @@ class FunctionStreams:
             or (self._options.sweeps and owner not in self._manifest.functions)
         ]
 
-    def sources_of(self, function: Function) -> list[Source]:
+    def sources_of(self, function: Function) -> list[PullSource]:
         """The consumers that a function pulls from: its stream's, then its mailbox's."""
         spec, name = function.spec, function.name
         if spec.consumer:
@@ -106,8 +106,8 @@ class FunctionStreams:
         else:
             return []
         return [
-            Source(stream, durable, subjects, ack_wait_s, self._recreate),
-            Source(
+            PullSource(stream, durable, subjects, ack_wait_s, self._recreate),
+            PullSource(
                 MAILBOX,
                 name,
                 (f"mailbox.ready.{name}",),

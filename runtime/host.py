@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import NoReturn
 
-from runtime.binding.in_progress import BlockKeepalive
 from runtime.binding.service import ServiceBinding
 from runtime.block_attribution import BlockAttribution
 from runtime.broker.connection import Broker
@@ -150,7 +149,7 @@ class Host:
         ticker = wiring.build_ticker()
         self.probes.threads = wiring.threads
         self.probes.tasks = [ticker.task, ticker.settler.task]
-        self.blocks.keepalive = BlockKeepalive(wiring.broker, ticker)
+        self.blocks.connected = (wiring.broker, ticker)
         shared = await wiring.build_shared(ticker, self.probes)
         functions = self._functions.values()
         self._stack.push_async_callback(wiring.stop_functions)

@@ -12,7 +12,6 @@ from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.endpoint import endpoint
 from runtime.binding.in_progress import InProgressTicker
 from runtime.binding.ordered.leader import OrderedBinding
-from runtime.binding.outages import Outages
 from runtime.binding.schedule import ScheduleTicker
 from runtime.binding.service import ServiceBinding
 from runtime.binding.settlement import SettlementBackends
@@ -38,6 +37,7 @@ from runtime.observe.metrics import ENDPOINT_OUTCOMES, Metrics
 from runtime.observe.redaction import hide, secrets_in
 from runtime.probes import Probes
 from runtime.process_identity import ProcessIdentity
+from runtime.resource.outage import Outages
 from runtime.resource.shared import SharedResources
 from runtime.stream_fill import StreamFill
 from runtime.threads import FunctionThreads

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.message import Message
+from runtime.queueing.capacity import Capacity
 from runtime.queueing.fair_queue import FairQueue, ReadyQueue
 from runtime.queueing.rate_limited_queue import RateLimitedQueue
 
-PREFETCH_S = 0.2
-"""Messages are fetched ahead for this much time of work, as measured."""
-RATE_WINDOW_S = 0.1
 MAILBOX_SHARE = 4
+MEASURE_EVERY = 64
+"""Number of settled messages after which the capacity is measured."""
 PACE_S = 0.002
 """Least time between two wake-ups for a token: at a higher rate several tokens have come in."""
 ROOM_BYTES = 32 * 1024 * 1024
@@ -35,9 +35,7 @@ class Places:
 class PrefetchBuffer:
     """Holds the delivered messages and tells the pull loops how many more may come.
 
-    The capacity follows the function's rate: the messages that may run at once, plus the messages
-    that the function settles in `PREFETCH_S`. So a slow function holds few messages beyond its
-    calls, and a fast one does not run out between two pulls. The bytes have a limit of their own.
+    Their number is bounded by a `Capacity`; the bytes have a limit of their own.
 
     Args:
         at_least: the lowest capacity.
@@ -72,9 +70,6 @@ class PrefetchBuffer:
         self._queue = queue
         self._rate_limited = queue if isinstance(queue, RateLimitedQueue) else None
         self._wake_pullers = wake_pullers
-        self._at_least = at_least
-        self._at_most = max(at_least, at_most)
-        self._capacity = at_least
         self._extra = 0
         self._extra_bytes = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -88,16 +83,15 @@ class PrefetchBuffer:
         self._empty = asyncio.Event()
         self._settled = 0
         self._loop = asyncio.get_running_loop()
-        self._window_from_s = self._loop.time()
+        self._capacity = Capacity(at_least, at_most, self._loop.time)
 
     def resize(self, *, at_least: int, at_most: int) -> None:
         """Change the bounds of the capacity, and set the capacity to the lower bound."""
-        self._at_least = self._capacity = at_least
-        self._at_most = max(at_least, at_most)
+        self._capacity.resize(at_least, at_most)
 
     def capacity(self) -> int:
         """The most messages that may be held, at this moment, whatever the rate."""
-        return self._capacity + self._extra
+        return self._capacity.messages + self._extra
 
     def stream_capacity(self) -> int:
         """The most messages that may be held for the pull loop of the stream."""
@@ -111,8 +105,8 @@ class PrefetchBuffer:
         those of the stream.
         """
         if self.fair_queue is not None and not self.fair_queue.is_open:
-            return self._capacity + taken
-        return self._within_rate(max(1, self._capacity // MAILBOX_SHARE), taken)
+            return self._capacity.messages + taken
+        return self._within_rate(max(1, self._capacity.messages // MAILBOX_SHARE), taken)
 
     def free_bytes(self) -> int:
         """How many more bytes may come; negative when a large message is held.
@@ -135,7 +129,7 @@ class PrefetchBuffer:
 
     def make_room(self, missing: int, taken: int) -> None:
         """Admit `missing` stream messages beyond the `taken` ones, until the queue is opened."""
-        self._extra = max(0, taken - self._capacity) + missing
+        self._extra = max(0, taken - self._capacity.messages) + missing
         self._extra_bytes = max(0, self.held_bytes - self.max_bytes) + ROOM_BYTES
 
     def count(self) -> int:
@@ -226,8 +220,7 @@ class PrefetchBuffer:
         self._settled += 1
         if not self.held:
             self._empty.set()
-            self._measure()
-        elif not self._settled & 63:
+        if not self.held or self._settled == MEASURE_EVERY:
             self._measure()
         if self.fair_queue is not None and self.is_stuck:
             self._empty.set()
@@ -258,18 +251,22 @@ class PrefetchBuffer:
         self._empty.set()
 
     async def wait(self) -> None:
-        """Return when a message waits."""
-        while not self.ready:
-            self._set_alarm()
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                # Woken and cancelled at the same moment: another waiter must take the message.
-                if waiter.done() and not waiter.cancelled():
-                    self._wake()
-                raise
+        """Return when a message has come, or at `wake_waiters`."""
+        self._set_alarm()
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            # Woken and cancelled at the same moment: another waiter must take the message.
+            if waiter.done() and not waiter.cancelled():
+                self._wake()
+            raise
+
+    def wake_waiters(self) -> None:
+        """Make every `wait` return."""
+        while self._waiters:
+            _resolve(self._waiters.popleft())
 
     async def wait_for(self, messages: int, size_bytes: int, limit_s: float) -> None:
         """Return when so many messages or bytes wait, or after `limit_s`.
@@ -309,6 +306,10 @@ class PrefetchBuffer:
         """Whether all held messages wait in the queue and none may be taken now."""
         queue = self.fair_queue
         return queue is not None and queue.is_idle and len(self.held) == queue.waiting
+
+    def _measure(self) -> None:
+        self._capacity.count_settled(self._settled)
+        self._settled = 0
 
     def _let_go(self, message: Message) -> None:
         places = self.held.pop(message, None)
@@ -366,18 +367,6 @@ class PrefetchBuffer:
 
     def _is_enough(self) -> bool:
         return len(self.ready) >= self._enough_messages or self.ready_bytes >= self._enough_bytes
-
-    def _measure(self) -> None:
-        now_s = self._loop.time()
-        elapsed_s = now_s - self._window_from_s
-        if elapsed_s < RATE_WINDOW_S:
-            return
-        fitting = int(self._settled / elapsed_s * PREFETCH_S)
-        wanted = min(self._at_most, self._at_least + fitting)
-        # Move half way each time, so that one unusual window changes little.
-        self._capacity = max(self._at_least, (self._capacity + wanted + 1) // 2)
-        self._settled = 0
-        self._window_from_s = now_s
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from runtime.binding.buffer import Places, PrefetchBuffer
-from runtime.binding.capacity import bounds_of, queue_of
 from runtime.binding.crash_isolation import SingleMessageStage
 from runtime.binding.in_progress import Held, InProgressTicker
-from runtime.binding.outages import Outages
-from runtime.binding.puller_set import DRAIN_S, PullerSet, Source, Stage
+from runtime.binding.puller_set import DRAIN_S, PullerSet, Stage
 from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.settlement import Settlement, SettlementBackends
 from runtime.binding.spill import Spill
-from runtime.binding.worker import Runner, Worker, WorkerPool
+from runtime.binding.worker import Runner, WorkerPool
 from runtime.broker.connection import Broker
+from runtime.broker.pull_source import PullSource
 from runtime.broker.puller import Slots
 from runtime.broker.spill_queues import SLOTS, SpillQueues
 from runtime.broker.stream_configs import MAILBOX
@@ -28,6 +27,8 @@ from runtime.dispatch import Dead, Dispatcher
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
+from runtime.queueing.capacity import bounds_of, queue_of
+from runtime.resource.outage import Outages
 
 log = get_logger("runtime.consumer")
 
@@ -67,12 +68,13 @@ class ConsumerBinding:
     Attributes:
         before_giving_back: awaited before unfinished messages are given back.
         stream_places: the places of the messages that the stream delivered.
+        workers: the tasks that call the function.
     """
 
     def __init__(
         self,
         dispatcher: Dispatcher,
-        sources: list[Source],
+        sources: list[PullSource],
         shared: SharedServices,
         metrics: FunctionMetrics,
         *,
@@ -107,7 +109,7 @@ class ConsumerBinding:
         is_ordered = function.spec.ordered_by is not None
         retry_in_place = self.buffer.delay if is_ordered else None
         self._settlement = Settlement(dispatcher, shared.backends, metrics, retry_in_place)
-        self._workers = WorkerPool(
+        self.workers = WorkerPool(
             dispatcher,
             runner or dispatcher,
             self.buffer,
@@ -130,14 +132,10 @@ class ConsumerBinding:
     async def start(self) -> None:
         """Start the pull loops and the workers."""
         self._shared.ticker.add(self._held)
-        self._workers.start()
+        self.workers.start()
         if self.spill is not None:
             await self.spill.start()
         await self.pullers.start()
-
-    def add_worker(self, worker: Worker) -> None:
-        """Add a worker, which calls the function on one message at a time until it is stopped."""
-        self._workers.add_worker(worker)
 
     async def drain(self, grace_s: float) -> None:
         """Stop pulling, finish the held messages, and give back those that outlast `grace_s`."""
@@ -173,7 +171,7 @@ class ConsumerBinding:
         self.buffer.release_all(messages)
 
     async def _end_work(self) -> None:
-        await self._workers.stop()
+        await self.workers.stop()
         await asyncio.gather(*self._burials, return_exceptions=True)
         if self.spill is not None:
             await self.spill.stop()
@@ -213,7 +211,7 @@ class ConsumerBinding:
 
     def _add_slot(self, slot: int, spill: Spill) -> None:
         places = Places()
-        source = Source(
+        source = PullSource(
             MAILBOX,
             self._queues.durable(slot),
             (),

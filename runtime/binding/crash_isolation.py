@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from runtime.binding.buffer import Places, PrefetchBuffer
-from runtime.binding.capacity import Bounds
 from runtime.binding.worker import Runner
 from runtime.broker.ack_subject import deliveries_of
 from runtime.broker.advisories import CODE
 from runtime.dispatch import Dead, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger
+from runtime.queueing.capacity import Bounds
 from runtime.queueing.fair_queue import FairQueue
 
 log = get_logger("runtime.crash_isolation")
@@ -113,19 +113,18 @@ class CrashIsolation:
         """Run the function on one message, or give the message up."""
         if message.sequence not in self._candidates:
             return await self._runner.run_event(message)
-        dead = await self._prepare(message)
-        outcome = dead or await self._runner.run_event(message)
+        outcome = await self._prepare(message) or await self._runner.run_event(message)
         self._clear(message)
         return outcome
 
     async def run_batch(self, messages: Sequence[Message]) -> list[Outcome]:
         """Run the function on several messages; candidates are run one by one."""
-        [first, *_] = messages
-        if first.sequence not in self._candidates:
+        # While there are candidates, one message is taken at a time.
+        if messages[0].sequence not in self._candidates:
             return await self._runner.run_batch(messages)
-        dead = await self._prepare(first)
+        dead = await self._prepare(messages[0])
         outcomes: list[Outcome] = [dead] if dead else await self._runner.run_batch(messages)
-        self._clear(first)
+        self._clear(messages[0])
         return outcomes
 
     async def _prepare(self, message: Message) -> Dead | None:

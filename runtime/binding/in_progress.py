@@ -62,6 +62,20 @@ class InProgressTicker:
                     due.append(message)
         return due
 
+    def keep_alive(self, broker: Broker, *, is_at_work: bool) -> None:
+        """Send PONG and `+WPI`, in place of the blocked event loop; called by another thread.
+
+        A few calls a second keep the connection and the held messages, with one exception: when the
+        running function blocks for longer than its time limit, the messages are redelivered to
+        other hosts, as they would be if the call were cancelled.
+
+        Args:
+            broker: the connection.
+            is_at_work: whether a function is running within its time limit.
+        """
+        due = self.due(time.monotonic()) if is_at_work else []
+        broker.keep_alive([(message.reply, IN_PROGRESS) for message in due])
+
     async def stop(self) -> None:
         """End the ticker."""
         await self.task.stop()
@@ -72,32 +86,3 @@ class InProgressTicker:
             await asyncio.sleep(TICK_S)
             for message in self.due(loop.time()):
                 self.settler.in_progress(message)
-
-
-class BlockKeepalive:
-    """Sends PONG and `+WPI` from another thread, in place of the blocked event loop.
-
-    So a block loses neither the connection nor the held messages, with one exception: when the
-    running function blocks for longer than its time limit, the messages are redelivered to other
-    hosts, as they would be if the call were cancelled.
-
-    Args:
-        broker: the connection.
-        ticker: knows the held messages.
-    """
-
-    def __init__(self, broker: Broker, ticker: InProgressTicker) -> None:
-        self._broker = broker
-        self._ticker = ticker
-
-    def act(self, *, is_at_work: bool) -> None:
-        """Send the signals once; a few calls a second keep everything alive.
-
-        Args:
-            is_at_work: whether a function is running within its time limit.
-        """
-        signs: list[tuple[str, bytes]] = []
-        if is_at_work:
-            due = self._ticker.due(time.monotonic())
-            signs += [(message.reply, IN_PROGRESS) for message in due]
-        self._broker.keep_alive(signs)

@@ -1,36 +1,18 @@
 """Starts and stops the pull loops of one function, one for each of its consumers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.broker.connection import Broker
+from runtime.broker.pull_source import PullSource
 from runtime.broker.puller import Puller, Slots
 from runtime.message import Message
 
 DRAIN_S = 5.0
 """Time for messages that the server has sent: more than enough, unless the connection is lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A durable consumer to pull from.
-
-    Attributes:
-        subjects: the subjects that it delivers, for display.
-        restore: converts a delivery to its message (the mailbox delivers copies).
-        recreate: creates a deleted consumer again.
-    """
-
-    stream: str
-    durable: str
-    subjects: Sequence[str]
-    ack_wait_s: float
-    recreate: Callable[[], Awaitable[object]]
-    restore: Callable[[Message], Message] | None = None
 
 
 class Stage(Protocol):
@@ -72,7 +54,7 @@ class PullerSet:
         self._pullers: list[Puller] = []
 
     def add(
-        self, source: Source, places: Places, slots: Slots, stages: Sequence[Stage] = ()
+        self, source: PullSource, places: Places, slots: Slots, stages: Sequence[Stage] = ()
     ) -> None:
         """Add a pull loop for a consumer.
 

@@ -119,58 +119,43 @@ class Settlement:
         else:
             self.ack_moved([message])
 
-    def retry_later(self, message: Message, delay_s: float = STORE_AGAIN_S) -> bool:
+    def retry_later(
+        self, message: Message, delay_s: float = STORE_AGAIN_S, *, counts: bool = True
+    ) -> bool:
         """Try the message again after a delay; return False when it stays in the buffer."""
         self._metrics.count("retried")
         if self._retry_in_place is None:
             self._settler.nak(message, delay_s)
             return True
-        message.attempt += 1
+        message.attempt += counts
         self._retry_in_place(message, delay_s)
         return False
 
     async def _later(self, message: Message, later: Later) -> bool:
         self._failures.failed(message, later)
-        if not later.counts:
-            return await self._postpone(message, later)
-        if (
-            later.delay_s >= PARK_FROM_S
-            and self._retry_in_place is None
-            and self._backends.mailbox.supports_parking
-        ):
-            try:
-                await self._backends.mailbox.park(
-                    message, self._function, later.delay_s, later.reason
-                )
-            except (PublishFailed, Unsendable) as failure:
-                self._log_of(message).warning(
-                    "Parking failed, the message waits in its stream", reason=failure.reason
-                )
-            else:
-                self.ack_moved([message])
-                self._metrics.count("parked")
-                return True
-        return self.retry_later(message, later.delay_s)
+        is_parked = self._retry_in_place is None and (
+            later.delay_s >= PARK_FROM_S or not later.counts
+        )
+        if is_parked and await self._park(message, later):
+            return True
+        return self.retry_later(message, later.delay_s, counts=later.counts)
 
-    async def _postpone(self, message: Message, later: Later) -> bool:
-        """Wait without using up an attempt: a copy in the mailbox says how many were made."""
-        if self._retry_in_place is not None:
-            self._metrics.count("retried")
-            self._retry_in_place(message, later.delay_s)
-            return False
-        mailbox = self._backends.mailbox
+    async def _park(self, message: Message, later: Later) -> bool:
+        """Store a copy in the mailbox, which says how many attempts were made."""
+        mailbox, delay_s = self._backends.mailbox, later.delay_s
         try:
             if mailbox.supports_parking:
-                await mailbox.park(
-                    message, self._function, later.delay_s, later.reason, counts=False
-                )
+                reason, counts = later.reason, later.counts
+                await mailbox.park(message, self._function, delay_s, reason, counts=counts)
+            elif not later.counts:
+                await mailbox.hand_over(message, self._function, delay_s)
             else:
-                await mailbox.hand_over(message, self._function, later.delay_s)
+                return False
         except (PublishFailed, Unsendable) as failure:
             self._log_of(message).warning(
                 "Parking failed, the message waits in its stream", reason=failure.reason
             )
-            return self.retry_later(message, later.delay_s)
+            return False
         self.ack_moved([message])
         self._metrics.count("parked")
         return True

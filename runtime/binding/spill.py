@@ -26,8 +26,6 @@ log = get_logger("runtime.spill")
 
 LOOK_S = 2.0
 """How often the server is asked whether a key's queue is empty, while a key has one."""
-CHUNK = 500
-CHUNK_BYTES = 4_000_000
 _PAUSE_S = 0.25
 
 
@@ -208,7 +206,7 @@ class Spill:
     async def _move(self, slot: _Slot) -> None:
         is_failing = False
         while slot.moving:
-            chunk = self._chunk(slot.moving)
+            chunk = self._queues.chunk(slot.moving)
             try:
                 if self._queues.fits(chunk[0][1]):
                     await self._store(slot, chunk)
@@ -235,19 +233,6 @@ class Spill:
         messages = [message for _, message in chunk]
         self._settlement.ack_moved(messages)
         self._buffer.release_all(messages)
-
-    def _chunk(self, moving: deque[tuple[str, Message]]) -> list[tuple[str, Message]]:
-        """The next messages to store together; a message that is too large for that is alone."""
-        chunk: list[tuple[str, Message]] = []
-        size_bytes = 0
-        for name, message in moving:
-            fits = self._queues.fits(message)
-            if fits or not chunk:
-                chunk.append((name, message))
-            size_bytes += len(message.data)
-            if not fits or len(chunk) == CHUNK or size_bytes >= CHUNK_BYTES:
-                break
-        return chunk
 
     async def _wait_until_empty(self, name: str) -> None:
         """Return when no message of an order key is left in its queue."""

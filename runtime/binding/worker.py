@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
 from runtime.binding.buffer import PrefetchBuffer
-from runtime.binding.outages import Outages
 from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.settlement import Settlement
 from runtime.broker.ack_subject import Origin, origin_of
@@ -15,6 +15,7 @@ from runtime.dispatch import DONE, Dispatcher, Later, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import FunctionMetrics
+from runtime.resource.outage import Outages
 
 log = get_logger("runtime.worker")
 
@@ -34,37 +35,17 @@ class Runner(Protocol):
         """Run the function on several messages; return an outcome for each, in order."""
 
 
+@dataclass(slots=True, eq=False)
 class Worker:
     """Calls the function on single messages, in one or several tasks.
 
-    Args:
-        run_event: see `Runner`.
-
     Attributes:
+        run_event: see `Runner`.
         is_stopped: whether the worker takes no more messages.
     """
 
-    def __init__(self, run_event: Callable[[Message], Awaitable[Outcome]]) -> None:
-        self.run_event = run_event
-        self.is_stopped = False
-        self._idle: set[asyncio.Task[Any]] = set()
-
-    async def wait(self, buffer: PrefetchBuffer) -> None:
-        """Return when a message waits. Cancels the task when the worker is stopped meanwhile."""
-        task = asyncio.current_task()
-        if task is None:
-            return
-        self._idle.add(task)
-        try:
-            await buffer.wait()
-        finally:
-            self._idle.discard(task)
-
-    def stop(self) -> None:
-        """Take no more messages; running calls are finished."""
-        self.is_stopped = True
-        for task in self._idle:
-            task.cancel()
+    run_event: Callable[[Message], Awaitable[Outcome]]
+    is_stopped: bool = False
 
 
 class WorkerPool:
@@ -110,22 +91,28 @@ class WorkerPool:
         # Half of the bytes, so that the next batch can be collected meanwhile.
         self._batch_bytes = min(spec.batch.bytes, max(1, buffer.max_bytes // 2))
         self._concurrency = spec.concurrency
+        self._collecting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._time = asyncio.get_running_loop().time
 
     def start(self) -> None:
         """Start the tasks."""
-        if self._is_batch:
-            self._spawn(self._run_batches)
-        else:
-            worker = Worker(self._runner.run_event)
-            for _ in range(self._concurrency):
+        worker = Worker(self._runner.run_event)
+        for _ in range(self._concurrency):
+            if self._is_batch:
+                self._spawn(self._run_batches)
+            else:
                 self.add_worker(worker)
 
     def add_worker(self, worker: Worker) -> None:
         """Add a worker, which calls the function on one message at a time until it is stopped."""
-        self._spawn(lambda: self._run_events(worker), lambda: not worker.is_stopped)
+        self._spawn(lambda: self._run_events(worker))
+
+    def stop_worker(self, worker: Worker) -> None:
+        """Let a worker take no more messages; running calls are finished."""
+        worker.is_stopped = True
+        self._buffer.wake_waiters()
 
     async def stop(self) -> None:
         """Cancel every call; unfinished messages stay in the buffer."""
@@ -141,19 +128,15 @@ class WorkerPool:
         self._metrics.timeouts = self._dispatcher.timeouts
         self._wake_pullers()
 
-    def _spawn(
-        self,
-        run: Callable[[], Coroutine[Any, Any, None]],
-        is_wanted: Callable[[], bool] = lambda: True,
-    ) -> None:
+    def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         def ended(task: "asyncio.Task[None]") -> None:
             self._tasks.discard(task)
-            if self._is_stopping or not is_wanted():
+            if self._is_stopping:
                 return
             failure = asyncio.CancelledError() if task.cancelled() else task.exception()
             if failure is not None:
                 log.error("A worker failed, the next begins", function=self._name, exc_info=failure)
-                self._spawn(run, is_wanted)
+                self._spawn(run)
 
         task = create_call_task(run())
         self._tasks.add(task)
@@ -171,8 +154,9 @@ class WorkerPool:
         while not worker.is_stopped:
             if not buffer.ready:
                 self.wake_pullers()
-                await worker.wait(buffer)
+                await buffer.wait()
                 turn_ends_s = time() + TURN_S
+                continue
             message = buffer.take()
             try:
                 if message.attempt > 1 and recent_acks.has(message):
@@ -200,42 +184,31 @@ class WorkerPool:
                 turn_ends_s = time() + TURN_S
 
     async def _run_batches(self) -> None:
-        slots = asyncio.Semaphore(self._concurrency)
         while True:
-            await slots.acquire()
-            batch = await self._collect()
-            task = create_call_task(self._run_batch(batch, slots))
-            self._tasks.add(task)
-            task.add_done_callback(self._on_batch_ended)
-
-    def _on_batch_ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            sentence = "Work on a batch failed, its messages are tried again"
-            log.error(sentence, function=self._name, exc_info=failure)
+            async with self._collecting:
+                batch = await self._collect()
+            try:
+                batch = self._without_repeats(batch)
+                rest = await self._call_batch(batch) if batch else []
+            except BaseException as failure:
+                self._on_lost_call(batch, failure)
+                raise
+            if rest:
+                # The next batch need not wait until the failed messages of this one are stored
+                # elsewhere.
+                task = asyncio.create_task(self._finish_all(rest))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def _collect(self) -> list[Message]:
         """Collect the next batch, until its size, its bytes or its wait is reached."""
         buffer, spec = self._buffer, self._batch
-        await buffer.wait()
+        while not buffer.ready:
+            await buffer.wait()
         waited_s = self._time() - buffer.ready[0].received_at_s
         size = min(spec.size, buffer.capacity())
         await buffer.wait_for(size, self._batch_bytes, spec.wait - waited_s)
         return buffer.take_all(spec.size, self._batch_bytes)
-
-    async def _run_batch(self, batch: list[Message], slots: asyncio.Semaphore) -> None:
-        try:
-            batch = self._without_repeats(batch)
-            rest = await self._call_batch(batch) if batch else []
-        except BaseException as failure:
-            self._on_lost_call(batch, failure)
-            raise
-        finally:
-            # The next batch need not wait until the failed messages of this one are stored
-            # elsewhere.
-            slots.release()
-        # Concurrently: each dead letter and each parking waits for a confirmation of its own.
-        await asyncio.gather(*(self._finish(message, outcome) for message, outcome in rest))
 
     async def _call_batch(
         self, batch: list[Message], false_outages: int = 0
@@ -307,6 +280,10 @@ class WorkerPool:
             return None
         await asyncio.sleep(FALSE_OUTAGE_PAUSES_S[false_outages])
         return false_outages + 1
+
+    async def _finish_all(self, rest: list[tuple[Message, Outcome]]) -> None:
+        # Concurrently: each dead letter and each parking waits for a confirmation of its own.
+        await asyncio.gather(*(self._finish(message, outcome) for message, outcome in rest))
 
     async def _finish(self, message: Message, outcome: Outcome) -> None:
         try:

@@ -8,7 +8,7 @@ queue, as a parked message does. The token `{key}` is a hash, because a key can 
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +22,8 @@ from runtime.manifest.model import FunctionSpec
 from runtime.message import Message
 
 SLOTS = 16
+CHUNK = 500
+CHUNK_BYTES = 4_000_000
 _NAME_BYTES = 8
 
 
@@ -89,6 +91,19 @@ class SpillQueues:
         """Whether the server takes the message together with the headers that name its origin."""
         small = not message.headers and len(message.data) < self._broker.max_payload_bytes // 2
         return small or self._mailbox.fits(message, self._function)
+
+    def chunk(self, moving: Iterable[tuple[str, Message]]) -> list[tuple[str, Message]]:
+        """The first messages, as many as `put` stores well; one that does not fit is alone."""
+        chunk: list[tuple[str, Message]] = []
+        size_bytes = 0
+        for name, message in moving:
+            fits = self.fits(message)
+            if fits or not chunk:
+                chunk.append((name, message))
+            size_bytes += len(message.data)
+            if not fits or len(chunk) == CHUNK or size_bytes >= CHUNK_BYTES:
+                break
+        return chunk
 
     async def put(
         self, slot: int, messages: Sequence[tuple[str, Message]], *, in_order: bool

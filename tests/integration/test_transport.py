@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 import httpx
 import pytest
 
-from runtime.binding.in_progress import BlockKeepalive, Held, InProgressTicker
+from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.broker import connection
 from runtime.broker.connection import Broker
 from runtime.broker.puller import Puller, Slots
@@ -308,8 +308,7 @@ async def test_what_is_here_stays_here_as_long_as_the_function_at_work_has_time(
     puller = await pull(patient, stream, deliver)
     await patient.publish(f"{stream}.a", b"")
     await arrived.wait()
-    keepalive = BlockKeepalive(patient, ticker)
-    with keeping_alive(lambda: keepalive.act(is_at_work=is_at_work)):
+    with keeping_alive(lambda: ticker.keep_alive(patient, is_at_work=is_at_work)):
         block()
     await patient.flush()
     await puller.stop(5)
@@ -335,8 +334,7 @@ async def test_a_keepalive_acknowledges_nothing(server: Server) -> None:
         held.add(kept)
         await broker.flush()
         proxy.silence()
-        keepalive = BlockKeepalive(broker, ticker)
-        with keeping_alive(lambda: keepalive.act(is_at_work=True)):
+        with keeping_alive(lambda: ticker.keep_alive(broker, is_at_work=True)):
             time.sleep(2 * ACK_WAIT_S)  # noqa: ASYNC251 - the block
 
         async def is_told() -> bool:

@@ -13,10 +13,10 @@ from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.crash_isolation import CrashIsolation
 from runtime.binding.ordered.remote_call import standby
 from runtime.binding.ordered.remote_workers import RemoteWorkers
-from runtime.binding.puller_set import Source
 from runtime.broker.ack_subject import origin_of
 from runtime.broker.connection import ApiError
 from runtime.broker.leases import Lease, LeaseBook, LeaseRecord
+from runtime.broker.pull_source import PullSource
 from runtime.broker.remote_calls import CallServer
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
@@ -46,7 +46,7 @@ class OrderedBinding:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        sources: list[Source],
+        sources: list[PullSource],
         shared: SharedServices,
         metrics: FunctionMetrics,
     ) -> None:
@@ -169,23 +169,16 @@ class OrderedBinding:
             work.spill.open()
         log.info("Works on an ordered function", function=self.name)
         if self._dispatcher.function.shape == "event":
-            await self._make_remote_workers(work).start()
+            remote = RemoteWorkers(
+                work, self._dispatcher, self._isolation, self._shared, lost_after_s=self._ttl_s
+            )
+            await remote.start()
         await self._lease.wait_until_lost()
 
     def _make_isolation(self, state: dict[str, Any] | None) -> CrashIsolation:
         max_deaths = self._dispatcher.function.spec.retry.max_attempts
         left = state.get("isolation") if state else None
         return CrashIsolation(self._dispatcher, max_deaths, self._lease.renew, left)
-
-    def _make_remote_workers(self, work: ConsumerBinding) -> RemoteWorkers:
-        return RemoteWorkers(
-            work,
-            self._dispatcher,
-            self._isolation,
-            self._shared.broker,
-            self._shared.backends.mailbox,
-            lost_after_s=self._ttl_s,
-        )
 
     async def _gather(self, work: ConsumerBinding) -> None:
         """Return when all messages that the leader before held have arrived."""

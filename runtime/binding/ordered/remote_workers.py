@@ -2,12 +2,10 @@
 
 from functools import partial
 
-from runtime.binding.consumer import ConsumerBinding
+from runtime.binding.consumer import ConsumerBinding, SharedServices
 from runtime.binding.crash_isolation import CrashIsolation
 from runtime.binding.ordered.remote_call import call_headers, decode_outcome
 from runtime.binding.worker import Worker
-from runtime.broker.connection import Broker
-from runtime.broker.mailbox import Mailbox
 from runtime.broker.remote_calls import CallClient, Peer
 from runtime.dispatch import Dispatcher, Outcome
 from runtime.errors import NoAnswer, RuntimeFault
@@ -28,8 +26,7 @@ class RemoteWorkers:
         work: the leader's binding.
         dispatcher: judges a call that failed on the way.
         crash_isolation: makes the calls that may kill their process, on this host.
-        broker: the connection.
-        mailbox: tells which messages the server accepts.
+        shared: the host's.
         lost_after_s: a standby that was silent for this long has failed its calls, just as a silent
             host's messages are redelivered.
     """
@@ -39,17 +36,16 @@ class RemoteWorkers:
         work: ConsumerBinding,
         dispatcher: Dispatcher,
         crash_isolation: CrashIsolation,
-        broker: Broker,
-        mailbox: Mailbox,
+        shared: SharedServices,
         *,
         lost_after_s: float,
     ) -> None:
         self._work = work
         self._dispatcher = dispatcher
         self._crash_isolation = crash_isolation
-        self._mailbox = mailbox
+        self._mailbox = shared.backends.mailbox
         self._function = dispatcher.function.name
-        self._client = CallClient(broker, self._function, lost_after_s, self._on_peer)
+        self._client = CallClient(shared.broker, self._function, lost_after_s, self._on_peer)
         self._workers: dict[Peer, Worker] = {}
 
     async def start(self) -> None:

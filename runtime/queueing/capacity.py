@@ -1,4 +1,4 @@
-"""Chooses the buffer's capacity and queue from a function's specification. Pure."""
+"""Chooses how many messages a buffer may hold, and the queue in which they wait. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,9 @@ from runtime.queueing.token_bucket import token_bucket_of
 MAX_IN_FLIGHT = 8192
 ROOM_SHARE = 4
 """Share of the calls that one fair key leaves to the others."""
+PREFETCH_S = 0.2
+"""Messages are fetched ahead for this much time of work, as measured."""
+RATE_WINDOW_S = 0.1
 KEYED_WINDOW = 2048
 """How many messages are held when keys take turns, unless the manifest says."""
 
@@ -22,6 +25,48 @@ class Bounds:
 
     at_least: int
     at_most: int
+
+
+class Capacity:
+    """The number of messages that a buffer may hold, which follows the function's rate.
+
+    It is the messages that may run at once, plus the messages that the function settles in
+    `PREFETCH_S`. So a slow function holds few messages beyond its calls, and a fast one does not
+    run out between two pulls.
+
+    Args:
+        at_least: the lowest capacity.
+        at_most: the highest capacity.
+        time: returns seconds of a monotonic clock.
+
+    Attributes:
+        messages: the capacity at this moment.
+    """
+
+    def __init__(self, at_least: int, at_most: int, time: Callable[[], float]) -> None:
+        self.resize(at_least, at_most)
+        self._settled = 0
+        self._time = time
+        self._window_from_s = time()
+
+    def resize(self, at_least: int, at_most: int) -> None:
+        """Change the bounds, and set the capacity to the lower bound."""
+        self._at_least = self.messages = at_least
+        self._at_most = max(at_least, at_most)
+
+    def count_settled(self, messages: int) -> None:
+        """Count settled messages; once in a while the capacity changes."""
+        self._settled += messages
+        now_s = self._time()
+        elapsed_s = now_s - self._window_from_s
+        if elapsed_s < RATE_WINDOW_S:
+            return
+        fitting = int(self._settled / elapsed_s * PREFETCH_S)
+        wanted = min(self._at_most, self._at_least + fitting)
+        # Move half way each time, so that one unusual window changes little.
+        self.messages = max(self._at_least, (self.messages + wanted + 1) // 2)
+        self._settled = 0
+        self._window_from_s = now_s
 
 
 def bounds_of(function: Function) -> Bounds:
