@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from runtime.binding.endpoint import refusal_of
 from runtime.binding.settlement import PARK_FROM_S
 from runtime.call_task import create_call_task
 from runtime.context import Scope, WatchedContext
 from runtime.dispatch import Dead, Dispatcher, Done, Later, Outcome
+from runtime.error_reply import error_reply_of
 from runtime.errors import ConfigError, Problem
 from runtime.hooks import call_start, call_stop
 from runtime.loader import Function
@@ -198,8 +198,9 @@ class LocalFunction:
         try:
             return _Done(reply=await self._dispatcher.run_request(message))
         except Exception as failure:  # noqa: BLE001 - whatever a function raises becomes an answer
-            answer = refusal_of(failure).answer(_EVENT_ID)
-            return _Done(reply=answer.data, error=answer.error, failure=failure)
+            reply = error_reply_of(failure)
+            error = (reply.status, reply.code)
+            return _Done(reply=reply.body(_EVENT_ID), error=error, failure=failure)
 
     async def _serve(self) -> "_Done":
         try:
