@@ -1,5 +1,6 @@
 """The functions of a process, and their next versions, which are loaded beside the running ones."""
 
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,8 +56,13 @@ class Project:
         self._imported: Sources | None = None
         self._functions: dict[str, Function] = {}
         self._refused: dict[str, tuple[Function, LoadFailure]] = {}
-        self._lock = threading.Lock()
+        self._hung: dict[tuple[str, bytes], LoadFailure] = {}
         self._is_installed = False
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """The wanted functions."""
+        return dict(self._functions)
 
     def load(self, manifest: Manifest) -> dict[str, Function]:
         """Load all functions; may be called again until the first reload.
@@ -84,20 +90,19 @@ class Project:
             retry: also try again what failed in the host, such as a `start`, though its content
                 is the same.
         """
-        with self._lock:
-            self._install()
-            problems = find_name_problems(manifest)
-            sources = Sources()
-            for spec in manifest.functions.values():
-                sources.add_handler(_module_of(spec))
-            unchanged = self._unchanged(sources)
-            modules = self._versions.new_set(sources, unchanged)
-            candidate = Candidate(manifest, {}, {}, modules, problems)
-            for name, spec in manifest.functions.items():
-                is_same = _module_of(spec) in unchanged
-                if not (is_same and self._settle_unchanged(candidate, name, spec, retry=retry)):
-                    self._load_one(candidate, name, spec)
-            return candidate
+        self._install()
+        problems = find_name_problems(manifest)
+        sources = Sources()
+        for spec in manifest.functions.values():
+            sources.add_handler(_module_of(spec))
+        unchanged = self._unchanged(sources)
+        modules = self._versions.new_set(sources, unchanged)
+        candidate = Candidate(manifest, {}, {}, modules, problems)
+        for name, spec in manifest.functions.items():
+            is_same = _module_of(spec) in unchanged
+            if not (is_same and self._settle_unchanged(candidate, name, spec, retry=retry)):
+                self._load_one(candidate, name, spec)
+        return candidate
 
     def commit(self, candidate: Candidate) -> None:
         """Make the candidate's functions the wanted ones, after `prepare` and before they run."""
@@ -119,45 +124,63 @@ class Project:
             if candidate.errors.get(name) is refused[1]
         }
 
-    def keep(self, name: str, running: Function | None, failure: LoadFailure) -> None:
+    def keep(self, refused: Function, running: Function | None, failure: LoadFailure) -> None:
         """Take note that the host could not start a version, and which one runs on.
 
-        The version is wanted again when its content changes.
+        The refused version is wanted again when its content changes. Nothing is done when another
+        version is wanted by now.
 
         Args:
-            name: the function.
-            running: its last good version; None if there is none.
-            failure: why the new version did not start.
+            refused: the version.
+            running: the last good version; None if there is none.
+            failure: why the refused version did not start.
         """
-        refused = self._functions.pop(name, None)
-        if refused is not None:
-            self._refused[name] = (refused, failure)
+        name = refused.name
+        if self._functions.get(name) is not refused:
+            return
+        self._refused[name] = (refused, failure)
         if running is not None:
             self._functions[name] = running
+        else:
+            del self._functions[name]
 
-    def files(self) -> set[Path]:
-        """The files whose content decides what is loaded: modules, and data that they read."""
+    def give_up(self, thread: threading.Thread, limit_s: float) -> dict[str, LoadFailure]:
+        """Take note that the thread of a `prepare` hangs, and find in which module.
+
+        Returns:
+            The failure, for each function of that module. The module is not tried again before its
+            content changes.
+        """
+        stack = list(_project_frames(thread))
+        if not stack:
+            return {}
+        (_, filename, line), (outermost, *_) = stack[0], stack[-1]
+        place = shorten(filename, line)
+        wrong = f"the import takes longer than {limit_s:g} s"
+        failure = LoadFailure(place, wrong, "move the work into start(ctx)", excerpt_of(place))
+        self._hung[outermost.source.name, outermost.source.digest] = failure
+        names = [
+            name
+            for name, function in self._functions.items()
+            if _module_of(function.spec) == outermost.source.name
+        ]
+        return dict.fromkeys(names or [outermost.source.name], failure)
+
+    def data_files(self) -> frozenset[Path]:
+        """The data files that modules read while they were imported or started."""
+        current = self._versions.current
+        modules = list(current.modules.values()) if current else []
+        return frozenset(Path(file) for loader in _loaders(modules) for file in loader.reads)
+
+    def folders(self) -> tuple[frozenset[Path], frozenset[Path]]:
+        """The folders of top-level modules, and those of packages, with all that is in them."""
         current = self._versions.current
         sources = current.sources if current else self._imported
-        found = (
-            {Path(each.path) for each in sources.modules.values() if each.path}
-            if sources
-            else set()
-        )
-        for loader in _loaders(current.modules.values() if current else ()):
-            found |= {Path(file) for file in loader.reads}
-        return found
-
-    def folders(self) -> set[Path]:
-        """The folders in which a module of the project may appear."""
-        current = self._versions.current
-        sources = current.sources if current else self._imported
-        found = {Path.cwd()}
-        for source in sources.modules.values() if sources else ():
-            if source.is_project:
-                found |= {Path(folder) for folder in source.folders}
-                found |= {Path(source.path).parent} if source.path else set()
-        return found
+        found = [each for each in sources.modules.values() if each.is_project] if sources else []
+        flat = {Path(each.path).parent for each in found if each.path and "." not in each.name}
+        trees = {Path(folder) for each in found for folder in each.folders}
+        trees |= {Path(each.path).parent for each in found if each.path and "." in each.name}
+        return frozenset(flat | {Path.cwd()}), frozenset(trees)
 
     def close(self) -> None:
         """Give the import system back; for tests."""
@@ -216,6 +239,12 @@ class Project:
     def _load_one(self, candidate: Candidate, name: str, spec: FunctionSpec) -> None:
         importer = _SetImporter(candidate.modules, self._functions)
         positions = candidate.manifest.positions
+        source = candidate.modules.sources.modules.get(_module_of(spec))
+        if source is not None and (hung := self._hung.get((source.name, source.digest))):
+            candidate.errors[name] = hung
+            if name in self._functions:
+                candidate.functions[name] = self._functions[name]
+            return
         try:
             function = load(name, spec, positions=positions, importer=importer)
         except ConfigError as error:
@@ -268,7 +297,10 @@ class _SetImporter:
 def _compile(source: Source) -> None:
     try:
         compile(source.data, source.path, "exec", dont_inherit=True)
-    except ValueError as error:  # A zero byte, before Python 3.12.
+    except (SyntaxError, ValueError) as error:
+        if isinstance(error, SyntaxError) and error.filename:
+            raise
+        # A zero byte, of which Python does not tell the place.
         line = source.data.count(b"\n", 0, max(0, source.data.find(b"\0"))) + 1
         raise SyntaxError(str(error), (source.path, line, None, None)) from error
 
@@ -292,6 +324,16 @@ def _loaders(modules: Iterable[ModuleType]) -> Iterator[VersionLoader]:
         loader = loader_of(vars(module))
         if loader is not None:
             yield loader
+
+
+def _project_frames(thread: threading.Thread) -> Iterator[tuple[VersionLoader, str, int]]:
+    """The project's code on a thread's stack, innermost first."""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - Python's own way
+    while frame is not None:
+        loader = loader_of(frame.f_globals)
+        if loader is not None:
+            yield loader, frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
 
 
 def _module_of(spec: FunctionSpec) -> str:

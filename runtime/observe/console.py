@@ -27,7 +27,7 @@ _LEVELS: Final[Mapping[str, tuple[str, str]]] = {
 }
 _DIM, _TIME = "2", "2"
 _LEVEL_WIDTH = 5
-_STACKS = ("stack", "exception")
+_STACKS = ("stack", "exception", "excerpt")
 _APART = re.compile(r"[^/.,;:=&?_-]*[/.,;:=&?_-]*")
 """Characters after which a word that is longer than a line may be broken."""
 
