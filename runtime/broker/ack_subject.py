@@ -27,6 +27,12 @@ def deliveries_of(reply: str) -> int:
     return int(tokens[first + 2])
 
 
+def place_of(reply: str) -> tuple[int, int]:
+    """The consumer's sequence of the delivery, and how many messages follow it."""
+    tokens, first = _parse(reply)
+    return int(tokens[first + 4]), int(tokens[first + 6])
+
+
 def set_origin(message: Message) -> None:
     """Set the stream, sequence, attempt and time of storage of a message that was pulled."""
     tokens, first = _parse(message.reply)

@@ -29,13 +29,15 @@ nats_url_option = click.option(
 )
 
 
-def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
+def run(
+    nats_url: str | None, work: Callable[[Broker], Awaitable[T]], *, log_level: str = "ERROR"
+) -> T:
     """Connect, and return the result of `work`.
 
     Exits with 2 when a file or variable must be changed, and with 1 when NATS does not answer.
     """
-    configure_logs("ERROR")
-    address = _find(nats_url)
+    configure_logs(log_level)
+    address = find_server(nats_url)
     try:
         return uvloop.run(_run(address.url, work))
     except ConfigError as error:
@@ -50,10 +52,11 @@ def run(nats_url: str | None, work: Callable[[Broker], Awaitable[T]]) -> T:
 
 def show_server(nats_url: str | None) -> str:
     """The server that `run` connects to, without user and password."""
-    return scrub(_find(nats_url).url).replace(f"{REDACTED}@", "")
+    return scrub(find_server(nats_url).url).replace(f"{REDACTED}@", "")
 
 
-def _find(nats_url: str | None) -> NatsAddress:
+def find_server(nats_url: str | None) -> NatsAddress:
+    """The server that `run` connects to; the password is part of its URL."""
     if nats_url:
         return NatsAddress(nats_url, None)
     return find_nats(HostSettings.from_environment(os.environ))

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from runtime.manifest.model import RateSpec
+from runtime.manifest.rate import parse_rate
 from runtime.manifest.values import NAME_PATTERN, SUBJECT_PATTERN, check_subject, parse_duration
 
 
@@ -65,6 +67,32 @@ def moment(text: str) -> datetime:
     except ValueError:
         return _ago(text)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def place(text: str) -> int | datetime:
+    """Parse a place in a stream: a sequence, or a point in time as `moment`.
+
+    Raises:
+        click.BadParameter: the text is neither.
+    """
+    if re.fullmatch(r"[0-9]{1,19}", text):
+        if not int(text):
+            raise click.BadParameter("the first sequence is 1")
+        return int(text)
+    return moment(text)
+
+
+def rate(text: str) -> RateSpec:
+    """Parse a rate such as `50/s`.
+
+    Raises:
+        click.BadParameter: the text is not a rate.
+    """
+    try:
+        parse_rate(text)
+    except ValueError as wrong:
+        raise click.BadParameter(str(wrong)) from wrong
+    return RateSpec.model_validate({"limit": text})
 
 
 def _ago(text: str) -> datetime:

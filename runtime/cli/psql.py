@@ -32,22 +32,26 @@ def psql(arguments: tuple[str, ...], *, superuser: bool, print_address: bool) ->
     """
     try:
         settings = HostSettings.from_environment(os.environ)
-        address, password = _find(settings, superuser=superuser)
+        address, password = find_database(settings, superuser=superuser)
     except ConfigError as error:
         exit_with_problems(error)
     program = _find_program(settings)
     if print_address or program is None:
         if not print_address:
             click.echo("There is no psql here; any client takes this address:", err=True)
-        click.echo(_with_password(address, password))
+        click.echo(with_password(address, password))
         return
     # In the environment: other users of the machine can see arguments.
     environment = {**os.environ, **({"PGPASSWORD": password} if password else {})}
     os.execve(program, [program, address, *arguments], environment)  # noqa: S606 - no shell
 
 
-def _find(settings: HostSettings, *, superuser: bool) -> tuple[str, str | None]:
-    """The address without the password, and the password; None when there is none."""
+def find_database(settings: HostSettings, *, superuser: bool = False) -> tuple[str, str | None]:
+    """The address without the password, and the password; None when there is none.
+
+    Raises:
+        ConfigError: the embedded PostgreSQL does not run.
+    """
     if settings.database_url is not None:
         if superuser:
             wrong, remedy = "names a server that is not embedded", "leave out --superuser"
@@ -82,7 +86,8 @@ def _without_password(url: str) -> tuple[str, str | None]:
     return f"{scheme}://{user}@{place}", unquote(password)
 
 
-def _with_password(address: str, password: str | None) -> str:
+def with_password(address: str, password: str | None) -> str:
+    """The address with the password, if there is one."""
     if password is None:
         return address
     user, _, place = address.rpartition("@")

@@ -21,10 +21,18 @@ ARGUMENTS = {
     "parked run-now": ["1"],
     "pause": ["work"],
     "plan": ["app.yaml"],
+    "replay": ["work", "-m", "app.yaml", "--from", "1"],
     "resume": ["work"],
 }
 """Of the commands that need some."""
-MANIFEST = "streams:\n  JOBS:\n    subjects: [jobs.*]\n"
+MANIFEST = """
+streams:
+  JOBS: {subjects: [jobs.*]}
+functions:
+  work:
+    handler: tests.support.workload:on_event
+    consumer: {stream: JOBS}
+"""
 SECRET = "hunter2"
 
 
@@ -105,6 +113,25 @@ def test_without_an_address_the_line_names_the_embedded_server_and_how_to_start_
         "Start it with `runtime serve`, or name another server with --nats-url or NATS_URL"
     )
     assert SECRET not in stopped.output
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("replay work", "Missing option '--from'"),
+        ("replay work --from 0", "the first sequence is 1"),
+        ("replay work --from then", "'then' is not a time"),
+        ("replay work --from 1 --rate fast", "'fast' is not a rate"),
+        ("replay no.name --from 1", "'no.name' cannot be a function's name"),
+    ],
+)
+def test_a_wrong_argument_exits_with_2_before_a_server_is_asked(
+    line: str, complaint: str, folder: Path
+) -> None:
+    done = _run(*line.split())
+
+    assert (done.exit_code, done.stdout) == (ExitCode.REFUSED, "")
+    assert complaint in done.stderr
 
 
 # `psql` passes what it does not know on to the program.
