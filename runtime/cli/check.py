@@ -13,6 +13,7 @@ from runtime.broker.stream_configs import ns
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.manifests import takes_manifests
 from runtime.cli.printing import count, print_json, printable
+from runtime.cli.resolved import draw_resolved
 from runtime.cli.selection import FunctionFilter, common_subject, function_filter, kind_of
 from runtime.cli.table import Column, print_table
 from runtime.errors import ConfigError, Problem
@@ -40,8 +41,13 @@ _FUNCTION_COLUMNS = (
 @click.command()
 @takes_manifests
 @function_filter
+@click.option(
+    "--resolved", is_flag=True, help="Every value of each entry, and where it comes from, as YAML."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def check(manifests: tuple[Path, ...], chosen: FunctionFilter, as_json: bool) -> None:
+def check(
+    manifests: tuple[Path, ...], chosen: FunctionFilter, resolved: bool, as_json: bool
+) -> None:
     """Check MANIFESTS, files or folders, and load their functions.
 
     Nothing is started and no server is needed. Prints what would run. Prints every mistake and
@@ -63,6 +69,9 @@ def check(manifests: tuple[Path, ...], chosen: FunctionFilter, as_json: bool) ->
             print_json(_describe_stream(manifest, name, spec))
         for name, function in shown.items():
             print_json(_describe_function(name, function))
+        return
+    if resolved:
+        click.echo(draw_resolved(manifest, streams, shown))
         return
     if streams:
         print_table(_STREAM_COLUMNS, [_draw_stream(manifest, *item) for item in streams.items()])
@@ -168,6 +177,8 @@ def _describe_function(name: str, function: Function) -> dict[str, Any]:
         "bound_to": _show_binding(name, spec),
         "handler": spec.handler,
         "code_version": function.code_version,
+        "description": function.description,
+        "resolved": spec.model_dump(mode="json", exclude_none=True),
     }
 
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 RUNTIME = Path(sys.executable).parent / "runtime"
 
@@ -106,6 +108,8 @@ def test_check_describes_what_would_run_for_a_script(tmp_path: Path) -> None:
         "bound_to": "ORDERS/order-workers",
         "handler": "shop.orders:place",
         "code_version": function["code_version"],
+        "description": "",
+        "resolved": function["resolved"],
     }
     assert (chosen.returncode, chosen.stdout) == (0, "")
 
@@ -172,3 +176,52 @@ def test_check_needs_a_manifest(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "Name a manifest" in done.stderr
+
+
+def test_resolved_shows_every_value_and_where_it_comes_from(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    (tmp_path / "shop" / "orders.py").write_text(
+        "from pydantic import BaseModel, SecretStr\n"
+        "from runtime import Context, Event\n"
+        "class Settings(BaseModel):\n"
+        "    key: SecretStr\n"
+        "    currency: str\n"
+        "async def place(event: Event[bytes], ctx: Context) -> None:\n"
+        '    """Books an order."""\n'
+    )
+    (tmp_path / "shop.yaml").write_text(
+        "defaults:\n"
+        "  consumer: {stream: ORDERS}\n"
+        "  settings: {key: {from_env: KEY}, currency: '${CURRENCY}'}\n"
+        "streams: {ORDERS: {subjects: ['orders.>'], max_bytes: 1GiB}}\n"
+        "functions:\n"
+        "  place:\n"
+        "    handler: shop.orders:place\n"
+        "    rate: {limit: 90/m}\n"
+        "    triggers:\n"
+        "      new: {consumer: {filter_subjects: [orders.new]}, retry: {schedule: [5s, 1h30m]}}\n"
+    )
+
+    done = run("check", "shop.yaml", "--resolved", folder=tmp_path, KEY="secret", CURRENCY="EUR")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "secret" not in done.stdout
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for expected in (
+        "max_bytes: 1GiB",
+        "place_new:",
+        "handler: shop.orders:place # shop.yaml:7",
+        "stream: ORDERS # shop.yaml:2",
+        "filter_subjects: [orders.new]",
+        "ack_wait: 30s # default",
+        "schedule: [5s, 1h30m]",
+        "limit: 90/m # shop.yaml:8",
+        "key: '**********' # shop.yaml:3",
+        "currency: EUR # shop.yaml:3",
+        "description: Books an order # the docstring",
+    ):
+        assert expected in lines
+    assert not [line for line in lines if line.startswith(("batch", "postgres_connections"))]
+    written = yaml.safe_load(done.stdout)
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(written))
+    assert run("check", "again.yaml", folder=tmp_path).returncode == 0
