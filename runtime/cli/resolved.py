@@ -15,6 +15,8 @@ from runtime.manifest.units import show_value
 from runtime.observe.redaction import is_secret_name
 
 _HIDDEN = "**********"
+_ALIGNED = 40
+"""The longest line whose comment is aligned with the others."""
 _FIRST = {"handler", "subjects"}
 
 
@@ -40,7 +42,8 @@ def draw_resolved(
             *_draw_entry(manifest.positions, path, function.spec, idle=_idle_keys(function)),
             *_draw_docstring(function),
         ]
-    width = max((len(text) for text, origin in lines if origin), default=0)
+    short = [len(text) for text, origin in lines if origin and len(text) <= _ALIGNED]
+    width = max(short, default=0)
     return "\n".join(f"{text:{width}}  # {origin}" if origin else text for text, origin in lines)
 
 

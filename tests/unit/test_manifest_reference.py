@@ -3,25 +3,34 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
+from runtime.cli.check import check
 from runtime.cli.schema import schema
 from runtime.manifest import read
 from runtime.manifest.entries import ManifestFile
 from runtime.manifest.model import (
     BatchSpec,
     ConsumerBindingSpec,
+    ConsumerDefaults,
     EndpointBindingSpec,
+    EndpointDefaults,
+    FunctionDefaults,
     FunctionSpec,
+    HttpDefaults,
     HttpSpec,
     Manifest,
     RateSpec,
     RetrySpec,
     ScheduleBindingSpec,
+    ScheduleDefaults,
     StreamSpec,
 )
 from runtime.manifest.schema import draw_manifest_schema
+from tests.support.documentation import in_code, read_blocks
+from tools.manifest_reference import fill
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "manifest.md"
 ENVIRONMENT = {"BANK_TOKEN": "token"}
@@ -115,3 +124,57 @@ def test_the_schema_takes_defaults_triggers_and_what_the_defaults_complete() -> 
     assert drawn["$defs"]["FunctionDefaults"].get("required") is None
     assert drawn["$defs"]["TriggeredFunctionSpec"]["required"] == ["handler", "triggers"]
     assert drawn["$defs"]["ConsumerBindingSpec"]["required"] == []
+
+
+def test_the_tables_of_the_reference_are_those_of_the_models() -> None:
+    page = REFERENCE.read_text("utf-8")
+
+    assert fill(page) == page, "docs/manifest.md is not up to date: run `make reference`"
+
+
+def test_the_reference_lists_what_defaults_do_not_take() -> None:
+    page = " ".join(REFERENCE.read_text("utf-8").split())
+    [told] = [text for text in page.split(". ") if "takes the keys of a function" in text]
+    left_out = {
+        "": FunctionSpec.model_fields.keys() - FunctionDefaults.model_fields.keys() | {"triggers"},
+        "consumer": ConsumerBindingSpec.model_fields.keys() - ConsumerDefaults.model_fields.keys(),
+        "endpoint": EndpointBindingSpec.model_fields.keys() - EndpointDefaults.model_fields.keys(),
+        "endpoint.http": HttpSpec.model_fields.keys() - HttpDefaults.model_fields.keys(),
+        "schedule": ScheduleBindingSpec.model_fields.keys() - ScheduleDefaults.model_fields.keys(),
+    }
+
+    parts = {"": told.split(": ")[0], **dict(zip(left_out, told.split("below"), strict=True))}
+    for place, keys in left_out.items():
+        shown = set(in_code(parts[place].split("except")[-1].split("but")[-1]))
+        assert keys <= shown, place
+
+
+def test_the_reference_shows_what_resolved_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = read_blocks(REFERENCE)
+    [manifest] = [block.text for block in blocks if block.text.startswith("defaults:")]
+    [shown] = [block.text for block in blocks if block.language == "text"]
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "prices.py").write_text(
+        "from runtime import Context, Event\n"
+        "async def get_price(event: Event[bytes], ctx: Context) -> int: ...\n"
+        "set_price = get_price\n"
+        "async def learn_prices(event: Event[bytes], ctx: Context) -> None:\n"
+        '    """Learns the prices of a supplier."""\n'
+    )
+    (tmp_path / "shop.yaml").write_text(manifest)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    done = CliRunner().invoke(check, ["shop.yaml", "--resolved", "--function", "learn_prices"])
+
+    assert done.output == shown
+
+
+def test_the_references_triggers_are_functions(tmp_path: Path) -> None:
+    [text] = [block.text for block in read_blocks(REFERENCE) if "    triggers:\n" in block.text]
+    (tmp_path / "m.yaml").write_text(text)
+
+    assert read([tmp_path], {}).functions.keys() == {"count_orders_placed", "count_orders_asked"}
