@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ def test_the_reference_shows_what_resolved_prints(
     monkeypatch.syspath_prepend(str(tmp_path))
 
     done = CliRunner().invoke(check, ["shop.yaml", "--resolved", "--function", "learn_prices"])
+    for module in ("shop", "shop.prices"):
+        del sys.modules[module]
 
     assert done.output == shown
 
