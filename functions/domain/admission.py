@@ -1,4 +1,7 @@
-"""Checks whether a device's message is accepted: size, tenant, subscription, registry, token.
+"""Checks whether a device's message is accepted: size, tenant, registry, token, subscription, site.
+
+Proof of identity comes before everything that counts for or against the device. Nobody can use up
+a device's rate, or learn the state of its subscription, without being that device.
 
 `functions.ingest.checks` applies these rules to telemetry, together with rules of its own, and
 reads the registry through a cache. For the rarer messages (reported state, answers to commands)
@@ -48,9 +51,10 @@ def _judge_device(
     if device is None:
         return UNREGISTERED
     return (
-        judge_subscription(device, now_ns)
-        or judge_standing(device, envelope.payload.get("site_id", device.site_id))
+        judge_status(device)
         or judge_token(device, envelope.payload.get("provision_token"))
+        or judge_subscription(device, now_ns)
+        or judge_site(device, envelope.payload.get("site_id", device.site_id))
     )
 
 
@@ -93,10 +97,15 @@ def judge_subscription(
     return None
 
 
-def judge_standing(device: RegisteredDevice, site_id: object) -> Refused | None:
-    """Check that the device is active, and registered at this site."""
+def judge_status(device: RegisteredDevice) -> Refused | None:
+    """Check that the device is active."""
     if device.status != "ACTIVE":
         return Refused("DEVICE_REVOKED", "the device is revoked")
+    return None
+
+
+def judge_site(device: RegisteredDevice, site_id: object) -> Refused | None:
+    """Check that the device is registered at this site."""
     if device.site_id != site_id:
         return Refused(
             "SITE_MISMATCH_REGISTRY_VS_PAYLOAD", "the device is registered at another site"
@@ -119,8 +128,9 @@ def judge_token(device: RegisteredDevice, token: object) -> Refused | None:
 __all__ = [
     "UNREGISTERED",
     "Refused",
+    "judge_site",
     "judge_size",
-    "judge_standing",
+    "judge_status",
     "judge_subscription",
     "judge_tenant",
     "judge_token",

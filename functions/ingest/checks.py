@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from functions.domain.admission import (
     UNREGISTERED,
     Refused,
+    judge_site,
     judge_size,
-    judge_standing,
+    judge_status,
     judge_subscription,
     judge_tenant,
     judge_token,
@@ -64,29 +65,44 @@ def check(
         limits: limits of the message.
         rate: the rate limiter; None on a redelivery, whose first delivery took a token.
     """
-    if refused := judge_size(envelope, limits.max_payload_bytes):
+    if refused := judge_size(envelope, limits.max_payload_bytes) or judge_tenant(envelope):
         return refused
+    if device is None:
+        return UNREGISTERED
+    return _judge_sender(envelope, device, stored_at_ns, limits) or _judge_content(
+        envelope, device, stored_at_ns, limits, rate
+    )
+
+
+def _judge_sender(
+    envelope: Envelope, device: RegisteredDevice, stored_at_ns: int, limits: Limits
+) -> Refused | None:
+    return (
+        judge_status(device)
+        or _judge_token(device, envelope, limits)
+        or _judge_certificate(device, envelope, stored_at_ns, limits)
+    )
+
+
+def _judge_content(
+    envelope: Envelope,
+    device: RegisteredDevice,
+    stored_at_ns: int,
+    limits: Limits,
+    rate: DeviceRateLimiter | None,
+) -> Verdict:
+    """The verdict on a message that its device sent: what counts for or against the device."""
     topic, payload = envelope.topic, envelope.payload
     if rate is not None and not rate.take((topic[0], topic[1]), stored_at_ns):
         return Refused("RATE_LIMITED", "the device exceeds its message rate")
-    if refused := judge_tenant(envelope):
+    if (not device.is_regular or device.expires_ns <= stored_at_ns) and (
+        refused := judge_subscription(device, stored_at_ns, required=limits.require_subscription)
+    ):
         return refused
     site_id = payload.get("site_id")
     if not isinstance(site_id, str) or not site_id:
         return Refused("MISSING_SITE_ID", "the payload names no site_id")
-    if device is None:
-        return UNREGISTERED
-    standing = None
-    if not device.is_regular or device.site_id != site_id or device.expires_ns <= stored_at_ns:
-        standing = judge_subscription(
-            device, stored_at_ns, required=limits.require_subscription
-        ) or judge_standing(device, site_id)
-    return (
-        standing
-        or _judge_token(device, envelope, limits)
-        or _judge_certificate(device, envelope, stored_at_ns, limits)
-        or _judge_metrics(site_id, payload.get("metrics"), limits)
-    )
+    return judge_site(device, site_id) or _judge_metrics(site_id, payload.get("metrics"), limits)
 
 
 def _judge_token(device: RegisteredDevice, envelope: Envelope, limits: Limits) -> Refused | None:

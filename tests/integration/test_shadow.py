@@ -188,6 +188,7 @@ async def test_revoked_and_unknown_devices_and_lapsed_subscriptions_are_refused(
     await api.deliver(apply_reported, unknown)
     await api.ask(devices.revoke_device, **DEVICE)
     await api.deliver(apply_reported, report(2, {"reported": {"a": 1}}))
+    await api.ask(devices.reactivate_device, **DEVICE)
     await api.pool.execute("UPDATE subscriptions SET expires_at = '2020-01-01Z'")
     await api.deliver(apply_reported, report(3, {"reported": {"a": 1}}))
     await api.pool.execute("UPDATE subscriptions SET status = 'SUSPENDED'")

@@ -50,19 +50,19 @@ MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("METRIC_KEY_INVALID", {"metrics": {"a b": []}}),
     ("METRIC_KEY_TOO_LONG", {"metrics": {"a" * 129: []}}),
     ("TOO_MANY_METRICS", {"metrics": {f"{n} " + "a" * 129: [] for n in range(51)}}),
+    ("SITE_MISMATCH_REGISTRY_VS_PAYLOAD", {"registry": {"site_id": "s2"}}),
+    ("MISSING_SITE_ID", {"site_id": None}),
+    ("SUBSCRIPTION_EXPIRED", {"registry": {"expires_ns": NOW_NS}}),
+    ("SUBSCRIPTION_SUSPENDED", {"registry": {"subscription_status": "SUSPENDED"}}),
+    ("NO_SUBSCRIPTION_CAPACITY", {"registry": {"subscription_status": None}}),
+    ("RATE_LIMITED", {"rate": True}),
     ("AUTH_FAILED", {"username": "t/other"}),
     ("TOKEN_INVALID", {"token": "wrong"}),
     ("TOKEN_MISSING", {"token": None}),
     ("TOKEN_NOT_SET_IN_REGISTRY", {"registry": {"token_hash": None}}),
-    ("SITE_MISMATCH_REGISTRY_VS_PAYLOAD", {"registry": {"site_id": "s2"}}),
     ("DEVICE_REVOKED", {"registry": {"status": "REVOKED"}}),
-    ("SUBSCRIPTION_EXPIRED", {"registry": {"expires_ns": NOW_NS}}),
-    ("SUBSCRIPTION_SUSPENDED", {"registry": {"subscription_status": "SUSPENDED"}}),
-    ("NO_SUBSCRIPTION_CAPACITY", {"registry": {"subscription_status": None}}),
     ("UNREGISTERED_DEVICE", {"unknown": True}),
-    ("MISSING_SITE_ID", {"site_id": None}),
     ("TENANT_MISMATCH_TOPIC_VS_PAYLOAD", {"claimed_tenant": "u"}),
-    ("RATE_LIMITED", {"rate": True}),
     ("PAYLOAD_TOO_LARGE", {"payload_bytes": 8193}),
 ]
 
@@ -173,6 +173,26 @@ def test_a_certificate_stands_for_its_own_device_alone(
 def test_an_accepted_message_gives_site_and_metrics() -> None:
     verdict = check(envelope(), device(), NOW_NS, Limits(), None)
     assert verdict == Accepted("s1", {"temp": 22})
+
+
+@pytest.mark.parametrize(
+    "unproven",
+    [
+        envelope({**GOOD, "provision_token": "guessed"}),
+        envelope(without("provision_token")),
+        envelope(claimed_tenant="u"),
+        envelope(username="t/other"),
+        envelope(payload_bytes=8193),
+    ],
+)
+def test_whoever_does_not_prove_to_be_the_device_does_not_use_up_its_rate(
+    unproven: Envelope,
+) -> None:
+    rate = DeviceRateLimiter(1, 1)
+    for _ in range(250):
+        assert judge(unproven, rate=rate, certificates="optional") != "RATE_LIMITED"
+    assert judge(envelope(), rate=rate) == "accepted"
+    assert judge(envelope(), rate=rate) == "RATE_LIMITED"
 
 
 def test_a_device_may_send_a_burst_and_then_at_its_rate() -> None:
