@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.context import WatchedContext
 from runtime.errors import ConfigError, Problem, Unavailable
+from runtime.loader.file_reads import START, recorded
 from runtime.observe.logs import get_logger
 from runtime.resource.outage import is_outage
 
@@ -33,7 +34,9 @@ async def call_start(name: str, hook: Hook, context: WatchedContext, limit_s: fl
         Unavailable: a server that the hook needs does not answer.
     """
     try:
-        return await _call_within(limit_s, hook, context)
+        # The data files that it reads count as sources of its module, for a reload.
+        with recorded(START):
+            return await _call_within(limit_s, hook, context)
     except (ConfigError, Unavailable):
         raise
     except Exception as failure:

@@ -9,6 +9,7 @@ from typing import Protocol
 from runtime.errors import ConfigError, Problem
 from runtime.function_change import FunctionChange
 from runtime.loader import Candidate, Function, LoadFailure, Project
+from runtime.loader.project import MANIFESTS
 from runtime.manifest import Manifest
 from runtime.old_versions import OldVersions
 from runtime.watched_places import WatchedPlaces
@@ -17,8 +18,6 @@ LOAD_LIMIT_S = 30.0
 """How long the modules may take to be imported. A thread cannot be ended: it is left behind."""
 UNSETTLED_S = 1.0
 """How long a mistake is not reported because the files go on changing."""
-MANIFESTS = "manifests"
-"""The name under which a mistake is shown that is of no function."""
 
 
 class Applies(Protocol):

@@ -1,12 +1,15 @@
-"""Records which data files the project's modules read while they are imported or started.
+"""Records which files the project's modules read while they are imported or started.
 
+Threads that a module starts while it is imported are recorded too, because no reload ends them.
 Python calls an audit hook for every file that is opened, and a hook cannot be removed. So it is
 added only when `enable` is called, and it does nothing outside of `recorded()`.
 """
 
+import functools
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +19,8 @@ from typing import Any
 from runtime.loader.ownership import may_be_data
 
 _MODES = frozenset("rbtU")
-_is_recording: ContextVar[bool] = ContextVar("records file reads", default=False)
+IMPORT, START = "import", "start"
+_during: ContextVar[str] = ContextVar("what is recorded", default="")
 _is_enabled = False
 
 
@@ -26,16 +30,21 @@ def enable() -> None:
     if not _is_enabled:
         _is_enabled = True
         sys.addaudithook(_hook)
+        _hear_threads()
 
 
 @contextmanager
-def recorded() -> Iterator[None]:
-    """Record what is read inside, in threads that copy the context too."""
-    token = _is_recording.set(True)
+def recorded(during: str) -> Iterator[None]:
+    """Record what happens inside, in threads that copy the context too.
+
+    Args:
+        during: IMPORT or START.
+    """
+    token = _during.set(during)
     try:
         yield
     finally:
-        _is_recording.reset(token)
+        _during.reset(token)
 
 
 def digest_of(file: str) -> bytes:
@@ -48,18 +57,43 @@ def digest_of(file: str) -> bytes:
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or not _is_recording.get():
-        return
-    path, mode, flags = arguments
+    if event == "open" and _during.get():
+        _hear_open(*arguments)
+
+
+def _hear_threads() -> None:
+    # Python 3.11 has no audit event for a new thread.
+    start = threading.Thread.start
+
+    @functools.wraps(start)
+    def heard(thread: threading.Thread) -> None:
+        if _during.get() == IMPORT:
+            _record_thread()
+        start(thread)
+
+    threading.Thread.start = heard  # type: ignore[method-assign,assignment]
+
+
+def _hear_open(path: object, mode: str | None, flags: int) -> None:
     if not isinstance(path, str | bytes) or flags & (os.O_WRONLY | os.O_RDWR):
         return
     if mode is not None and not _MODES.issuperset(mode):
         return
-    token = _is_recording.set(False)
+    token = _during.set("")
     try:
-        _record(Path(path.decode() if isinstance(path, bytes) else path).absolute())
+        _record(Path(os.fsdecode(path)).absolute())
     finally:
-        _is_recording.reset(token)
+        _during.reset(token)
+
+
+def _record_thread() -> None:
+    frame = sys._getframe(2)  # noqa: SLF001 - Python's own way
+    while frame is not None:
+        threads = getattr(frame.f_globals.get("__loader__"), "threads", None)
+        if threads is not None:
+            threads.append((frame.f_code.co_filename, frame.f_lineno))
+            return
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 def _record(file: Path) -> None:

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,12 @@ from runtime.loader.sources import Source, Sources
 from runtime.loader.versions import ModuleSet, ModuleVersions, VersionLoader, loader_of
 from runtime.manifest import Manifest
 from runtime.manifest.model import FunctionSpec
+from runtime.observe.logs import get_logger
+
+log = get_logger("runtime.reload")
+
+MANIFESTS = "manifests"
+"""The name under which a mistake is shown that is of no function."""
 
 
 @dataclass(slots=True)
@@ -29,6 +36,7 @@ class Candidate:
         errors: why functions are broken, by name.
         modules: the new set of modules.
         problems: the errors as problems of the manifest's entries.
+        raised: handlers' modules that raised something while they were imported.
     """
 
     manifest: Manifest
@@ -36,6 +44,7 @@ class Candidate:
     errors: dict[str, LoadFailure]
     modules: ModuleSet
     problems: list[Problem] = field(default_factory=list)
+    raised: set[str] = field(default_factory=set)
 
 
 class Project:
@@ -96,8 +105,31 @@ class Project:
         for spec in manifest.functions.values():
             sources.add_handler(_module_of(spec))
         unchanged = self._unchanged(sources)
+        candidate = self._attempt(manifest, sources, unchanged, retry=retry)
+        if candidate.raised and unchanged:
+            # A module that is unchanged may hold what the old version of another one put there,
+            # such as a table of SQLAlchemy. What counts is how a new process would fare.
+            wider = {name for each in candidate.raised for name in sources.closure(each)}
+            unchanged = self._unchanged(sources, also=wider)
+            again = self._attempt(manifest, sources, unchanged, retry=retry)
+            if len(again.errors) < len(candidate.errors):
+                candidate = again
+        candidate.problems[:0] = problems
+        if problems:
+            candidate.errors[MANIFESTS] = LoadFailure.of(problems)
+        _warn_of_threads(candidate.modules, running=self._versions.current)
+        return candidate
+
+    def _attempt(
+        self,
+        manifest: Manifest,
+        sources: Sources,
+        unchanged: Mapping[str, ModuleType],
+        *,
+        retry: bool,
+    ) -> Candidate:
         modules = self._versions.new_set(sources, unchanged)
-        candidate = Candidate(manifest, {}, {}, modules, problems)
+        candidate = Candidate(manifest, {}, {}, modules)
         for name, spec in manifest.functions.items():
             is_same = _module_of(spec) in unchanged
             if not (is_same and self._settle_unchanged(candidate, name, spec, retry=retry)):
@@ -196,15 +228,22 @@ class Project:
         if self._imported is not None:
             self._versions.adopt(self._imported)
 
-    def _unchanged(self, sources: Sources) -> dict[str, ModuleType]:
-        """The running modules that neither changed nor need a module that changed."""
+    def _unchanged(
+        self, sources: Sources, also: AbstractSet[str] = frozenset()
+    ) -> dict[str, ModuleType]:
+        """The running modules that neither changed nor need a module that changed.
+
+        Args:
+            sources: the modules as they are on the disk.
+            also: names that count as changed.
+        """
         running = self._versions.current
         if running is None:
             return {}
         waiting = [
             name
             for name, source in sources.modules.items()
-            if _has_changed(source, sources, running)
+            if name in also or _has_changed(source, sources, running)
         ]
         importers: dict[str, list[str]] = {}
         for name in sources.modules:
@@ -250,6 +289,8 @@ class Project:
         except ConfigError as error:
             candidate.problems += error.problems
             candidate.errors[name] = _failure_of(error, candidate.modules.sources)
+            if _has_raised(error):
+                candidate.raised.add(_module_of(spec))
             if name in self._functions:
                 candidate.functions[name] = self._functions[name]
         else:
@@ -326,6 +367,22 @@ def _loaders(modules: Iterable[ModuleType]) -> Iterator[VersionLoader]:
             yield loader
 
 
+def _has_raised(error: ConfigError) -> bool:
+    cause = error.__cause__.__cause__ if error.__cause__ else None
+    return cause is not None and not isinstance(cause, SyntaxError | ModuleNotFoundError)
+
+
+def _warn_of_threads(modules: ModuleSet, *, running: ModuleSet | None) -> None:
+    known = set(running.modules.values()) if running else set()
+    for loader in _loaders(each for each in modules.modules.values() if each not in known):
+        for filename, line in loader.threads:
+            log.warning(
+                "A module started a thread while it was imported, which no reload ends",
+                where=shorten(filename, line),
+                remedy="start it in start(ctx), and end it in stop(ctx)",
+            )
+
+
 def _project_frames(thread: threading.Thread) -> Iterator[tuple[VersionLoader, str, int]]:
     """The project's code on a thread's stack, innermost first."""
     frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - Python's own way
@@ -356,4 +413,4 @@ def _failure_of(error: ConfigError, sources: Sources) -> LoadFailure:
     return LoadFailure(where, cause.short, cause.remedy, excerpt_of(where))
 
 
-__all__ = ["Candidate", "Project"]
+__all__ = ["MANIFESTS", "Candidate", "Project"]

@@ -23,8 +23,10 @@ from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
+from runtime.loader.collectors import ModuleCollectors
 from runtime.loader.current_module import CurrentModule, is_current_module
-from runtime.loader.file_reads import recorded
+from runtime.loader.file_reads import IMPORT, recorded
+from runtime.loader.package_view import view_of
 from runtime.loader.sources import Source, Sources
 
 
@@ -35,6 +37,7 @@ class VersionLoader(SourceFileLoader):
         source: the source that was executed.
         modules: the newest set that the module is in.
         reads: digests of the data files that the module read while it was imported or started.
+        threads: `file:line` of the threads that it started while it was imported.
     """
 
     def __init__(self, source: Source, filename: str, modules: "ModuleSet") -> None:
@@ -42,6 +45,7 @@ class VersionLoader(SourceFileLoader):
         self.source = source
         self.modules = modules
         self.reads: dict[str, bytes] = {}
+        self.threads: list[tuple[str, int]] = []
 
     def get_code(self, fullname: str) -> CodeType:
         """Compile the bytes of this version."""
@@ -69,10 +73,11 @@ class ModuleSet:
         self.modules: dict[str, ModuleType] = dict(shared)
         self._versions = versions
         self._lock = threading.RLock()
+        self._separate_packages()
 
     def owns(self, top: str) -> bool:
-        """Whether a top-level name is a project module or a package that has some."""
-        return self.source_of(top) is not None
+        """Whether a top-level name is a project module, was one, or is a package that has some."""
+        return self.source_of(top) is not None or is_current_module(sys.modules.get(top))
 
     def load(self, name: str) -> ModuleType:
         """This set's module of a dotted name; the ordinary module if it is not the project's.
@@ -118,6 +123,26 @@ class ModuleSet:
             if loader is not None:
                 loader.modules = self
 
+    def _separate_packages(self) -> None:
+        """Give this set packages of its own where not all submodules are shared."""
+        running = self._versions.current
+        apart: set[str] = set()
+        for name in sorted(self.modules, key=lambda each: -each.count(".")):
+            source = self.sources.modules.get(name)
+            if running is None or source is None or not source.folders:
+                continue
+            before = {each for each in running.modules if each.rpartition(".")[0] == name}
+            here = before & self.modules.keys()
+            if here == before and apart.isdisjoint(before):
+                continue
+            apart.add(name)
+            if not source.path:
+                del self.modules[name]  # There is nothing to execute.
+                continue
+            submodules = {each.rpartition(".")[2]: self.modules[each] for each in here}
+            hidden = [each.rpartition(".")[2] for each in before - here]
+            self.modules[name] = view_of(self.modules[name], submodules, hidden)
+
     def _load_if_there(self, name: str) -> None:
         try:
             self.load(name)
@@ -137,12 +162,14 @@ class ModuleSet:
         spec._initializing = True  # type: ignore[attr-defined]  # noqa: SLF001 - for the text of an ImportError in a cycle
         self.modules[name] = module
         current = self._versions.stand_in(name)
+        if not source.path:
+            self._add_submodules(module)
         if around is not None:
             # Python sets it after the import, and finds it in sys.modules before.
             setattr(around, last, module)
         try:
             if source.path and spec.loader is not None:
-                with recorded():
+                with recorded(IMPORT), self._versions.collectors.replaced(name):
                     spec.loader.exec_module(module)
         except BaseException:
             del self.modules[name]
@@ -157,6 +184,13 @@ class ModuleSet:
             # A module may put another object in its place. Source: Python's import reference.
             self.modules[name], sys.modules[name] = replaced, current
         return self.modules[name]
+
+    def _add_submodules(self, package: ModuleType) -> None:
+        """Give a package without a file the submodules that are shared with the set before."""
+        for name, module in self.modules.items():
+            parent, _, last = name.rpartition(".")
+            if parent == package.__name__:
+                setattr(package, last, module)
 
     def _spec(self, source: Source) -> ModuleSpec:
         folders = list(source.folders) if source.folders else None
@@ -181,12 +215,14 @@ class ModuleVersions:
     Attributes:
         current: the set for whoever is not in a set, such as an installed package.
         left: modules of older sets that run on, as their new source cannot be loaded.
+        collectors: the Prometheus metrics of the modules.
     """
 
     def __init__(self) -> None:
         self.current: ModuleSet | None = None
         self.left: dict[str, ModuleType] = {}
         self._sets: weakref.WeakSet[ModuleSet] = weakref.WeakSet()
+        self.collectors = ModuleCollectors()
         self._files = _Filenames()
         self._finder = _Finder(self)
         self._import = builtins.__import__
@@ -218,6 +254,7 @@ class ModuleVersions:
                 vars(module)["__loader__"] = VersionLoader(source, source.path, adopted)
                 self._files.hold(source.path, vars(module)["__loader__"])
             self.stand_in(name)
+        self.collectors.adopt(imported)
         self.current = adopted
 
     def new_set(self, sources: Sources, shared: Mapping[str, ModuleType]) -> ModuleSet:
@@ -258,7 +295,7 @@ class ModuleVersions:
 
     def forget_unless_loaded(self, name: str) -> None:
         """Remove a name from `sys.modules` of which no version is left."""
-        if self._resolve(name, None) is None:
+        if self._any_version(name) is None:
             sys.modules.pop(name, None)
 
     def filename_of(self, source: Source) -> str:
@@ -274,10 +311,16 @@ class ModuleVersions:
         self._files.hold(loader.path, loader)
 
     def _resolve(self, name: str, frame: FrameType | None) -> ModuleType | None:
-        if len(self._sets) > 1:
-            of_caller = self.set_of(frame)
-            if of_caller is not None and name in of_caller.modules:
-                return of_caller.modules[name]
+        of_caller = self.set_of(frame) if len(self._sets) > 1 else self.current
+        if of_caller is None:
+            return self._any_version(name)
+        if name in of_caller.modules:
+            return of_caller.modules[name]
+        if name in self.left or of_caller.source_of(name) is None:
+            return self._any_version(name)
+        return of_caller.load(name)  # Nothing of this version has needed it so far.
+
+    def _any_version(self, name: str) -> ModuleType | None:
         if self.current is not None and name in self.current.modules:
             return self.current.modules[name]
         if name in self.left:
