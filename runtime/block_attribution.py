@@ -22,12 +22,17 @@ class BlockAttribution:
 
     def __init__(self, functions: Mapping[str, Function]) -> None:
         self.connected: tuple[Broker, InProgressTicker] | None = None
-        self._functions = functions
         self._loop_thread = threading.get_ident()
-        self._codes: dict[CodeType | str, str] = {}
+        self.follow(functions)
+
+    def follow(self, functions: Mapping[str, Function]) -> None:
+        """Know these versions of the functions from now on."""
+        codes: dict[CodeType | str, str] = {}
         for name, function in functions.items():
             if code := getattr(function.handler, "__code__", None):
-                self._codes |= {code: name, code.co_filename: name}
+                codes |= {code: name, code.co_filename: name}
+        # Replaced, not changed: the watchdog's thread may be reading.
+        self._codes, self._functions = codes, dict(functions)
 
     def running(self) -> str:
         """The name of the function whose code is on the loop's stack now, for a warning."""

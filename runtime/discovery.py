@@ -69,9 +69,15 @@ class Discovery:
     def add_endpoint(
         self, function: Function, endpoint: MicroEndpoint, metrics: FunctionMetrics
     ) -> None:
-        """Add an endpoint that answers requests; it does so after the next `start`."""
+        """Add an endpoint that answers requests; it does so after the next `start`.
+
+        When the function was added before, the endpoint takes the place of the one before, then.
+        """
         binding = function.spec.endpoint
         status = self._add_status(function)
+        published = self._publish((binding.service if binding else None) or function.name, status)
+        if before := published.endpoints.get(endpoint.name):
+            endpoint = replace(endpoint, counters=before.counters)
         counters = endpoint.counters
 
         def totals() -> Totals:
@@ -94,7 +100,6 @@ class Discovery:
             }
 
         self._watch(function.name, totals)
-        published = self._publish((binding.service if binding else None) or function.name, status)
         published.endpoints[endpoint.name] = replace(endpoint, metadata=metadata, stats=stats)
 
     def add_consumer(
@@ -177,14 +182,14 @@ class Discovery:
     async def start(self) -> None:
         """Start to answer for every function that was added; call it again after adding more.
 
+        An endpoint that was added again takes the place of the one before, in the same service.
+
         Raises:
             Unavailable: the connection is gone. Functions that answered before still do.
         """
         for name, published in self._published.items():
             if published.service is not None:
-                for endpoint in published.endpoints.values():
-                    if endpoint.name not in published.service.endpoint_names:
-                        await published.service.add_endpoint(endpoint)
+                await _follow(published.service, published.endpoints)
                 continue
             service = MicroService(
                 self._broker,
@@ -196,6 +201,7 @@ class Discovery:
             )
             await service.start()
             published.service = service
+        await self._end_left_ones()
         if not self._sampling.is_flowing:
             self._sampling.start()
 
@@ -232,13 +238,30 @@ class Discovery:
         await self.drain(0)
 
     def _add_status(self, function: Function) -> FunctionStatus:
-        status = self.statuses[function.name] = FunctionStatus(function)
+        status = self.statuses.get(function.name)
+        if status is None:
+            status = self.statuses[function.name] = FunctionStatus(function)
         return status
 
     def _publish(self, service: str, status: FunctionStatus) -> _Published:
+        name = status.function.name
+        for other in self._published.values():
+            if status in other.statuses:
+                # Of the function as it was before: `start` ends what is left of it.
+                other.statuses.remove(status)
+                if other is not self._published.get(service):
+                    other.endpoints.pop(name, None)
         published = self._published.setdefault(service, _Published())
         published.statuses.append(status)
         return published
+
+    async def _end_left_ones(self) -> None:
+        """End the services whose functions are shown in another one now."""
+        for name, published in list(self._published.items()):
+            if not published.statuses:
+                del self._published[name]
+                if published.service is not None:
+                    await published.service.stop(STOP_GRACE_S)
 
     def _metadata_of(self, published: _Published) -> Callable[[], Mapping[str, str]]:
         def metadata() -> Mapping[str, str]:
@@ -259,6 +282,17 @@ class Discovery:
             await asyncio.sleep(SAMPLE_EVERY_S)
             for load in self._loads.values():
                 load.sample(loop.time())
+
+
+async def _follow(service: MicroService, endpoints: Mapping[str, MicroEndpoint]) -> None:
+    """Let a service that answers have these endpoints; the new ones answer before others end."""
+    for endpoint in endpoints.values():
+        if endpoint.name not in service.endpoint_names:
+            await service.add_endpoint(endpoint)
+        elif service.endpoint(endpoint.name) is not endpoint:
+            await service.replace_endpoint(endpoint, STOP_GRACE_S)
+    for name in service.endpoint_names - endpoints.keys():
+        await service.remove_endpoint(name, STOP_GRACE_S)
 
 
 def _changed(change: Change) -> dict[str, object]:

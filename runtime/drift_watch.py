@@ -57,6 +57,16 @@ class DriftWatch:
             self._changes[each.name] = changes
             self._metrics.drifted_fields[each.name] = len(changes)
 
+    def watch_only(self, wanted: Iterable[Wanted]) -> None:
+        """Compare these streams and consumers and no others; what is known of them is kept."""
+        kept = {each.name: each for each in wanted}
+        for name in self._wanted.keys() - kept.keys():
+            del self._wanted[name], self._changes[name]
+            self._metrics.drifted_fields.pop(name, None)
+            self._by_lag.discard(name)
+        self.watch(each for name, each in kept.items() if name not in self._wanted)
+        self._wanted |= kept
+
     def start(self) -> None:
         """Start polling."""
         self._task.start()
@@ -87,11 +97,13 @@ class DriftWatch:
     async def _compare_periodically(self) -> None:
         while True:
             await asyncio.sleep(EVERY_S)
-            for name, wanted in self._wanted.items():
+            for name, wanted in list(self._wanted.items()):
                 if name in self._by_lag:
                     continue
                 try:
-                    self._record(name, await find_drift(self._broker, wanted))
+                    changes = await find_drift(self._broker, wanted)
+                    if self._wanted.get(name) is wanted:  # Else a reload has changed it meanwhile.
+                        self._record(name, changes)
                 except (Unavailable, ApiError):
                     # Unknown: the last differences stay until JetStream answers again.
                     break

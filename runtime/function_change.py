@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from runtime.loader import LoadFailure
 
-Action = Literal["swapped", "rebound", "started", "stopped", "failed"]
+Action = Literal["swapped", "rebound", "started", "stopped", "mended", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +15,9 @@ class FunctionChange:
     Attributes:
         name: the function's name; `stream NAME` for a stream that the server refused to change.
         action: `swapped`: the dispatcher calls the new version, and pulling went on. `rebound`: the
-            binding was drained and another was started. `started` and `stopped`: the function, or a
-            service's new version, was added or removed. `failed`: the last good version runs on.
+            binding was drained and another was started; a service ended and began again. `started`
+            and `stopped`: the function was added or removed. `mended`: the version that runs is on
+            disk again, after a failure. `failed`: the last good version runs on.
         from_version: the code version before; empty when there was none.
         to_version: the code version that runs now; empty when there is none.
         elapsed_ms: from the begin of `Host.apply` to the end of this change.

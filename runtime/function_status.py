@@ -35,7 +35,12 @@ class FunctionStatus:
 
     def failed(self, error: str) -> None:
         """Show why a new version does not run; the version before it still does."""
-        self.reloaded_at, self.reload_error = datetime.now(UTC), line_of(error, LONGEST_ERROR)
+        self.reloaded_at, self.reload_error = datetime.now(UTC), self.shown(error)
+
+    @staticmethod
+    def shown(error: str) -> str:
+        """An error as `reload_error` shows it: one line of a bounded length."""
+        return line_of(error, LONGEST_ERROR)
 
     def as_metadata(self) -> dict[str, str]:
         """Handler, version and last reload; values are strings."""

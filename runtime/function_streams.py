@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from runtime.broker.connection import Broker
 from runtime.broker.drift import Change, without_memory
+from runtime.broker.leases import with_leases
 from runtime.broker.pull_source import PullSource
 from runtime.broker.stream_configs import (
     FUNCTION_METADATA,
@@ -14,7 +15,7 @@ from runtime.broker.stream_configs import (
 )
 from runtime.broker.streams import ensure, wanted_objects
 from runtime.broker.streams import inspect as inspect_streams
-from runtime.broker.ticks import tick_subject
+from runtime.broker.ticks import tick_subject, with_ticks
 from runtime.drift_watch import DriftWatch
 from runtime.errors import ConfigError, Unavailable
 from runtime.host_options import HostOptions
@@ -25,6 +26,11 @@ from runtime.message import Message
 from runtime.observe.logs import get_logger
 
 log = get_logger("runtime.host")
+
+
+def with_own_streams(manifest: Manifest) -> Manifest:
+    """The manifest with the streams of leases and ticks that its functions need."""
+    return with_leases(with_ticks(manifest))
 
 
 class FunctionStreams:
@@ -50,11 +56,36 @@ class FunctionStreams:
         restore: Callable[[Message], Message],
     ) -> None:
         self._manifest = manifest
-        self._functions = functions
+        self._functions = dict(functions)
         self._options = options
         self._broker = broker
         self._drift = drift
         self._restore = restore
+
+    def agrees_with(self, manifest: Manifest) -> bool:
+        """Whether a manifest asks for the same streams and consumers as the one before."""
+        wanted = [wanted_objects(self._broker, each) for each in (self._manifest, manifest)]
+        return wanted[0] == wanted[1]
+
+    async def follow(self, manifest: Manifest) -> None:
+        """Create and update the streams and consumers of another manifest; nothing is deleted.
+
+        Raises:
+            ConfigError: JetStream cannot make a change, or would drop messages by it; nothing was
+                changed.
+            Unavailable: JetStream does not answer.
+        """
+        before, self._manifest = self._manifest, manifest
+        try:
+            await self.prepare()
+        except BaseException:
+            self._manifest = before
+            raise
+
+    def serve(self, functions: Mapping[str, Function]) -> None:
+        """Watch the drift of the consumers of these functions from now on."""
+        self._functions = dict(functions)
+        self._drift.watch_only(self._watched_here())
 
     async def prepare(self) -> None:
         """Create and update the manifest's streams and consumers, or only log the differences.
@@ -139,4 +170,4 @@ def _log_changes(changes: Sequence[Change]) -> None:
         log.info("JetStream was changed to agree with the manifest", changes=len(changes))
 
 
-__all__ = ["FunctionStreams"]
+__all__ = ["FunctionStreams", "with_own_streams"]

@@ -1,4 +1,4 @@
-"""One process of the host: starts functions, serves and drains."""
+"""One process of the host: starts functions, serves, follows reloads and drains."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,20 +9,20 @@ from typing import NoReturn
 from runtime.binding.service import ServiceBinding
 from runtime.block_attribution import BlockAttribution
 from runtime.broker.connection import Broker
-from runtime.broker.leases import with_leases
-from runtime.broker.ticks import with_ticks
-from runtime.discovery import Discovery
+from runtime.deployment import Binding, Deployment, flowing
+from runtime.deployment_changes import DeploymentChanges
 from runtime.errors import Unavailable
+from runtime.function_change import FunctionChange
+from runtime.function_streams import with_own_streams
 from runtime.host_options import HostOptions
-from runtime.loader import Function
+from runtime.loader import Function, LoadFailure
 from runtime.manifest import Manifest
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import Metrics
 from runtime.probes import Probes
 from runtime.resource.shared import SharedResources
 from runtime.start_and_drain import all_or_none, drain_in_order, stop_all
-from runtime.supervised_task import SupervisedTask
-from runtime.wiring import Binding, Wiring
+from runtime.wiring import Wiring
 
 log = get_logger("runtime.host")
 
@@ -59,20 +59,38 @@ class Host:
         metrics: Metrics,
         options: HostOptions | None = None,
     ) -> None:
-        self._manifest = with_leases(with_ticks(manifest))
+        self._manifest = manifest
         self._functions = functions
         self._addresses = addresses
         self._metrics = metrics
         self._options = options or HostOptions()
         self._stack = AsyncExitStack()
-        self._bindings: list[Binding] = []
+        self._deployments: dict[str, Deployment] = {}
+        self._wiring: Wiring | None = None
+        self._changes: DeploymentChanges | None = None
         self._broker: Broker | None = None
         self.has_begun = False
         self._resources = SharedResources(
             functions, addresses.database_url, self._options.postgres_connections
         )
-        self.probes = Probes(self._bindings, self._resources)
+        self.probes = Probes(
+            self._resources,
+            bindings=lambda: flowing(self._deployments.values()),
+            threads=lambda: [each.threads for each in self._deployments.values() if each.threads],
+            reload_errors=self._reload_errors,
+        )
         self.blocks = BlockAttribution(functions)
+
+    @property
+    def bindings(self) -> list[Binding]:
+        """The bindings of all functions but endpoints, and what answers discovery and endpoints."""
+        found = [binding for each in self._deployments.values() for binding in each.bindings]
+        return [*found, *([self._wiring.discovery] if self._wiring else [])]
+
+    @property
+    def functions(self) -> dict[str, Function]:
+        """The versions that run now, by name."""
+        return {name: each.function for name, each in self._deployments.items()}
 
     async def start(self) -> None:
         """Connect, create the streams, start the functions, then bind them.
@@ -87,28 +105,63 @@ class Host:
             await self.stop()
             raise
 
+    async def apply(
+        self,
+        manifest: Manifest,
+        functions: Mapping[str, Function],
+        errors: Mapping[str, LoadFailure],
+    ) -> list[FunctionChange]:
+        """Let this process run these versions; what cannot be changed runs on as it is.
+
+        Call it for every reload, also while a call of it runs: a binding that drains takes as long
+        as its calls, and only later changes of the same function wait for it. Of several calls that
+        wait, the last one counts, and the others return at once. Nothing is raised: each failure is
+        a change that `failed`, is logged by its cause alone, and shows in `/readyz`, in metadata
+        and in `runtime ls` until a later call mends it. A host that drains refuses: it logs a line
+        and returns no changes.
+
+        Args:
+            manifest: what the process shall serve.
+            functions: the complete set of this process's functions. One whose new source is broken
+                keeps its previous version, and so does one whose entry in a manifest is.
+            errors: by function, why a newer version than the one in `functions` does not run. Other
+                names, such as a file's, are shown in `/readyz` alone.
+
+        Returns:
+            The changes, failures included; nothing for a function that did not change.
+        """
+        if self._changes is None or self.probes.is_draining:
+            log.warning("Not reloaded: the host starts or drains")
+            return []
+        return await self._changes.apply(manifest, functions, errors)
+
     async def drain(self, grace_s: float) -> None:
         """Take no new messages, finish the held ones within `grace_s`, then stop.
 
         Services end first, then consumers and schedules, and endpoints last, because functions that
-        still work may call them.
+        still work may call them. A reload that is under way is cut short.
         """
         self.probes.is_draining = True
         try:
+            if self._changes is not None:
+                await self._changes.stop()
             await drain_in_order(self._groups(), grace_s, self._options.before_endpoints)
         finally:
             await self.stop()
 
     async def stop(self) -> None:
         """Stop at once; unfinished messages go back to their stream."""
-        await stop_all(self._bindings)
+        self.probes.is_draining = True
+        if self._changes is not None:
+            await self._changes.stop()
+        await stop_all(self.bindings)
         await self._stack.aclose()
 
     def held(self) -> dict[str, int]:
         """The number of held messages that are not settled, by function."""
         return {
             name: self._metrics.function(name).in_flight
-            for name, function in self._functions.items()
+            for name, function in self.functions.items()
             if function.spec.consumer or function.spec.schedule
         }
 
@@ -124,12 +177,38 @@ class Host:
             ConfigError: a service cannot run with its configuration.
             Unavailable: the connection to NATS is closed for good.
         """
-        services = [asyncio.ensure_future(service.wait()) for service in self._service_bindings()]
+        cut_off = asyncio.create_task(self._wait_until_cut_off())
+        over: set[ServiceBinding] = set()
         try:
-            await asyncio.gather(self._wait_until_cut_off(), *services)
+            while True:
+                await self._wait_for_services(cut_off, over)
         finally:
-            for service in services:
-                service.cancel()
+            cut_off.cancel()
+            await asyncio.gather(cut_off, return_exceptions=True)
+
+    async def _wait_for_services(
+        self, cut_off: "asyncio.Task[NoReturn]", over: set[ServiceBinding]
+    ) -> None:
+        """Return when a service has ended or a reload has changed a function."""
+        services = [each for each in self._service_bindings() if each not in over]
+        ends = {asyncio.create_task(each.wait()): each for each in services}
+        changed = asyncio.create_task(self._wait_for_change())
+        try:
+            waits = [cut_off, changed, *ends]
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            over |= {service for task, service in ends.items() if task in done}
+            for task in done:
+                task.result()
+        finally:
+            for task in (changed, *ends):
+                task.cancel()
+            await asyncio.gather(changed, *ends, return_exceptions=True)
+
+    async def _wait_for_change(self) -> None:
+        if self._changes is None:
+            await asyncio.get_running_loop().create_future()
+        else:
+            await self._changes.wait_for_change()
 
     async def _wait_until_cut_off(self) -> NoReturn:
         if self._broker is None:
@@ -139,7 +218,13 @@ class Host:
         raise Unavailable("NATS", "the connection is closed for good; start the process again")
 
     def _service_bindings(self) -> list[ServiceBinding]:
-        return [binding for binding in self._bindings if isinstance(binding, ServiceBinding)]
+        # Not one that is being replaced: when a new version fails at once, the old one runs again.
+        return [
+            binding
+            for each in self._deployments.values()
+            if not each.is_changing
+            for binding in each.services()
+        ]
 
     async def _start(self) -> None:
         wiring = await self._connect()
@@ -147,28 +232,26 @@ class Host:
         await self._resources.open()
         self._stack.push_async_callback(self._resources.close)
         ticker = wiring.build_ticker()
-        self.probes.threads = wiring.threads
         self.probes.tasks = [ticker.task, ticker.settler.task]
         self.blocks.connected = (wiring.broker, ticker)
-        shared = await wiring.build_shared(ticker, self.probes)
-        functions = self._functions.values()
-        self._stack.push_async_callback(wiring.stop_functions)
-        await all_or_none(wiring.start_function(each, self._resources) for each in functions)
-        for function in functions:
-            wiring.bind(function, shared)
-        self._bindings.append(wiring.discovery)
+        await wiring.build_shared(ticker, self.probes)
+        self._stack.push_async_callback(self._close_deployments)
+        for function in self._functions.values():
+            self._deployments[function.name] = Deployment(function, wiring)
+        deployments = list(self._deployments.values())
+        await all_or_none(each.start() for each in deployments)
+        for deployment in deployments:
+            deployment.bind()
         self.has_begun = True
         await self._start_bindings()
-        wiring.lag.start()
-        self._stack.push_async_callback(wiring.lag.stop)
-        wiring.fill.start()
-        self._stack.push_async_callback(wiring.fill.stop)
+        wiring.start_watches()
         self.probes.stream_fill = wiring.fill
-        wiring.drift.start()
-        self._stack.push_async_callback(wiring.drift.stop)
-        if self._options.sweeps:
-            sweeping = SupervisedTask(wiring.build_sweeper().run, "advisory sweeper").start()
-            self._stack.push_async_callback(sweeping.stop)
+        self._changes = DeploymentChanges(
+            self._manifest,
+            self._deployments,
+            wiring,
+            followers=(self.blocks.follow, lambda _: self.probes.follow_resources()),
+        )
         self.probes.has_started = True
 
     async def _connect(self) -> Wiring:
@@ -176,15 +259,16 @@ class Host:
         self._broker = self.probes.broker = broker
         self._stack.push_async_callback(broker.close)
         broker.on_reconnect(self._count_reconnect)
-        return Wiring(
-            self._manifest,
+        self._wiring = Wiring(
+            with_own_streams(self._manifest),
             self._functions,
             self._options,
             self._metrics,
             broker=broker,
-            bindings=self._bindings,
+            resources=self._resources,
             stack=self._stack,
         )
+        return self._wiring
 
     async def _start_bindings(self) -> None:
         services, others, endpoints = self._groups()
@@ -192,12 +276,23 @@ class Host:
         for group in (endpoints, others, services):
             await all_or_none(binding.start() for binding in group)
 
+    async def _close_deployments(self) -> None:
+        await asyncio.gather(*(each.close() for each in self._deployments.values()))
+
     def _groups(self) -> tuple[list[Binding], list[Binding], list[Binding]]:
         """Services; consumers and schedules; endpoints."""
-        services = [each for each in self._bindings if isinstance(each, ServiceBinding)]
-        endpoints = [each for each in self._bindings if isinstance(each, Discovery)]
-        others = [each for each in self._bindings if each not in services + endpoints]
-        return list(services), others, list(endpoints)
+        bindings = [each for one in self._deployments.values() for each in one.bindings]
+        services = [each for each in bindings if isinstance(each, ServiceBinding)]
+        others = [each for each in bindings if each not in services]
+        return list(services), others, [self._wiring.discovery] if self._wiring else []
+
+    def _reload_errors(self) -> dict[str, str]:
+        errors = dict(self._changes.errors) if self._changes else {}
+        for name, deployment in self._deployments.items():
+            status = deployment.status
+            if status is not None and status.reload_error:
+                errors[name] = status.reload_error
+        return errors
 
     def _count_reconnect(self) -> None:
         self._metrics.reconnects += 1

@@ -20,6 +20,7 @@ class HostOptions:
         peers: see `SharedServices`.
         worker: the name of the worker process; empty in a host without worker processes.
         postgres_connections: the most connections that its functions may hold together.
+        rebind_grace_s: how long a binding that a reload replaces may work on its held messages.
         before_endpoints: awaited by a drain before the endpoints end, because other processes of
             this host may still call them.
     """
@@ -32,6 +33,7 @@ class HostOptions:
     peers: int = 1
     worker: str = ""
     postgres_connections: int = 16
+    rebind_grace_s: float = 30.0
     before_endpoints: Callable[[], Awaitable[None]] | None = None
 
 

@@ -28,12 +28,20 @@ class LagWatch:
     ) -> None:
         self._broker = broker
         self._on_config = on_config
-        self._watched: list[tuple[str, str, FunctionMetrics]] = []
+        self._watched: dict[tuple[str, str], FunctionMetrics] = {}
         self._task = SupervisedTask(self._run, "lag watch")
 
-    def add(self, stream: str, durable: str, metrics: FunctionMetrics) -> None:
-        """Add a consumer."""
-        self._watched.append((stream, durable, metrics))
+    def add(self, stream: str, durable: str, metrics: FunctionMetrics) -> Callable[[], None]:
+        """Add a consumer; the result takes it out again."""
+        key = (stream, durable)
+        self._watched[key] = metrics
+
+        def remove() -> None:
+            self._watched.pop(key, None)
+            metrics.consumer_pending = None
+            metrics.consumer_ack_pending = metrics.consumer_redelivered = None
+
+        return remove
 
     def start(self) -> None:
         """Start polling."""
@@ -45,7 +53,7 @@ class LagWatch:
 
     async def _run(self) -> None:
         while True:
-            for stream, durable, metrics in self._watched:
+            for (stream, durable), metrics in list(self._watched.items()):
                 await self._update(stream, durable, metrics)
             await asyncio.sleep(EVERY_S)
 

@@ -3,17 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
-
 from runtime.broker.connection import Broker
-from runtime.context import Scope, WatchedContext
 from runtime.dispatch import Dispatcher
 from runtime.errors import Unavailable
-from runtime.hooks import call_start, call_stop
 from runtime.loader import Function
-from runtime.observe.logs import get_logger
-from runtime.observe.redaction import hide, secrets_in
 from runtime.resource.shared import SharedResources
+from runtime.started_function import StartedFunction
 from runtime.threads import FunctionThreads
 
 
@@ -45,19 +40,13 @@ async def open_dispatcher(
         ConfigError: `start` failed.
         Unavailable: a server that `start` needs does not answer.
     """
-    log: structlog.stdlib.BoundLogger = get_logger(function.name).bind(function=function.name)
-    scope = Scope(function.name, function.settings, broker, resources.of(function), log)
-    hide(secrets_in(function.settings))
-    context: WatchedContext = WatchedContext(scope)
-    if function.start is not None:
-        limit_s = function.spec.start_timeout
-        scope.state = await call_start(function.name, function.start, context, limit_s)
+    started = StartedFunction(function, broker, resources.of(function))
+    await started.start()
     threads = FunctionThreads(function.name, function.spec.concurrency)
     try:
-        yield Dispatcher(function, scope, threads=threads)
+        yield Dispatcher(function, started.scope, threads=threads)
     finally:
-        if function.stop is not None:
-            await call_stop(function.name, function.stop, context)
+        await started.stop()
         threads.shutdown()
 
 

@@ -16,7 +16,8 @@ from runtime.context import Scope, WatchedContext
 from runtime.dispatch import Dead, Dispatcher, Done, Later, Outcome
 from runtime.error_reply import error_reply_of
 from runtime.errors import ConfigError, Problem
-from runtime.hooks import call_start, call_stop
+from runtime.function_version import Owner
+from runtime.hooks import Hooks
 from runtime.loader import Function
 from runtime.message import Message
 from runtime.recorded_effects import RecordedEffects, Sent
@@ -119,6 +120,7 @@ class LocalFunction:
             state=state,
         )
         self._has_state = state is not None
+        self._hooks = Hooks(function, WatchedContext(self._scope), Owner())
         self._threads = FunctionThreads(function.name, function.spec.concurrency)
         self._dispatcher = Dispatcher(function, self._scope, threads=self._threads, chance=_middle)
 
@@ -129,11 +131,8 @@ class LocalFunction:
             ConfigError: the hook failed, or a resource that it uses is not given.
             Unavailable: a server that the hook needs does not answer.
         """
-        function = self.function
-        if function.start is not None and not self._has_state:
-            context: WatchedContext[Any] = WatchedContext(self._scope)
-            limit_s = function.spec.start_timeout
-            self._scope.state = await call_start(function.name, function.start, context, limit_s)
+        if not self._has_state:
+            self._scope.state = await self._hooks.start()
         return self
 
     async def __aexit__(
@@ -142,8 +141,8 @@ class LocalFunction:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.function.stop is not None and not self._has_state:
-            await call_stop(self.function.name, self.function.stop, WatchedContext(self._scope))
+        if not self._has_state:
+            await self._hooks.stop()
         self._threads.shutdown()
 
     async def call(self, *messages: Message) -> LocalResult:

@@ -17,6 +17,7 @@ _SENTENCES: dict[Action, str] = {
     "rebound": "Bound again",
     "started": "Started",
     "stopped": "Stopped",
+    "mended": "Mended, the version that runs is on disk again",
 }
 
 

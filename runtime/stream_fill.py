@@ -37,10 +37,18 @@ class StreamFill:
         self._mailbox = mailbox
         self._broker = broker
         self._metrics = metrics
-        refusing = (name for name, spec in manifest.streams.items() if spec.discard == "new")
-        self._streams = sorted({MAILBOX, DEAD_LETTERS, *refusing})
+        self._streams: list[str] = []
         self._told: set[str] = set()
+        self.follow(manifest)
         self._task = SupervisedTask(self._run, "stream fill")
+
+    def follow(self, manifest: Manifest) -> None:
+        """Poll the streams of another manifest from now on."""
+        refusing = (name for name, spec in manifest.streams.items() if spec.discard == "new")
+        before, self._streams = self._streams, sorted({MAILBOX, DEAD_LETTERS, *refusing})
+        for stream in set(before) - set(self._streams):
+            self._metrics.stream_fills.pop(stream, None)
+            self._told.discard(stream)
 
     def start(self) -> None:
         """Start polling."""

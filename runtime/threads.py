@@ -47,6 +47,12 @@ class FunctionThreads(Executor):
         self._freed = asyncio.Event()
         self._silent_until_s = 0.0
 
+    def resize(self, concurrency: int) -> None:
+        """Follow a changed concurrency; threads that are too many stay until `shutdown`."""
+        self._most = concurrency + SPARE
+        if self.has_room:
+            self._freed.set()
+
     @property
     def has_room(self) -> bool:
         """Whether a call would begin at once: a thread is idle, or another may be started."""

@@ -28,17 +28,32 @@ _TRY_AGAIN_S = 1.0
 
 
 class ScheduleTicker:
-    """Stores the ticks of one function until stopped."""
+    """Stores the ticks of one function until stopped.
+
+    Args:
+        broker: the connection.
+        function: the function.
+        schedule: when it is due.
+        clock: tells the time.
+        has_run: whether the function ran in this process before, so that no tick is due only
+            because it starts.
+    """
 
     def __init__(
-        self, broker: Broker, function: str, schedule: ScheduleBindingSpec, clock: Clock
+        self,
+        broker: Broker,
+        function: str,
+        schedule: ScheduleBindingSpec,
+        clock: Clock,
+        *,
+        has_run: bool = False,
     ) -> None:
         self.name = f"{function} (clock)"
         self._ticks = TickBook(broker, function)
         self._schedule = schedule
         self._clock = clock
         self._trigger = schedule.trigger
-        self._starting = schedule.at_start
+        self._starting = schedule.at_start and not has_run
         self._kept: Kept | None = None
         self._held_back = ""
         self._task = SupervisedTask(self._run, f"schedule {function}")

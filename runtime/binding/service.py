@@ -1,10 +1,12 @@
 """Binding of a service: a function that runs from the host's start to its drain."""
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 
 from runtime.call_task import create_call_task, failure_of, take_back_own_cancels
 from runtime.context import Context, Scope
 from runtime.errors import ConfigError
+from runtime.function_version import Owner, running_owner
 from runtime.loader import Function
 from runtime.observe.failures import FailureLog
 from runtime.observe.logs import get_logger
@@ -13,14 +15,25 @@ log = get_logger("runtime.service")
 
 RESTART_FIRST_S = 0.5
 RESTART_CAP_S = 30.0
+SETTLE_S = 0.25
+"""How long a reload watches a new version before it counts as started."""
 STEADY_S = 60.0
 """After this long without a crash the waits start small again."""
 
 
 class ServiceBinding:
-    """Runs one service function until drained, and restarts it after a crash."""
+    """Runs one service function until drained, and restarts it after a crash.
 
-    def __init__(self, function: Function, scope: Scope, failures: FailureLog) -> None:
+    Args:
+        function: the function.
+        scope: the scope of its one call.
+        failures: its failure log.
+        owner: marks the tasks that its code creates.
+    """
+
+    def __init__(
+        self, function: Function, scope: Scope, failures: FailureLog, owner: Owner | None = None
+    ) -> None:
         self._failures = failures
         self.name = function.name
         self.restarts = 0
@@ -28,6 +41,8 @@ class ServiceBinding:
         self._scope = scope
         self._task: asyncio.Task[None] | None = None
         self._began = asyncio.Event()
+        self._owner = owner
+        self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def is_flowing(self) -> bool:
@@ -44,6 +59,22 @@ class ServiceBinding:
         self._task = create_call_task(self._run(), name=f"service {self.name}")
         # Run it up to its first wait: then a taken port is known already.
         await asyncio.sleep(0)
+
+    async def check_start(self, wait_s: float = SETTLE_S) -> None:
+        """Return when the service has run for `wait_s` without a crash.
+
+        Raises:
+            ConfigError: the service cannot run with its configuration.
+            Exception: the exception that ended its first run, or it returned.
+        """
+        if self._task is None:
+            return
+        await asyncio.wait([self._task, self._crashed], timeout=wait_s, return_when=FIRST_COMPLETED)
+        if self._task.done() and not self._task.cancelled():
+            self._task.result()
+        if self._crashed.done():
+            self._crashed.result()
+            raise RuntimeError("the service returned without being asked to stop")
 
     async def drain(self, grace_s: float) -> None:
         """Ask the service to stop, and cancel it when it has not stopped within `grace_s`."""
@@ -77,6 +108,7 @@ class ServiceBinding:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         pause_s = RESTART_FIRST_S
+        running_owner.set(self._owner)
         while not self._scope.stopping.is_set():
             began_s = loop.time()
             failure: Exception | None
@@ -95,6 +127,8 @@ class ServiceBinding:
                 await take_back_own_cancels(self._task)
             self._began.clear()
             self.restarts += 1
+            if not self._crashed.done():
+                _set_failure(self._crashed, failure)
             pause_s = RESTART_FIRST_S if loop.time() - began_s > STEADY_S else pause_s
             if failure is not None:
                 self._failures.crashed(failure, restarts=self.restarts, again_in_s=pause_s)
@@ -109,3 +143,11 @@ class ServiceBinding:
                 await self._scope.stopping.wait()
         except TimeoutError:
             return
+
+
+def _set_failure(future: "asyncio.Future[None]", failure: Exception | None) -> None:
+    if failure is None:
+        future.set_result(None)
+        return
+    future.set_exception(failure)
+    future.exception()  # Read, or asyncio logs that nobody has: only a reload asks.

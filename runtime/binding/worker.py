@@ -175,6 +175,9 @@ class WorkerPool:
                 else:
                     recent_acks.forget(message)
                     await self._settle(message, outcome)
+                    # A failure refers to the function's frames: an idle worker must not keep them,
+                    # as the function may be replaced meanwhile.
+                    del outcome
             except BaseException as failure:
                 self._on_lost_call([message], failure)
                 raise
@@ -199,6 +202,7 @@ class WorkerPool:
                 task = asyncio.create_task(self._finish_all(rest))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+                rest = []  # As `outcome` above.
 
     async def _collect(self) -> list[Message]:
         """Collect the next batch, until its size, its bytes or its wait is reached."""

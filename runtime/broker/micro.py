@@ -87,6 +87,14 @@ class MicroService:
         """The names of the endpoints."""
         return frozenset(self._endpoints)
 
+    def endpoint(self, name: str) -> MicroEndpoint:
+        """The endpoint of this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._endpoints[name]
+
     async def start(self) -> None:
         """Subscribe; when this returns, the server has processed every subscription.
 
@@ -132,6 +140,31 @@ class MicroService:
         if self._started:
             await self._listen(endpoint)
             await self._reach_server()
+
+    async def replace_endpoint(self, endpoint: MicroEndpoint, grace_s: float = 30.0) -> None:
+        """Let an endpoint take the place of the one of its name.
+
+        With the same subject and queue group no request is missed. With another subject the new one
+        answers before the old one ends. With another queue group the old one ends first: otherwise
+        a request would be handled by both.
+
+        Raises:
+            Unavailable: the connection is gone.
+        """
+        old, listener = self._endpoints[endpoint.name], self._listeners.get(endpoint.name)
+        self._endpoints[endpoint.name] = endpoint
+        if listener is None or not self._started:
+            return
+        if old.subject != endpoint.subject:
+            await self._listen(endpoint)
+            await self._reach_server()
+            await listener.stop(grace_s)
+        elif old.queue_group != endpoint.queue_group:
+            await listener.stop(grace_s)
+            await self._listen(endpoint)
+            await self._reach_server()
+        elif endpoint.handle is not None:
+            listener.follow(endpoint, endpoint.handle)
 
     async def remove_endpoint(self, name: str, grace_s: float = 30.0) -> None:
         """Stop one endpoint as `stop` does; nothing happens when it does not exist."""
@@ -218,6 +251,15 @@ class _Listener:
             endpoint.subject, self._receive, queue=endpoint.queue_group or ""
         )
 
+    def follow(
+        self, endpoint: MicroEndpoint, handle: Callable[[Message], Awaitable[Answer]]
+    ) -> None:
+        """Handle requests as another endpoint of the same subject and queue group says."""
+        self._endpoint, self._handle = endpoint, handle
+        self._counters = endpoint.counters
+        for _ in range(min(len(self._idle), len(self._workers) - endpoint.concurrency)):
+            self._idle.pop().cancel()  # Ends the worker that waits for it.
+
     async def stop(self, grace_s: float) -> None:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + grace_s
@@ -257,7 +299,7 @@ class _Listener:
         elif len(self._workers) < self._endpoint.concurrency:
             worker = create_call_task(self._work(message), name=f"endpoint {self._endpoint.name}")
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            worker.add_done_callback(self._on_worker_ended)
         elif len(self._waiting) < self._endpoint.max_waiting:
             self._waiting.append(message)
         else:
@@ -269,6 +311,9 @@ class _Listener:
         loop = asyncio.get_running_loop()
         while True:
             await self._serve(message)
+            if len(self._workers) > self._endpoint.concurrency and (own := asyncio.current_task()):
+                self._workers.discard(own)  # The endpoint's concurrency was lowered meanwhile.
+                return
             if self._waiting:
                 message = self._waiting.popleft()
                 # A handler that never awaits must not hold the loop until the queue is empty.
@@ -279,6 +324,11 @@ class _Listener:
             if len(self._idle) == len(self._workers):
                 self._quiet.set()
             message = await handed
+
+    def _on_worker_ended(self, worker: "asyncio.Task[None]") -> None:
+        self._workers.discard(worker)
+        if len(self._idle) == len(self._workers):
+            self._quiet.set()
 
     async def _serve(self, message: Message) -> None:
         begun_ns = time.perf_counter_ns()

@@ -18,10 +18,13 @@ class FailureLog:
     A failed attempt is a WARNING with its error and the function's own line, and a DEBUG line with
     its traceback. The last attempt is an ERROR with its traceback. A `Retry` or `Reject` of the
     function has no traceback.
+
+    Attributes:
+        max_attempts: the most attempts of a message; a reload may change it.
     """
 
     def __init__(self, function: str, max_attempts: int) -> None:
-        self._max_attempts = max_attempts
+        self.max_attempts = max_attempts
         self._log = get_logger("runtime.failures").bind(function=function)
         self._gate = FloodGate(self._summarize)
 
@@ -29,7 +32,7 @@ class FailureLog:
         """Log a failed attempt that another one follows."""
         fields = {
             **_origin(message),
-            "attempt": f"{message.attempt} of {self._max_attempts}",
+            "attempt": f"{message.attempt} of {self.max_attempts}",
             "again_in_s": round(later.delay_s, 1),
         }
         if later.note:
@@ -54,7 +57,7 @@ class FailureLog:
         if isinstance(dead.failure, Reject | PayloadError) or not dead.traceback:
             self._log.warning(sentence, reason=dead.reason, **fields)
             return
-        fields["attempt"] = f"{message.attempt} of {self._max_attempts}"
+        fields["attempt"] = f"{message.attempt} of {self.max_attempts}"
         fields["error"] = _error(dead.error_type, dead.reason)
         fields |= _place(dead.place())
         if isinstance(dead.failure, Retry):

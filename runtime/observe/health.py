@@ -48,7 +48,7 @@ class Readiness:
     PostgreSQL are asked at most twice a second.
 
     Args:
-        probes: probes by name.
+        probes: probes by name; may grow.
         forgiven: probes whose failure is reported but leaves the host ready; may change.
         timeout_s: time limit of each probe.
     """
@@ -72,10 +72,11 @@ class Readiness:
         async with self._lock:
             clock = asyncio.get_running_loop().time
             if clock() - self._checked_s >= PROBE_CACHE_S:
+                probes = dict(self._probes)  # A reload may add one meanwhile.
                 found = await asyncio.gather(
-                    *(self._check(name, probe) for name, probe in self._probes.items())
+                    *(self._check(name, probe) for name, probe in probes.items())
                 )
-                self._checks = dict(zip(self._probes, found, strict=True))
+                self._checks = dict(zip(probes, found, strict=True))
                 self._checked_s = clock()
             return self._checks
 

@@ -30,19 +30,26 @@ class FunctionPool:
         pool: the pool of all functions of the process. Its owner closes it.
         connections: the most connections that the function may hold at once.
         timeout_s: the time limit of the function's calls.
+
+    Attributes:
+        connections: the most connections that the function may hold at once.
     """
 
     def __init__(self, pool: "Pool", connections: int, timeout_s: float) -> None:
         self._pool = pool
-        self._connections = connections
-        # Long enough for the calls before it in a usual queue. Not for ever: a call that holds one
-        # connection and waits for another may wait for itself.
-        self._wait_s = max(LEAST_WAIT_S, 2 * timeout_s)
+        self.connections = connections
+        self.follow_timeout(timeout_s)
         self._free = asyncio.Semaphore(connections)
         self._held: set[Connection] = set()
         self._waiting: Counter[asyncio.Task[Any] | None] = Counter()
         self._waited: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._time = asyncio.get_running_loop().time
+
+    def follow_timeout(self, timeout_s: float) -> None:
+        """Follow the function's time limit, which a reload may change."""
+        # Long enough for the calls before it in a usual queue. Not for ever: a call that holds one
+        # connection and waits for another may wait for itself.
+        self._wait_s = max(LEAST_WAIT_S, 2 * timeout_s)
 
     def has_waited(self, task: "asyncio.Task[Any]") -> bool:
         """Whether a task's call waits for a connection, or waited since the last check."""
@@ -78,7 +85,7 @@ class FunctionPool:
             if not wait.expired():
                 raise  # The driver's own timeout: the server does not answer.
             held = len(self._held)
-            reason = f"no connection was free, the function holds {held} of {self._connections}"
+            reason = f"no connection was free, the function holds {held} of {self.connections}"
             raise NoConnection(reason) from None
         finally:
             self._waiting[task] -= 1

@@ -78,12 +78,13 @@ class Outages:
         return was_away
 
     async def _away(self) -> list[str]:
+        probes = dict(self._probes)  # A reload may add one meanwhile.
         answers = await asyncio.gather(
-            *(asyncio.wait_for(probe(), PROBE_LIMIT_S) for probe in self._probes.values()),
+            *(asyncio.wait_for(probe(), PROBE_LIMIT_S) for probe in probes.values()),
             return_exceptions=True,
         )
         return [
             name
-            for name, answer in zip(self._probes, answers, strict=True)
+            for name, answer in zip(probes, answers, strict=True)
             if isinstance(answer, Exception)
         ]

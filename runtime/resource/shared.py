@@ -24,7 +24,7 @@ class SharedResources:
     several hosts use the same server.
 
     Args:
-        functions: the functions of this process, by name.
+        functions: the functions of this process, by name; a reload adds others with `open_for`.
         database_url: PostgreSQL's address.
         connections: the most connections that the functions may hold together.
     """
@@ -32,12 +32,13 @@ class SharedResources:
     def __init__(
         self, functions: Mapping[str, Function], database_url: str | None, connections: int
     ) -> None:
-        self._functions = functions
+        self._functions = dict(functions)
         self._database_url = database_url
         self._connections = connections
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._http: httpx.AsyncClient | None = None
         self._probe: PostgresProbe | None = None
+        self._shares: dict[str, FunctionPool] = {}
 
     def uses(self, resource: str) -> bool:
         """Whether a function uses the resource."""
@@ -51,12 +52,34 @@ class SharedResources:
                 or a function's share is larger than the pool.
             Unavailable: PostgreSQL does not answer.
         """
-        if self.uses("http"):
+        problems = [found for each in self._functions.values() if (found := self._check(each))]
+        if problems:
+            raise ConfigError(problems)
+        await self._open()
+
+    async def open_for(self, function: Function) -> None:
+        """Open what a new or changed function uses and no function has used before.
+
+        Raises:
+            ConfigError: as `open`, or the host has no address of PostgreSQL.
+            Unavailable: PostgreSQL does not answer.
+        """
+        if problem := self._check(function):
+            raise ConfigError([problem])
+        before = dict(self._functions)
+        self._functions[function.name] = function
+        try:
+            await self._open()
+        except BaseException:
+            self._functions = before
+            raise
+
+    async def _open(self) -> None:
+        if self.uses("http") and self._http is None:
             self._http = open_http()
-        if self.uses("postgres"):
+        if self.uses("postgres") and self._pool is None:
             if self._database_url is None:
                 raise ValueError("a function uses postgres, but no address was given")
-            self._check_shares()
             await check_session(self._database_url)
             self._pool = await open_pool(self._database_url, max_size=self._connections)
             self._probe = PostgresProbe(self._database_url)
@@ -77,8 +100,18 @@ class SharedResources:
         if "http" in spec.uses:
             given["http"] = self._http
         if "postgres" in spec.uses and self._pool is not None:
-            given["postgres"] = FunctionPool(self._pool, spec.postgres_connections, spec.timeout)
+            given["postgres"] = self._share_of(function, self._pool)
         return given
+
+    def follow_timeout(self, function: Function) -> None:
+        """Let a function's share of the pool follow its time limit."""
+        if share := self._shares.get(function.name):
+            share.follow_timeout(function.spec.timeout)
+
+    def drop(self, function: str) -> None:
+        """Forget a removed function; what was opened stays open."""
+        self._functions.pop(function, None)
+        self._shares.pop(function, None)
 
     async def check_postgres(self) -> str | None:
         """Probe: PostgreSQL answers.
@@ -91,20 +124,26 @@ class SharedResources:
         await self._probe.check()
         return None
 
-    def _check_shares(self) -> None:
-        problems = [
-            Problem(
-                f"function {name}",
-                "postgres_connections",
-                f"is {function.spec.postgres_connections}, and the process has {self._connections}",
-                "lower it, or raise RUNTIME_POSTGRES_CONNECTIONS",
-            )
-            for name, function in self._functions.items()
-            if "postgres" in function.spec.uses
-            and function.spec.postgres_connections > self._connections
-        ]
-        if problems:
-            raise ConfigError(problems)
+    def _share_of(self, function: Function, pool: "asyncpg.Pool[asyncpg.Record]") -> FunctionPool:
+        """The function's share, which its old and its new version have together."""
+        spec, share = function.spec, self._shares.get(function.name)
+        if share is None or share.connections != spec.postgres_connections:
+            share = FunctionPool(pool, spec.postgres_connections, spec.timeout)
+            self._shares[function.name] = share
+        return share
+
+    def _check(self, function: Function) -> Problem | None:
+        spec, where = function.spec, f"function {function.name}"
+        if "postgres" not in spec.uses:
+            return None
+        if self._database_url is None:
+            wrong = "needs PostgreSQL, and the host has no DATABASE_URL"
+            return Problem(where, "uses", wrong, "start the host again")
+        if spec.postgres_connections <= self._connections:
+            return None
+        wrong = f"is {spec.postgres_connections}, and the process has {self._connections}"
+        remedy = "lower it, or raise RUNTIME_POSTGRES_CONNECTIONS"
+        return Problem(where, "postgres_connections", wrong, remedy)
 
 
 __all__ = ["SharedResources"]

@@ -86,7 +86,7 @@ class InProcess:
         settlement._retry_in_place = note
 
     async def _leading(self) -> Any:
-        [binding] = [each for each in self._host._bindings if isinstance(each, OrderedBinding)]
+        [binding] = [each for each in self._host.bindings if isinstance(each, OrderedBinding)]
 
         async def leads() -> bool:
             return binding.leads

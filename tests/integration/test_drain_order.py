@@ -131,7 +131,7 @@ async def test_a_binding_whose_drain_fails_keeps_no_other_from_ending(
     ) as host:
         await broker.publish(f"{stream}.a", b"x")
         await journal.wait(1)
-        ticker = next(each for each in host._bindings if isinstance(each, ScheduleTicker))
+        ticker = next(each for each in host.bindings if isinstance(each, ScheduleTicker))
         await ScheduleTicker.stop(ticker)  # or the broken methods would leave its task behind
         monkeypatch.setattr(ScheduleTicker, "drain", fail)
         monkeypatch.setattr(ScheduleTicker, "stop", fail)

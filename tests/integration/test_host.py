@@ -140,7 +140,7 @@ async def test_probes_pass_while_all_is_well_and_name_what_is_not(
         assert broker is not None
         await eventually(lambda: _answers(host), "JetStream")
 
-    assert well == {"nats": None, "functions": None, "postgres": None, "streams": None}
+    assert well == dict.fromkeys(("nats", "functions", "postgres", "streams", "reload"))
 
 
 async def _answers(host: Host) -> bool:
@@ -183,7 +183,7 @@ async def test_draining_finishes_what_is_here_and_takes_nothing_new(
 
 
 async def _stopped(host: Host) -> bool:
-    [binding] = [each for each in host._bindings if hasattr(each, "pullers")]
+    [binding] = [each for each in host.bindings if hasattr(each, "pullers")]
     return bool(binding.pullers.is_stopped)
 
 

@@ -203,7 +203,7 @@ async def test_a_standby_that_failed_is_heard_again(
     }
     with structlog.testing.capture_logs() as lines:
         async with running_host(nats_server.url, functions, streams=streams) as first:
-            [leader] = [each for each in first._bindings if isinstance(each, OrderedBinding)]
+            [leader] = [each for each in first.bindings if isinstance(each, OrderedBinding)]
             await eventually(_is_false(lambda: not leader.leads), "a leader")
             fault = Fault(monkeypatch, CallServer, "_announce")
             async with running_host(nats_server.url, functions, streams=streams):
