@@ -23,7 +23,7 @@ from runtime.manifest.units import show_value
 
 PAGE = Path(__file__).parents[1] / "docs" / "manifest.md"
 _TABLE = re.compile(r"(<!-- keys: ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_KINDS = {
+_KINDS: dict[object, str] = {
     values.parse_duration: "duration",
     values.parse_size: "size",
     parse_rate: "rate",

@@ -15,8 +15,8 @@ from tests.support.documentation import ROOT, in_code, read_table
 
 PAGES = sorted(
     page
-    for folder in (".", "docs", "docs/decisions", "deploy")
-    for page in (ROOT / folder).glob("**/*.md" if folder == "deploy" else "*.md")
+    for folder in (".", "docs", "docs/decisions", "docs/guides", "deploy", "examples")
+    for page in (ROOT / folder).glob("**/*.md" if folder in {"deploy", "examples"} else "*.md")
 )
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_TEST = re.compile(r"(tests/\w+/\w+\.py)(?:::(\w+))?")
