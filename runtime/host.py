@@ -228,6 +228,8 @@ class Host:
 
     async def _start(self) -> None:
         wiring = await self._connect()
+        await wiring.logs.start()
+        self._stack.push_async_callback(wiring.logs.stop)
         await wiring.streams.prepare()
         await self._resources.open()
         self._stack.push_async_callback(self._resources.close)

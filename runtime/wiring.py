@@ -18,6 +18,7 @@ from runtime.function_streams import FunctionStreams
 from runtime.host_options import HostOptions
 from runtime.lag import LagWatch
 from runtime.loader import Function
+from runtime.log_publisher import LogPublisher
 from runtime.manifest import Manifest
 from runtime.observe.failures import FailureLogs
 from runtime.observe.metrics import Metrics
@@ -53,6 +54,7 @@ class Wiring:
         fill: polls how full streams are.
         drift: warns when the server no longer agrees with the manifest.
         streams: creates the streams and consumers of the functions.
+        logs: sends log lines to listeners.
         discovery: publishes the bound functions for discovery.
         shared: the services of consumer bindings; set by `build_shared`.
     """
@@ -80,7 +82,9 @@ class Wiring:
         self.drift = DriftWatch(broker, metrics)
         self.fill = StreamFill(broker, metrics, self._mailbox, manifest)
         self.lag = LagWatch(broker, self.drift.compare_consumer)
-        self.discovery = Discovery(broker, ProcessIdentity(worker=options.worker))
+        process = ProcessIdentity(worker=options.worker)
+        self.logs = LogPublisher(broker, process, functions)
+        self.discovery = Discovery(broker, process)
         self.streams = FunctionStreams(
             manifest,
             functions,

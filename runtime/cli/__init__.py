@@ -5,7 +5,7 @@ import importlib
 import click
 
 COMMANDS = (
-    *("apply", "check", "dlq", "ls", "nats-context", "parked", "pause", "plan", "psql"),
+    *("apply", "check", "dlq", "logs", "ls", "nats-context", "parked", "pause", "plan", "psql"),
     *("replay", "resume", "schema", "serve"),
 )
 _ELSEWHERE = {"resume": "pause"}

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TextIO
@@ -78,12 +78,20 @@ class ConsoleRenderer:
 
     On a terminal the time is local, to the second, and a line that is too long continues below its
     sentence. Elsewhere each entry is one line, with the time as it was logged.
+
+    Args:
+        stream: returns the stream that the lines are for; it may be replaced while the process
+            runs.
     """
+
+    def __init__(self, stream: Callable[[], TextIO] = lambda: sys.stderr) -> None:
+        self._stream = stream
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> str:
         """The lines of one entry."""
-        width = terminal_width(sys.stderr) if sys.stderr.isatty() else None
-        colors = has_colors(sys.stderr)
+        stream = self._stream()
+        width = terminal_width(stream) if stream.isatty() else None
+        colors = has_colors(stream)
         exc_info = exc_info_from(event.pop("exc_info", None))
         stacks = [str(stack) for field in _STACKS if (stack := event.pop(field, None))]
         level, color = _LEVELS.get(event.pop("level", "info"), _LEVELS["info"])

@@ -101,6 +101,7 @@ async def own_streams(broker: Broker) -> Broker:
         "leases.ingest",
         "schedules.ingest",
         "_RUNTIME.ingest.call",
+        "_RUNTIME.logs",
         "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.C",
         "$MQTT.sess.x",
         *(
