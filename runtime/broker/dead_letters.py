@@ -205,6 +205,19 @@ class DeadLetters:
         message = await stored.fetch(self._broker, DEAD_LETTERS, sequence)
         return await self._read(message) if message is not None else None
 
+    async def as_redriven(self, message: Message, function: str) -> Message:
+        """The message as if it had been redriven once more than any of its dead letters.
+
+        So another failure of it makes a dead letter of its own.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        listed = self.list(Selection(function=function))
+        known = [each.redrives async for each in listed if each.message.origin == message.origin]
+        redrives = max([names.number(message.headers, names.REDRIVES), *known]) + 1
+        return replace(message, headers={**message.headers, names.REDRIVES: str(redrives)})
+
     async def counts(self) -> dict[str, int]:
         """The number of dead letters of each function that has any.
 
@@ -272,7 +285,7 @@ class DeadLetters:
         known: set[str] = set()
         async for letter in self.choose(selection, sequences):
             if letter.function not in known:
-                await self._check_mailbox(letter.function)
+                await self.check_mailbox(letter.function)
                 known.add(letter.function)
             if not self._mailbox.fits(_again(letter), letter.function):
                 too_large.append(letter.sequence)
@@ -310,7 +323,12 @@ class DeadLetters:
             await asyncio.gather(*(self._remove(each) for each in letters))
         return len(letters)
 
-    async def _check_mailbox(self, function: str) -> None:
+    async def check_mailbox(self, function: str) -> None:
+        """Check that hosts of this server have bound the function to a consumer.
+
+        Raises:
+            ConfigError: it has no mailbox, so no host would get a message in it.
+        """
         try:
             await self._broker.api(f"CONSUMER.INFO.{MAILBOX}.{function}")
         except (ApiError, Unsendable) as error:
@@ -320,7 +338,7 @@ class DeadLetters:
                 f"function {function}",
                 "",
                 "it has no mailbox on this server, so no host would get the messages",
-                "serve a manifest that binds it to a consumer, then redrive again",
+                "serve a manifest that binds it to a consumer, then run this again",
             )
             raise ConfigError([problem]) from error
 

@@ -127,13 +127,18 @@ class Mailbox:
             msg_id = f"{msg_id}-{message.reply}"
         return await self._broker.publish(subject, message.data, msg_id=msg_id, headers=headers)
 
-    async def post(self, message: Message, function: str) -> PubAck:
+    async def post(self, message: Message, function: str, *, msg_id: str | None = None) -> PubAck:
         """Store the message so that the function gets it at once, with all its attempts anew.
+
+        Args:
+            message: the message as its stream first stored it.
+            function: the function that gets it.
+            msg_id: in place of the message's identity, by which the same message is stored once.
 
         Raises:
             PublishFailed: it is not stored.
         """
-        [ack] = await self.post_many([(message, function)])
+        [ack] = await self._broker.publish_many([_posted(message, function, msg_id)])
         return ack
 
     async def post_many(self, items: Sequence[tuple[Message, str]]) -> list[PubAck]:
@@ -142,17 +147,7 @@ class Mailbox:
         Raises:
             PublishFailed: at least one message is not stored; posting all again stores none twice.
         """
-        return await self._broker.publish_many(
-            [
-                Publication(
-                    subject=f"mailbox.ready.{function}",
-                    data=message.data,
-                    msg_id=f"post-{identity_of(message, function)}",
-                    headers=mailbox_headers(message, function, 0),
-                )
-                for message, function in items
-            ]
-        )
+        return await self._broker.publish_many([_posted(*item) for item in items])
 
     async def hand_over(self, message: Message, function: str, delay_s: float = 0.0) -> PubAck:
         """Store the message so that this delivery uses up no attempt of it.
@@ -267,6 +262,15 @@ class Mailbox:
             reason=names.unescape(message.headers.get(names.REASON, "")),
             message=self.restore(message),
         )
+
+
+def _posted(message: Message, function: str, msg_id: str | None = None) -> Publication:
+    return Publication(
+        subject=f"mailbox.ready.{function}",
+        data=message.data,
+        msg_id=msg_id or f"post-{identity_of(message, function)}",
+        headers=mailbox_headers(message, function, 0),
+    )
 
 
 def mailbox_headers(message: Message, function: str, attempts: int) -> dict[str, str]:

@@ -52,8 +52,8 @@ def takes_manifest_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def load_function(
     name: str, paths: tuple[Path, ...], settings: HostSettings, live: Mapping[str, str]
-) -> Function:
-    """Load the function NAME of these manifests.
+) -> tuple[Function, Manifest]:
+    """Load the function NAME of these manifests; return it with the whole manifest.
 
     Args:
         name: the function's.
@@ -70,7 +70,7 @@ def load_function(
         wrong = f"no manifest in {shown} has it"
         raise ConfigError([Problem(f"function {name}", "", wrong, _remedy(name, manifest))])
     chosen = manifest.model_copy(update={"functions": {name: manifest.functions[name]}})
-    return load_all(chosen.placed_at(manifest.positions))[name]
+    return load_all(chosen.placed_at(manifest.positions))[name], manifest
 
 
 def _remedy(name: str, manifest: Manifest) -> str:

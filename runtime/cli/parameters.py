@@ -44,6 +44,42 @@ def subject_pattern(text: str) -> str:
         raise click.BadParameter(str(wrong)) from wrong
 
 
+def plain_subject(text: str) -> str:
+    """Parse a subject without wildcards.
+
+    Raises:
+        click.BadParameter: the text is not one.
+    """
+    subject = subject_pattern(text)
+    if {"*", ">"} & set(subject.split(".")):
+        raise click.BadParameter(f"{text!r} has a wildcard; a message has one subject")
+    return subject
+
+
+def stored_message(text: str) -> tuple[str, int]:
+    """Parse the place of a stored message, `STREAM:SEQ`.
+
+    Raises:
+        click.BadParameter: the text is not one.
+    """
+    found = re.fullmatch(r"([^\s.*>/\\:]{1,255}):([1-9][0-9]{0,18})", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not a stream and a sequence, such as ORDERS:17")
+    return found[1], int(found[2])
+
+
+def header(text: str) -> tuple[str, str]:
+    """Parse a header, `NAME:VALUE`.
+
+    Raises:
+        click.BadParameter: the text is not one.
+    """
+    name, colon, value = text.partition(":")
+    if not colon or not re.fullmatch(r"[!-9;-~]+", name):
+        raise click.BadParameter(f"{text!r} is not a header, such as Trace:t1")
+    return name, value.strip()
+
+
 def span(text: str) -> timedelta:
     """Parse a duration such as `90s` or `1h30m`.
 

@@ -95,7 +95,7 @@ def replay(
     settings = read_settings()
     url = find_server(nats_url).url
     try:
-        function = load_function(name, manifests, settings, live_variables(settings, url))
+        function, _ = load_function(name, manifests, settings, live_variables(settings, url))
         span = _span(function, first, until)
         database_url = find_database_url(settings)
         check_database(function, database_url)

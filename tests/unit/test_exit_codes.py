@@ -17,6 +17,7 @@ ARGUMENTS = {
     "dlq purge": ["1", "--yes"],
     "dlq redrive": ["1"],
     "dlq show": ["1"],
+    "invoke": ["work", "--remote"],
     "parked cancel": ["1", "--yes"],
     "parked run-now": ["1"],
     "pause": ["work"],
