@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from runtime.binding.settlement import Observer
 from runtime.broker.clock import Clock
 
 
@@ -23,6 +24,7 @@ class HostOptions:
         rebind_grace_s: how long a binding that a reload replaces may work on its held messages.
         before_endpoints: awaited by a drain before the endpoints end, because other processes of
             this host may still call them.
+        observer: see `SettlementBackends`.
     """
 
     services: bool = True
@@ -35,6 +37,7 @@ class HostOptions:
     postgres_connections: int = 16
     rebind_grace_s: float = 30.0
     before_endpoints: Callable[[], Awaitable[None]] | None = None
+    observer: Observer | None = None
 
 
 __all__ = ["HostOptions"]

@@ -235,7 +235,7 @@ class _Resources(dict[str, Any]):
 
 
 _REMEDIES = {
-    "postgres": "give `resources={'postgres': pool}`; the fixture `postgres_pool` makes one",
+    "postgres": "give its address as database_url; the pytest fixture embedded_postgres has one",
     "http": "give `resources={'http': client}`, an httpx.AsyncClient",
 }
 
@@ -251,7 +251,8 @@ def settling_of(outcome: Outcome, function: Function) -> Settling:
             where=outcome.place(),
         )
     if isinstance(outcome, Later):
-        action: Action = "park" if outcome.delay_s >= PARK_FROM_S else "nak"
+        is_parked = outcome.delay_s >= PARK_FROM_S or not outcome.counts
+        action: Action = "park" if is_parked else "nak"
         if function.spec.ordered_by is not None:
             action = "wait"
         return Settling(

@@ -1,5 +1,6 @@
 """Takes the place of NATS in a local call: records what a function sends, and answers requests."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ class Sent:
         headers: the headers that the function gave.
         msg_id: the message id; None for `publish_core` and `request`.
         duplicate: whether a publish with this id came before, so that nothing new was stored.
+        function: the function that sent it.
     """
 
     kind: str
@@ -40,6 +42,18 @@ class Sent:
     headers: Mapping[str, str] = field(default_factory=dict)
     msg_id: str | None = None
     duplicate: bool = False
+    function: str = ""
+
+    def json(self) -> Any:  # noqa: ANN401 - whatever JSON holds
+        """The payload, decoded from JSON.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        return json.loads(self.data)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.subject} ({len(self.data)} bytes)"
 
 
 class RecordedEffects:
@@ -49,6 +63,8 @@ class RecordedEffects:
         answers: see `Answers`; a request that no pattern matches raises `NoAnswer`.
         live: if given, everything is also sent through this broker, and its answers are returned.
         max_payload_bytes: the largest message that is accepted.
+        sent: the list to record to, which several functions may share; a new one unless given.
+        function: the function whose effects these are.
 
     Attributes:
         sent: the messages, in the order in which they were sent.
@@ -60,8 +76,11 @@ class RecordedEffects:
         *,
         live: BrokerPort | None = None,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        sent: list[Sent] | None = None,
+        function: str = "",
     ) -> None:
-        self.sent: list[Sent] = []
+        self.sent: list[Sent] = [] if sent is None else sent
+        self._function = function
         self._answers = answers or {}
         self._live = live
         self._max_payload_bytes = max_payload_bytes
@@ -144,7 +163,9 @@ class RecordedEffects:
         return [_reply(answer, data) for answer in found]
 
     async def in_progress(self, message: Message) -> None:
-        """Do nothing: a local call has no ack wait."""
+        """Do nothing unless live: a local call has no ack wait."""
+        if self._live is not None:
+            await self._live.in_progress(message)
 
     def _check(self, subject: str, data: bytes, headers: Mapping[str, str] | None) -> None:
         publish_command(subject, "", headers, data, self._max_payload_bytes)
@@ -164,7 +185,8 @@ class RecordedEffects:
         *,
         duplicate: bool = False,
     ) -> None:
-        self.sent.append(Sent(kind, subject, bytes(data), dict(headers or {}), msg_id, duplicate))
+        sent = dict(headers or {})
+        self.sent.append(Sent(kind, subject, bytes(data), sent, msg_id, duplicate, self._function))
 
 
 def _reply(answer: Any, data: bytes) -> Reply:  # noqa: ANN401 - the forms of `Answers`

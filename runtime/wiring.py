@@ -130,7 +130,13 @@ class Wiring:
         await self._mailbox.detect_parking()
         self._shared = SharedServices(
             self.broker,
-            SettlementBackends(ticker.settler, self._letters, self._mailbox, self.failures),
+            SettlementBackends(
+                ticker.settler,
+                self._letters,
+                self._mailbox,
+                self.failures,
+                self.options.observer,
+            ),
             ticker,
             outages,
             self.options.careful_ack_waits,

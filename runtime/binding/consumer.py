@@ -15,7 +15,7 @@ from runtime.binding.crash_isolation import SingleMessageStage
 from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.puller_set import DRAIN_S, PullerSet, Stage
 from runtime.binding.recent_acks import RecentAcks
-from runtime.binding.settlement import Settlement, SettlementBackends
+from runtime.binding.settlement import SettlementBackends, settlement_of
 from runtime.binding.spill import Spill
 from runtime.binding.worker import Runner, WorkerPool
 from runtime.broker.connection import Broker
@@ -108,7 +108,7 @@ class ConsumerBinding:
         )
         is_ordered = function.spec.ordered_by is not None
         retry_in_place = self.buffer.delay if is_ordered else None
-        self._settlement = Settlement(dispatcher, shared.backends, metrics, retry_in_place)
+        self._settlement = settlement_of(dispatcher, shared.backends, metrics, retry_in_place)
         self.workers = WorkerPool(
             dispatcher,
             runner or dispatcher,

@@ -12,6 +12,7 @@ from nats.aio.client import NO_RESPONDERS_STATUS, PING_PROTO, Client, Srv
 
 from runtime.broker.headers import unreadable_subject
 from runtime.broker.incoming import HeaderError, Parser, read_headers
+from runtime.broker.memory_transport import MemoryTransport, is_registered
 from runtime.broker.outgoing import check_pattern, publish_command, settlement_commands
 from runtime.broker.subscription import Callback, CallbackFailures, CallbackSubscription
 from runtime.broker.transport import ThreadSafeTransport
@@ -47,7 +48,7 @@ class OrderedClient(Client):
     messages that arrive in between are lost. Source: nats-py 2.16 `client.py`, `_send_ping`.
     """
 
-    _transport: ThreadSafeTransport | None
+    _transport: ThreadSafeTransport | MemoryTransport | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,7 +271,8 @@ class OrderedClient(Client):
         if self._refusals > 1:
             wait_s = RECONNECT_WAIT_S * 2 ** min(self._refusals, 10)
             await asyncio.sleep(min(REFUSED_WAIT_CAP_S, wait_s))
-        self._transport = ThreadSafeTransport()
+        in_memory = is_registered(s.uri.hostname)
+        self._transport = MemoryTransport() if in_memory else ThreadSafeTransport()
         await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:

@@ -1,7 +1,6 @@
 """JetStream's clock, which all hosts share; schedules and parked messages use it."""
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -24,7 +23,7 @@ class Clock(Protocol):
 
 
 class ServerClock:
-    """JetStream's time, read every 30 s and advanced in between by the monotonic clock.
+    """JetStream's time, read every 30 s and advanced in between by the loop's clock.
 
     The host's own wall clock is not used, so it may be wrong or be set. The time returned is late
     by at most the round trip of the answer, and never early.
@@ -40,7 +39,6 @@ class ServerClock:
         self._reading = asyncio.Lock()
         self._read_at_s = 0.0
         self._read: datetime | None = None
-        self._time = time.monotonic
 
     async def now(self) -> datetime:
         """JetStream's time.
@@ -49,12 +47,13 @@ class ServerClock:
             ApiError: the stream is gone.
             Unavailable: JetStream does not answer.
         """
+        time_s = asyncio.get_running_loop().time
         async with self._reading:  # One answer serves all concurrent callers.
-            passed_s = self._time() - self._read_at_s
+            passed_s = time_s() - self._read_at_s
             if self._read is None or passed_s > _READ_AGAIN_S:
                 answer = await self._broker.api(f"STREAM.INFO.{self._stream}")
                 self._read = _EPOCH + timedelta(microseconds=parse_time_ns(answer["ts"]) // 1000)
-                self._read_at_s, passed_s = self._time(), 0.0
+                self._read_at_s, passed_s = time_s(), 0.0
             return self._read + timedelta(seconds=passed_s)
 
     async def wait_until(self, moment: datetime) -> None:

@@ -204,7 +204,7 @@ async def test_a_server_that_takes_nothing_is_given_up_however_much_waits_for_it
         rebuilt = asyncio.Event()
         broker.on_reconnect(rebuilt.set)
         transport = broker._client._transport
-        assert transport is not None
+        assert isinstance(transport, ThreadSafeTransport)
         proxy.silence()
         for _ in range(24):
             await broker.publish_core("a", bytes(1_000_000))
@@ -232,7 +232,7 @@ async def test_a_server_that_takes_nothing_does_not_keep_the_connection_from_clo
     async with Proxy(nats_server.port) as proxy:
         broker = await Broker.connect(nats_url(proxy.port), name="test")
         transport = broker._client._transport
-        assert transport is not None
+        assert isinstance(transport, ThreadSafeTransport)
         proxy.silence()
         for _ in range(24):
             await broker.publish_core("a", bytes(1_000_000))
