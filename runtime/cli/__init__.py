@@ -5,8 +5,8 @@ import importlib
 import click
 
 COMMANDS = (
-    *("apply", "check", "dlq", "invoke", "logs", "ls", "nats-context", "parked", "pause"),
-    *("plan", "psql", "replay", "resume", "schema", "serve"),
+    *("apply", "check", "completion", "dlq", "invoke", "logs", "ls", "nats-context", "parked"),
+    *("pause", "plan", "psql", "replay", "resume", "schema", "serve"),
 )
 _ELSEWHERE = {"resume": "pause"}
 

@@ -25,7 +25,10 @@ TABLE_LIMIT = 100
 
 
 def _filter(
-    name: str, metavar: str, sentence: str, convert: Callable[[str], object]
+    name: str,
+    metavar: str,
+    sentence: str,
+    convert: click.types.StringParamType | Callable[[str], object],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(name, metavar=metavar, help=sentence, type=convert)
 
@@ -33,7 +36,7 @@ def _filter(
 def filters(command: Callable[Concatenate[Selection, P], None]) -> Callable[..., None]:
     """Add the filter options to a command, which gets them as a `Selection`."""
 
-    @_filter("--function", "NAME", "Given up by this function.", parameters.function_name)
+    @_filter("--function", "NAME", "Given up by this function.", parameters.FUNCTION_NAME)
     @_filter("--code", "CODE", "For this reason, such as MAX_DELIVERIES.", str)
     @_filter("--since", "TIME", "At this time or later: 2h (ago), 2026-08-01.", parameters.moment)
     @_filter("--until", "TIME", "Before this time.", parameters.moment)

@@ -42,7 +42,7 @@ from runtime.resource.shared import SharedResources
 
 
 @click.command()
-@click.argument("name", metavar="NAME", type=parameters.function_name)
+@click.argument("name", metavar="NAME", type=parameters.LOCAL_FUNCTION_NAME)
 @click.option(
     "--data",
     "texts",

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import click
+from click.shell_completion import CompletionItem
 
 from runtime.manifest.model import RateSpec
 from runtime.manifest.rate import parse_rate
@@ -19,15 +20,41 @@ class _Sequence(click.IntRange):
 SEQUENCE = _Sequence(min=1)
 
 
-def function_name(text: str) -> str:
-    """Parse a function's name, without wildcards: the name becomes part of a subject.
+class FunctionName(click.types.StringParamType):
+    """A function's name, without wildcards: the name becomes part of a subject.
 
-    Raises:
-        click.BadParameter: no function can have this name.
+    The shell completes it with the functions of the server, and with those of the manifests in the
+    current folder if the command loads them.
     """
-    if not re.fullmatch(NAME_PATTERN, text):
-        raise click.BadParameter(f"{text!r} cannot be a function's name")
-    return text
+
+    name = "function"
+
+    def __init__(self, *, is_local: bool = False) -> None:
+        self.is_local = is_local
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name.
+
+        Raises:
+            click.BadParameter: no function can have this name.
+        """
+        if not re.fullmatch(NAME_PATTERN, value):
+            raise click.BadParameter(f"{value!r} cannot be a function's name", ctx, param)
+        return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names that begin so; none when NATS does not answer at once."""
+        # Imported here: only the shell's request needs it.
+        from runtime.cli.function_names import find_names  # noqa: PLC0415
+
+        names = find_names(ctx.params.get("nats_url"), is_local=self.is_local)
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+FUNCTION_NAME = FunctionName()
+LOCAL_FUNCTION_NAME = FunctionName(is_local=True)
 
 
 def subject_pattern(text: str) -> str:

@@ -28,7 +28,7 @@ TABLE_LIMIT = 100
 AT_A_TIME = 100
 
 function_option = click.option(
-    "--function", metavar="NAME", type=parameters.function_name, help="Those of this function."
+    "--function", metavar="NAME", type=parameters.FUNCTION_NAME, help="Those of this function."
 )
 
 

@@ -19,7 +19,7 @@ functions_argument = click.argument(
     nargs=-1,
     required=True,
     metavar="FUNCTION...",
-    type=parameters.function_name,
+    type=parameters.FUNCTION_NAME,
 )
 
 

@@ -47,7 +47,7 @@ _COLUMNS = (
 
 
 @click.command()
-@click.argument("name", metavar="NAME", type=parameters.function_name)
+@click.argument("name", metavar="NAME", type=parameters.LOCAL_FUNCTION_NAME)
 @takes_manifest_options
 @click.option(
     "--from",

@@ -32,7 +32,7 @@ def test_the_command_line_takes_every_command_that_the_documents_show(line: str)
     command.make_context(command.name, words)
 
 
-def test_every_operators_command_is_on_the_page_on_operations() -> None:
+def test_every_command_is_on_a_page() -> None:
     shown = {tuple(line.split()[:2]) for line in COMMANDS}
     names = {words[0] for words in shown}
     context = click.Context(main)
@@ -44,5 +44,5 @@ def test_every_operators_command_is_on_the_page_on_operations() -> None:
         for below in command.commands
     }
 
-    assert commands.keys() - names == {"schema"}
+    assert commands.keys() <= names
     assert grouped <= shown
