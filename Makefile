@@ -21,7 +21,7 @@ QUICK_CONTRACT := tests/contract/test_on_the_loop.py $(addprefix tests/integrati
 	dead_letters.py mailbox.py puller.py streams.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fmt fault versions bench demo reference lock
+.PHONY: help install run dev test check fmt fault versions bench demo reference lock
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -41,6 +41,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 run: export WEBHOOK_ALLOWED_NETWORKS ?= 127.0.0.0/8
 run: $(INSTALLED) ## serve manifests/ on embedded servers, until Ctrl-C
 	@$(BIN)/runtime serve manifests/
+
+dev: export WEBHOOK_ALLOWED_NETWORKS ?= 127.0.0.0/8
+dev: $(INSTALLED) ## as run, and reload a function when its files are saved
+	@$(BIN)/runtime serve manifests/ --reload
 
 # CI runs all tests. Elsewhere the tests of the official command line run only with Go or a `nats` binary.
 test: $(INSTALLED) ## all tests; TESTS=tests/unit for some

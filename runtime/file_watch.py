@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from watchfiles import awatch
-
 from runtime.observe.logs import get_logger
 from runtime.supervised_task import SupervisedTask
 from runtime.watched_places import Look, WatchedPlaces, differences, has_events, look_at
@@ -29,7 +27,6 @@ EVENT_S = 0.3
 """How much later than a change its event may come."""
 
 log = get_logger("runtime")
-logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 class FileWatch:
@@ -116,6 +113,10 @@ class FileWatch:
             self._events = None
 
     async def _listen(self, folders: frozenset[Path]) -> None:
+        # Not at the top: a host that watches nothing does without.
+        from watchfiles import awatch  # noqa: PLC0415
+
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # It counts changes.
         try:
             async for events in awatch(
                 *sorted(folders),

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from runtime.embedded.servers import EmbeddedServers
 from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.host import Addresses, Host, HostOptions
 from runtime.listeners import check_ports
-from runtime.loader import load_all
+from runtime.loader import Project
 from runtime.manifest import Manifest, read
 from runtime.observe.admin import AdminServer
 from runtime.observe.health import LoopWatch
@@ -23,6 +24,8 @@ from runtime.observe.logs import get_logger
 from runtime.observe.metrics import Metrics
 from runtime.observe.redaction import hide, passwords_in
 from runtime.probes import FORGIVEN
+from runtime.reload_loop import ReloadLoop
+from runtime.reloader import Reloader
 from runtime.resource.postgres import migrate
 from runtime.resource.session_check import check_session
 from runtime.settings import HostSettings
@@ -48,6 +51,8 @@ class ServeOptions:
         environment: the variables for the manifests.
         workers: number of processes for the functions that are not isolated.
         bind_only: create and change no stream and no consumer.
+        reload: reload functions when files change.
+        reload_polls: look at the files for that, instead of listening to events.
     """
 
     paths: tuple[Path, ...]
@@ -55,6 +60,8 @@ class ServeOptions:
     environment: Mapping[str, str]
     workers: int = 1
     bind_only: bool = False
+    reload: bool = False
+    reload_polls: bool = False
 
 
 async def serve(options: ServeOptions) -> None:
@@ -70,7 +77,8 @@ async def serve(options: ServeOptions) -> None:
     announce = Announcements(options.settings, began_s=began_s)
     # Mistakes show before the first server starts; placeholders stand for what the servers add.
     planned = read(options.paths, {**placeholders(options.settings), **options.environment})
-    check_ports(options.settings, planned, load_all(planned))
+    project = Project(from_source=options.reload)
+    check_ports(options.settings, planned, project.load(planned))
     embedded = EmbeddedServers(options.settings)
     try:
         made = await signals.unless_stopped(_start_embedded(embedded, planned))
@@ -88,7 +96,10 @@ async def serve(options: ServeOptions) -> None:
         )
         isolated = {name: spec.isolate for name, spec in manifest.functions.items()}
         if options.workers == 1 and not any(isolated.values()):
-            await _run_host(options, manifest, addresses, signals=signals, announce=announce)
+            reading = partial(read, options.paths, environment)
+            await _run_host(
+                options, reading, project, addresses, signals=signals, announce=announce
+            )
         else:
             supervisor = _supervisor(options, environment, isolated)
             await _supervise(options, supervisor, signals, announce)
@@ -111,10 +122,12 @@ async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
     manifest = read(options.paths, options.environment)
     addresses = _addresses(manifest, options.environment)
     announce = Announcements(options.settings, began_s=began_s, worker=place.worker.name)
+    reading = partial(read, options.paths, options.environment)
     try:
         await _run_host(
             options,
-            manifest,
+            reading,
+            Project(from_source=options.reload),
             addresses,
             signals=signals,
             announce=announce,
@@ -172,7 +185,8 @@ def _addresses(manifest: Manifest, environment: Mapping[str, str]) -> Addresses:
 
 async def _run_host(
     options: ServeOptions,
-    manifest: Manifest,
+    reading: Callable[[], Manifest],
+    project: Project,
     addresses: Addresses,
     *,
     signals: StopSignals,
@@ -180,7 +194,8 @@ async def _run_host(
     place: WorkerPlace | None = None,
     before_endpoints: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    functions = load_all(_reduced(manifest, place) if place else manifest)
+    manifest, part = reading(), partial(_reduced, place=place)
+    functions = project.load(part(manifest))
     metrics = Metrics(version("nats-function-runtime"))
     host_options = HostOptions(
         services=place is None or place.worker.services,
@@ -215,6 +230,8 @@ async def _run_host(
         forgiven=FORGIVEN,
         socket_path=place.socket_path if place else None,
     )
+    reloader = Reloader(project, reading, host, manifest, paths=options.paths, part=part)
+    reloads = ReloadLoop(reloader.reload, reloader.places, polls=options.reload_polls)
     await admin.start()
     watch.start()
     try:
@@ -222,8 +239,12 @@ async def _run_host(
         if not host.has_failed:
             announce.ready(admin_port=admin.port, functions=len(functions))
         _tune_gc()
+        if options.reload and place is None:
+            reloads.start()
         await _until_stopped(host, signals, options.settings.grace_s, announce)
     finally:
+        await reloads.stop()
+        await reloader.stop()
         watch.stop()
         await admin.stop()
     announce.stopped()
@@ -271,8 +292,10 @@ async def _until_stopped(
         await asyncio.gather(stop, failed, return_exceptions=True)
 
 
-def _reduced(manifest: Manifest, place: WorkerPlace) -> Manifest:
+def _reduced(manifest: Manifest, place: WorkerPlace | None) -> Manifest:
     """The manifest with only the functions of one worker process."""
+    if place is None:
+        return manifest
     functions = {
         name: spec
         for name, spec in manifest.functions.items()

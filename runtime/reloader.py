@@ -37,10 +37,11 @@ class Reloader:
 
     Args:
         project: has loaded the running functions.
-        read: reads the manifest, reduced to the functions of this process.
+        read: reads the manifest.
         host: runs the functions.
         manifest: the manifest that runs.
         paths: the files and folders of the manifests.
+        part: reduces a manifest to the functions of this process.
     """
 
     def __init__(
@@ -49,9 +50,12 @@ class Reloader:
         read: Callable[[], Manifest],
         host: Applies,
         manifest: Manifest,
+        *,
         paths: Sequence[Path],
+        part: Callable[[Manifest], Manifest] = lambda manifest: manifest,
     ) -> None:
         self._project = project
+        self._part = part
         self._read = read
         self._host = host
         self._manifest = manifest
@@ -169,7 +173,7 @@ class Reloader:
             result: Candidate | None = None
             failure: BaseException | None = None
             try:
-                result = self._project.prepare(manifest, retry=retry)
+                result = self._project.prepare(self._part(manifest), retry=retry)
             except BaseException as raised:  # noqa: BLE001 - raised again on the loop
                 failure = raised
             loop.call_soon_threadsafe(_finish, done, result, failure)

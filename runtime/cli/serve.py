@@ -22,9 +22,19 @@ from runtime.workers import CONFIG_ERROR_CODE, WorkerPlace
     "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes."
 )
 @click.option("--bind-only", is_flag=True, help="Make and change no stream and no consumer.")
+@click.option("--reload", is_flag=True, help="Reload functions when files change; for development.")
+@click.option(
+    "--reload-poll", is_flag=True, help="As --reload, looking at the files four times a second."
+)
 @click.option("--worker-place", hidden=True, help="Given by the supervisor to its workers.")
 def serve(
-    manifests: tuple[Path, ...], workers: int, bind_only: bool, worker_place: str | None
+    *,
+    manifests: tuple[Path, ...],
+    workers: int,
+    bind_only: bool,
+    reload: bool,
+    reload_poll: bool,
+    worker_place: str | None,
 ) -> None:
     """Serve MANIFESTS, files or folders, until Ctrl-C.
 
@@ -33,11 +43,22 @@ def serve(
     Without NATS_URL a nats-server is started, without DATABASE_URL a PostgreSQL; both keep their
     data in RUNTIME_DATA_DIR. The first SIGINT or SIGTERM drains, the second stops at once. Exits
     with 2 when a file or variable must be changed first, with 1 when a server does not answer.
+
+    With --reload a function's new version runs from its next message on when a file is saved. What
+    cannot be loaded is shown, and the last good version runs on.
     """
     try:
         settings = HostSettings.from_environment(os.environ)
         configure_logs(settings.log_level, settings.log_format)
-        options = ServeOptions(manifests, settings, dict(os.environ), workers, bind_only)
+        options = ServeOptions(
+            manifests,
+            settings,
+            dict(os.environ),
+            workers,
+            bind_only,
+            reload=reload or reload_poll,
+            reload_polls=reload_poll,
+        )
         if worker_place is None:
             run(serve_until_stopped(options))
         else:

@@ -29,7 +29,9 @@ class Running:
         self.project = Project(from_source=True)
         self.host = AppliedVersions()
         self.host.functions = self.project.load(manifest)
-        self.reloader = Reloader(self.project, lambda: read(paths, {}), self.host, manifest, paths)
+        self.reloader = Reloader(
+            self.project, lambda: read(paths, {}), self.host, manifest, paths=paths
+        )
 
     def call(self, name: str) -> object:
         return self.host.functions[name].handler(None, None)
