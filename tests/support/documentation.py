@@ -59,6 +59,20 @@ def write_files(page: Path, folder: Path) -> list[str]:
     return names
 
 
+def read_commands(page: Path) -> list[tuple[str, list[str]]]:
+    """Each command after a `$` in the page's console blocks, and the output below it."""
+    found: list[tuple[str, list[str]]] = []
+    for block in read_blocks(page):
+        if block.language != "console":
+            continue
+        for line in block.text.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
 def read_table(page: Path, heading: str) -> list[list[str]]:
     """The rows, without the header, of the first table below a heading."""
     text = page.read_text(encoding="utf-8")
