@@ -15,6 +15,7 @@ PAGES = sorted(
     [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
 )
 ENVIRONMENT = {
+    "MAIL_PASSWORD": "password",
     **placeholders(HostSettings()),
     "BANK_TOKEN": "token",
     "SUPPLIER_KEY": "key",
