@@ -9,7 +9,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from functions.http_gateway.boundary import Boundary
+from functions.http_gateway.device_admission import DeviceAdmission
 from functions.http_gateway.device_ingest import DeviceIngest
+from functions.http_gateway.device_proofs import DeviceProofs
 from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.emqx_bridge import EmqxBridge
 from functions.http_gateway.forwarding import Forwarder
@@ -21,11 +23,14 @@ from functions.http_gateway.storing import Storage
 from runtime import Context
 
 
-def build_application(ctx: Context, table: RouteTable, discovery: RouteDiscovery) -> Starlette:
+def build_application(
+    ctx: Context, table: RouteTable, discovery: RouteDiscovery, proofs: DeviceProofs
+) -> Starlette:
     """The gateway as an ASGI application."""
     pages = Pages(table)
     storage = Storage(ctx)
-    device_ingest = DeviceIngest(ctx, storage)
+    admission = DeviceAdmission(ctx, proofs) if ctx.settings.require_token else None
+    device_ingest = DeviceIngest(ctx, storage, admission)
     emqx_bridge = EmqxBridge(ctx, storage)
     forwarder = Forwarder(ctx, table, discovery)
 

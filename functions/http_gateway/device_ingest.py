@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
 from functions.http_gateway.bodies import read_body, read_object, require_json
+from functions.http_gateway.device_admission import DeviceAdmission
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.settings import GatewaySettings
@@ -27,12 +28,16 @@ _MAX_TOKEN_LENGTH = 512
 class DeviceIngest:
     """Accepts one message of a device, and answers 202 once JetStream has stored it.
 
-    The gateway refuses only malformed requests. Function `ingest` later checks device, token and
-    metrics, and quarantines the messages that it refuses.
+    The gateway stores nothing for a sender who does not prove to be the device. Function `ingest`
+    later checks everything again, and quarantines the messages that it refuses.
     """
 
-    def __init__(self, ctx: Context, storage: Storage) -> None:
+    def __init__(
+        self, ctx: Context, storage: Storage, admission: DeviceAdmission | None = None
+    ) -> None:
+        """`admission` checks tokens; None leaves that to function `ingest`."""
         self._storage = storage
+        self._admission = admission
         self._settings: GatewaySettings = ctx.settings
 
     async def __call__(self, request: Request) -> Response:
@@ -45,7 +50,11 @@ class DeviceIngest:
             limit_bytes=self._settings.max_body_bytes,
             timeout_s=self._settings.read_timeout_s,
         )
-        payload = _with_token(body, read_object(body, code="INVALID_PAYLOAD"), request)
+        fields = read_object(body, code="INVALID_PAYLOAD")
+        token = fields.get("provision_token", _header_token(request))
+        if self._admission is not None:
+            await self._admission.require(request, topic, token)
+        payload = body if "provision_token" in fields else _with_token(body, fields, token)
         ack = await self._storage.store(
             topic.stream_subject,
             make_envelope(topic, payload),
@@ -81,16 +90,20 @@ def _topic(request: Request) -> Topic:
     return topic
 
 
-def _with_token(body: bytes, payload: Mapping[str, object], request: Request) -> bytes:
+def _header_token(request: Request) -> str | None:
     token = request.headers.get("x-provision-token")
-    if token is None or "provision_token" in payload:
-        return body
-    if len(token) > _MAX_TOKEN_LENGTH:
+    if token is not None and len(token) > _MAX_TOKEN_LENGTH:
         raise ProblemError(
             400, "INVALID_TOKEN", f"A token may have at most {_MAX_TOKEN_LENGTH} characters."
         )
+    return token
+
+
+def _with_token(body: bytes, fields: Mapping[str, object], token: object) -> bytes:
+    if token is None:
+        return body
     opened = body[body.index(b"{") + 1 :]
-    comma = b"," if payload else b""
+    comma = b"," if fields else b""
     return b'{"provision_token":' + orjson.dumps(token) + comma + opened
 
 
@@ -106,8 +119,9 @@ def _idempotency_key(request: Request) -> str | None:
 def _message_id(topic: Topic, key: str | None, body: bytes) -> str:
     """The id by which JetStream drops a repeat.
 
-    The id holds the body's digest: otherwise a device that used one key for two measurements, for
-    example after it lost its counter, would get 202 for a message that JetStream dropped.
+    The id holds the digest of what is stored, with the token: otherwise a device that used one key
+    for two measurements, for example after it lost its counter, or that corrected its token, would
+    get 202 for a message that JetStream dropped.
     """
     if key is None:
         return f"http/{uuid.uuid4().hex}"

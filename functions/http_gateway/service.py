@@ -3,6 +3,7 @@
 import asyncio
 
 from functions.http_gateway.application import build_application
+from functions.http_gateway.device_proofs import DeviceProofs
 from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.keys import is_set
 from functions.http_gateway.listener import Server, open_listener
@@ -21,7 +22,8 @@ async def serve(ctx: Context) -> None:
     listener = open_listener(settings.host, settings.port)
     table = RouteTable()
     discovery = RouteDiscovery(ctx, table)
-    server = Server(build_application(ctx, table, discovery), settings)
+    proofs = DeviceProofs(ctx)
+    server = Server(build_application(ctx, table, discovery, proofs), settings)
     _warn_of_missing_keys(ctx, settings)
     host, port = listener.getsockname()[:2]
     tasks = [
@@ -38,6 +40,7 @@ async def serve(ctx: Context) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await discovery.close()
+        await proofs.close()
     ctx.log.info("All requests are answered.", port=port)
 
 

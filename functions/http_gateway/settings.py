@@ -1,5 +1,6 @@
 """The gateway's settings."""
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -20,6 +21,13 @@ class GatewaySettings(BaseModel):
         allowed_hosts: names that a request's `Host` may have beside those of loopback, separated by
             commas. Without any, a gateway on loopback accepts only loopback's names, and a gateway
             on another address accepts every name.
+        trusted_proxies: networks of reverse proxies, such as `10.0.0.0/8,127.0.0.1/32`, separated
+            by commas. Only from these is `X-Forwarded-For` read. Without it all clients behind a
+            proxy count as one address.
+        require_token: whether a device must prove itself by its token before its message is stored.
+            Turn it off together with `require_token` of function `ingest`, or if certificates
+            replace tokens.
+        token_cache_s: how long the registry's answer about a device's token is used.
         admin_key: bearer token for every route whose `http.auth` is `admin`; without a key, or with
             an empty one, those routes refuse every request.
         bridge_key: the key that EMQX sends as `X-Internal-Auth`; without a key, or with an empty
@@ -46,6 +54,9 @@ class GatewaySettings(BaseModel):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)] = ()
+    require_token: bool = True
+    token_cache_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     admin_key: SecretStr | None = None
     bridge_key: SecretStr | None = None
     max_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 1_000_000

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.domain.envelope import Envelope
 from functions.domain.quarantine import Refusal
+from functions.domain.rate_limiter import RateLimiter
 from functions.domain.refusal_log import log_refusals
-from functions.domain.registry import RegisteredDevice, Registry
+from functions.domain.registry import DeviceKey, RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
 from functions.ingest.jobs import JobMaker
 from functions.ingest.plan import Known, Plan, make_plan, read_telemetry
-from functions.ingest.rate import DeviceRateLimiter
 from functions.ingest.writing import find_settled, write
 from runtime import Batch, Context, Message
 
@@ -75,7 +75,7 @@ class IngestState:
 
     registry: Registry
     limits: Limits
-    rate: DeviceRateLimiter
+    rate: RateLimiter[DeviceKey]
     job_maker: JobMaker
     in_order: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -96,7 +96,7 @@ async def start(ctx: Context[IngestState]) -> IngestState:
     return IngestState(
         registry,
         settings.limits(),
-        DeviceRateLimiter(settings.rate_per_s, settings.burst),
+        RateLimiter(settings.rate_per_s, settings.burst),
         JobMaker(ctx.log),
     )
 

@@ -16,8 +16,8 @@ from functions.domain.admission import (
     judge_token,
 )
 from functions.domain.envelope import Envelope
-from functions.domain.registry import RegisteredDevice
-from functions.ingest.rate import DeviceRateLimiter
+from functions.domain.rate_limiter import RateLimiter
+from functions.domain.registry import DeviceKey, RegisteredDevice
 
 PLAIN = frozenset({int, float, bool, NoneType})
 _METRIC_KEY = re.compile(r"[A-Za-z0-9_.:/%-]+", re.ASCII)
@@ -53,7 +53,7 @@ def check(
     device: RegisteredDevice | None,
     stored_at_ns: int,
     limits: Limits,
-    rate: DeviceRateLimiter | None,
+    rate: RateLimiter[DeviceKey] | None,
 ) -> Verdict:
     """The verdict on a message with a valid topic and valid JSON.
 
@@ -89,7 +89,7 @@ def _judge_content(
     device: RegisteredDevice,
     stored_at_ns: int,
     limits: Limits,
-    rate: DeviceRateLimiter | None,
+    rate: RateLimiter[DeviceKey] | None,
 ) -> Verdict:
     """The verdict on a message that its device sent: what counts for or against the device."""
     topic, payload = envelope.topic, envelope.payload

@@ -90,6 +90,8 @@ async def run_gateway(broker: Broker, **settings: Any) -> AsyncIterator[Gateway]
         "port": 0,
         "admin_key": ADMIN_KEY,
         "bridge_key": BRIDGE_KEY,
+        # Most tests have no registry of devices.
+        "require_token": False,
         "discovery_wait_s": 0.1,
         "linger_s": 0,
         "discovery_every_s": 0.2,

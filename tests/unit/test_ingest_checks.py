@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 
 from functions.domain.envelope import Envelope
-from functions.domain.registry import RegisteredDevice
+from functions.domain.rate_limiter import RateLimiter
+from functions.domain.registry import DeviceKey, RegisteredDevice
 from functions.domain.topics import Topic
 from functions.ingest.checks import Accepted, Limits, Refused, check
-from functions.ingest.rate import DeviceRateLimiter
 
 NOW_NS = 1_700_000_000_000_000_000
 HOUR_NS = 3600 * 1_000_000_000
@@ -27,7 +27,7 @@ def envelope(payload: dict[str, Any] | None = None, **changes: Any) -> Envelope:
 def judge(
     given: Envelope,
     known: RegisteredDevice | None = None,
-    rate: DeviceRateLimiter | None = None,
+    rate: RateLimiter[DeviceKey] | None = None,
     **limits: Any,
 ) -> str:
     verdict = check(given, known or device(), NOW_NS, Limits(**limits), rate)
@@ -38,8 +38,8 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in GOOD.items() if name != key}
 
 
-def empty_rate() -> DeviceRateLimiter:
-    rate = DeviceRateLimiter(1, 1)
+def empty_rate() -> RateLimiter[DeviceKey]:
+    rate: RateLimiter[DeviceKey] = RateLimiter(1, 1)
     assert rate.take(("t", "d"), NOW_NS)
     return rate
 
@@ -188,7 +188,7 @@ def test_an_accepted_message_gives_site_and_metrics() -> None:
 def test_whoever_does_not_prove_to_be_the_device_does_not_use_up_its_rate(
     unproven: Envelope,
 ) -> None:
-    rate = DeviceRateLimiter(1, 1)
+    rate: RateLimiter[DeviceKey] = RateLimiter(1, 1)
     for _ in range(250):
         assert judge(unproven, rate=rate, certificates="optional") != "RATE_LIMITED"
     assert judge(envelope(), rate=rate) == "accepted"
@@ -196,7 +196,7 @@ def test_whoever_does_not_prove_to_be_the_device_does_not_use_up_its_rate(
 
 
 def test_a_device_may_send_a_burst_and_then_at_its_rate() -> None:
-    rate = DeviceRateLimiter(5, 20)
+    rate: RateLimiter[DeviceKey] = RateLimiter(5, 20)
     key = ("t", "d")
     assert [rate.take(key, NOW_NS) for _ in range(21)] == [True] * 20 + [False]
     assert rate.take(("t", "other"), NOW_NS)
@@ -207,14 +207,14 @@ def test_a_device_may_send_a_burst_and_then_at_its_rate() -> None:
 
 
 def test_a_clock_put_back_silences_no_device() -> None:
-    rate = DeviceRateLimiter(5, 20)
+    rate: RateLimiter[DeviceKey] = RateLimiter(5, 20)
     assert all(rate.take(("t", "d"), NOW_NS) for _ in range(20))
     earlier_ns = NOW_NS - HOUR_NS
     assert [rate.take(("t", "d"), earlier_ns) for _ in range(21)] == [True] * 20 + [False]
 
 
 def test_the_memory_of_rates_is_bounded() -> None:
-    rate = DeviceRateLimiter(1, 1, max_keys=10)
+    rate: RateLimiter[DeviceKey] = RateLimiter(1, 1, max_keys=10)
     for number in range(1000):
         assert rate.take(("t", str(number)), NOW_NS)
     assert len(rate._arrivals) <= 10

@@ -1,0 +1,67 @@
+"""The address that a request comes from, also behind reverse proxies."""
+
+import ipaddress
+from collections.abc import Collection
+
+from starlette.types import Scope
+
+_IPV6_NETWORK_BITS = 64
+_UNKNOWN = "unknown"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ClientAddresses:
+    """Reads the client's address, from `X-Forwarded-For` if a trusted proxy sends the request.
+
+    Args:
+        trusted_proxies: the networks of reverse proxies, such as `10.0.0.0/8`.
+    """
+
+    def __init__(self, trusted_proxies: Collection[Network]) -> None:
+        self._trusted = tuple(trusted_proxies)
+
+    def source(self, scope: Scope) -> str:
+        """The address by which senders are told apart.
+
+        An IPv6 address counts as its /64 network, since one host may use every address of that. The
+        last address of `X-Forwarded-For` that is no trusted proxy counts: a client can write
+        everything before it.
+        """
+        client = scope.get("client")
+        found = _parse(client[0]) if client else None
+        if found is None:
+            return _UNKNOWN
+        if self._is_trusted(found):
+            for written in reversed(_forwarded(scope)):
+                address = _parse(written)
+                if address is None:
+                    break
+                found = address
+                if not self._is_trusted(address):
+                    break
+        if isinstance(found, ipaddress.IPv6Address):
+            return str(ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False))
+        return str(found)
+
+    def _is_trusted(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def _forwarded(scope: Scope) -> list[str]:
+    return [
+        part.strip()
+        for name, value in scope["headers"]
+        if name == b"x-forwarded-for"
+        for part in value.decode("latin-1").split(",")
+    ]
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped or address
+    return address
