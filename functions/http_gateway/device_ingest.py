@@ -58,7 +58,7 @@ class DeviceIngest:
         ack = await self._storage.store(
             topic.stream_subject,
             make_envelope(topic, payload),
-            msg_id=_message_id(topic, key, body),
+            msg_id=_message_id(topic, key, payload),
             headers=trace_headers(request),
         )
         answer = {"stream": ack.stream, "sequence": ack.sequence, "duplicate": ack.duplicate}
@@ -116,7 +116,7 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-def _message_id(topic: Topic, key: str | None, body: bytes) -> str:
+def _message_id(topic: Topic, key: str | None, payload: bytes) -> str:
     """The id by which JetStream drops a repeat.
 
     The id holds the digest of what is stored, with the token: otherwise a device that used one key
@@ -125,4 +125,4 @@ def _message_id(topic: Topic, key: str | None, body: bytes) -> str:
     """
     if key is None:
         return f"http/{uuid.uuid4().hex}"
-    return f"http/{topic.text}/{hashlib.sha256(body).hexdigest()[:32]}/{key}"
+    return f"http/{topic.text}/{hashlib.sha256(payload).hexdigest()[:32]}/{key}"

@@ -106,6 +106,16 @@ async def test_one_key_hides_neither_another_device_nor_another_measurement(
     assert await count_stored(broker) == {"TELEMETRY": 4}
 
 
+async def test_a_corrected_token_is_not_a_repetition_of_the_wrong_one(
+    gateway: Gateway, broker: Broker
+) -> None:
+    for token in ("wrong", "right"):
+        headers = {"Idempotency-Key": "k1", "X-Provision-Token": token}
+        answer = await gateway.client.post(PATH, json={"metrics": {}}, headers=headers)
+        assert (answer.status_code, answer.json()["duplicate"]) == (202, False)
+    assert await count_stored(broker) == {"TELEMETRY": 2}
+
+
 async def test_without_a_key_the_same_message_twice_is_two(
     gateway: Gateway, broker: Broker
 ) -> None:
