@@ -34,6 +34,11 @@ class BlockAttribution:
         # Replaced, not changed: the watchdog's thread may be reading.
         self._codes, self._functions = codes, dict(functions)
 
+    def block_limit_s(self, function: str) -> float | None:
+        """How long a block of the loop by an isolated function may last now; None for no limit."""
+        found = self._functions.get(function)
+        return found.spec.block_limit_s if found else None
+
     def running(self) -> str:
         """The name of the function whose code is on the loop's stack now, for a warning."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only door there is
