@@ -1,23 +1,32 @@
-"""Socket pair between supervisor and worker that orders a drain and detects a peer's death.
+"""Socket pair between supervisor and worker: orders a drain, asks for reloads, detects a death.
 
-The worker's end is its standard input. The worker sends one byte when all its callers of endpoints
-have ended. The supervisor answers with one byte when that is so in every worker: then the endpoints
-may end. When one of the two processes dies, the other reads the end of the stream.
+The worker's end is its standard input. Each message is a line: its first letter says what it is.
+
+    c           worker: all its callers of endpoints have ended
+    e           supervisor: that is so in every worker, so the endpoints may end
+    r NUMBER    supervisor: reload what is on disk
+    r JSON      worker: the changes that the reload of that number made
+
+When one of the two processes dies, the other reads the end of the stream.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from runtime.function_change import FunctionChange
 
 OVERDUE_S = 5.0
 """How long a worker whose supervisor died may run after its grace period."""
-_CALLERS_ENDED = b"c"
-_ENDPOINTS_MAY_END = b"e"
+LONGEST_LINE_BYTES = 16_000_000
+_CALLERS_ENDED = b"c\n"
+_ENDPOINTS_MAY_END = b"e\n"
 
 
 class SupervisorLink:
@@ -35,24 +44,58 @@ class SupervisorLink:
         self._drain = drain
         self._grace_s = grace_s
         self._released = asyncio.Event()
+        self._reload: Callable[[int], None] | None = None
+        self._asked_for = 0
         self._loop = asyncio.get_running_loop()
         self._descriptor = sys.stdin.fileno()
         threading.Thread(target=self._watch, name="supervisor watch", daemon=True).start()
 
     async def wait_for_callers(self) -> None:
         """Report that this worker's callers have ended; return when all workers' have."""
+        if self._send(_CALLERS_ENDED):  # Else there is no supervisor to wait for.
+            await self._released.wait()
+
+    def on_reload(self, reload: Callable[[int], None]) -> None:
+        """Call `reload` with the number of each reload that the supervisor asks for.
+
+        One that it has asked for before, while this process started, is asked for at once: the
+        files may have changed since this process has read them.
+        """
+        self._reload = reload
+        if self._asked_for:
+            reload(self._asked_for)
+
+    def report(self, number: int, changes: Iterable[FunctionChange]) -> None:
+        """Report what the reload of this number changed."""
+        content = {"number": number, "changes": [change.as_dict() for change in changes]}
+        self._send(b"r %s\n" % json.dumps(content).encode())
+
+    def _send(self, line: bytes) -> bool:
+        """Send a line; return False when the supervisor has ended."""
         try:
-            os.write(self._descriptor, _CALLERS_ENDED)
+            while line:
+                line = line[os.write(self._descriptor, line) :]
         except OSError:
-            return  # There is no supervisor to wait for.
-        await self._released.wait()
+            return False
+        return True
+
+    def _receive(self, line: bytes) -> None:
+        if line == _ENDPOINTS_MAY_END.strip():
+            self._released.set()
+            return
+        self._asked_for = int(line.removeprefix(b"r "))
+        if self._reload is not None:
+            self._reload(self._asked_for)
 
     def _watch(self) -> None:
+        received = b""
         try:
             # Not through `sys.stdin`: its lock, held by a daemon thread, crashes the interpreter's
             # shutdown.
-            while os.read(self._descriptor, 1):
-                self._loop.call_soon_threadsafe(self._released.set)
+            while data := os.read(self._descriptor, 4096):
+                *lines, received = (received + data).split(b"\n")
+                for line in lines:
+                    self._loop.call_soon_threadsafe(self._receive, line)
         except OSError:
             pass  # A reset connection has ended too.
         except RuntimeError:
@@ -79,12 +122,15 @@ class WorkerLink:
         self._own, self.standard_input = socket.socketpair()
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._reloads: dict[int, asyncio.Future[list[FunctionChange]]] = {}
         self.callers_ended = asyncio.Event()
 
     async def open(self) -> None:
         """Start to listen; called after the process has inherited its end."""
         self.standard_input.close()
-        reader, self._writer = await asyncio.open_unix_connection(sock=self._own)
+        reader, self._writer = await asyncio.open_unix_connection(
+            sock=self._own, limit=LONGEST_LINE_BYTES
+        )
         self._listening = asyncio.create_task(self._listen(reader), name="worker link")
 
     def let_endpoints_end(self) -> None:
@@ -92,9 +138,26 @@ class WorkerLink:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(_ENDPOINTS_MAY_END)
 
+    async def reload(self, number: int) -> list[FunctionChange]:
+        """Let the worker reload what is on disk, and return what that changed.
+
+        Returns:
+            The changes; none when the process ends meanwhile, or has not begun: the next one reads
+            what is on disk.
+        """
+        if self._writer is None or self._writer.is_closing():
+            return []
+        future: asyncio.Future[list[FunctionChange]] = asyncio.get_running_loop().create_future()
+        self._reloads[number] = future
+        self._writer.write(b"r %d\n" % number)
+        try:
+            return await future
+        finally:
+            self._reloads.pop(number, None)
+
     async def close(self) -> None:
         """Close the channel of a process that has ended."""
-        self.callers_ended.set()
+        self._end()
         self.standard_input.close()
         if self._listening is not None:
             self._listening.cancel()
@@ -106,7 +169,24 @@ class WorkerLink:
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError):  # A reset connection has ended too.
-            await reader.read(1)
+            while line := await reader.readline():
+                self._receive(line)
+        self._end()
+
+    def _receive(self, line: bytes) -> None:
+        if line != _CALLERS_ENDED:
+            report = json.loads(line.removeprefix(b"r "))
+            waiting = self._reloads.get(report["number"])
+            if waiting is not None and not waiting.done():
+                waiting.set_result([FunctionChange.from_dict(each) for each in report["changes"]])
+            return
         self.callers_ended.set()
         if not self._is_draining():
             self.let_endpoints_end()
+
+    def _end(self) -> None:
+        """Nothing more will come."""
+        self.callers_ended.set()
+        for waiting in self._reloads.values():
+            if not waiting.done():
+                waiting.set_result([])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import ConfigError, Problem
+from runtime.function_change import FunctionChange
 from runtime.observe.aggregate import probe_name, readiness_of
 from runtime.observe.logs import get_logger
 from runtime.worker_channel import WorkerLink
@@ -104,6 +105,7 @@ class WorkerSupervisor:
 
     Attributes:
         restarts: how often each worker was restarted.
+        socket_paths: by worker, the Unix socket on which it serves readiness and metrics.
         forgiven: probes of workers of an isolated function that were ready once: their failure
             leaves the host ready.
     """
@@ -116,26 +118,62 @@ class WorkerSupervisor:
     ) -> None:
         self._command = list(command)
         self._environment = dict(environment)
-        self._workers = {worker.name: worker for worker in workers}
-        self.restarts = dict.fromkeys(self._workers, 0)
+        self._workers: dict[str, WorkerSpec] = {}
+        self.restarts: dict[str, int] = {}
         self.forgiven: set[str] = set()
         # In a temporary directory: a Unix socket's path may have 107 bytes, a data directory's can
         # be longer.
         self._directory = Path(tempfile.mkdtemp(prefix="runtime-workers-"))
-        self.socket_paths = {
-            name: self._directory / f"{number}.sock" for number, name in enumerate(self._workers)
-        }
+        self.socket_paths: dict[str, Path] = {}
+        self._sockets = 0
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._links: dict[str, WorkerLink] = {}
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: dict[str, asyncio.Task[None]] = {}
         self._ending = asyncio.Event()
+        self._reloads = 0
+        self._reloaded = asyncio.Event()
+        for worker in workers:
+            self._add(worker)
 
     async def start(self) -> None:
         """Start every worker."""
-        self._keepers = [
-            asyncio.create_task(self._keep(worker), name=f"worker {name}")
-            for name, worker in self._workers.items()
-        ]
+        for worker in self._workers.values():
+            self._start(worker, must_start=True)
+
+    async def reload(self) -> dict[str, list[FunctionChange]]:
+        """Let every worker reload what is on disk; return the changes by worker.
+
+        A worker that waits for its restart is started now.
+        """
+        self._reloads += 1
+        number, links = self._reloads, dict(self._links)
+        self._wake()
+        reports = await asyncio.gather(*(link.reload(number) for link in links.values()))
+        return dict(zip(links, reports, strict=True))
+
+    async def follow(self, workers: Sequence[WorkerSpec]) -> list[WorkerSpec]:
+        """Start the workers that are new, and drain those that are gone; return the new ones."""
+        wanted = {worker.name: worker for worker in workers}
+        gone = [name for name in self._workers if name not in wanted]
+        for name in gone:
+            del self._workers[name], self.socket_paths[name]
+            if (process := self._processes.get(name)) is not None and process.returncode is None:
+                process.terminate()
+        self._wake()
+        added = [worker for name, worker in wanted.items() if name not in self._workers]
+        for worker in added:
+            if (before := self._keepers.get(worker.name)) is not None:
+                await asyncio.wait({before})  # Its process drains.
+            self._add(worker)
+            self.forgiven.add(probe_name(worker.name))
+            self._start(worker, must_start=False)
+        return added
+
+    async def wait_until_one_is_ready(self, name: str) -> None:
+        """Return when a worker is ready, or another reload has ended it."""
+        probe = readiness_of(self.socket_paths[name])
+        while name in self._workers and await probe() is not None:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(READY_POLL_S)
 
     async def check(self) -> str | None:
         """Probe: every worker runs, except those of an isolated function."""
@@ -155,7 +193,7 @@ class WorkerSupervisor:
         """
         probes = [readiness_of(path) for path in self.socket_paths.values()]
         while True:
-            for keeper in self._keepers:
+            for keeper in self._keepers.values():
                 if keeper.done():
                     await keeper
             answers = await asyncio.gather(*(probe() for probe in probes), return_exceptions=True)
@@ -172,7 +210,16 @@ class WorkerSupervisor:
         Raises:
             ConfigError: names the worker; the worker itself has logged what is wrong.
         """
-        await asyncio.gather(*(asyncio.shield(keeper) for keeper in self._keepers))
+        while True:
+            woken = asyncio.create_task(self._reloaded.wait())
+            keepers = [each for each in self._keepers.values() if not each.done()]
+            try:
+                await asyncio.wait({woken, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                woken.cancel()
+            for keeper in self._keepers.values():
+                if keeper.done():
+                    await keeper
 
     async def drain(self, grace_s: float, at_once: asyncio.Event) -> None:
         """Drain all workers; return when they have ended, or at once when `at_once` is set.
@@ -180,6 +227,7 @@ class WorkerSupervisor:
         In every worker the endpoints end after their callers have ended in all workers.
         """
         self._ending.set()
+        self._wake()
         self._signal(signal.SIGTERM)
         releasing = asyncio.create_task(self._release_endpoints())
         ended = asyncio.create_task(self._wait_for_all())
@@ -196,25 +244,43 @@ class WorkerSupervisor:
     async def stop(self) -> None:
         """Kill the workers that still run."""
         self._ending.set()
-        for keeper in self._keepers:
+        self._wake()
+        for keeper in self._keepers.values():
             keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
         self._signal(signal.SIGKILL)
         await asyncio.gather(*(process.wait() for process in self._processes.values()))
         await asyncio.gather(*(link.close() for link in self._links.values()))
-        for path in self.socket_paths.values():
+        for path in self._directory.iterdir():
             path.unlink(missing_ok=True)
         self._directory.rmdir()
 
-    async def _keep(self, worker: WorkerSpec) -> None:
+    def _add(self, worker: WorkerSpec) -> None:
+        self._workers[worker.name] = worker
+        self.restarts.setdefault(worker.name, 0)
+        self._sockets += 1
+        number = self._sockets
+        self.socket_paths[worker.name] = self._directory / f"{number}.sock"
+
+    def _start(self, worker: WorkerSpec, *, must_start: bool) -> None:
+        """Keep a worker's process running.
+
+        Args:
+            worker: the worker.
+            must_start: whether the supervisor ends when the process cannot run as it is configured.
+        """
+        keeping = self._keep(worker, must_start=must_start)
+        self._keepers[worker.name] = asyncio.create_task(keeping, name=f"worker {worker.name}")
+
+    async def _keep(self, worker: WorkerSpec, *, must_start: bool) -> None:
         pause_s = RESTART_FIRST_S
         crashed = False
-        while not self._ending.is_set():
+        while not self._is_over(worker):
             began_s = time.monotonic()
             code = await self._run(WorkerPlace(worker, self.socket_paths[worker.name], crashed))
-            if self._ending.is_set():
+            if self._is_over(worker):
                 return
-            if code == CONFIG_ERROR_CODE and not crashed:
+            if code == CONFIG_ERROR_CODE and must_start and not crashed:
                 wrong, remedy = "cannot run as it is configured", "see what it said above"
                 raise ConfigError([Problem(f"worker {worker.name}", "", wrong, remedy)])
             crashed = True
@@ -230,10 +296,18 @@ class WorkerSupervisor:
             pause_s = min(RESTART_CAP_S, pause_s * 2)
             self.restarts[worker.name] += 1
 
+    def _is_over(self, worker: WorkerSpec) -> bool:
+        return self._ending.is_set() or self._workers.get(worker.name) is not worker
+
+    def _wake(self) -> None:
+        """End the pauses before restarts: another reload may have mended what ended a worker."""
+        reloaded, self._reloaded = self._reloaded, asyncio.Event()
+        reloaded.set()
+
     async def _pause(self, pause_s: float) -> None:
         try:
             async with asyncio.timeout(pause_s):
-                await self._ending.wait()
+                await self._reloaded.wait()
         except TimeoutError:
             return
 
@@ -270,7 +344,7 @@ class WorkerSupervisor:
             link.let_endpoints_end()
 
     async def _wait_for_all(self) -> None:
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes.values():

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from pathlib import Path
 
 import uvicorn
@@ -38,13 +38,13 @@ class AdminServer:
     Args:
         host: address to listen on.
         port: 0 lets the system choose; attribute `port` has the chosen one.
-        probes: probes by name, such as `nats`, `postgres`, `functions`.
+        probes: probes by name, such as `nats`, `postgres`, `functions`; may change.
         registry: the metrics that `/metrics` shows.
         watch: measures the event loop's lag.
         is_alive: False when the process must be started again.
         socket_path: a worker's Unix socket for its supervisor, to listen on instead of the address.
         workers: for a supervisor, the `socket_path` of each worker by label. Each worker's
-            readiness is a further probe, and its metrics are merged with `registry`.
+            readiness is a further probe, and its metrics are merged with `registry`. May change.
         forgiven: names of probes whose failure leaves the host ready; may change.
     """
 
@@ -67,9 +67,8 @@ class AdminServer:
         self._watch = watch
         self._is_alive = is_alive
         self._socket_path = socket_path
-        self._workers = dict(workers or {})
-        doors = {probe_name(name): readiness_of(path) for name, path in self._workers.items()}
-        self._readiness = Readiness({**probes, **doors}, forgiven=forgiven)
+        self._workers = workers or {}
+        self._readiness = Readiness(_AllProbes(probes, self._workers), forgiven=forgiven)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -162,6 +161,27 @@ class AdminServer:
         else:
             body = generate_latest(self._registry)
         return Response(body, headers={**_FRESH, "Content-Type": CONTENT_TYPE_LATEST})
+
+
+class _AllProbes(Mapping[str, Probe]):
+    """A process's own probes and those of its workers, as they are now."""
+
+    def __init__(self, own: Mapping[str, Probe], workers: Mapping[str, Path]) -> None:
+        self._own = own
+        self._workers = workers
+
+    def __getitem__(self, name: str) -> Probe:
+        if name in self._own:
+            return self._own[name]
+        paths = {probe_name(worker): path for worker, path in self._workers.items()}
+        return readiness_of(paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._own
+        yield from map(probe_name, self._workers)
+
+    def __len__(self) -> int:
+        return len(self._own) + len(self._workers)
 
 
 class _Server(uvicorn.Server):
