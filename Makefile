@@ -70,8 +70,9 @@ fmt: $(INSTALLED) ## format, and fix lint errors that ruff can fix
 fault: export FAULT_ROUNDS ?= 20
 fault: export FAULT_READINGS ?= 20000
 fault: export FAULT_MESSAGES ?= 100000
+fault: export FAULT_RESTARTS ?= 10
 fault: $(INSTALLED) ## fault tests, many rounds: counts lost and doubled messages
-	$(BIN)/pytest --numprocesses 2 --dist load tests/fault
+	$(BIN)/pytest --numprocesses 2 --dist load tests/fault tests/e2e/test_rolling_restarts.py
 
 versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
 	@for version in $(VERSIONS); do echo "nats-server $$version"; \
