@@ -83,8 +83,8 @@ class Wiring:
         self.fill = StreamFill(broker, metrics, self._mailbox, manifest)
         self.lag = LagWatch(broker, self.drift.compare_consumer)
         process = ProcessIdentity(worker=options.worker)
-        self.logs = LogPublisher(broker, process, functions)
         self.discovery = Discovery(broker, process)
+        self.logs = LogPublisher(broker, process, self.discovery.statuses)
         self.streams = FunctionStreams(
             manifest,
             functions,

@@ -6,7 +6,7 @@ import click
 
 COMMANDS = (
     *("apply", "check", "completion", "dlq", "invoke", "logs", "ls", "nats-context", "parked"),
-    *("pause", "plan", "psql", "replay", "resume", "schema", "serve"),
+    *("pause", "plan", "psql", "replay", "resume", "schema", "serve", "top"),
 )
 _ELSEWHERE = {"resume": "pause"}
 

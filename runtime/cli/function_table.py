@@ -122,7 +122,7 @@ def _draw_service(service: str, endpoints: Sequence[FunctionView]) -> tuple[Cell
         show_dead_letters(sum(view.dead_letters for view in endpoints)),
         least if least == most else f"{least}-{most}",
         printable("".join(versions)) if len(versions) == 1 else f"{len(versions)} versions",
-        show_state(max(endpoints, key=_urgency)),
+        show_state(max(endpoints, key=urgency)),
         printable(common_subject(subjects)),
     )
 
@@ -145,7 +145,8 @@ def show_dead_letters(number: int) -> Text:
     return Text(_show_count(number), "yellow" if number else "")
 
 
-def _urgency(view: FunctionView) -> tuple[bool, bool, bool]:
+def urgency(view: FunctionView) -> tuple[bool, bool, bool]:
+    """Sorts functions by how much their state needs a person."""
     return (not view.instances, bool(view.failed_reloads), len(view.versions) > 1)
 
 

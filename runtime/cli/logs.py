@@ -15,6 +15,7 @@ from runtime.broker.subscription import Subscription
 from runtime.cli.connection import nats_url_option, run
 from runtime.cli.failure import ExitCode, exit_with_nothing_done
 from runtime.cli.log_lines import LinePrinter
+from runtime.cli.parameters import FUNCTION_PATTERN
 from runtime.cli.printing import printable, wrapped
 from runtime.errors import Unavailable
 from runtime.log_protocol import LOG_REQUESTS, LogLevel, LogRequest, ProcessLines
@@ -32,7 +33,7 @@ WATCH_S = 0.5
 
 
 @click.command()
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", required=False, metavar="[NAME]", type=FUNCTION_PATTERN)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
 @click.option(
     "-n",

@@ -53,7 +53,24 @@ class FunctionName(click.types.StringParamType):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+class FunctionPattern(FunctionName):
+    """A pattern of functions' names with `*` and `?`; completed as a name is."""
+
+    name = "pattern"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The pattern.
+
+        Raises:
+            click.BadParameter: no function can match it.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_*?-]{1,255}", value):
+            raise click.BadParameter(f"{value!r} matches no function's name", ctx, param)
+        return value
+
+
 FUNCTION_NAME = FunctionName()
+FUNCTION_PATTERN = FunctionPattern()
 LOCAL_FUNCTION_NAME = FunctionName(is_local=True)
 
 

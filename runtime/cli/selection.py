@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import click
 
+from runtime.cli.parameters import FUNCTION_PATTERN
 from runtime.manifest.model import FunctionSpec
 
 Kind = Literal["consumer", "schedule", "endpoint", "service"]
@@ -42,6 +43,7 @@ def function_filter(command: Callable[..., None]) -> Callable[..., None]:
         "--function",
         "pattern",
         metavar="NAME",
+        type=FUNCTION_PATTERN,
         help="Those of this name; may have * and ?. An endpoint also goes by its service's name.",
     )
     @click.option("--kind", type=click.Choice(get_args(Kind)), help="Those of this kind.")

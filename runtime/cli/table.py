@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -39,6 +39,10 @@ class Column:
     is_name: bool = False
     in_pipe: bool = True
 
+    def headed(self, heading: str) -> "Column":
+        """The column with another heading."""
+        return replace(self, heading=heading)
+
     @property
     def heading_width(self) -> int:
         """The width of the heading's longest word."""
@@ -58,11 +62,21 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
         click.echo(align([headings, *cells], [columns[at].is_number for at in kept]))
         return
     console = Console(highlight=False)
+    table, left_out = lay_out(columns, rows, console.width)
+    console.print(table)
+    if left_out:
+        console.print(Text(f"Left out here: {', '.join(left_out)}. --json has all.", "dim"))
+
+
+def lay_out(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int
+) -> tuple[Table, list[str]]:
+    """A table of a terminal's width, and the headings of the columns that do not fit."""
     natural = [
         max([column.heading_width, *(cell_len(str(row[at])) for row in rows)])
         for at, column in enumerate(columns)
     ]
-    widths = fit(columns, natural, console.width)
+    widths = fit(columns, natural, room)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for at, width in widths.items():
         table.add_column(
@@ -76,10 +90,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
     for row in rows:
         # Never a plain string: rich would read brackets in a payload as markup.
         table.add_row(*(_cell(row[at], columns[at], width) for at, width in widths.items()))
-    console.print(table)
-    left_out = [column.heading for at, column in enumerate(columns) if at not in widths]
-    if left_out:
-        console.print(Text(f"Left out here: {', '.join(left_out)}. --json has all.", "dim"))
+    return table, [column.heading for at, column in enumerate(columns) if at not in widths]
 
 
 def _heading(heading: str, width: int) -> Text:

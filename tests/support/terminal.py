@@ -20,6 +20,7 @@ from rich.cells import cell_len
 
 _ERASE = "\r\x1b[K"
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_HOME = "\x1b[H"
 _DEADLINE_S = 60.0
 _TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
@@ -74,15 +75,33 @@ class OnTerminal:
         """The terminal's lines, scrolled ones included."""
         return visible(self.raw).rstrip("\n").split("\n")
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Return when the terminal shows this text."""
+    def wait_for(self, pattern: str, *, in_last_screen: bool = False) -> re.Match[str]:
+        """Return when the terminal shows this text.
+
+        Args:
+            pattern: a regular expression.
+            in_last_screen: look only at what was drawn since the cursor was last at the top left.
+        """
         until_s = time.monotonic() + _DEADLINE_S
         with self._changed:
-            while not (found := re.search(pattern, "\n".join(self.lines), re.MULTILINE)):
+            while not (found := re.search(pattern, self._text(in_last_screen), re.MULTILINE)):
                 left_s = until_s - time.monotonic()
                 assert left_s > 0, f"{pattern!r} did not show:\n" + "\n".join(self.lines)
                 self._changed.wait(left_s)
         return found
+
+    def _text(self, in_last_screen: bool) -> str:
+        if not in_last_screen:
+            return "\n".join(self.lines)
+        return visible(self.raw.rpartition(_HOME)[2])
+
+    def press(self, keys: str) -> None:
+        """Write what the terminal sends for these keys."""
+        os.write(self._person, keys.encode())
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the terminal, of which its programs are told."""
+        fcntl.ioctl(self._person, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def press_ctrl_c(self) -> None:
         """Write the character of Ctrl-C, which the terminal turns into a signal."""
