@@ -67,6 +67,7 @@ class InMemory:
     def __init__(self, now: datetime) -> None:
         self._clock = FakeClock.acquire()
         self._began_s = self._clock.now_s()
+        self._refused: set[str] = set()
         self.server = MemoryServer(now)
         self.url = self.server.url
 
@@ -84,10 +85,9 @@ class InMemory:
         Raises:
             TestKitError: the server in memory was asked for what it does not model.
         """
-        try:
-            return await self._clock.run(work, limit_s)
-        finally:
-            self._refuse()
+        result = await self._clock.run(work, limit_s)
+        self._refuse()
+        return result
 
     async def advance(self, seconds: float) -> None:
         """See `Backend.advance`."""
@@ -118,8 +118,10 @@ class InMemory:
         self._clock.release()
 
     def _refuse(self) -> None:
-        if self.server.not_modelled:
-            raise TestKitError(self.server.not_modelled.pop(0))
+        new = [each for each in self.server.not_modelled if each not in self._refused]
+        if new:
+            self._refused.update(new)
+            raise TestKitError(new[0])
 
 
 class RealServer:

@@ -117,9 +117,9 @@ class Journal:
 
     def __str__(self) -> str:
         parts = [
-            _listed("settling decisions", self.decisions),
-            _listed("sent", self.sent),
-            _listed("dead letters", [_letter_line(each) for each in self.letters]),
+            listed("settling decisions", self.decisions),
+            listed("sent", self.sent),
+            listed("dead letters", [_letter_line(each) for each in self.letters]),
         ]
         return "\n".join(parts)
 
@@ -154,7 +154,8 @@ def _letter_line(letter: DeadLetter) -> str:
     return f"{letter.function}  {place}  {letter.code}: {letter.reason}"
 
 
-def _listed(title: str, lines: Sequence[object]) -> str:
+def listed(title: str, lines: Sequence[object]) -> str:
+    """A title and a line for each object, at most `_MOST_LINES`."""
     shown = [f"  {line}" for line in lines[:_MOST_LINES]]
     if len(lines) > _MOST_LINES:
         shown.append(f"  and {len(lines) - _MOST_LINES} more")
