@@ -1,45 +1,102 @@
-"""Circuit breaker per endpoint: a failing endpoint shall not use up the function's concurrency."""
+"""Circuit breaker: does not try what has mostly failed in the last minutes."""
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
+
+_BUCKETS = 10
+
+
+@dataclass(slots=True)
+class _Bucket:
+    number: int
+    succeeded: int = 0
+    failed: int = 0
 
 
 @dataclass(slots=True)
 class _Circuit:
-    failures: int = 0
+    buckets: deque[_Bucket] = field(default_factory=deque)
+    is_open: bool = False
+    opened_at_s: float = 0.0
     resumes_at_s: float = 0.0
 
 
 class Breaker:
-    """Counts consecutive failures per endpoint; has an entry only for endpoints that fail now.
+    """Counts successes and failures per key, in a window of time.
+
+    A circuit opens when at least `calls` were counted and `ratio` of them failed. After a pause one
+    caller is the probe: its success closes the circuit, its failure begins another pause.
 
     The caller passes the times, all from one monotonic clock.
     """
 
-    def __init__(self, *, failures: int, pause_s: float) -> None:
-        self._limit = failures
+    def __init__(self, *, calls: int, ratio: float, window_s: float, pause_s: float) -> None:
+        self._calls = calls
+        self._ratio = ratio
+        self._bucket_s = window_s / _BUCKETS
         self._pause_s = pause_s
-        self._circuits: dict[str, _Circuit] = {}
+        self._circuits: dict[object, _Circuit] = {}
 
-    def wait_s(self, endpoint: str, now_s: float) -> float:
-        """Seconds until the endpoint may be tried; 0 for now.
+    def wait_s(self, key: object, now_s: float) -> float:
+        """Seconds until the key may be tried; 0 for now.
 
-        After a pause one caller gets 0 and is the probe; other callers wait for another pause, or
-        until the probe succeeds. A probe that never reports costs at most that pause.
+        Of the callers after a pause one gets 0 and is the probe. Another one follows after another
+        pause, so a probe that never reports costs at most that pause.
         """
-        circuit = self._circuits.get(endpoint)
-        if circuit is None or circuit.failures < self._limit:
+        circuit = self._circuits.get(key)
+        if circuit is None or not circuit.is_open:
             return 0.0
         if now_s < circuit.resumes_at_s:
             return circuit.resumes_at_s - now_s
         circuit.resumes_at_s = now_s + self._pause_s
         return 0.0
 
-    def failed(self, endpoint: str, now_s: float) -> None:
-        """Count a failure: the endpoint did not answer, or answered that it is overloaded."""
-        circuit = self._circuits.setdefault(endpoint, _Circuit())
-        circuit.failures += 1
-        circuit.resumes_at_s = now_s + self._pause_s
+    def open_for_s(self, key: object, now_s: float) -> float:
+        """How long the circuit has been open; 0 if it is closed."""
+        circuit = self._circuits.get(key)
+        return now_s - circuit.opened_at_s if circuit is not None and circuit.is_open else 0.0
 
-    def answered(self, endpoint: str) -> None:
-        """Reset the count: the endpoint answered."""
-        self._circuits.pop(endpoint, None)
+    def failed(self, key: object, now_s: float) -> None:
+        """Count a failure."""
+        circuit = self._circuits.get(key)
+        if circuit is None:
+            circuit = self._circuits[key] = _Circuit()
+        self._bucket(circuit, now_s).failed += 1
+        if circuit.is_open:
+            circuit.resumes_at_s = now_s + self._pause_s
+            return
+        failures = sum(bucket.failed for bucket in circuit.buckets)
+        calls = failures + sum(bucket.succeeded for bucket in circuit.buckets)
+        if calls >= self._calls and failures >= self._ratio * calls:
+            circuit.is_open = True
+            circuit.opened_at_s = now_s
+            circuit.resumes_at_s = now_s + self._pause_s
+
+    def succeeded(self, key: object, now_s: float) -> None:
+        """Count a success. It closes an open circuit, and what was counted before is forgotten."""
+        circuit = self._circuits.get(key)
+        if circuit is None or circuit.is_open:
+            circuit = self._circuits[key] = _Circuit()
+        self._bucket(circuit, now_s).succeeded += 1
+
+    def forget_idle(self, now_s: float) -> None:
+        """Drop the closed circuits of keys that were not tried in a whole window."""
+        before = int(now_s / self._bucket_s) - _BUCKETS
+        self._circuits = {
+            key: circuit
+            for key, circuit in self._circuits.items()
+            if circuit.is_open or (circuit.buckets and circuit.buckets[-1].number > before)
+        }
+
+    def _bucket(self, circuit: _Circuit, now_s: float) -> _Bucket:
+        number = int(now_s / self._bucket_s)
+        buckets = circuit.buckets
+        if buckets and buckets[-1].number == number:
+            return buckets[-1]
+        while buckets and buckets[0].number <= number - _BUCKETS:
+            buckets.popleft()
+        buckets.append(_Bucket(number))
+        return buckets[-1]
+
+
+__all__ = ["Breaker"]

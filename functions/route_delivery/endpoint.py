@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from functions.domain.webhooks import MAX_HEADERS, HeaderName, HeaderValue, check_url
 from functions.route_delivery.delivery import Receipt
+from functions.route_delivery.pace import Result
+from functions.route_delivery.signature import Signer
 from functions.route_delivery.transport.connection import Answer
 from functions.route_delivery.transport.connector import Origin
 
 _GONE = 410
-_TOO_MANY_REQUESTS = 429
+_THROTTLES = frozenset({429, 502, 504})
 
 
 class WebhookDestination(BaseModel):
@@ -57,17 +59,23 @@ class Endpoint:
     """A destination in the form in which it is sent to; made once for each configuration.
 
     Attributes:
+        url: identifies the endpoint among a tenant's.
         head: the request line and all headers that are the same in every request.
-        secret: signs every delivery.
+        signer: signs every request.
     """
 
+    url: str
     origin: Origin
     head: bytes
-    secret: str
+    signer: Signer
 
 
 def prepare(webhook: WebhookDestination, *, user_agent: str, tls: ssl.SSLContext) -> Endpoint:
-    """The endpoint of a destination."""
+    """The endpoint of a destination.
+
+    Raises:
+        ValueError: the secret is not usable.
+    """
     url = webhook.target
     is_tls = url.scheme == "https"
     host = url.raw_host.decode("ascii")
@@ -79,9 +87,10 @@ def prepare(webhook: WebhookDestination, *, user_agent: str, tls: ssl.SSLContext
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return Endpoint(
+        str(url),
         Origin(host, url.port or (443 if is_tls else 80), tls if is_tls else None),
         b"POST %b HTTP/1.1\r\n%b" % (url.raw_path, lines.encode("ascii")),
-        webhook.secret.get_secret_value(),
+        Signer([webhook.secret.get_secret_value()]),
     )
 
 
@@ -125,9 +134,17 @@ def judge(answer: Answer, *, now: datetime, retry_after_cap_s: float) -> Receipt
     )
 
 
-def is_overloaded(answer: Answer) -> bool:
-    """Whether the answer says that the endpoint cannot serve any request at present."""
-    return answer.status == _TOO_MANY_REQUESTS or answer.status >= 500  # noqa: PLR2004
+def result_of(answer: Answer) -> Result:
+    """What an answer says of its endpoint.
+
+    A client error is an answer like a success: the endpoint works, and another job of another route
+    may well be accepted. 429, 502 and 504 ask for fewer requests.
+
+    Source: Standard Webhooks 1.0.0, "Deliverability and reliability".
+    """
+    if answer.status in _THROTTLES:
+        return "throttled"
+    return "failed" if answer.status >= 500 else "answered"  # noqa: PLR2004 - HTTP's classes
 
 
 def parse_retry_after(value: str | None, *, now: datetime) -> float | None:

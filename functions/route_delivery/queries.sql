@@ -1,32 +1,47 @@
 -- Delivery jobs and their attempts; the management API writes the routes.
 
--- name: find_route
--- A tenant's route, and whether the job was delivered already. Returns no row when the route does not exist.
--- $1 tenant, $2 route, $3 job
+-- name: find_routes
+-- The routes of several jobs, and whether each job was delivered already. Has no row for a job whose tenant has no
+-- such route. `number` is the job's place in the arrays, from 1.
+-- $1 tenants, $2 routes, $3 jobs
 SELECT
+    wanted.number,
     route.destination_type,
     route.destination_config::text AS destination_config,
     route.is_enabled,
     coalesce(job.status = 'delivered', FALSE) AS is_delivered
-FROM message_routes AS route
-LEFT JOIN delivery_jobs AS job ON job.tenant_id = route.tenant_id AND job.job_id = $3
-WHERE route.tenant_id = $1 AND route.id = $2;
+FROM unnest($1::text[], $2::uuid[], $3::text[]) WITH ORDINALITY AS wanted (tenant_id, route_id, job_id, number)
+JOIN message_routes AS route ON route.id = wanted.route_id AND route.tenant_id = wanted.tenant_id
+LEFT JOIN delivery_jobs AS job ON job.tenant_id = wanted.tenant_id AND job.job_id = wanted.job_id;
 
 -- name: find_route_type
 -- The type of a tenant's route.
 -- $1 tenant, $2 route
 SELECT destination_type FROM message_routes WHERE tenant_id = $1 AND id = $2;
 
--- name: record_attempt
--- Logs and numbers one attempt, updates the job's state, and disables the route if its endpoint asked for it.
--- A delivered job stays delivered, even if a concurrent attempt failed.
--- $1 tenant, $2 job, $3 route, $4 type, $5 status, $6 started at, $7 duration ms, $8 outcome, $9 status code,
--- $10 error code, $11 response excerpt, $12 disable the route
-WITH job AS (
+-- name: record_attempts
+-- Logs and numbers one attempt of each of several jobs, updates the jobs' states, and disables the routes whose endpoint
+-- asked for it. A delivered job stays delivered, even if a concurrent attempt failed. A route whose configuration has
+-- changed since it was read stays enabled: the endpoint that is gone is not its endpoint any more.
+-- $1 tenants, $2 jobs, $3 routes, $4 types, $5 statuses, $6 started at, $7 durations in ms, $8 outcomes, $9 status codes,
+-- $10 error codes, $11 response excerpts, $12 routes to disable, $13 the configurations with which they were read
+WITH attempt AS (
+    SELECT *
+    FROM unnest(
+        $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::integer[], $8::text[],
+        $9::smallint[], $10::text[], $11::text[], $12::uuid[], $13::text[]
+    ) AS given (
+        tenant_id, job_id, route_id, destination_type, status, started_at, duration_ms, outcome,
+        status_code, error_code, response_excerpt, gone_route, gone_config
+    )
+),
+job AS (
     INSERT INTO delivery_jobs AS known (
         tenant_id, job_id, route_id, destination_type, status, attempts, delivered_at
     )
-    VALUES ($1, $2, $3, $4, $5, 1, CASE WHEN $5 = 'delivered' THEN now() END)
+    SELECT
+        tenant_id, job_id, route_id, destination_type, status, 1, CASE WHEN status = 'delivered' THEN now() END
+    FROM attempt
     ON CONFLICT (tenant_id, job_id) DO UPDATE SET
         status = CASE WHEN known.status = 'delivered' THEN known.status ELSE excluded.status END,
         attempts = known.attempts + 1,
@@ -35,15 +50,21 @@ WITH job AS (
     RETURNING tenant_id, job_id, attempts
 ),
 disabled AS (
-    UPDATE message_routes SET is_enabled = FALSE, updated_at = now()
-    WHERE $12 AND tenant_id = $1 AND id::text = $3
+    UPDATE message_routes AS route SET is_enabled = FALSE, updated_at = now()
+    FROM attempt
+    WHERE route.id = attempt.gone_route
+      AND route.tenant_id = attempt.tenant_id
+      AND route.destination_config = attempt.gone_config::jsonb
 )
 INSERT INTO delivery_attempts (
     tenant_id, job_id, attempt, route_id, destination_type, started_at, duration_ms,
     outcome, status_code, error_code, response_excerpt
 )
-SELECT tenant_id, job_id, attempts, $3, $4, $6, $7, $8, $9, $10, $11 FROM job;
-
+SELECT
+    tenant_id, job_id, job.attempts, attempt.route_id, attempt.destination_type, attempt.started_at,
+    attempt.duration_ms, attempt.outcome, attempt.status_code, attempt.error_code, attempt.response_excerpt
+FROM attempt
+JOIN job USING (tenant_id, job_id);
 
 -- name: forget_old
 -- Removes jobs that were last tried longer ago than $1, and by cascade their attempts; $2 at a time, so that no

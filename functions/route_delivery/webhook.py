@@ -4,23 +4,25 @@ import asyncio
 import json
 import ssl
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from functions.route_delivery.addresses import AddressPolicy, parse_networks
-from functions.route_delivery.breaker import Breaker
+from functions.route_delivery.admission import Admission, Limits
 from functions.route_delivery.delivery import Destination, Receipt, deliver
 from functions.route_delivery.endpoint import (
     Endpoint,
     WebhookDestination,
-    is_overloaded,
     judge,
     prepare,
+    result_of,
 )
 from functions.route_delivery.job import Job, without_device_secret
-from functions.route_delivery.signature import sign
+from functions.route_delivery.journal import Journal
+from functions.route_delivery.pace import Result
 from functions.route_delivery.transport.client import HttpClient
 from functions.route_delivery.transport.faults import DestinationRefused, Fault
 from runtime import Context, Event
@@ -39,7 +41,11 @@ class WebhookSettings(BaseModel):
         nameservers: name servers in place of the system's, such as `10.0.0.2, 10.0.0.3:5353`.
         excerpt_bytes: how much of an answer's body the attempt log keeps.
         retry_after_cap_s: the longest wait that an endpoint may ask for.
-        breaker_failures: number of consecutive failures after which an endpoint is paused.
+        per_endpoint: most requests at a time to one endpoint (tenant and URL).
+        per_origin: most requests at a time to one origin (scheme, host and port).
+        breaker_calls: number of calls from which on an endpoint may be paused.
+        breaker_ratio: the share of failures within `breaker_window_s` that pauses it.
+        breaker_window_s: how long a call counts.
         breaker_pause_s: length of the pause, before one delivery probes the endpoint.
     """
 
@@ -47,10 +53,14 @@ class WebhookSettings(BaseModel):
 
     timeout_s: Annotated[float, Field(gt=0, le=120)] = 15.0
     allowed_networks: str = ""
-    excerpt_bytes: Annotated[int, Field(ge=0, le=65_536)] = 4096
-    retry_after_cap_s: Annotated[float, Field(ge=1, le=86_400)] = 3600.0
     nameservers: str = ""
-    breaker_failures: Annotated[int, Field(ge=1, le=10_000)] = 10
+    excerpt_bytes: Annotated[int, Field(ge=0, le=65_536)] = 16_384
+    retry_after_cap_s: Annotated[float, Field(ge=1, le=86_400)] = 3600.0
+    per_endpoint: Annotated[int, Field(ge=1, le=1000)] = 32
+    per_origin: Annotated[int, Field(ge=1, le=10_000)] = 256
+    breaker_calls: Annotated[int, Field(ge=1, le=10_000)] = 10
+    breaker_ratio: Annotated[float, Field(gt=0, le=1)] = 0.7
+    breaker_window_s: Annotated[float, Field(ge=10, le=3600)] = 300.0
     breaker_pause_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
     @field_validator("allowed_networks")
@@ -65,7 +75,7 @@ Settings = WebhookSettings
 
 
 class Sender:
-    """Sends jobs to their endpoints, with a circuit breaker per route.
+    """Sends jobs to their endpoints, bounded per endpoint and origin.
 
     Args:
         settings: the function's.
@@ -74,8 +84,16 @@ class Sender:
 
     def __init__(self, settings: WebhookSettings, tls: ssl.SSLContext) -> None:
         self._retry_after_cap_s = settings.retry_after_cap_s
-        self._pause_s = settings.breaker_pause_s
-        self._breaker = Breaker(failures=settings.breaker_failures, pause_s=self._pause_s)
+        self._admission = Admission(
+            Limits(
+                of_endpoint=settings.per_endpoint,
+                of_origin=settings.per_origin,
+                pause_s=settings.breaker_pause_s,
+                calls=settings.breaker_calls,
+                ratio=settings.breaker_ratio,
+                window_s=settings.breaker_window_s,
+            )
+        )
         self._tls = tls
         self._endpoints: dict[str, Endpoint] = {}
         self._client = HttpClient(
@@ -86,49 +104,40 @@ class Sender:
         )
 
     async def send(self, job: Job, destination: Destination) -> Receipt:
-        """Make one attempt. Does not connect to an endpoint that is paused."""
-        key = f"{job.tenant_id}/{job.route_id}"
+        """Make one attempt, unless the endpoint is paused or has enough requests."""
         try:
             body = encode_body(job)
         except ValueError:
             return Receipt("refused", "PAYLOAD_NOT_JSON", "the payload cannot be written as JSON")
         try:
             endpoint = self._endpoint(destination.config)
-            signature = sign(
-                endpoint.secret, message_id=job.job_id, sent_at=datetime.now(UTC), body=body
-            )
         except ValueError:
             return Receipt(
                 "refused",
                 "ROUTE_CONFIG_INVALID",
                 "the route's URL, secret or headers are not usable",
             )
-        if wait_s := self._breaker.wait_s(key, time.monotonic()):
-            return Receipt(
-                "skipped",
-                "ENDPOINT_PAUSED",
-                "the endpoint failed repeatedly and is paused for a while",
-                # One pause more than necessary: after the pause, one job probes the endpoint first.
-                # The wait is also long enough for the host to park the job, so that it uses no
-                # concurrency: before, 1,000 jobs for a dead endpoint delayed a live one by 30 s.
-                retry_after_s=wait_s + self._pause_s,
-            )
-        return await self._post(key, endpoint, encode_request(endpoint.head, signature, body))
+        key = (job.tenant_id, endpoint.url)
+        if refusal := await self._admission.enter(key, endpoint.origin):
+            return Receipt("skipped", refusal.code, refusal.reason, retry_after_s=refusal.wait_s)
+        return await self._post(key, endpoint, encode_request(endpoint, job.job_id, body))
 
-    async def _post(self, key: str, endpoint: Endpoint, request: bytes) -> Receipt:
+    async def _post(self, key: tuple[str, str], endpoint: Endpoint, request: bytes) -> Receipt:
+        result: Result | None = None
+        connected: bool | None = None
         try:
             answer = await self._client.send(endpoint.origin, request)
+            result, connected = result_of(answer), True
         except DestinationRefused:
             return Receipt(
                 "refused", "DESTINATION_NOT_ALLOWED", "the URL leads to no allowed address"
             )
         except Fault as fault:
-            self._breaker.failed(key, time.monotonic())
+            connected = not fault.is_of_origin
+            result = "failed" if connected else None
             return Receipt("failed", fault.code, fault.reason)
-        if is_overloaded(answer):
-            self._breaker.failed(key, time.monotonic())
-        else:
-            self._breaker.answered(key)
+        finally:
+            self._admission.leave(key, endpoint.origin, result, connected=connected)
         return judge(answer, now=datetime.now(UTC), retry_after_cap_s=self._retry_after_cap_s)
 
     def _endpoint(self, config: str) -> Endpoint:
@@ -146,31 +155,25 @@ class Sender:
         await self._client.close()
 
 
-def encode_request(head: bytes, headers: dict[str, str], body: str) -> bytes:
-    """The bytes of a request.
-
-    Args:
-        head: request line and headers that are the same in every request.
-        headers: this request's; the length is added.
-        body: the body.
-    """
-    content = body.encode()
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+def encode_request(endpoint: Endpoint, message_id: str, body: bytes) -> bytes:
+    """The bytes of a request, signed now."""
+    signature = endpoint.signer.sign(message_id, int(time.time()), body)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in signature.items())
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (
-        head,
+        endpoint.head,
         lines.encode("ascii"),
-        len(content),
-        content,
+        len(body),
+        body,
     )
 
 
-def encode_body(job: Job) -> str:
+def encode_body(job: Job) -> bytes:
     """The body: type, time and data, as Standard Webhooks recommends; the same on every attempt.
 
     Raises:
         ValueError: the payload holds a value that JSON lacks: NaN, Infinity, a lone surrogate.
     """
-    body = json.dumps(
+    return json.dumps(
         {
             "type": f"device.{job.msg_type.replace('/', '.') or 'message'}",
             "timestamp": job.stored_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
@@ -185,23 +188,31 @@ def encode_body(job: Job) -> str:
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
-    )
-    body.encode()
-    return body
+    ).encode()
 
 
-async def start(ctx: Context[Sender]) -> Sender:
-    """Make the sender that all deliveries share."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """What all deliveries share."""
+
+    sender: Sender
+    journal: Journal
+
+
+async def start(ctx: Context[State]) -> State:
+    """Make what all deliveries share."""
     # Loading the authorities takes 20 ms and reads files.
     tls = await asyncio.to_thread(ssl.create_default_context)
-    return Sender(ctx.settings, tls)
+    return State(Sender(ctx.settings, tls), Journal(ctx.postgres))
 
 
-async def stop(ctx: Context[Sender]) -> None:
-    """Close the sender."""
-    await ctx.state.aclose()
+async def stop(ctx: Context[State]) -> None:
+    """Close the connections."""
+    await ctx.state.journal.close()
+    await ctx.state.sender.aclose()
 
 
-async def deliver_webhook(event: Event[Job], ctx: Context[Sender]) -> None:
+async def deliver_webhook(event: Event[Job], ctx: Context[State]) -> None:
     """POST one job to the endpoint of its route."""
-    await deliver(event, ctx, ctx.state.send, destination_type="webhook")
+    state = ctx.state
+    await deliver(event, ctx, state.journal, state.sender.send, destination_type="webhook")

@@ -14,7 +14,7 @@ import structlog
 from standardwebhooks import Webhook
 
 from functions.route_delivery.job import Job
-from functions.route_delivery.webhook import Sender, WebhookSettings, deliver_webhook, start, stop
+from functions.route_delivery.webhook import State, WebhookSettings, deliver_webhook, start, stop
 from runtime import Context, Event, Message, Reject, Retry
 from runtime.context import Scope
 from runtime.resource.postgres import open_pool
@@ -56,7 +56,7 @@ class WebhookFunction:
         )
         attempt = fields.pop("attempt", 1)
         message = Message(fields.pop("subject", "routes.test.webhook"), b"", stream="ROUTES")
-        context: Context[Sender] = Context(self.scope, message, attempt=attempt)
+        context: Context[State] = Context(self.scope, message, attempt=attempt)
         await deliver_webhook(Event(message, job), context)
 
     async def attempts(self) -> list[dict[str, Any]]:
@@ -236,7 +236,7 @@ async def test_a_long_answer_is_cut_and_made_storable(webhook: WebhookFunction) 
         with pytest.raises(Retry):
             await webhook.deliver(await webhook.add_route(receiver.url))
     [attempt] = await webhook.attempts()
-    assert attempt["response_excerpt"] == "\ufffd\ufffd" + "x" * 4094
+    assert attempt["response_excerpt"] == "\ufffd\ufffd" + "x" * 16_382
 
 
 async def test_a_body_that_stalls_or_breaks_off_does_not_undo_a_success(
@@ -320,33 +320,82 @@ async def test_an_endpoint_that_keeps_failing_is_paused_and_others_are_not(
 ) -> None:
     async with Receiver(Answer(500)) as failing, Receiver() as sound:
         broken, whole = await webhook.add_route(failing.url), await webhook.add_route(sound.url)
-        for number in range(SETTINGS.breaker_failures):
+        for number in range(SETTINGS.breaker_calls):
             with pytest.raises(Retry, match="HTTP_500"):
                 await webhook.deliver(broken, job_id=f"T-{number}-1-r")
         with pytest.raises(Retry, match="ENDPOINT_PAUSED") as paused:
             await webhook.deliver(broken, job_id="T-99-1-r")
         await webhook.deliver(whole, job_id="T-100-1-r")
     assert paused.value.delay_s is not None
-    assert 0 < paused.value.delay_s - SETTINGS.breaker_pause_s <= SETTINGS.breaker_pause_s
-    assert len(failing.requests) == SETTINGS.breaker_failures
+    assert 0 < paused.value.delay_s <= 1.2 * SETTINGS.breaker_pause_s
+    assert not paused.value.counts
+    assert len(failing.requests) == SETTINGS.breaker_calls
     assert len(sound.requests) == 1
-    skipped = await webhook.pool.fetch(
-        "SELECT job_id FROM delivery_attempts WHERE outcome='skipped'"
-    )
-    assert [row["job_id"] for row in skipped] == ["T-99-1-r"]
+    # What was not tried is no attempt.
+    assert "T-99-1-r" not in [attempt["job_id"] for attempt in await webhook.attempts()]
 
 
-async def test_a_pause_passes_a_job_over_by_the_retry_policy_after_its_first_attempt(
+async def test_routes_to_one_url_share_a_breaker_and_another_path_of_the_host_does_not(
     webhook: WebhookFunction,
 ) -> None:
     async with Receiver(Answer(500)) as failing:
-        broken = await webhook.add_route(failing.url)
-        for number in range(SETTINGS.breaker_failures):
+        routes = [await webhook.add_route(failing.url) for _ in range(2)]
+        other = await webhook.add_route(failing.url.replace("/hook", "/other"))
+        for number in range(SETTINGS.breaker_calls):
             with pytest.raises(Retry, match="HTTP_500"):
-                await webhook.deliver(broken, job_id=f"T-{number}-1-r")
-        with pytest.raises(Retry, match="ENDPOINT_PAUSED") as paused:
-            await webhook.deliver(broken, job_id="T-99-1-r", attempt=2)
-    assert paused.value.delay_s is None
+                await webhook.deliver(routes[number % 2], job_id=f"T-{number}-1-r")
+        for route_id in routes:
+            with pytest.raises(Retry, match="ENDPOINT_PAUSED"):
+                await webhook.deliver(route_id, job_id="T-98-1-r")
+        with pytest.raises(Retry, match="HTTP_500"):
+            await webhook.deliver(other, job_id="T-99-1-r")
+
+
+async def test_an_origin_that_cannot_be_connected_to_is_paused_for_all_its_paths(
+    webhook: WebhookFunction,
+) -> None:
+    async with Receiver() as receiver:
+        url = receiver.url
+    for number in range(SETTINGS.breaker_calls):
+        route_id = await webhook.add_route(f"{url}&path={number}")
+        with pytest.raises(Retry, match="CONNECTION_FAILED"):
+            await webhook.deliver(route_id, job_id=f"T-{number}-1-r")
+    with pytest.raises(Retry, match="ENDPOINT_PAUSED"):
+        await webhook.deliver(await webhook.add_route(url + "&last"), job_id="T-99-1-r")
+
+
+async def test_410_does_not_disable_a_route_whose_url_was_corrected_meanwhile(
+    webhook: WebhookFunction,
+) -> None:
+    answer = Answer(410, held=asyncio.Event())
+    async with Receiver(answer) as receiver:
+        route_id = await webhook.add_route(receiver.url)
+        delivery = asyncio.create_task(webhook.deliver(route_id))
+        await receiver.received(1)
+        await webhook.pool.execute(
+            "UPDATE message_routes SET destination_config = destination_config"
+            ' || \'{"url": "https://example.org/corrected"}\''
+        )
+        assert answer.held is not None
+        answer.held.set()
+        with pytest.raises(Reject, match="410"):
+            await delivery
+    assert await webhook.pool.fetchval("SELECT is_enabled FROM message_routes")
+
+
+async def test_jobs_at_the_same_time_are_logged_together_and_each_once(
+    webhook: WebhookFunction,
+) -> None:
+    async with Receiver() as receiver:
+        route_id = await webhook.add_route(receiver.url)
+        jobs = [webhook.deliver(route_id, job_id=f"T-{number}-1-r") for number in range(60)]
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        sent = {request.headers["webhook-id"] for request in receiver.requests}
+    postponed = [result for result in results if isinstance(result, Retry)]
+    assert all(not retry.counts and "ENDPOINT_BUSY" in str(retry) for retry in postponed)
+    logged = [attempt["job_id"] for attempt in await webhook.attempts()]
+    assert len(logged) == len(sent) == 60 - len(postponed)
+    assert set(logged) == sent
 
 
 @pytest.mark.parametrize(

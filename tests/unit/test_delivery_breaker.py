@@ -1,55 +1,72 @@
-"""The circuit breaker: when an endpoint is paused, and when it is tried again."""
+"""The circuit breaker, by its decisions at given times."""
 
 from functions.route_delivery.breaker import Breaker
 
-
-def broken(failures: int = 3) -> Breaker:
-    breaker = Breaker(failures=3, pause_s=30.0)
-    for _ in range(failures):
-        breaker.failed("a", now_s=100.0)
-    return breaker
+PAUSE_S = 30.0
 
 
-def test_an_unknown_endpoint_may_be_tried() -> None:
-    assert Breaker(failures=1, pause_s=30.0).wait_s("a", 0.0) == 0.0
+def breaker() -> Breaker:
+    return Breaker(calls=10, ratio=0.7, window_s=300.0, pause_s=PAUSE_S)
 
 
-def test_fewer_failures_than_the_limit_do_not_pause_the_endpoint() -> None:
-    assert broken(failures=2).wait_s("a", 100.0) == 0.0
+def test_a_circuit_opens_when_enough_calls_have_mostly_failed() -> None:
+    circuit = breaker()
+    for _ in range(9):
+        circuit.failed("a", 0.0)
+    assert circuit.wait_s("a", 1.0) == 0.0
+    circuit.failed("a", 1.0)
+    assert circuit.wait_s("a", 2.0) == PAUSE_S - 1.0
+    assert circuit.wait_s("b", 2.0) == 0.0
 
 
-def test_after_the_limit_every_caller_waits_for_the_pause() -> None:
-    breaker = broken()
-    assert breaker.wait_s("a", 100.0) == 30.0
-    assert breaker.wait_s("a", 129.0) == 1.0
+def test_a_circuit_with_enough_successes_stays_closed() -> None:
+    circuit = breaker()
+    for number in range(100):
+        circuit.succeeded("a", number)
+        circuit.failed("a", number)
+        circuit.failed("a", number)
+    assert circuit.wait_s("a", 100.0) == 0.0
 
 
-def test_other_endpoints_are_not_paused() -> None:
-    assert broken().wait_s("b", 100.0) == 0.0
+def test_calls_that_are_older_than_the_window_do_not_count() -> None:
+    circuit = breaker()
+    for number in range(20):
+        circuit.failed("a", number * 40.0)
+    assert circuit.wait_s("a", 800.0) == 0.0
 
 
-def test_after_the_pause_one_caller_probes_while_the_others_wait() -> None:
-    breaker = broken()
-    assert breaker.wait_s("a", 130.0) == 0.0
-    assert breaker.wait_s("a", 131.0) == 29.0
+def test_one_caller_probes_after_a_pause_and_the_others_wait_for_another() -> None:
+    circuit = opened()
+    assert circuit.wait_s("a", PAUSE_S) == 0.0
+    assert circuit.wait_s("a", PAUSE_S + 1) == PAUSE_S - 1
 
 
-def test_a_failed_probe_begins_another_pause() -> None:
-    breaker = broken()
-    breaker.wait_s("a", 130.0)
-    breaker.failed("a", 140.0)
-    assert breaker.wait_s("a", 141.0) == 29.0
+def test_a_probe_that_succeeds_closes_the_circuit_and_forgets_the_failures() -> None:
+    circuit = opened()
+    circuit.succeeded("a", PAUSE_S)
+    assert circuit.open_for_s("a", PAUSE_S) == 0.0
+    for _ in range(8):
+        circuit.failed("a", PAUSE_S)
+    assert circuit.wait_s("a", PAUSE_S) == 0.0
 
 
-def test_a_probe_that_never_reports_back_costs_one_pause() -> None:
-    breaker = broken()
-    assert breaker.wait_s("a", 130.0) == 0.0
-    assert breaker.wait_s("a", 160.0) == 0.0
+def test_a_probe_that_fails_begins_another_pause() -> None:
+    circuit = opened()
+    circuit.failed("a", PAUSE_S + 2)
+    assert circuit.wait_s("a", PAUSE_S + 3) == PAUSE_S - 1
+    assert circuit.open_for_s("a", 100.0) == 100.0
 
 
-def test_one_answer_resets_the_count_of_failures() -> None:
-    breaker = broken()
-    breaker.answered("a")
-    assert breaker.wait_s("a", 100.0) == 0.0
-    breaker.failed("a", 101.0)
-    assert breaker.wait_s("a", 101.0) == 0.0
+def test_idle_closed_circuits_are_forgotten_and_open_ones_are_not() -> None:
+    circuit = opened()
+    circuit.succeeded("b", 0.0)
+    circuit.forget_idle(1000.0)
+    assert circuit.open_for_s("a", 1000.0) == 1000.0
+    assert set(circuit._circuits) == {"a"}
+
+
+def opened() -> Breaker:
+    circuit = breaker()
+    for _ in range(10):
+        circuit.failed("a", 0.0)
+    return circuit

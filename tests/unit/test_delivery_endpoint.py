@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from functions.route_delivery.endpoint import (
     WebhookDestination,
-    is_overloaded,
     judge,
     parse_retry_after,
+    result_of,
 )
 from functions.route_delivery.transport.connection import Answer
 
@@ -86,12 +86,19 @@ def test_a_retry_after_that_cannot_be_read_is_ignored(text: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "overloaded"), [(200, False), (404, False), (429, True), (500, True), (503, True)]
+    ("status", "result"),
+    [
+        (200, "answered"),
+        (404, "answered"),
+        (429, "throttled"),
+        (502, "throttled"),
+        (504, "throttled"),
+        (500, "failed"),
+        (503, "failed"),
+    ],
 )
-def test_an_endpoint_that_answers_a_client_error_is_not_overloaded(
-    status: int, overloaded: bool
-) -> None:
-    assert is_overloaded(answer(status)) is overloaded
+def test_an_answer_says_whether_its_endpoint_works(status: int, result: str) -> None:
+    assert result_of(answer(status)) == result
 
 
 def destination(**fields: Any) -> WebhookDestination:
