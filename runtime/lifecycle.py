@@ -2,10 +2,8 @@
 
 import asyncio
 import gc
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,43 +23,23 @@ from runtime.observe.metrics import Metrics
 from runtime.observe.redaction import hide, passwords_in
 from runtime.probes import FORGIVEN
 from runtime.reload_loop import ReloadLoop
+from runtime.reload_requests import ReloadRequests
 from runtime.reloader import Reloader
 from runtime.resource.postgres import migrate
 from runtime.resource.session_check import check_session
+from runtime.serve_options import ServeOptions
 from runtime.settings import HostSettings
 from runtime.start_screen import LOOPBACK, screen_of
 from runtime.stop_signals import StopRequested, StopSignals
+from runtime.supervised_host import SupervisedHost
 from runtime.worker_channel import SupervisorLink
-from runtime.workers import WorkerPlace, WorkerSupervisor, divide
+from runtime.workers import WorkerPlace
 
 log = get_logger("runtime")
 
 _DATABASE_PLACEHOLDER = "postgresql://127.0.0.1:5432/runtime"
 
 COLLECTOR_THRESHOLDS = (20_000, 50, 50)
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """The options of `runtime serve`.
-
-    Attributes:
-        paths: manifest files and folders.
-        settings: the host's settings.
-        environment: the variables for the manifests.
-        workers: number of processes for the functions that are not isolated.
-        bind_only: create and change no stream and no consumer.
-        reload: reload functions when files change.
-        reload_polls: look at the files for that, instead of listening to events.
-    """
-
-    paths: tuple[Path, ...]
-    settings: HostSettings
-    environment: Mapping[str, str]
-    workers: int = 1
-    bind_only: bool = False
-    reload: bool = False
-    reload_polls: bool = False
 
 
 async def serve(options: ServeOptions) -> None:
@@ -96,13 +74,14 @@ async def serve(options: ServeOptions) -> None:
         )
         isolated = {name: spec.isolate for name, spec in manifest.functions.items()}
         if options.workers == 1 and not any(isolated.values()):
-            reading = partial(read, options.paths, environment)
+            reading = partial(_read_for_one_process, options.paths, environment)
             await _run_host(
                 options, reading, project, addresses, signals=signals, announce=announce
             )
         else:
-            supervisor = _supervisor(options, environment, isolated)
-            await _supervise(options, supervisor, signals, announce)
+            project.load(manifest)
+            host = SupervisedHost(options, manifest, environment, project)
+            await host.run(signals, announce)
     except StopRequested:
         announce.stopped_early()
     finally:
@@ -132,7 +111,7 @@ async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
             signals=signals,
             announce=announce,
             place=place,
-            before_endpoints=link.wait_for_callers,
+            link=link,
         )
     except StopRequested:
         announce.stopped_early()
@@ -192,7 +171,7 @@ async def _run_host(
     signals: StopSignals,
     announce: Announcements,
     place: WorkerPlace | None = None,
-    before_endpoints: Callable[[], Awaitable[None]] | None = None,
+    link: SupervisorLink | None = None,
 ) -> None:
     manifest, part = reading(), partial(_reduced, place=place)
     functions = project.load(part(manifest))
@@ -205,14 +184,15 @@ async def _run_host(
         peers=place.worker.peers if place else 1,
         worker=place.worker.name if place else "",
         postgres_connections=options.settings.postgres_connections,
-        before_endpoints=before_endpoints,
+        rebind_grace_s=options.settings.grace_s,
+        before_endpoints=link.wait_for_callers if link else None,
     )
     host = Host(manifest, functions, addresses, metrics, host_options)
 
     def block_limit_s() -> float | None:
         isolated = place.worker.function if place else None
         # Before that only `start` hooks run, which have a time limit of their own.
-        return manifest.functions[isolated].block_limit_s if isolated and host.has_begun else None
+        return host.blocks.block_limit_s(isolated) if isolated and host.has_begun else None
 
     watch = LoopWatch(
         metrics,
@@ -232,6 +212,7 @@ async def _run_host(
     )
     reloader = Reloader(project, reading, host, manifest, paths=options.paths, part=part)
     reloads = ReloadLoop(reloader.reload, reloader.places, polls=options.reload_polls)
+    requests = ReloadRequests(partial(reloader.reload, retry=True))
     await admin.start()
     watch.start()
     try:
@@ -239,11 +220,15 @@ async def _run_host(
         if not host.has_failed:
             announce.ready(admin_port=admin.port, functions=len(functions))
         _tune_gc()
-        if options.reload and place is None:
+        signals.on_reload(requests.hang_up)
+        if link is not None:
+            link.on_reload(lambda number: requests.ask(partial(link.report, number)))
+        elif options.reload:
             reloads.start()
         await _until_stopped(host, signals, options.settings.grace_s, announce)
     finally:
         await reloads.stop()
+        await requests.stop()
         await reloader.stop()
         watch.stop()
         await admin.stop()
@@ -304,53 +289,26 @@ def _reduced(manifest: Manifest, place: WorkerPlace | None) -> Manifest:
     return manifest.model_copy(update={"functions": functions})
 
 
-def _supervisor(
-    options: ServeOptions, environment: Mapping[str, str], isolated: Mapping[str, bool]
-) -> WorkerSupervisor:
-    # So that a crash in a C library shows its stack on standard error. Without `-P`, `-m`
-    # puts the current folder first on the module path, and a `json.py` there breaks Python.
-    command = [sys.executable, "-P", "-X", "faulthandler", "-m", "runtime", "serve"]
-    command += [str(path) for path in options.paths]
-    if options.bind_only:
-        command.append("--bind-only")
-    return WorkerSupervisor(command, environment, divide(isolated, options.workers))
+def _read_for_one_process(paths: Sequence[Path], environment: Mapping[str, str]) -> Manifest:
+    """Read the manifest of a host that has no worker processes.
 
-
-async def _supervise(
-    options: ServeOptions,
-    supervisor: WorkerSupervisor,
-    signals: StopSignals,
-    announce: Announcements,
-) -> None:
-    metrics = Metrics(version("nats-function-runtime"), restarts=supervisor.restarts)
-    watch = LoopWatch(metrics)
-    admin = AdminServer(
-        LOOPBACK,
-        options.settings.admin_port,
-        {"workers": supervisor.check},
-        metrics.registry,
-        watch=watch,
-        workers=supervisor.socket_paths,
-        forgiven=supervisor.forgiven,
-    )
-    try:
-        await admin.start()
-        watch.start()
-        await supervisor.start()
-        announce.started(admin_port=admin.port, workers=len(supervisor.socket_paths))
-        try:
-            await signals.unless_stopped(supervisor.wait_until_ready())
-            announce.ready(admin_port=admin.port)
-            await signals.unless_stopped(supervisor.wait_for_failure())
-        except StopRequested:
-            announce.draining()
-        finally:
-            await supervisor.drain(options.settings.grace_s, signals.at_once)
-    finally:
-        await supervisor.stop()
-        watch.stop()
-        await admin.stop()
-    announce.stopped()
+    Raises:
+        ConfigError: the manifest is wrong, or a function asks for a process of its own.
+    """
+    manifest = read(paths, environment)
+    problems = [
+        Problem(
+            manifest.positions.where("functions", name, "isolate"),
+            f"functions.{name}.isolate",
+            "a process of its own needs a supervisor, which this host was started without",
+            "start the host again",
+        )
+        for name, spec in manifest.functions.items()
+        if spec.isolate
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return manifest
 
 
 __all__ = ["ServeOptions", "WorkerPlace", "placeholders", "serve", "serve_as_worker"]

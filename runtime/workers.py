@@ -106,8 +106,8 @@ class WorkerSupervisor:
     Attributes:
         restarts: how often each worker was restarted.
         socket_paths: by worker, the Unix socket on which it serves readiness and metrics.
-        forgiven: probes of workers of an isolated function that were ready once: their failure
-            leaves the host ready.
+        forgiven: probes whose failure leaves the host ready: that of the last reload, and those of
+            workers of an isolated function that were ready once.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class WorkerSupervisor:
         self._environment = dict(environment)
         self._workers: dict[str, WorkerSpec] = {}
         self.restarts: dict[str, int] = {}
-        self.forgiven: set[str] = set()
+        self.forgiven: set[str] = {"reload"}
         # In a temporary directory: a Unix socket's path may have 107 bytes, a data directory's can
         # be longer.
         self._directory = Path(tempfile.mkdtemp(prefix="runtime-workers-"))
