@@ -1,11 +1,13 @@
 """Reads which modules a source may import, without running it."""
 
 import ast
-import functools
+import hashlib
 from collections.abc import Iterator
 
+_MOST_KNOWN = 4096
+_known: dict[tuple[bytes, str], tuple[str, ...]] = {}
 
-@functools.lru_cache(maxsize=4096)
+
 def imported_names(source: bytes, package: str) -> tuple[str, ...]:
     """The dotted names that a source may import; some may not be modules.
 
@@ -16,6 +18,17 @@ def imported_names(source: bytes, package: str) -> tuple[str, ...]:
         source: the content of the file.
         package: the package that relative imports start from; empty without one.
     """
+    # By the digest: with the sources themselves as keys, every version that was saved would stay.
+    key = hashlib.sha256(source).digest(), package
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        found = _known[key] = _read(source, package)
+    return found
+
+
+def _read(source: bytes, package: str) -> tuple[str, ...]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):

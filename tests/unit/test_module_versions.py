@@ -5,8 +5,8 @@ import traceback
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from types import FunctionType
 
+import psutil
 import pytest
 
 from tests.support.projects import ReloadedProject, collect, forget_modules_of, handler, write
@@ -169,18 +169,32 @@ def test_an_old_version_is_collected_when_nothing_refers_to_it(loaded: ReloadedP
     assert (old(), order()) == (None, None)
 
 
-def test_five_hundred_reloads_keep_only_the_newest_version(loaded: ReloadedProject) -> None:
-    write("shop.py", handler("return 0"))
+def test_five_hundred_reloads_keep_only_the_newest_version_and_grow_less_than_5_mb(
+    loaded: ReloadedProject,
+) -> None:
+    ballast = "TEXT = " + repr("x" * 10_000) + "\n"  # A module of an ordinary size.
+    model = "class Order(BaseModel):\n    number: int\n"
+    before = f"from pydantic import BaseModel\n{model}{ballast}"
+    write("shop.py", handler("return 0", before=before))
     loaded.load(shop="shop:handle")
-    seen: weakref.WeakSet[FunctionType] = weakref.WeakSet()
-    lines = len(linecache.cache)
+    seen: weakref.WeakSet[object] = weakref.WeakSet()
 
-    for number in range(500):
-        write("shop.py", handler(f"return {number + 1}"))
+    def reload(number: int) -> None:
+        write("shop.py", handler(f"return {number}", before=before))
         loaded.reload()
-        seen.add(loaded.functions["shop"].handler)  # type: ignore[arg-type]
+        seen.add(loaded.functions["shop"].handler)
+
+    for number in range(20):
+        reload(number)
+    collect()
+    lines, bytes_before = len(linecache.cache), psutil.Process().memory_info().rss
+    for number in range(20, 520):
+        reload(number)
+        if number % 50 == 0:
+            collect()
     collect()
 
-    assert loaded.call("shop", None, None) == 500
+    assert loaded.call("shop", None, None) == 519
     assert len(seen) == 1
     assert len(linecache.cache) <= lines + 2
+    assert psutil.Process().memory_info().rss - bytes_before < 5_000_000
