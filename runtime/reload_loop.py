@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Protocol
 
 from runtime.file_watch import FileWatch
@@ -22,7 +23,10 @@ class Reload(Protocol):
     """Reloads what has changed, see `Reloader.reload`."""
 
     async def __call__(
-        self, *, is_settled: Callable[[], Awaitable[bool]] | None = None
+        self,
+        *,
+        touched: frozenset[Path] = frozenset(),
+        is_settled: Callable[[], Awaitable[bool]] | None = None,
     ) -> list[FunctionChange]:
         """Reload, and return what became of each function."""
 
@@ -61,12 +65,14 @@ class ReloadLoop:
         await watch.start()
         running: set[asyncio.Task[None]] = set()
         try:
+            # The first time for what has changed before the watch began.
+            touched: frozenset[Path] = frozenset()
             while True:
-                # The first time for what has changed before the watch began.
-                task = asyncio.create_task(self._reload_once(watch, is_settled), name="reload")
+                work = self._reload_once(watch, touched, is_settled)
+                task = asyncio.create_task(work, name="reload")
                 running.add(task)
                 task.add_done_callback(running.discard)
-                await watch.wait()
+                touched = await watch.wait()
                 await watch.follow()
         finally:
             for task in running:
@@ -75,10 +81,13 @@ class ReloadLoop:
             await watch.stop()
 
     async def _reload_once(
-        self, watch: FileWatch, is_settled: Callable[[], Awaitable[bool]]
+        self,
+        watch: FileWatch,
+        touched: frozenset[Path],
+        is_settled: Callable[[], Awaitable[bool]],
     ) -> None:
         try:
-            report(await self._reload(is_settled=is_settled))
+            report(await self._reload(touched=touched, is_settled=is_settled))
             await watch.follow()
         except Exception:
             log.exception("A reload failed; everything runs on as it was")

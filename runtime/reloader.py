@@ -8,8 +8,8 @@ from typing import Protocol
 
 from runtime.errors import ConfigError, Problem
 from runtime.function_change import FunctionChange
-from runtime.loader import Candidate, Function, LoadFailure, Project
-from runtime.loader.project import MANIFESTS
+from runtime.loader import Again, Candidate, Function, LoadFailure, Project
+from runtime.loader.candidate import MANIFESTS
 from runtime.manifest import Manifest
 from runtime.old_versions import OldVersions
 from runtime.watched_places import WatchedPlaces
@@ -66,12 +66,15 @@ class Reloader:
         self._lock = asyncio.Lock()
         self._is_waiting = False
         self._retries = False
+        self._touched: set[Path] = set()
+        self._has_refused = False
         self._unsettled_s: float | None = None
 
     async def reload(
         self,
         *,
         retry: bool = False,
+        touched: frozenset[Path] = frozenset(),
         is_settled: Callable[[], Awaitable[bool]] | None = None,
     ) -> list[FunctionChange]:
         """Reload what has changed, and return what became of it; empty when nothing has.
@@ -80,19 +83,24 @@ class Reloader:
         are one.
 
         Args:
-            retry: also try again what the host could not start.
+            retry: also try again what the host could not start, or JetStream refused.
+            touched: files that were saved; what needs them is also tried again.
             is_settled: asked when something is wrong: False means that the files change again by
                 now, so that what is wrong may be half of a file, and the reload ends without
                 effect.
         """
         self._retries = self._retries or retry
+        self._touched |= touched
         if self._is_waiting:
             return []  # The call that waits has not read anything yet.
         self._is_waiting = True
         async with self._lock:
             self._is_waiting = False
-            retry, self._retries = self._retries, False
-            loaded = await self._load(retry=retry, is_settled=is_settled)
+            again = Again(self._retries, frozenset(self._touched))
+            loaded = await self._load(again, is_settled)
+            if loaded is not None or not self._is_waiting:
+                self._retries = False
+                self._touched.difference_update(again.touched)
         # Outside of the lock: a binding that drains takes as long as its calls.
         return await self._apply(*loaded) if loaded else []
 
@@ -112,11 +120,11 @@ class Reloader:
         )
 
     async def _load(
-        self, *, retry: bool, is_settled: Callable[[], Awaitable[bool]] | None
+        self, again: Again, is_settled: Callable[[], Awaitable[bool]] | None
     ) -> tuple[Manifest, Mapping[str, Function], dict[str, LoadFailure]] | None:
         """Load what has changed and make it the wanted version; None when nothing has changed."""
         manifest, wrong = await self._read_manifest()
-        candidate, errors = await self._prepare(manifest, retry=retry)
+        candidate, errors = await self._prepare(manifest, again)
         errors = {**errors, **wrong}
         has_new_errors = any(self._errors.get(name) != error for name, error in errors.items())
         if has_new_errors and is_settled is not None and await self._may_be_half(is_settled):
@@ -127,7 +135,8 @@ class Reloader:
         is_same = functions.keys() == before.keys() and all(
             before[name] is function for name, function in functions.items()
         )
-        if is_same and manifest == self._manifest and errors == self._errors:
+        is_asked = self._has_refused and again.concerns_manifests()
+        if is_same and manifest == self._manifest and errors == self._errors and not is_asked:
             return None
         if candidate is not None:
             self._project.commit(candidate)
@@ -150,9 +159,11 @@ class Reloader:
         errors: Mapping[str, LoadFailure],
     ) -> list[FunctionChange]:
         before = dict(self._running)
+        self._has_refused = False
         changes = await self._host.apply(manifest, functions, errors)
         for change in changes:
             name = change.name
+            self._has_refused |= change.error is not None and name not in errors
             if change.error is None:
                 self._running.pop(name, None)
                 self._running |= {name: functions[name]} if name in functions else {}
@@ -163,7 +174,7 @@ class Reloader:
         return changes
 
     async def _prepare(
-        self, manifest: Manifest, *, retry: bool
+        self, manifest: Manifest, again: Again
     ) -> tuple[Candidate | None, dict[str, LoadFailure]]:
         """Load in a thread, so that a slow import stops nothing; no candidate when it hangs."""
         loop = asyncio.get_running_loop()
@@ -173,7 +184,7 @@ class Reloader:
             result: Candidate | None = None
             failure: BaseException | None = None
             try:
-                result = self._project.prepare(self._part(manifest), retry=retry)
+                result = self._project.prepare(self._part(manifest), again)
             except BaseException as raised:  # noqa: BLE001 - raised again on the loop
                 failure = raised
             loop.call_soon_threadsafe(_finish, done, result, failure)

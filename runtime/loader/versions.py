@@ -13,48 +13,21 @@ import builtins
 import importlib
 import importlib.abc
 import importlib.util
-import linecache
 import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader
-from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
 from typing import Any
 
 from runtime.loader.collectors import ModuleCollectors
 from runtime.loader.current_module import CurrentModule, is_current_module
 from runtime.loader.file_reads import IMPORT, recorded
+from runtime.loader.finder import Finder
 from runtime.loader.package_view import view_of
 from runtime.loader.sources import Source, Sources
-
-
-class VersionLoader(SourceFileLoader):
-    """The `__loader__` of one version of a module; lives as long as the module's globals.
-
-    Attributes:
-        source: the source that was executed.
-        modules: the newest set that the module is in.
-        reads: digests of the data files that the module read while it was imported or started.
-        threads: `file:line` of the threads that it started while it was imported.
-    """
-
-    def __init__(self, source: Source, filename: str, modules: "ModuleSet") -> None:
-        super().__init__(source.name, filename)
-        self.source = source
-        self.modules = modules
-        self.reads: dict[str, bytes] = {}
-        self.threads: list[tuple[str, int]] = []
-
-    def get_code(self, fullname: str) -> CodeType:
-        """Compile the bytes of this version."""
-        code: CodeType = self.source_to_code(self.source.data, self.path)
-        return code
-
-    def get_source(self, fullname: str) -> str:
-        """The text of this version."""
-        return importlib.util.decode_source(self.source.data)
+from runtime.loader.version_loader import Filenames, VersionLoader, loader_of
 
 
 class ModuleSet:
@@ -223,8 +196,8 @@ class ModuleVersions:
         self.left: dict[str, ModuleType] = {}
         self._sets: weakref.WeakSet[ModuleSet] = weakref.WeakSet()
         self.collectors = ModuleCollectors()
-        self._files = _Filenames()
-        self._finder = _Finder(self)
+        self._files = Filenames()
+        self._finder = Finder(self.set_of, self.stand_in)
         self._import = builtins.__import__
 
     def install(self) -> None:
@@ -351,72 +324,4 @@ class ModuleVersions:
         return loader.modules.load(top)
 
 
-class _Filenames:
-    """Spellings of paths: one for each living version of a file."""
-
-    def __init__(self) -> None:
-        self._held: set[str] = set()
-
-    def free(self, path: str) -> str:
-        place = Path(path)
-        spelling, dots = path, ""
-        while spelling in self._held:
-            dots += "./"
-            spelling = f"{place.parent}/{dots}{place.name}"
-        return spelling
-
-    def hold(self, spelling: str, loader: VersionLoader) -> None:
-        self._held.add(spelling)
-        data = loader.source.data
-        try:
-            lines = importlib.util.decode_source(data).splitlines(keepends=True)
-        except (SyntaxError, UnicodeDecodeError):
-            lines = data.decode(errors="replace").splitlines(keepends=True)
-        # Without a time, linecache keeps the entry whatever becomes of the file.
-        linecache.cache[spelling] = (len(data), None, lines, spelling)
-        weakref.finalize(loader, self._release, spelling).atexit = False
-
-    def _release(self, spelling: str) -> None:
-        self._held.discard(spelling)
-        linecache.cache.pop(spelling, None)
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds project modules for whoever does not use an import statement of a project module."""
-
-    def __init__(self, versions: ModuleVersions) -> None:
-        self._versions = versions
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
-    ) -> ModuleSpec | None:
-        modules = self._versions.set_of(sys._getframe(1))  # noqa: SLF001 - Python's own way
-        if modules is None or modules.source_of(fullname) is None:
-            return None
-        return ModuleSpec(fullname, _IntoSet(modules, self._versions))
-
-
-class _IntoSet(importlib.abc.Loader):
-    """Loads a module into a set, and puts what stands for it into `sys.modules`."""
-
-    def __init__(self, modules: ModuleSet, versions: ModuleVersions) -> None:
-        self._modules = modules
-        self._versions = versions
-
-    def exec_module(self, module: ModuleType) -> None:
-        name = module.__name__
-        sys.modules.pop(name, None)
-        self._modules.load(name)
-        self._versions.stand_in(name)
-
-
-def loader_of(namespace: Mapping[str, Any]) -> VersionLoader | None:
-    """The loader of the version whose globals these are; None for other modules."""
-    found = namespace.get("__loader__")
-    return found if type(found) is VersionLoader else None
-
-
-__all__ = ["ModuleSet", "ModuleVersions", "VersionLoader", "loader_of"]
+__all__ = ["ModuleSet", "ModuleVersions"]

@@ -215,7 +215,7 @@ async def test_a_module_that_is_deleted_keeps_the_last_good_version(running: Run
     assert running.host.errors["shop"].wrong.endswith("there is no module shop")
 
 
-async def test_a_version_that_cannot_start_is_tried_again_when_it_changes_or_when_asked(
+async def test_a_version_that_cannot_start_is_tried_again_when_it_is_saved_or_when_asked(
     running: Running,
 ) -> None:
     running.host.refuses["shop"] = LoadFailure("shop.py:3", "its start failed", "correct it")
@@ -231,8 +231,12 @@ async def test_a_version_that_cannot_start_is_tried_again_when_it_changes_or_whe
         "its start failed",
     )
 
-    running.host.refuses.clear()
     assert await running.reloader.reload() == []
+    await running.reloader.reload(touched=frozenset({Path("mail.py").absolute()}))
+    assert running.call("shop") == 1
+    assert await running.reloader.reload(touched=frozenset({Path("shop.py").absolute()}))
+
+    running.host.refuses.clear()
     await running.reloader.reload(retry=True)
     assert (running.call("shop"), running.host.errors) == (2, {})
 
