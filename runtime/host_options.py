@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from runtime.binding.settlement import Observer
+from runtime.binding.settlement import MakeSettlement, Settlement
 from runtime.broker.clock import Clock
 
 
@@ -24,7 +24,7 @@ class HostOptions:
         rebind_grace_s: how long a binding that a reload replaces may work on its held messages.
         before_endpoints: awaited by a drain before the endpoints end, because other processes of
             this host may still call them.
-        observer: see `SettlementBackends`.
+        settlement: see `SharedServices`.
     """
 
     services: bool = True
@@ -37,7 +37,7 @@ class HostOptions:
     postgres_connections: int = 16
     rebind_grace_s: float = 30.0
     before_endpoints: Callable[[], Awaitable[None]] | None = None
-    observer: Observer | None = None
+    settlement: MakeSettlement = Settlement
 
 
 __all__ = ["HostOptions"]

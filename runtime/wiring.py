@@ -135,12 +135,12 @@ class Wiring:
                 self._letters,
                 self._mailbox,
                 self.failures,
-                self.options.observer,
             ),
             ticker,
             outages,
             self.options.careful_ack_waits,
             self.options.peers,
+            self.options.settlement,
         )
 
     def start_watches(self) -> None:

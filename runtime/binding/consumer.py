@@ -14,13 +14,13 @@ from runtime.binding.buffer import Places, PrefetchBuffer
 from runtime.binding.crash_isolation import SingleMessageStage
 from runtime.binding.in_progress import Held, InProgressTicker
 from runtime.binding.puller_set import DRAIN_S, PullerSet, Stage
-from runtime.binding.recent_acks import RecentAcks
-from runtime.binding.settlement import SettlementBackends, settlement_of
+from runtime.binding.settlement import MakeSettlement, Settlement, SettlementBackends
 from runtime.binding.spill import Spill
 from runtime.binding.worker import Runner, WorkerPool
 from runtime.broker.connection import Broker
 from runtime.broker.pull_source import PullSource
 from runtime.broker.puller import Slots
+from runtime.broker.recent_acks import RecentAcks
 from runtime.broker.spill_queues import SLOTS, SpillQueues
 from runtime.broker.stream_configs import MAILBOX
 from runtime.dispatch import Dead, Dispatcher
@@ -45,6 +45,7 @@ class SharedServices:
         careful_ack_waits: for how many ack waits functions get single messages at first, because
             this process replaces one that died and any message may be the cause; 0 for none.
         peers: number of processes of this host, this one included, that run the same functions.
+        settlement: builds a function's settlement.
     """
 
     broker: Broker
@@ -53,6 +54,7 @@ class SharedServices:
     outages: Outages
     careful_ack_waits: int = 0
     peers: int = 1
+    settlement: MakeSettlement = Settlement
 
 
 class ConsumerBinding:
@@ -108,7 +110,7 @@ class ConsumerBinding:
         )
         is_ordered = function.spec.ordered_by is not None
         retry_in_place = self.buffer.delay if is_ordered else None
-        self._settlement = settlement_of(dispatcher, shared.backends, metrics, retry_in_place)
+        self._settlement = shared.settlement(dispatcher, shared.backends, metrics, retry_in_place)
         self.workers = WorkerPool(
             dispatcher,
             runner or dispatcher,

@@ -9,7 +9,7 @@ import structlog
 from runtime.broker.dead_letters import DeadLetter, DeadLetters
 from runtime.broker.mailbox import Mailbox
 from runtime.broker.settler import Settler
-from runtime.dispatch import DONE, Dead, Dispatcher, Done, Later, Outcome
+from runtime.dispatch import Dead, Dispatcher, Done, Later, Outcome
 from runtime.errors import PublishFailed, Unsendable
 from runtime.message import Message
 from runtime.observe.failures import FailureLogs
@@ -27,23 +27,14 @@ STORE_AGAIN_S = 5.0
 """How long a message waits whose dead-letter copy could not be stored."""
 
 
-Observer = Callable[[str, Message, Outcome], None]
-"""Is told of each outcome before it is settled: the function, the message, the outcome."""
-
-
 @dataclass(frozen=True, slots=True)
 class SettlementBackends:
-    """The broker and log objects that settling needs; one for each process.
-
-    Attributes:
-        observer: for tests of functions; None in a host that serves.
-    """
+    """The broker and log objects that settling needs; one for each process."""
 
     settler: Settler
     dead_letters: DeadLetters
     mailbox: Mailbox
     failures: FailureLogs = field(default_factory=FailureLogs)
-    observer: Observer | None = None
 
 
 class Settlement:
@@ -202,48 +193,7 @@ class Settlement:
         )
 
 
-class ObservedSettlement(Settlement):
-    """A `Settlement` that tells an observer of each outcome.
-
-    A class of its own, so that a host that serves pays nothing for it.
-    """
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        backends: SettlementBackends,
-        metrics: FunctionMetrics,
-        retry_in_place: RetryInPlace | None,
-        observer: Observer,
-    ) -> None:
-        super().__init__(dispatcher, backends, metrics, retry_in_place)
-        self._observer = observer
-
-    async def settle(self, message: Message, outcome: Outcome) -> bool:
-        """As `Settlement.settle`."""
-        if not isinstance(outcome, Done):  # Which `ack` tells.
-            self._observer(self._function, message, outcome)
-        return await super().settle(message, outcome)
-
-    def ack(self, message: Message) -> None:
-        """As `Settlement.ack`."""
-        self._observer(self._function, message, DONE)
-        super().ack(message)
-
-    def ack_all(self, messages: Sequence[Message]) -> None:
-        """As `Settlement.ack_all`."""
-        for message in messages:
-            self._observer(self._function, message, DONE)
-        super().ack_all(messages)
-
-
-def settlement_of(
-    dispatcher: Dispatcher,
-    backends: SettlementBackends,
-    metrics: FunctionMetrics,
-    retry_in_place: RetryInPlace | None,
-) -> Settlement:
-    """The settlement of a function, observed if the host is."""
-    if backends.observer is None:
-        return Settlement(dispatcher, backends, metrics, retry_in_place)
-    return ObservedSettlement(dispatcher, backends, metrics, retry_in_place, backends.observer)
+MakeSettlement = Callable[
+    [Dispatcher, SettlementBackends, FunctionMetrics, RetryInPlace | None], Settlement
+]
+"""Builds the settlement of a function; `Settlement`, unless a test observes it."""

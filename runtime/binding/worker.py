@@ -7,9 +7,9 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from runtime.binding.buffer import PrefetchBuffer
-from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.settlement import Settlement
 from runtime.broker.ack_subject import Origin, origin_of
+from runtime.broker.recent_acks import RecentAcks
 from runtime.call_task import create_call_task
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
 from runtime.message import Message

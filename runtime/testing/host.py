@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,6 +33,7 @@ from runtime.recorded_effects import RecordedEffects, Sent
 from runtime.testing.backends import Backend, InMemory, RealServer
 from runtime.testing.errors import NotAwaited, TestKitError
 from runtime.testing.journal import Decision, Expected, Journal, has_data
+from runtime.testing.observed_settlement import ObservedSettlement
 from runtime.testing.recorded import Case
 from runtime.testing.selection import Source, check_postgres, read_sources, select
 from runtime.user_frames import place_of
@@ -119,7 +121,10 @@ class TestHost:
         url = self._server_url
         backend = self._backend = InMemory(self._now) if url is None else RealServer(url)
         self._journal.begin(self._functions, backend.time_s)
-        options = HostOptions(services=self._services, observer=self._journal.observe)
+        options = HostOptions(
+            services=self._services,
+            settlement=partial(ObservedSettlement, observer=self._journal.observe),
+        )
         addresses = Addresses(backend.url, self._database_url)
         self._host = Host(self._manifest, self._functions, addresses, Metrics("test"), options)
         try:

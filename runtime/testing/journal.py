@@ -61,7 +61,7 @@ class Journal:
         self._functions, self._time = functions, time_s
 
     def observe(self, function: str, message: Message, outcome: Outcome) -> None:
-        """Record an outcome; a host's `HostOptions.observer`."""
+        """Record an outcome; the observer of an `ObservedSettlement`."""
         self.decisions.append(
             Decision(
                 self._time(),

@@ -14,12 +14,12 @@ import structlog
 
 from runtime.binding.in_progress import InProgressTicker
 from runtime.binding.ordered.leader import OrderedBinding
-from runtime.binding.recent_acks import RecentAcks
 from runtime.binding.schedule import ScheduleTicker
 from runtime.binding.spill import Spill
 from runtime.binding.worker import WorkerPool
 from runtime.broker.advisories import Sweeper
 from runtime.broker.connection import Broker
+from runtime.broker.recent_acks import RecentAcks
 from runtime.broker.remote_calls import CallServer, subject_of
 from runtime.embedded.supervision import Launch, ServerSupervisor
 from runtime.errors import Unavailable

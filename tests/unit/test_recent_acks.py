@@ -1,7 +1,7 @@
 import pytest
 
-from runtime.binding import recent_acks as module
-from runtime.binding.recent_acks import RecentAcks
+from runtime.broker import recent_acks as module
+from runtime.broker.recent_acks import RecentAcks
 from runtime.message import Message
 
 
