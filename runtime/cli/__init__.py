@@ -5,8 +5,24 @@ import importlib
 import click
 
 COMMANDS = (
-    *("apply", "check", "completion", "dlq", "invoke", "logs", "ls", "nats-context", "parked"),
-    *("pause", "plan", "psql", "replay", "resume", "schema", "serve", "top"),
+    "apply",
+    "check",
+    "completion",
+    "dlq",
+    "invoke",
+    "logs",
+    "ls",
+    "nats-context",
+    "new",
+    "parked",
+    "pause",
+    "plan",
+    "psql",
+    "replay",
+    "resume",
+    "schema",
+    "serve",
+    "top",
 )
 _ELSEWHERE = {"resume": "pause"}
 

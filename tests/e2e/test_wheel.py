@@ -91,6 +91,20 @@ def test_a_source_distribution_has_the_shipped_manifests_too(tmp_path: Path) -> 
     assert {f"runtime/shipped_manifests/{path.name}" for path in SHIPPED.iterdir()} <= names
 
 
+def test_the_wheel_makes_a_project_whose_function_runs(installed: Path, folder: Path) -> None:
+    program = installed / "runtime"
+    subprocess.run([program, "new", "project", "shop"], cwd=folder, check=True, capture_output=True)
+    told = subprocess.run(
+        [program, "invoke", "greet", "--data", '{"id": "a1", "value": 1}'],
+        cwd=folder / "shop",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert told.stdout.startswith("ack, ")
+
+
 def test_an_endpoint_in_an_empty_folder_is_served_by_the_backbones_gateway(
     installed: Path, folder: Path, environment: dict[str, str]
 ) -> None:
