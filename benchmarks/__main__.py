@@ -8,10 +8,10 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import doing_nothing, fairness, ingesting, starting
+from benchmarks import doing_nothing, fairness, ingesting, reloading, starting
 from benchmarks.consumption import UNCOUNTED
 from benchmarks.servers import Servers, serving, temporary_directory
-from benchmarks.table import Comparison, Waits, print_results
+from benchmarks.table import Comparison, Reloads, Waits, print_results
 from runtime.observe.logs import configure_logs
 
 MESSAGES, ROUNDS = 100_000, 5
@@ -20,7 +20,7 @@ QUICK_MESSAGES, QUICK_ROUNDS = 30_000, 1
 
 async def _compare(
     directory: Path, messages: int, rounds: int
-) -> tuple[list[Comparison], list[Waits]]:
+) -> tuple[list[Comparison], list[Waits], Reloads]:
     filled = messages + 2 * UNCOUNTED
     async with serving(directory) as servers:
         print(_versions(servers), flush=True)
@@ -30,7 +30,9 @@ async def _compare(
         comparisons.append(await ingesting.measure(servers, filled, rounds))
         print(f"a quiet tenant beside {fairness.FLOOD:,} messages of another", flush=True)
         waits = await fairness.measure(servers)
-    return comparisons, waits
+        print(f"reload: {reloading.SAVES} saves of a file", flush=True)
+        reloads = await reloading.measure(servers)
+    return comparisons, waits, reloads
 
 
 def _versions(servers: Servers) -> str:
@@ -49,10 +51,10 @@ def main() -> None:
     messages, rounds = (QUICK_MESSAGES, QUICK_ROUNDS) if quick else (MESSAGES, ROUNDS)
     configure_logs("ERROR", "auto")
     with temporary_directory() as directory:
-        comparisons, waits = uvloop.run(_compare(directory, messages, rounds))
+        comparisons, waits, reloads = uvloop.run(_compare(directory, messages, rounds))
         print("start", flush=True)
         start = starting.measure(directory, rounds)
-    print_results(comparisons, waits, start)
+    print_results(comparisons, waits, start, reloads)
 
 
 if __name__ == "__main__":

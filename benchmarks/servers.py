@@ -75,12 +75,14 @@ async def serving(directory: Path) -> AsyncIterator[Servers]:
 
 
 @asynccontextmanager
-async def running(servers: Servers, command: Sequence[str]) -> AsyncIterator[psutil.Process]:
-    """Run a process with this project's Python, and stop it at the end."""
+async def running(
+    servers: Servers, command: Sequence[str], *, folder: Path = ROOT
+) -> AsyncIterator[psutil.Process]:
+    """Run a process with this project's Python in a folder, and stop it at the end."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
-        cwd=ROOT,
+        cwd=folder,
         env={
             **clean_environment(),
             **servers.environment,
