@@ -206,7 +206,7 @@ class Dispatcher:
     def _end_if_idle(self, version: FunctionVersion) -> None:
         if not version.calls:
             self._collect_timeouts(version)
-            version.ended.set()
+            version.end()
 
     def _collect_timeouts(self, version: FunctionVersion) -> None:
         self._ended_timeouts += version.limit.exceeded

@@ -75,7 +75,12 @@ class FunctionVersion:
         """Mark the version as replaced: it gets no more calls."""
         self.is_retired = True
         if not self.calls:
-            self.ended.set()
+            self.end()
+
+    def end(self) -> None:
+        """Note that the last call of a retired version has ended."""
+        self.limit.stop()
+        self.ended.set()
 
 
 async def cancel_tasks_of(owner: Owner, function: str) -> None:

@@ -86,6 +86,12 @@ class TimeLimit:
             raise EndedItself(CANCELLED_ITSELF)
         return result
 
+    def stop(self) -> None:
+        """Cancel the timer, which would keep this object alive, when there is no call any more."""
+        if self._timer is not None and not self._due_at_s:
+            self._timer.cancel()
+            self._timer = None
+
     async def _judge_cancel(self, task: "asyncio.Task[object]") -> Exception | None:
         """The failure of a call that ended with a cancellation; None when the host cancelled it."""
         is_in_time = self._forget(task)

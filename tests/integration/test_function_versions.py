@@ -4,11 +4,13 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from runtime.broker.connection import Broker
+from runtime.errors import Reject
 from runtime.function_change import FunctionChange
 from runtime.host import Host
 from runtime.loader import LoadFailure
@@ -437,3 +439,56 @@ async def test_of_reloads_that_wait_only_the_last_one_is_made(nats_server: NatsS
     assert [change.to_version for each in changes for change in each][-1] == "5"
     assert len(journal.entries) < 5
     assert journal.entries[-1] == 5
+
+
+async def test_five_hundred_versions_of_which_each_got_a_message_leave_only_the_newest(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    stream, work = _names()
+    journal = Journal()
+    project = _project(stream, work, concurrency=4)
+
+    class Code:
+        """Stands for the module of a version; each second call fails."""
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+            self.payload = bytes(100_000)
+
+        def start(self, ctx: Any) -> "Code":
+            return self
+
+        def stop(self, ctx: Any) -> None: ...
+
+        async def __call__(self, event: Any, ctx: Any) -> None:
+            journal.add(ctx.state.number)
+            if self.number % 2:
+                raise Reject("ODD", "an odd number")
+
+    async with _serve(nats_server, project, does=_adding(journal, "first")) as host:
+        manifest, functions = project.manifest(), project.functions()
+        alive: list[weakref.ref[Code]] = []
+        for number in range(500):
+            code = Code(number)
+            alive.append(weakref.ref(code))
+            version = replace(
+                functions[work],
+                code_version=str(number),
+                handler=code,
+                start=code.start,
+                stop=code.stop,
+            )
+            [change] = await host.apply(manifest, {work: version}, {})
+            assert change.action == "swapped"
+            await broker.publish_core(f"{stream}.a", b"%d" % number)
+            await journal.wait(number + 1)
+        del code, version
+        await wait_until_settled(broker, stream, work)
+        await eventually(lambda: _are_gone(alive[:-1]), "the end of all old versions")
+
+    assert journal.entries == list(range(500))
+
+
+async def _are_gone(alive: "list[weakref.ref[Any]]") -> bool:
+    gc.collect()
+    return not any(each() is not None for each in alive)
