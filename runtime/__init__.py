@@ -14,6 +14,7 @@ from runtime.errors import (
     Unsendable,
 )
 from runtime.message import Batch, Event, Message
+from runtime.registration import is_registration
 
 __all__ = [
     "Batch",
@@ -33,4 +34,5 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "Unsendable",
+    "is_registration",
 ]

@@ -16,6 +16,7 @@ from runtime.loader import Function
 from runtime.observe.metrics import FAILED_OUTCOMES, FunctionMetrics
 from runtime.observe.recent_load import SAMPLE_EVERY_S, RecentLoad, Totals
 from runtime.process_identity import ProcessIdentity
+from runtime.registration import SIGNATURE, sign_registration
 from runtime.supervised_task import SupervisedTask
 
 STOP_GRACE_S = 10.0
@@ -46,15 +47,23 @@ class Discovery:
     Args:
         broker: the connection.
         process: the process that the services name in their metadata.
+        registration_key: signs the HTTP exposure of endpoints; None signs nothing.
 
     Attributes:
         statuses: by function, the version that is shown; a reload changes it.
     """
 
-    def __init__(self, broker: Broker, process: ProcessIdentity | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        process: ProcessIdentity | None = None,
+        *,
+        registration_key: str | None = None,
+    ) -> None:
         self.name = "micro services"
         self.statuses: dict[str, FunctionStatus] = {}
         self._broker = broker
+        self._registration_key = registration_key
         self._process = (process or ProcessIdentity()).as_metadata()
         self._version = version("nats-function-runtime")
         self._published: dict[str, _Published] = {}
@@ -84,11 +93,12 @@ class Discovery:
             return Totals(counters.num_requests, counters.num_errors, metrics.calls_by_bucket)
 
         def metadata() -> Mapping[str, str]:
-            return {
+            shown = {
                 **status.as_metadata(),
                 **status.schemas(),
                 **endpoint_metadata(status.function),
             }
+            return self._sign(status.function, shown)
 
         def stats() -> Mapping[str, object]:
             return {
@@ -101,6 +111,12 @@ class Discovery:
 
         self._watch(function.name, totals)
         published.endpoints[endpoint.name] = replace(endpoint, metadata=metadata, stats=stats)
+
+    def _sign(self, function: Function, shown: dict[str, str]) -> dict[str, str]:
+        binding = function.spec.endpoint
+        if binding and binding.http and self._registration_key:
+            shown[SIGNATURE] = sign_registration(self._registration_key, binding.subject, shown)
+        return shown
 
     def add_consumer(
         self,

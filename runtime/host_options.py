@@ -22,6 +22,7 @@ class HostOptions:
         worker: the name of the worker process; empty in a host without worker processes.
         postgres_connections: the most connections that its functions may hold together.
         rebind_grace_s: how long a binding that a reload replaces may work on its held messages.
+        registration_key: the key that signs the HTTP exposure of endpoints; None signs nothing.
         before_endpoints: awaited by a drain before the endpoints end, because other processes of
             this host may still call them.
         settlement: see `SharedServices`.
@@ -36,6 +37,7 @@ class HostOptions:
     worker: str = ""
     postgres_connections: int = 16
     rebind_grace_s: float = 30.0
+    registration_key: str | None = None
     before_endpoints: Callable[[], Awaitable[None]] | None = None
     settlement: MakeSettlement = Settlement
 

@@ -2,11 +2,15 @@
 
 import asyncio
 import gc
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from runtime.announcements import Announcements
 from runtime.broker.stream_configs import SCHEDULES_SINCE, wanted_by_runtime
@@ -28,7 +32,7 @@ from runtime.reloader import Reloader
 from runtime.resource.postgres import migrate
 from runtime.resource.session_check import check_session
 from runtime.serve_options import ServeOptions
-from runtime.settings import HostSettings
+from runtime.settings import REGISTRATION_KEY, HostSettings
 from runtime.start_screen import LOOPBACK, screen_of
 from runtime.stop_signals import StopRequested, StopSignals
 from runtime.supervised_host import SupervisedHost
@@ -62,6 +66,9 @@ async def serve(options: ServeOptions) -> None:
         made = await signals.unless_stopped(_start_embedded(embedded, planned))
         environment = {**options.environment, **made}
         environment["GATEWAY_PORT"] = str(options.settings.gateway_port)
+        # Without a key of their own, the processes of this host trust each other alone.
+        environment.setdefault(REGISTRATION_KEY, secrets.token_urlsafe(32))
+        options = _with_registration_key(options, environment[REGISTRATION_KEY])
         manifest = read(options.paths, environment)
         addresses = _addresses(manifest, environment)
         if manifest.migrations and addresses.database_url:
@@ -87,6 +94,11 @@ async def serve(options: ServeOptions) -> None:
     finally:
         announce.end()
         await embedded.stop()
+
+
+def _with_registration_key(options: ServeOptions, key: str) -> ServeOptions:
+    settings = options.settings.model_copy(update={"registration_key": SecretStr(key)})
+    return replace(options, settings=settings)
 
 
 async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
@@ -124,6 +136,7 @@ def placeholders(settings: HostSettings) -> dict[str, str]:
         "DATABASE_URL": _DATABASE_PLACEHOLDER,
         "MQTT_ADMIN_PASSWORD": "made-when-serving",
         "ADMIN_KEY": "made-when-serving",
+        REGISTRATION_KEY: "made-when-serving",
         "GATEWAY_PORT": str(settings.gateway_port),
     }
 
@@ -176,6 +189,7 @@ async def _run_host(
     manifest, part = reading(), partial(_reduced, place=place)
     functions = project.load(part(manifest))
     metrics = Metrics(version("nats-function-runtime"))
+    key = options.settings.registration_key
     host_options = HostOptions(
         services=place is None or place.worker.services,
         bind_only=options.bind_only,
@@ -185,6 +199,7 @@ async def _run_host(
         worker=place.worker.name if place else "",
         postgres_connections=options.settings.postgres_connections,
         rebind_grace_s=options.settings.grace_s,
+        registration_key=key.get_secret_value() if key else None,
         before_endpoints=link.wait_for_callers if link else None,
     )
     host = Host(manifest, functions, addresses, metrics, host_options)

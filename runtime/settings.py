@@ -23,6 +23,9 @@ def _check_nats_url(url: SecretStr) -> SecretStr:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
+REGISTRATION_KEY = "RUNTIME_REGISTRATION_KEY"
+"""The variable with the key that signs endpoints for gateways."""
+
 _VARIABLES = {
     "NATS_URL": "nats_url",
     "DATABASE_URL": "database_url",
@@ -39,6 +42,7 @@ _VARIABLES = {
     "RUNTIME_LOG_FORMAT": "log_format",
     "RUNTIME_GRACE_S": "grace_s",
     "RUNTIME_POSTGRES_CONNECTIONS": "postgres_connections",
+    REGISTRATION_KEY: "registration_key",
 }
 
 
@@ -62,6 +66,7 @@ class HostSettings(BaseModel):
     log_format: Literal["auto", "text", "json"] = "auto"
     grace_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     postgres_connections: Annotated[int, Field(ge=1, le=1000)] = 16
+    registration_key: Annotated[SecretStr, Field(min_length=32)] | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "HostSettings":

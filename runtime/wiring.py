@@ -83,7 +83,7 @@ class Wiring:
         self.fill = StreamFill(broker, metrics, self._mailbox, manifest)
         self.lag = LagWatch(broker, self.drift.compare_consumer)
         process = ProcessIdentity(worker=options.worker)
-        self.discovery = Discovery(broker, process)
+        self.discovery = Discovery(broker, process, registration_key=options.registration_key)
         self.logs = LogPublisher(broker, process, self.discovery.statuses)
         self.streams = FunctionStreams(
             manifest,

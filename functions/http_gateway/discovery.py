@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from functions.http_gateway.route_trust import RouteTrust
 from functions.http_gateway.routes import BadRouteError, HttpRoute, RouteTable, parse_route
 from functions.http_gateway.settings import GatewaySettings
 from runtime import Context, Reply, Unavailable
@@ -35,6 +36,7 @@ class RouteDiscovery:
         self._ctx = ctx
         self._settings: GatewaySettings = ctx.settings
         self._table = table
+        self._trust = RouteTrust(self._settings.registration_key, self._settings.unsigned_subjects)
         self._known: dict[_Key, _Known] = {}
         self._round: asyncio.Task[None] | None = None
         self._credit_spent_at_s = 0.0
@@ -92,7 +94,7 @@ class RouteDiscovery:
         seen: dict[_Key, HttpRoute] = {}
         for service, endpoint in _endpoints(replies):
             try:
-                route = parse_route(endpoint)
+                route = parse_route(endpoint, self._trust)
             except BadRouteError as bad:
                 self._warn_once(f"{service}/{str(endpoint.get('name'))[:64]}", str(bad))
                 continue
@@ -122,7 +124,7 @@ class RouteDiscovery:
         self._table.replace(known.route for known in self._known.values())
 
     def _choose(self, seen: dict[_Key, HttpRoute], route: HttpRoute) -> None:
-        """Choose between endpoints with one path: the route in force, else the first by subject.
+        """Choose between endpoints with one path: signed, then in force, then first by subject.
 
         Two endpoints with one subject are two versions of one function during a rolling update.
         """
@@ -144,9 +146,9 @@ class RouteDiscovery:
         self._ctx.log.warning("An endpoint is not exposed.", endpoint=service, reason=reason)
 
 
-def _rank(route: HttpRoute, held: HttpRoute | None) -> tuple[bool, bool, str, str]:
+def _rank(route: HttpRoute, held: HttpRoute | None) -> tuple[bool, bool, bool, str, str]:
     is_other = held is None or route.subject != held.subject
-    return is_other, route != held, route.subject, repr(route)
+    return not route.is_signed, is_other, route != held, route.subject, repr(route)
 
 
 def _endpoints(replies: list[Reply]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import orjson
 
+from functions.http_gateway.route_trust import RouteTrust
+
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 RESERVED = ("ingest", "bridge", "docs", "openapi.json", "healthz")
 
@@ -36,6 +38,7 @@ class HttpRoute:
         status: HTTP status of a successful answer.
         request_schema: JSON Schema of the payload; None when the endpoint gives none.
         response_schema: JSON Schema of the reply; None when the endpoint gives none.
+        is_signed: whether a host has signed it; False when only settings allow its subject.
     """
 
     method: str
@@ -47,6 +50,7 @@ class HttpRoute:
     status: int
     request_schema: Mapping[str, Any] | None
     response_schema: Mapping[str, Any] | None
+    is_signed: bool = True
 
     @property
     def path(self) -> str:
@@ -72,11 +76,11 @@ class Match:
     parameters: Mapping[str, str]
 
 
-def parse_route(endpoint: Mapping[str, Any]) -> HttpRoute | None:
+def parse_route(endpoint: Mapping[str, Any], trust: RouteTrust) -> HttpRoute | None:
     """The route in the metadata of an INFO answer's endpoint; None without `http.path`.
 
     Raises:
-        BadRouteError: the metadata is not usable.
+        BadRouteError: the metadata is not usable, or not trusted.
     """
     metadata = endpoint.get("metadata")
     if not isinstance(metadata, Mapping) or "http.path" not in metadata:
@@ -93,9 +97,13 @@ def parse_route(endpoint: Mapping[str, Any]) -> HttpRoute | None:
     status = _text(metadata, "http.status", "200")
     if not re.fullmatch(r"2\d\d", status, re.ASCII):
         raise BadRouteError("http.status is not in 200 to 299")
+    segments = _parse_path(_text(metadata, "http.path"))
+    is_signed = trust.is_signed(subject, metadata)
+    if not is_signed and (refused := trust.refuse_unsigned(subject, segments)):
+        raise BadRouteError(refused)
     return HttpRoute(
         method=method,
-        segments=_parse_path(_text(metadata, "http.path")),
+        segments=segments,
         subject=subject,
         function=_text(metadata, "function", "") or str(endpoint.get("name", ""))[:64],
         description=_text(metadata, "description", "")[:1024],
@@ -103,6 +111,7 @@ def parse_route(endpoint: Mapping[str, Any]) -> HttpRoute | None:
         status=int(status),
         request_schema=_schema(metadata, "schema.request"),
         response_schema=_schema(metadata, "schema.response"),
+        is_signed=is_signed,
     )
 
 

@@ -28,6 +28,11 @@ class GatewaySettings(BaseModel):
             Turn it off together with `require_token` of function `ingest`, or if certificates
             replace tokens.
         token_cache_s: how long the registry's answer about a device's token is used.
+        registration_key: the key by which hosts sign the endpoints that they expose; the host
+            sets it. Endpoints without a valid signature are not served.
+        unsigned_subjects: subjects of endpoints that are served without a signature, separated by
+            commas, such as `billing.>`: micro services that no host of this runtime serves. Never
+            `/api/v1` and `management.>`.
         admin_key: bearer token for every route whose `http.auth` is `admin`; without a key, or with
             an empty one, those routes refuse every request.
         bridge_key: the key that EMQX sends as `X-Internal-Auth`; without a key, or with an empty
@@ -57,6 +62,8 @@ class GatewaySettings(BaseModel):
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)] = ()
     require_token: bool = True
     token_cache_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    registration_key: SecretStr | None = None
+    unsigned_subjects: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     admin_key: SecretStr | None = None
     bridge_key: SecretStr | None = None
     max_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 1_000_000

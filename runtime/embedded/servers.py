@@ -21,7 +21,7 @@ from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.embedded.postgres_roles import Passwords
 from runtime.embedded.secrets import keep_secret
 from runtime.errors import ConfigError, Problem
-from runtime.settings import HostSettings
+from runtime.settings import REGISTRATION_KEY, HostSettings
 
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 
@@ -44,8 +44,8 @@ class EmbeddedServers:
     ) -> dict[str, str]:
         """Start the servers; return, when all are ready, the variables that manifests may refer to.
 
-        They are `NATS_URL`, `DATABASE_URL`, `MQTT_ADMIN_PASSWORD` and `ADMIN_KEY`, each if it was
-        given or generated. The values are secrets.
+        They are `NATS_URL`, `DATABASE_URL`, `MQTT_ADMIN_PASSWORD`, `ADMIN_KEY` and
+        `RUNTIME_REGISTRATION_KEY`, each if it was given or generated. The values are secrets.
 
         Args:
             postgres: whether a database is needed.
@@ -62,6 +62,7 @@ class EmbeddedServers:
             "DATABASE_URL": _reveal(settings.database_url),
             "MQTT_ADMIN_PASSWORD": _reveal(settings.mqtt_admin_password),
             "ADMIN_KEY": _reveal(settings.admin_key),
+            REGISTRATION_KEY: _reveal(settings.registration_key),
         }
         postgres = postgres and not environment["DATABASE_URL"]
         if postgres or not environment["NATS_URL"]:
@@ -88,7 +89,11 @@ class EmbeddedServers:
             self._lock.acquire()
         except OSError as failure:
             raise ConfigError([_unusable(self._directory, failure)]) from failure
-        made = {"ADMIN_KEY": given["ADMIN_KEY"] or keep_secret(self._directory / "admin.key")}
+        made = {
+            "ADMIN_KEY": given["ADMIN_KEY"] or keep_secret(self._directory / "admin.key"),
+            REGISTRATION_KEY: given[REGISTRATION_KEY]
+            or keep_secret(self._directory / "registration.key"),
+        }
         starting = []
         if not given["NATS_URL"]:
             passwords = NatsPasswords(

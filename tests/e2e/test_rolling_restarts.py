@@ -192,7 +192,12 @@ def write_callers(folder: Path, stream: str) -> dict[str, dict[str, Any]]:
         "gateway": {
             "handler": "functions.http_gateway:serve",
             "service": True,
-            "settings": {"port": "${GATEWAY_PORT}", "admin_key": "k" * 32, "bridge_key": ""},
+            "settings": {
+                "port": "${GATEWAY_PORT}",
+                "registration_key": {"from_env": "RUNTIME_REGISTRATION_KEY"},
+                "admin_key": "k" * 32,
+                "bridge_key": "",
+            },
         },
         "page": {
             "handler": "callers:page",

@@ -312,3 +312,38 @@ async def test_many_requests_for_unknown_paths_ask_nats_once(
     await subscription.unsubscribe()
     # One request of the quiet gateway, and a few of the fixture's, which asks five times a second.
     assert len(rounds) < 20
+
+
+async def test_a_rogue_answer_opens_neither_the_admin_api_nor_a_path_in_use(
+    gateway: Gateway, broker: Broker
+) -> None:
+    async def leak(message: Message) -> Answer:
+        return Answer(b'"leaked"')
+
+    management: dict[str, str] = {"http__method": "GET", "http__path": "/api/v1/tenants"}
+    subject = "management.tenants.list"
+    async with (
+        run_endpoint(broker, echo, name="list", subject=subject, **management, http__auth="admin"),
+        run_endpoint(broker, echo, name="mine", http__method="GET"),
+        run_endpoint(
+            broker, leak, name="rogue", subject=subject, key=None, **management, http__auth="none"
+        ),
+        run_endpoint(broker, leak, name="thief", key="guessed", http__method="GET"),
+        run_endpoint(broker, leak, name="aaa", key=None, http__method="GET", http__path="/mine"),
+    ):
+        await gateway.lines.wait("An endpoint is not exposed.", endpoint="rogue/rogue")
+        await gateway.lines.wait("An endpoint is not exposed.", endpoint="thief/thief")
+        await gateway.lines.wait("An endpoint is not exposed.", endpoint="aaa/aaa")
+        assert (await gateway.client.get("/api/v1/tenants")).status_code == 401
+        assert (await gateway.client.get("/thief")).status_code == 404
+        assert (await gateway.client.get("/mine")).json() == {}
+
+
+async def test_a_foreign_service_is_served_on_the_subjects_that_the_settings_name(
+    broker: Broker,
+) -> None:
+    async with (
+        run_gateway(broker, unsigned_subjects="billing.>, other.one") as gateway,
+        run_endpoint(broker, echo, name="invoice", subject="billing.invoice", key=None),
+    ):
+        assert (await gateway.client.post("/invoice", json={"a": 1})).json() == {"a": 1}

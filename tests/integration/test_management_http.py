@@ -10,11 +10,11 @@ import pytest
 
 from runtime import manifest
 from runtime.broker.connection import Broker
-from runtime.host import Addresses, Host
+from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
 from runtime.observe.metrics import Metrics
 from tests.support.documentation import ROOT, read_blocks
-from tests.support.gateway import ADMIN, run_gateway
+from tests.support.gateway import ADMIN, REGISTRATION_KEY, run_gateway
 from tests.support.host import eventually
 from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
@@ -32,7 +32,8 @@ async def http(
 ) -> AsyncIterator[httpx.AsyncClient]:
     declared = manifest.read([_MANIFESTS / f"{name}.yaml" for name in _NAMES], {})
     addresses = Addresses(nats_server.url, postgres_dsn)
-    host = Host(declared, load_all(declared), addresses, Metrics("0.0.0"))
+    options = HostOptions(registration_key=REGISTRATION_KEY)
+    host = Host(declared, load_all(declared), addresses, Metrics("0.0.0"), options)
     await host.start()
     async with run_gateway(broker) as gateway:
         gateway.client.headers.update(ADMIN)

@@ -17,9 +17,11 @@ from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer, MicroEndpoint, MicroService
 from runtime.context import Scope
 from runtime.message import Message
+from runtime.registration import SIGNATURE, sign_registration
 
 ADMIN_KEY = "the admin's key"
 BRIDGE_KEY = "the bridge's key"
+REGISTRATION_KEY = "the key that hosts and gateway share"
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 BRIDGE = {"X-Internal-Auth": BRIDGE_KEY}
 JSON = {"Content-Type": "application/json"}
@@ -90,6 +92,7 @@ async def run_gateway(broker: Broker, **settings: Any) -> AsyncIterator[Gateway]
         "port": 0,
         "admin_key": ADMIN_KEY,
         "bridge_key": BRIDGE_KEY,
+        "registration_key": REGISTRATION_KEY,
         # Most tests have no registry of devices.
         "require_token": False,
         "discovery_wait_s": 0.1,
@@ -158,9 +161,18 @@ async def count_stored(broker: Broker) -> dict[str, int]:
 
 @asynccontextmanager
 async def run_endpoint(
-    broker: Broker, handle: Handler, *, name: str = "probe", **metadata: str
+    broker: Broker,
+    handle: Handler,
+    *,
+    name: str = "probe",
+    subject: str | None = None,
+    key: str | None = REGISTRATION_KEY,
+    **metadata: str,
 ) -> AsyncIterator[MicroService]:
-    """Run a real micro service with one endpoint; keyword `http__path` is metadata `http.path`."""
+    """Run a real micro service with one endpoint; keyword `http__path` is metadata `http.path`.
+
+    `key` signs the endpoint as a host does; None leaves it unsigned.
+    """
     declared: Mapping[str, str] = {
         "function": name,
         "http.method": "POST",
@@ -168,7 +180,10 @@ async def run_endpoint(
         "http.auth": "none",
         **{key.replace("__", "."): value for key, value in metadata.items()},
     }
-    endpoint = MicroEndpoint(name, f"test.{name}", handle, metadata=declared)
+    subject = subject or f"test.{name}"
+    if key is not None:
+        declared = {**declared, SIGNATURE: sign_registration(key, subject, declared)}
+    endpoint = MicroEndpoint(name, subject, handle, metadata=declared)
     service = MicroService(broker, name, "1.0.0", endpoints=[endpoint])
     await service.start()
     try:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from functions.http_gateway.openapi import draw_openapi
+from functions.http_gateway.route_trust import RouteTrust
 from functions.http_gateway.routes import HttpRoute, parse_route
 
 
@@ -26,7 +27,8 @@ def make(method: str, path: str, **metadata: str) -> HttpRoute:
         "http.path": path,
         **{key.replace("__", "."): value for key, value in metadata.items()},
     }
-    found = parse_route({"name": "save", "subject": "devices.save", "metadata": declared})
+    announced = {"name": "save", "subject": "devices.save", "metadata": declared}
+    found = parse_route(announced, RouteTrust(None, [">"]))
     assert found is not None
     return found
 

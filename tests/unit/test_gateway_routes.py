@@ -4,8 +4,29 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from functions.http_gateway.routes import BadRouteError, HttpRoute, RouteTable, parse_route
+from functions.http_gateway import routes
+from functions.http_gateway.route_trust import RouteTrust
+from functions.http_gateway.routes import BadRouteError, HttpRoute, RouteTable
+from runtime.registration import SIGNATURE, sign_registration
+
+KEY = "the key that hosts and gateway share"
+UNSIGNED = RouteTrust(None, [">"])
+
+
+def parse_route(endpoint: dict[str, Any], trust: RouteTrust = UNSIGNED) -> HttpRoute | None:
+    return routes.parse_route(endpoint, trust)
+
+
+def trust(*unsigned_subjects: str) -> RouteTrust:
+    return RouteTrust(SecretStr(KEY), unsigned_subjects)
+
+
+def signed(shown: dict[str, Any], key: str = KEY, **later: str) -> dict[str, Any]:
+    signature = sign_registration(key, shown["subject"], shown["metadata"])
+    changed = {name.replace("__", "."): value for name, value in later.items()}
+    return {**shown, "metadata": {**shown["metadata"], SIGNATURE: signature, **changed}}
 
 
 def endpoint(**metadata: Any) -> dict[str, Any]:
@@ -139,3 +160,61 @@ def test_the_revision_grows_only_with_a_change() -> None:
     table.replace([])
     assert table.revision > first
     assert len(table) == 0
+
+
+def test_what_a_host_has_signed_is_served() -> None:
+    found = parse_route(signed(endpoint(http__path="/api/v1/tenants")), trust())
+    assert found is not None
+    assert found.is_signed
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        endpoint(),
+        signed(endpoint(), key="another key"),
+        signed(endpoint(), http__auth="none"),
+        signed(endpoint(), http__method="DELETE"),
+        signed(endpoint(), http__path="/elsewhere"),
+        signed(endpoint(), schema__request="{}"),
+        signed(endpoint()) | {"subject": "rogue.get"},
+        endpoint(http__signature=""),
+        endpoint(http__signature="\u00fc"),
+        endpoint(http__signature=7),
+    ],
+)
+@pytest.mark.parametrize("trusted", [trust(), trust("billing.>"), RouteTrust(None, [])])
+def test_what_no_host_has_signed_is_not_served(shown: dict[str, Any], trusted: RouteTrust) -> None:
+    with pytest.raises(BadRouteError, match="RUNTIME_REGISTRATION_KEY"):
+        parse_route(shown, trusted)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "subject", "is_served"),
+    [
+        ("devices.get", "devices.get", True),
+        ("devices.>", "devices.get", True),
+        (">", "devices.get", True),
+        ("devices", "devices.get", False),
+        ("device.>", "devices.get", False),
+        ("devices.get.>", "devices.get", False),
+        (">", "management.devices.get", False),
+        ("management.>", "management.devices.get", False),
+    ],
+)
+def test_a_subject_that_the_settings_name_needs_no_signature(
+    allowed: str, subject: str, is_served: bool
+) -> None:
+    shown = endpoint() | {"subject": subject}
+    if is_served:
+        found = parse_route(shown, trust(allowed))
+        assert found is not None
+        assert not found.is_signed
+    else:
+        with pytest.raises(BadRouteError):
+            parse_route(shown, trust(allowed))
+
+
+def test_the_management_api_is_never_served_unsigned() -> None:
+    with pytest.raises(BadRouteError, match="reserved"):
+        parse_route(endpoint(http__path="/api/v1/tenants", http__auth="none"), trust(">"))
