@@ -25,7 +25,7 @@ async def take(event: Event[Step], ctx: Context) -> None:
         )
         # The same message again: its row is there, and only the news may be missing.
         if state is None or state["sequence"] != event.sequence:
-            if (state["step"] if state else None) != FOLLOWS.get(step):
+            if not is_next(state["step"] if state else None, step):
                 raise Reject("STEP_OUT_OF_TURN", f"{step} does not follow the order's last step")
             await connection.execute(
                 "INSERT INTO orders (id, step, sequence) VALUES ($1, $2, $3)"
@@ -33,3 +33,8 @@ async def take(event: Event[Step], ctx: Context) -> None:
                 order, step, event.sequence,
             )  # fmt: skip
     await ctx.publish(f"news.{step}", order.encode())
+
+
+def is_next(last: str | None, step: str) -> bool:
+    """Whether a step follows the last one of its order; None for an order without steps."""
+    return FOLLOWS.get(step) == last

@@ -1,6 +1,8 @@
 """Counts visits by day, and publishes a report by the clock."""
 
+from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -37,7 +39,12 @@ async def report(ctx: Context) -> None:
         " WHERE stored_at >= $1::timestamptz - interval '7 days' GROUP BY 1, 2 ORDER BY 1, 2",
         ctx.due_at,
     )
-    lines = [Line.model_validate(dict(row)).model_dump_json() for row in rows]
     # The host derives the message id from the tick, so a repeated attempt publishes nothing twice.
-    await ctx.publish("reports.visits", "\n".join(lines).encode())
-    ctx.log.info("Reported", lines=len(lines))
+    await ctx.publish("reports.visits", draw([dict(row) for row in rows]))
+    ctx.log.info("Reported", lines=len(rows))
+
+
+def draw(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The rows as lines of JSON."""
+    lines = [Line.model_validate(row).model_dump_json() for row in rows]
+    return "\n".join(lines).encode()

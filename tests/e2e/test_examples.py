@@ -4,6 +4,8 @@ import asyncio
 import base64
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -151,3 +153,17 @@ async def test_visits_are_counted_and_reported_by_the_clock(
                 lines = [json.loads(line) for line in report.splitlines()]
 
     assert {line["page"]: line["visits"] for line in lines} == {"/start": 2, "/help": 1}
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_the_examples_own_tests_pass(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
+        cwd=EXAMPLES / name,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
