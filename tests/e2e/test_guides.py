@@ -1,11 +1,9 @@
 """Serves the functions of docs/guides/ in one host, and runs every command as the pages show it."""
 
 import os
-import re
 import shlex
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,10 @@ from tests.support.documentation import (
     ROOT,
     RUNTIME,
     free_port,
+    is_shown,
     read_blocks,
     read_commands,
+    run_until_shown,
     serving,
     write_files,
 )
@@ -25,7 +25,6 @@ from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
 
 GUIDES = ROOT / "docs" / "guides"
 PAGES = sorted(GUIDES.glob("*.md"))
-DEADLINE_S = 40.0
 
 pytestmark = pytest.mark.nats_cli
 
@@ -83,26 +82,6 @@ def project(
     remove(folder)
 
 
-def changes_something(line: str) -> bool:
-    """Whether a command must run once only."""
-    return re.match(r"nats (pub|req)|runtime (replay|apply|.* (redrive|run-now))", line) is not None
-
-
-def is_shown(expected: list[str], printed: str) -> bool:
-    """Whether the page's lines are printed in order, but for numbers and for what … leaves out."""
-    text, at = blurred(printed), 0
-    for part in blurred("\n".join(expected)).split("…"):
-        if (at := text.find(part.strip(), at)) < 0:
-            return False
-        at += len(part.strip())
-    return True
-
-
-def blurred(text: str) -> str:
-    """The text without numbers and widths of columns."""
-    return " ".join(re.sub(r"\d+", "0", text).split())
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_a_guide_prints_what_the_guide_shows(page: Path, project: Project) -> None:
     printed = ""
@@ -110,23 +89,8 @@ def test_every_command_of_a_guide_prints_what_the_guide_shows(page: Path, projec
         command = line
         if line == "runtime dlq show 1":
             command = f"runtime dlq show {printed.splitlines()[1].split()[0]}"
-        until = time.monotonic() + DEADLINE_S
-        printed = run_until_shown(project, command, expected, until)
+        printed = run_until_shown(project.run, command, expected)
         assert is_shown(expected, printed), f"{command} printed:\n{printed}"
-
-
-def run_until_shown(project: Project, line: str, expected: list[str], until: float) -> str:
-    """Run a command, one that changes nothing again and again until it prints what is expected."""
-    while True:
-        is_last = changes_something(line) or time.monotonic() > until
-        try:
-            printed = project.run(line)
-        except AssertionError:
-            if is_last:
-                raise
-        else:
-            if is_last or is_shown(expected, printed):
-                return printed
 
 
 def test_every_block_of_the_guides_is_a_file_or_commands() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,18 +59,52 @@ def write_files(page: Path, folder: Path) -> list[str]:
     return names
 
 
-def read_commands(page: Path) -> list[tuple[str, list[str]]]:
-    """Each command after a `$` in the page's console blocks, and the output below it."""
+def commands_of(block: Block) -> list[tuple[str, list[str]]]:
+    """Each command after a `$` in a console block, and the output that the page shows below it."""
     found: list[tuple[str, list[str]]] = []
-    for block in read_blocks(page):
-        if block.language != "console":
-            continue
-        for line in block.text.splitlines():
-            if line.startswith("$ "):
-                found.append((line[2:], []))
-            else:
-                found[-1][1].append(line)
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
     return found
+
+
+def read_commands(page: Path) -> list[tuple[str, list[str]]]:
+    """The commands of all console blocks of a page."""
+    blocks = [block for block in read_blocks(page) if block.language == "console"]
+    return [command for block in blocks for command in commands_of(block)]
+
+
+def run_until_shown(run: Callable[[str], str], line: str, expected: list[str]) -> str:
+    """What a command prints; one that changes nothing runs until it prints what the page shows."""
+    once = re.match(r"nats (pub|req)|runtime (replay|apply|.* (redrive|run-now))|pytest", line)
+    until = time.monotonic() + _DEADLINE_S
+    while True:
+        is_last = once is not None or time.monotonic() > until
+        try:
+            printed = run(line)
+        except AssertionError:
+            if is_last:
+                raise
+        else:
+            if is_last or is_shown(expected, printed):
+                return printed
+
+
+def is_shown(expected: list[str], printed: str) -> bool:
+    """Whether the page's lines are printed in order, but for numbers and for what … leaves out."""
+    text, at = _blurred(printed), 0
+    for part in _blurred("\n".join(expected)).split("…"):
+        if (at := text.find(part.strip(), at)) < 0:
+            return False
+        at += len(part.strip())
+    return True
+
+
+def _blurred(text: str) -> str:
+    """The text without numbers and widths of columns."""
+    return " ".join(re.sub(r"\d+", "0", text).split())
 
 
 def read_table(page: Path, heading: str) -> list[list[str]]:

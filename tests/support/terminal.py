@@ -36,6 +36,10 @@ def visible(text: str) -> str:
     return "\n".join(line.rstrip() for line in plain.split("\n"))
 
 
+def _squeezed(text: str) -> str:
+    return " ".join(re.sub(r"\d+", "0", text).split())
+
+
 def widest(text: str) -> int:
     """The width of the longest line, erased lines included."""
     shown = _ESCAPE.sub("", text.replace(_ERASE, "\n").replace("\r\n", "\n"))
@@ -102,6 +106,26 @@ class OnTerminal:
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the terminal, of which its programs are told."""
         fcntl.ioctl(self._person, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def wait_for_words(self, words: str, *, after: int = 0) -> int:
+        """Return when the terminal shows these words, however it wraps and aligns them.
+
+        Numbers may differ, and … is any text. Only what comes after the position `after` counts;
+        returns the position behind.
+        """
+        parts = [_squeezed(part) for part in words.split("…")]
+        until_s = time.monotonic() + _DEADLINE_S
+        with self._changed:
+            while True:
+                shown, at = _squeezed("\n".join(self.lines)), after
+                for part in parts:
+                    found = shown.find(part, at)
+                    at = found + len(part) if found >= 0 <= at else -1
+                if at >= 0:
+                    return at
+                left_s = until_s - time.monotonic()
+                assert left_s > 0, f"{words!r} did not show:\n" + "\n".join(self.lines)
+                self._changed.wait(left_s)
 
     def press_ctrl_c(self) -> None:
         """Write the character of Ctrl-C, which the terminal turns into a signal."""
