@@ -37,6 +37,10 @@ class ModuleSet:
         sources: the modules on the disk.
         versions: the sets of this process.
         shared: modules of the set before that are unchanged.
+
+    Attributes:
+        modules: the loaded modules, by name.
+        foreign: names of modules that are not the project's, as far as they were asked for.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class ModuleSet:
     ) -> None:
         self.sources = sources
         self.modules: dict[str, ModuleType] = dict(shared)
+        self.foreign: set[str] = set()
         self._versions = versions
         self._lock = threading.RLock()
         self._separate_packages()
@@ -309,14 +314,16 @@ class ModuleVersions:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        loader = loader_of(globals) if globals else None
-        if loader is None:
+        loader = globals.get("__loader__") if globals else None
+        if type(loader) is not VersionLoader or (not level and name in loader.modules.foreign):
             return self._import(name, globals, locals, fromlist or (), level)
         absolute = name
         if level:
             absolute = importlib.util.resolve_name("." * level + name, loader.source.package)
         top = absolute.partition(".")[0]
         if not loader.modules.owns(top):
+            if top in sys.modules:
+                loader.modules.foreign.add(absolute)
             return self._import(name, globals, locals, fromlist or (), level)
         if fromlist:
             return loader.modules.import_from(absolute, fromlist)

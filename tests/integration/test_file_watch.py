@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from runtime import file_watch
 from runtime.file_watch import FileWatch
-from runtime.watched_places import WatchedPlaces, has_events
+from runtime.watched_places import WatchedPlaces, has_events, look_at
 
 DEADLINE_S = 20.0
 
@@ -238,3 +239,13 @@ async def test_files_are_looked_at_when_no_event_comes(
 
 def test_ordinary_folders_have_events(tmp_path: Path) -> None:
     assert has_events(tmp_path)
+
+
+def test_a_look_at_the_files_takes_a_small_part_of_the_time_until_the_next(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"module_{number}.py").write_text("A = 1\n")
+    began_s = time.process_time()
+
+    assert len(look_at([tmp_path], [])) == 300
+
+    assert time.process_time() - began_s < file_watch.POLL_S / 4

@@ -18,7 +18,7 @@ file is named.
 12  dependents: `test_whoever_needs_a_changed_module…`
 13  data files: `test_data_that_a_module_read…`, `test_data_that_a_start_read…`
 14  dataclasses, running coroutines: `test_a_running_coroutine_keeps_its_code…`
-15  background tasks: integration/test_reload_in_host.py
+15  background tasks: integration/test_function_versions.py
 16  old modules never collected: test_module_versions.py
 17  global registries: `test_metrics_of_a_module…`, `test_a_registry_in_an_unchanged_module…`
 18  the first message after a reload: e2e/test_reload.py
