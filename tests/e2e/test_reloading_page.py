@@ -32,4 +32,4 @@ async def test_state_is_handed_over_and_the_old_version_is_stopped(
         number = int(last.decode().strip('"').split()[0])
         assert number > 2
         assert served.wait_for("Swapped", function="count")
-        assert 2 <= served.wait_for("Stopped", function="count")["seen"] < number
+        assert 2 <= served.wait_for("Stopped", function="count")["seen"] <= number
