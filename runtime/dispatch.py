@@ -22,6 +22,7 @@ from runtime.function_version import FunctionVersion, running_owner
 from runtime.loader import Function
 from runtime.manifest.model import RetrySpec
 from runtime.message import Batch, Event, Message
+from runtime.observe.logs import running_function
 from runtime.observe.redaction import mask
 from runtime.outcome import DONE, Dead, Done, Later, Outcome, retry_delay_s
 from runtime.resource.outage import is_outage
@@ -317,6 +318,7 @@ class Dispatcher:
         function = version.function
         if running_owner.get() is not version.owner:  # To read it costs a third of setting it.
             running_owner.set(version.owner)
+            running_function.set(function.name)
         call: Awaitable[Any]
         if function.is_async:
             call = function.handler(*arguments)

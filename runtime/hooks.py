@@ -11,7 +11,7 @@ from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.function_version import Owner, running_owner
 from runtime.loader import Function
 from runtime.loader.file_reads import START, recorded
-from runtime.observe.logs import get_logger
+from runtime.observe.logs import get_logger, running_function
 from runtime.resource.outage import is_outage
 from runtime.user_frames import where_of
 
@@ -140,6 +140,7 @@ class Hooks:
 
     async def _call(self, hook: Hook, argument: Any) -> Any:  # noqa: ANN401 - the hook's own
         running_owner.set(self._owner)
+        running_function.set(self._function.name)
         context = self._context
         try:
             result = hook(argument)

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from typing import ParamSpec, TypeVar
 
 from runtime.call_task import EndedItself, failure_of
-from runtime.observe.logs import get_logger
+from runtime.observe.logs import get_logger, running_function
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,6 +100,7 @@ class FunctionThreads(Executor):
         )
 
     def _run(self) -> None:
+        running_function.set(self.function)
         while (call := self._calls.get()) is not None:
             future, work = call
             if future.set_running_or_notify_cancel():

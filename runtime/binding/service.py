@@ -9,7 +9,7 @@ from runtime.errors import ConfigError
 from runtime.function_version import Owner, running_owner
 from runtime.loader import Function
 from runtime.observe.failures import FailureLog
-from runtime.observe.logs import get_logger
+from runtime.observe.logs import get_logger, running_function
 
 log = get_logger("runtime.service")
 
@@ -109,6 +109,7 @@ class ServiceBinding:
         loop = asyncio.get_running_loop()
         pause_s = RESTART_FIRST_S
         running_owner.set(self._owner)
+        running_function.set(self._function.name)
         while not self._scope.stopping.is_set():
             began_s = loop.time()
             failure: Exception | None

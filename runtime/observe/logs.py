@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import date, time, timedelta
 from pathlib import PurePath
 from typing import Literal, cast
@@ -20,6 +21,9 @@ from runtime.observe.progress import Progress
 from runtime.observe.redaction import REDACTED, is_secret_name, scrub
 
 LogFormat = Literal["auto", "text", "json"]
+
+running_function: ContextVar[str] = ContextVar("runtime_function", default="")
+"""The name of the function whose code runs in this context; log lines get it."""
 
 MAX_VALUE_CHARACTERS = 2048
 MAX_STACK_CHARACTERS = 32_768
@@ -56,6 +60,7 @@ def configure_logs(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_logger_name,
+        _add_function,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -199,6 +204,13 @@ def _add_logger_name(logger: WrappedLogger, _method: str, event: EventDict) -> E
     name = record.name if record else getattr(logger, "name", "")
     if name:
         event["logger"] = name
+    return event
+
+
+def _add_function(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Name the function whose code logs by a logger of its own, or of a library."""
+    if "function" not in event and (function := running_function.get()):
+        event["function"] = function
     return event
 
 

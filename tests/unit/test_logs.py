@@ -1,3 +1,4 @@
+import contextvars
 import errno
 import io
 import json
@@ -13,7 +14,7 @@ import structlog
 from pydantic import SecretStr
 
 from runtime.observe import logs
-from runtime.observe.logs import LogFormat, configure_logs, get_logger
+from runtime.observe.logs import LogFormat, configure_logs, get_logger, running_function
 from runtime.observe.redaction import is_secret_name, scrub
 
 
@@ -223,3 +224,20 @@ def test_warnings_are_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
         configure_logs("INFO", "json")
         warnings.warn("old", UserWarning, stacklevel=1)
     assert lines(capsys)[0]["logger"] == "py.warnings"
+
+
+def test_a_line_of_a_library_names_the_function_whose_code_logs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logs("INFO", "json")
+
+    def call() -> None:
+        running_function.set("ingest")
+        logging.getLogger("library").info("within")
+        get_logger("other").info("of another", function="deliver")
+
+    contextvars.copy_context().run(call)
+    logging.getLogger("library").info("outside")
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line.get("function") for line in lines] == ["ingest", "deliver", None]
