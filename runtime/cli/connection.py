@@ -45,7 +45,7 @@ def run(
     except Unsendable as error:
         exit_with_nothing_done(str(error))
     except Unavailable as error:
-        exit_unavailable(str(error), _remedy(error, address, named=bool(nats_url)))
+        exit_unavailable(str(error), _remedy(error, None if nats_url else address))
     except ApiError as error:
         exit_unavailable(f"JetStream refused: {error.description} ({error.err_code})")
 
@@ -62,17 +62,18 @@ def find_server(nats_url: str | None) -> NatsAddress:
     return find_nats(HostSettings.from_environment(os.environ))
 
 
-def _remedy(error: Unavailable, address: NatsAddress, *, named: bool) -> str:
+def _remedy(error: Unavailable, embedded: NatsAddress | None) -> str:
+    """What the user can do; `embedded` is None when the user has named the server."""
     if error.what == "JetStream" and _NOBODY in error.reason:
         return "The server answers without JetStream: enable it, `nats-server -js`"
     if not error.what.startswith("NATS at"):
         return ""
-    if named:
+    if embedded is None:
         return "Check that this server runs, and the address in --nats-url or NATS_URL"
-    if address.missing is None:
+    if embedded.missing is None:
         return "Start it with `runtime serve`, or name another server with --nats-url or NATS_URL"
     return (
-        f"There is no password in {address.missing}: run this where `runtime serve` runs and as "
+        f"There is no password in {embedded.missing}: run this where `runtime serve` runs and as "
         "its user, or set RUNTIME_DATA_DIR or NATS_URL"
     )
 

@@ -121,9 +121,15 @@ def show(sequence: int, as_json: bool, raw: bool, nats_url: str | None) -> None:
 @click.argument("sequences", nargs=-1, metavar="[SEQ]...", type=parameters.SEQUENCE)
 @filters
 @click.option("--all", "every", is_flag=True, help="All there are.")
+@parameters.json_option
 @nats_url_option
 def redrive(
-    selection: Selection, sequences: tuple[int, ...], every: bool, nats_url: str | None
+    selection: Selection,
+    *,
+    sequences: tuple[int, ...],
+    every: bool,
+    as_json: bool,
+    nats_url: str | None,
 ) -> None:
     """Send dead letters again to the functions that gave them up, and to no other function.
 
@@ -133,10 +139,15 @@ def redrive(
     _check_choice(selection, sequences, every=every)
     chosen = tuple(dict.fromkeys(sequences))
     redriven = run(nats_url, lambda broker: _redrive(broker, selection, chosen))
+    missing = len(chosen) - redriven.posted - len(redriven.too_large) if chosen else 0
+    if as_json:
+        too_large = list(redriven.too_large)
+        print_json({"redriven": redriven.posted, "missing": missing, "too_large": too_large})
     if not redriven.posted and not redriven.too_large:
         exit_with_nothing_done("No dead letters match; nothing was redriven.")
-    click.echo(f"{count(redriven.posted, 'dead letter')} redriven")
-    if missing := len(chosen) - redriven.posted - len(redriven.too_large) if chosen else 0:
+    if not as_json:
+        click.echo(f"{count(redriven.posted, 'dead letter')} redriven")
+    if missing and not as_json:
         click.echo(f"{missing:,} of {len(chosen):,} were no longer there, or do not match")
     if redriven.too_large:
         exit_with_nothing_done(
@@ -150,9 +161,16 @@ def redrive(
 @filters
 @click.option("--all", "every", is_flag=True, help="All there are.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@parameters.json_option
 @nats_url_option
 def purge(
-    selection: Selection, sequences: tuple[int, ...], every: bool, yes: bool, nats_url: str | None
+    selection: Selection,
+    *,
+    sequences: tuple[int, ...],
+    every: bool,
+    yes: bool,
+    as_json: bool,
+    nats_url: str | None,
 ) -> None:
     """Remove dead letters for good. Asks first, and then removes exactly the ones it counted."""
     _check_choice(selection, sequences, every=every)
@@ -165,9 +183,12 @@ def purge(
     removed = 0
     if yes or chosen:
         removed = run(nats_url, lambda broker: _purge(broker, selection, chosen))
+    if as_json:
+        print_json({"removed": removed})
     if not removed:
         exit_with_nothing_done("No dead letters match; nothing was removed.")
-    click.echo(f"{count(removed, 'dead letter')} removed")
+    if not as_json:
+        click.echo(f"{count(removed, 'dead letter')} removed")
 
 
 def _check_choice(selection: Selection, sequences: tuple[int, ...], *, every: bool) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from runtime.cli.failure import exit_with_problems
+from runtime.cli.parameters import json_option
+from runtime.cli.printing import print_json
 from runtime.embedded.credentials import HOST_USER, NATS_PASSWORD_FILE, SYSTEM_USER, read_secret
 from runtime.embedded.private_files import write_private
 from runtime.errors import ConfigError, Problem
@@ -22,7 +24,8 @@ from runtime.subjects import HOST_INBOX
     metavar="NAME",
     help="Of the context for messages; that for the server gets -system behind it.",
 )
-def nats_context(name: str) -> None:
+@json_option
+def nats_context(name: str, as_json: bool) -> None:
     """Write two contexts for the `nats` command line, with the password of the embedded server.
 
     One is for messages, streams and consumers, the runtime's own included; the other is for the
@@ -37,6 +40,9 @@ def nats_context(name: str) -> None:
         _write(folder, f"{name}-system", url, SYSTEM_USER, password)
     except ConfigError as error:
         exit_with_problems(error)
+    if as_json:
+        print_json({"folder": str(folder), "contexts": [name, f"{name}-system"]})
+        return
     click.echo(f"Contexts {name} and {name}-system are in {folder}. Try:")
     click.echo(f"  nats --context {name} stream report")
     click.echo(f"  nats --context {name}-system server report jetstream")

@@ -19,6 +19,8 @@ class _Sequence(click.IntRange):
 
 SEQUENCE = _Sequence(min=1)
 
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
 
 class FunctionName(click.types.StringParamType):
     """A function's name, without wildcards: the name becomes part of a subject.

@@ -69,8 +69,11 @@ def list_(function: str | None, limit: int | None, as_json: bool, nats_url: str 
 @parked.command()
 @click.argument("sequences", nargs=-1, metavar="[SEQ]...", type=parameters.SEQUENCE)
 @function_option
+@parameters.json_option
 @nats_url_option
-def run_now(sequences: tuple[int, ...], function: str | None, nats_url: str | None) -> None:
+def run_now(
+    *, sequences: tuple[int, ...], function: str | None, as_json: bool, nats_url: str | None
+) -> None:
     """Make parked messages due now, for example when an endpoint works again.
 
     Their attempts go on counting.
@@ -80,16 +83,22 @@ def run_now(sequences: tuple[int, ...], function: str | None, nats_url: str | No
     made = run(
         nats_url, lambda broker: _each(broker, "Making due", chosen, Mailbox(broker).run_now)
     )
-    _report(made, len(chosen), "made due now")
+    _report(made, len(chosen), "made due now", as_json=as_json)
 
 
 @parked.command()
 @click.argument("sequences", nargs=-1, metavar="[SEQ]...", type=parameters.SEQUENCE)
 @function_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@parameters.json_option
 @nats_url_option
 def cancel(
-    sequences: tuple[int, ...], function: str | None, yes: bool, nats_url: str | None
+    *,
+    sequences: tuple[int, ...],
+    function: str | None,
+    yes: bool,
+    as_json: bool,
+    nats_url: str | None,
 ) -> None:
     """Give parked messages up for good. No dead letter is made. Asks first."""
     _check_choice(sequences, function)
@@ -98,7 +107,7 @@ def cancel(
         question = f"Give {count(len(chosen), 'parked message')} up for good?"
         click.confirm(question, abort=True, err=True)
     made = run(nats_url, lambda broker: _each(broker, "Cancelling", chosen, Mailbox(broker).cancel))
-    _report(made, len(chosen), "cancelled")
+    _report(made, len(chosen), "cancelled", as_json=as_json)
 
 
 def _check_choice(sequences: tuple[int, ...], function: str | None) -> None:
@@ -106,9 +115,13 @@ def _check_choice(sequences: tuple[int, ...], function: str | None) -> None:
         raise click.UsageError("Say which: either sequences, or --function.")
 
 
-def _report(made: int, chosen: int, done: str) -> None:
+def _report(made: int, chosen: int, done: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({done.replace(" ", "_"): made, "missing": chosen - made})
     if not made:
         exit_with_nothing_done("No such parked messages; nothing was done.")
+    if as_json:
+        return
     click.echo(f"{count(made, 'parked message')} {done}")
     if made < chosen:
         click.echo(f"{chosen - made:,} of {chosen:,} were no longer waiting")

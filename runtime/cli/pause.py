@@ -11,7 +11,7 @@ from runtime.broker.connection import Broker
 from runtime.broker.function_consumers import FOR_EVER, FunctionConsumer
 from runtime.cli import parameters
 from runtime.cli.connection import nats_url_option, run
-from runtime.cli.printing import show_time
+from runtime.cli.printing import print_json, show_time
 from runtime.errors import ConfigError, Problem
 
 functions_argument = click.argument(
@@ -32,8 +32,11 @@ functions_argument = click.argument(
     type=parameters.span,
     help="Then resume by itself: 30m, 2h.",
 )
+@parameters.json_option
 @nats_url_option
-def pause(functions: tuple[str, ...], for_: timedelta | None, nats_url: str | None) -> None:
+def pause(
+    *, functions: tuple[str, ...], for_: timedelta | None, as_json: bool, nats_url: str | None
+) -> None:
     """Stop the delivery of messages for FUNCTION to all hosts, also to hosts that start later.
 
     Messages that a host holds already are finished. The others wait in their stream, redriven and
@@ -41,18 +44,28 @@ def pause(functions: tuple[str, ...], for_: timedelta | None, nats_url: str | No
     """
     paused, until = run(nats_url, lambda broker: _pause(broker, functions, for_))
     for name, consumers in paused.items():
-        click.echo(f"{name} paused {show_end(until)} ({_names(consumers)})")
+        if as_json:
+            end = None if until >= FOR_EVER else until
+            print_json({"function": name, "paused_until": end, "consumers": _list(consumers)})
+        else:
+            click.echo(f"{name} paused {show_end(until)} ({', '.join(_list(consumers))})")
 
 
 @click.command()
 @functions_argument
+@parameters.json_option
 @nats_url_option
-def resume(functions: tuple[str, ...], nats_url: str | None) -> None:
+def resume(*, functions: tuple[str, ...], as_json: bool, nats_url: str | None) -> None:
     """Deliver messages for FUNCTION again, to all hosts."""
     resumed = run(nats_url, lambda broker: _resume(broker, functions))
     for name, consumers in resumed.items():
         was_paused = any(consumer.paused_until for consumer in consumers)
-        click.echo(f"{name} {'resumed' if was_paused else 'was not paused'} ({_names(consumers)})")
+        if as_json:
+            found = {"function": name, "was_paused": was_paused, "consumers": _list(consumers)}
+            print_json(found)
+        else:
+            what = "resumed" if was_paused else "was not paused"
+            click.echo(f"{name} {what} ({', '.join(_list(consumers))})")
 
 
 def show_end(until: datetime) -> str:
@@ -100,5 +113,5 @@ async def _find(broker: Broker, functions: Sequence[str]) -> dict[str, list[Func
     return {name: known[name] for name in functions}
 
 
-def _names(consumers: Sequence[FunctionConsumer]) -> str:
-    return ", ".join(consumer.name for consumer in consumers)
+def _list(consumers: Sequence[FunctionConsumer]) -> list[str]:
+    return [consumer.name for consumer in consumers]

@@ -15,6 +15,12 @@ from runtime.observe.logs import configure_logs
 from runtime.settings import HostSettings
 from runtime.workers import CONFIG_ERROR_CODE, WorkerPlace
 
+_REMEDIES = {
+    name: f"Check that this server runs, and the address in {variable}"
+    for name, variable in (("NATS", "NATS_URL"), ("PostgreSQL", "DATABASE_URL"))
+}
+"""What the user can do when a server does not answer at start."""
+
 
 @click.command()
 @takes_manifests
@@ -66,4 +72,4 @@ def serve(
     except ConfigError as error:
         exit_with_problems(error, CONFIG_ERROR_CODE if worker_place else ExitCode.REFUSED)
     except Unavailable as error:
-        exit_unavailable(str(error))
+        exit_unavailable(str(error), _REMEDIES.get(error.what.partition(" ")[0], ""))

@@ -227,8 +227,9 @@ async def test_an_unreachable_nats_is_one_clear_line_and_exit_code_1(
     code, served, took_s = await _ended(project.folder, **{**addresses, "NATS_URL": url})
 
     assert code == 1
-    [line] = [line for line in served.lines if not line.startswith("{")]
+    [line, remedy] = [line for line in served.lines if not line.startswith("{")]
     assert line.startswith(f"NATS at 127.0.0.1:{port} is unavailable: no connection within 10 s")
+    assert remedy == "Check that this server runs, and the address in NATS_URL"
     assert took_s < GIVEN_UP_S
     assert SECRET not in served.text
 
@@ -241,8 +242,9 @@ async def test_an_unreachable_postgres_is_one_clear_line_and_exit_code_1(
     code, served, took_s = await _ended(project.folder, **{**addresses, "DATABASE_URL": dsn})
 
     assert code == 1
-    [line] = [line for line in served.lines if not line.startswith("{")]
+    [line, remedy] = [line for line in served.lines if not line.startswith("{")]
     assert line.startswith("PostgreSQL is unavailable")
+    assert remedy == "Check that this server runs, and the address in DATABASE_URL"
     assert took_s < GIVEN_UP_S
     assert SECRET not in served.text
 

@@ -76,6 +76,17 @@ def _run(*arguments: str) -> Result:
         return CliRunner().invoke(main, arguments)
 
 
+def test_every_command_that_lists_or_reports_has_json() -> None:
+    without = {
+        name
+        for name, command in ALL.items()
+        if not any(parameter.name == "as_json" for parameter in command.params)
+    }
+
+    # A script for a shell, a program, a JSON Schema, a process with a log, and a live screen.
+    assert without == {"completion", "psql", "schema", "serve", "top"}
+
+
 def test_the_table_of_exit_codes_is_the_enum() -> None:
     rows = read_table(ROOT / "docs" / "operations.md", "Exit codes")
 
