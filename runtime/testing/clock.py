@@ -21,6 +21,8 @@ OUTSIDE_LIMIT_S = 30.0
 SOCKET_PATIENCE_S = 0.25
 """Real seconds without an event on a function's connections after which none is expected."""
 _PAUSE_S = 0.001
+_ROUNDING_S = 0.001
+"""Two waits of 2 s and 4 s are over after 6 s, although each is rounded up by a microsecond."""
 
 _clocks: dict[int, "FakeClock"] = {}
 
@@ -117,9 +119,9 @@ class FakeClock:
         """Move the clock, and fire everything that becomes due, in order."""
         until_s = self._now_s + seconds
         await self.rest_outside_too(may_use_sockets=False)
-        while self.step(until_s):
+        while self.step(until_s + _ROUNDING_S):
             await self.rest_outside_too(may_use_sockets=False)
-        self._now_s = until_s
+        self._now_s = max(self._now_s, until_s)
         await self.rest()
 
     async def run(self, work: Awaitable[T], limit_s: float) -> T:
