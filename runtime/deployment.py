@@ -27,6 +27,10 @@ LAST_CALLS_S = 1.0
 """How long the `stop` of an old version waits for its last calls when the host stops."""
 
 
+class Superseded(Exception):  # noqa: N818 - names what happened
+    """A later reload wants another version than the one whose `start` was running."""
+
+
 class Binding(Protocol):
     """The interface of every binding."""
 
@@ -72,6 +76,7 @@ class Deployment:
         self._undo: list[Callable[[], None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_closing = asyncio.Event()
+        self._starting: asyncio.Task[None] | None = None
         self._has_started = False
 
     @property
@@ -100,8 +105,13 @@ class Deployment:
             ConfigError: the hook failed for a reason of its own.
             Unavailable: a server that the hook needs does not answer.
         """
-        await self._started.start()
+        await self._run_start(self._started)
         self._has_started = True
+
+    def give_up_start(self) -> None:
+        """End the `start` that a reload has begun, which raises `Superseded` there."""
+        if self._starting is not None:
+            self._starting.cancel()
 
     def bind(self, *, has_run: bool = False) -> None:
         """Build the bindings, and show the function in discovery.
@@ -240,8 +250,23 @@ class Deployment:
 
     async def _start_next(self, function: Function) -> StartedFunction:
         fresh = self._prepare(function)
-        await fresh.start(before=self._started)
+        await self._run_start(fresh, before=self._started)
         return fresh
+
+    async def _run_start(
+        self, started: StartedFunction, before: StartedFunction | None = None
+    ) -> None:
+        starting = asyncio.create_task(started.start(before), name=f"start {self.name}")
+        self._starting = starting
+        try:
+            await asyncio.wait({starting})
+        finally:
+            self._starting = None
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        if starting.cancelled():
+            raise Superseded
+        starting.result()
 
     def _use_version(self, function: Function | None = None) -> None:
         """Let the dispatcher run the started version, or `function` with its scope."""

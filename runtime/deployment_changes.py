@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from runtime.deployment import Deployment
+from runtime.deployment import Deployment, Superseded
 from runtime.function_change import Action, FunctionChange
 from runtime.how_to_apply import Keep, Rebind, Restart, Swap, how_to_apply
 from runtime.loader import Function, LoadFailure
@@ -90,6 +90,7 @@ class DeploymentChanges:
             if one.number != self._newest:
                 return []  # A later reload, which waits too, has all that this one has.
             refused = await self._manifests.follow(one.manifest)
+            self._give_up_starts(one.functions)
             self._wanted = one.functions
             changes = self._note_errors(one, {**one.errors, **refused})
         kept = {*one.errors, *refused}
@@ -111,6 +112,12 @@ class DeploymentChanges:
         if changes:
             self._follow()
         return changes
+
+    def _give_up_starts(self, functions: Mapping[str, Function]) -> None:
+        """End the starts of versions that are not wanted any more: one that hangs takes long."""
+        for name, deployment in self._deployments.items():
+            if functions.get(name) is not self._wanted.get(name):
+                deployment.give_up_start()
 
     async def _all(
         self, work: Iterable[Coroutine[Any, Any, FunctionChange | None]]
@@ -151,18 +158,24 @@ class DeploymentChanges:
         if deployment is None:
             return await self._add(one, new)
         async with deployment.lock:
-            if self._wanted.get(name) is not new or self._deployments.get(name) is not deployment:
+            if self._wanted.get(name) is not new:
                 return None  # A later reload wants another version.
-            before = deployment.function.code_version
-            try:
-                action = await self._follow_version(
-                    deployment, new, is_mended=name not in one.errors
-                )
-            except Exception as failure:  # noqa: BLE001 - whatever a module's start raises
-                return self._fail(one, deployment, failure_of(failure, name))
-        if action is None:
+            if self._deployments.get(name) is deployment:
+                return await self._change_locked(one, deployment, new)
+        return await self._change(one, name, new)  # It could not start, or was removed.
+
+    async def _change_locked(
+        self, one: "_Reload", deployment: Deployment, new: Function
+    ) -> FunctionChange | None:
+        name, before = deployment.name, deployment.function.code_version
+        is_mended = name not in one.errors
+        try:
+            action = await self._follow_version(deployment, new, is_mended=is_mended)
+        except Superseded:
             return None
-        return one.change(name, action, before, new.code_version)
+        except Exception as failure:  # noqa: BLE001 - whatever a module's start raises
+            return self._fail(one, deployment, failure_of(failure, name))
+        return one.change(name, action, before, new.code_version) if action else None
 
     async def _follow_version(
         self, deployment: Deployment, new: Function, *, is_mended: bool
@@ -200,6 +213,9 @@ class DeploymentChanges:
             self._deployments[name] = deployment
             try:
                 await deployment.begin()
+            except Superseded:
+                del self._deployments[name]
+                return None
             except Exception as failure:  # noqa: BLE001 - whatever a module's start raises
                 del self._deployments[name]
                 return self._fail_to_add(one, name, failure)

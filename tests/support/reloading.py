@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
+from runtime.broker.connection import Broker
 from runtime.function_change import FunctionChange
 from runtime.host import Host
 from runtime.loader import Function, LoadFailure, load_all
 from runtime.manifest import Manifest
-from tests.support.host import make_manifest
+from tests.support.host import Journal, fresh, make_manifest, running_host
+from tests.support.servers import NatsServer
 
 
 class Project:
@@ -85,3 +88,37 @@ class Gate:
     async def __call__(self, event: Any, ctx: Any) -> None:
         self.begun.set()
         await self.go_on.wait()
+
+
+def consuming(stream: str, work: str, handler: str = "on_event", **spec: Any) -> Project:
+    """A project with one function that consumes one stream."""
+    stated = {"handler": handler, "consumer": {"stream": stream}, **spec}
+    return Project({work: stated}, {stream: {"subjects": [f"{stream}.>"]}})
+
+
+def names() -> tuple[str, str]:
+    """Unique names of a stream and a function."""
+    return fresh("S"), fresh("work")
+
+
+def serve(
+    server: NatsServer, project: Project, *, does: Callable[..., Any]
+) -> AbstractAsyncContextManager[Host]:
+    """Run a host with the project's functions, each of which does the same at first."""
+    behaviours = dict.fromkeys(project.specs, does)
+    return running_host(server.url, project.specs, behaviours, streams=project.streams)
+
+
+def adding(journal: Journal, what: str) -> Callable[..., Any]:
+    """A behaviour that notes `what` with the event's data."""
+
+    async def act(ctx: Any, event: Any) -> None:
+        journal.add((what, event.data))
+
+    return act
+
+
+async def publish(broker: Broker, stream: str, *numbers: int) -> None:
+    """Store numbered messages."""
+    for number in numbers:
+        await broker.publish(f"{stream}.a", b"%d" % number, msg_id=f"{stream}-{number}")
