@@ -8,7 +8,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import doing_nothing, fairness, ingesting, reloading, starting
+from benchmarks import doing_nothing, fairness, ingesting, reloading, starting, webhooks
 from benchmarks.consumption import UNCOUNTED
 from benchmarks.servers import Servers, serving, temporary_directory
 from benchmarks.table import Comparison, Reloads, Waits, print_results
@@ -16,6 +16,7 @@ from runtime.observe.logs import configure_logs
 
 MESSAGES, ROUNDS = 100_000, 5
 QUICK_MESSAGES, QUICK_ROUNDS = 30_000, 1
+DELIVERY_SHARE = 4
 
 
 async def _compare(
@@ -28,6 +29,9 @@ async def _compare(
         comparisons = await doing_nothing.measure(servers, filled, rounds)
         print(f"ingest: {messages:,} messages counted each round", flush=True)
         comparisons.append(await ingesting.measure(servers, filled, rounds))
+        deliveries = messages // DELIVERY_SHARE
+        print(f"webhooks: {deliveries:,} jobs each round", flush=True)
+        comparisons.append(await webhooks.measure(servers, deliveries + 2 * UNCOUNTED, rounds))
         print(f"a quiet tenant beside {fairness.FLOOD:,} messages of another", flush=True)
         waits = await fairness.measure(servers)
         print(f"reload: {reloading.SAVES} saves of a file", flush=True)

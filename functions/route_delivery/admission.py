@@ -85,9 +85,8 @@ class Admission:
     async def enter(self, key: Hashable, origin: Hashable) -> Refusal | None:
         """Begin a request to an endpoint; None when it may be made.
 
-        A request waits here while the endpoint's window is full and the endpoint is not failing, at
-        most as many as the window has places. More would occupy the function's concurrency, which
-        other endpoints need.
+        A request waits here while the endpoint's window is full, but not long (`Pace.may_wait`): it
+        occupies the function's concurrency, which other endpoints need.
         """
         now_s = self._loop.time()
         if now_s - self._swept_at_s > _SWEEP_S:
@@ -97,7 +96,7 @@ class Admission:
             endpoint = self._endpoints[key] = _Endpoint(Pace(self._limits.of_endpoint))
         pace = endpoint.pace
         if endpoint.waiting or not endpoint.has_place:
-            if pace.is_failing or len(endpoint.waiting) >= pace.window:
+            if not pace.may_wait(len(endpoint.waiting), now_s):
                 return _busy(pace.postpone_s(now_s))
             if not await self._wait(endpoint):
                 return _busy(pace.postpone_s(self._loop.time()))

@@ -10,11 +10,13 @@ Result = Literal["answered", "throttled", "failed"]
 FIRST_WINDOW = 4.0
 LEAST_RATE = 0.1
 BURST_S = 2.0
+WAIT_S = 1.0
 HALVED_EVERY_S = 1.0
 # The rate grows by a share of the rate before the first throttling, in each second.
 RECOVERY_SHARE = 0.05
 LONGEST_WAIT_S = 60.0
 _MEASURED_S = 5.0
+_ASSUMED_RATE = 100.0
 
 
 @dataclass(slots=True)
@@ -53,6 +55,15 @@ class Pace:
     def window(self) -> int:
         """The most requests at a time."""
         return int(min(self._window, self.max_window))
+
+    def may_wait(self, waiting: int, now_s: float) -> bool:
+        """Whether another request may wait for a place, beside so many others.
+
+        As many as the window has places, or as the endpoint answers within a second.
+        """
+        if self.is_failing:
+            return False
+        return waiting < self.window or waiting < self._measure(now_s) * WAIT_S
 
     def take_token(self, now_s: float) -> bool:
         """Whether the rate allows a request now; takes its share if so."""
@@ -95,6 +106,8 @@ class Pace:
         """
         self.postponed += 1
         rate = self._measure(now_s) if self.rate is None else self.rate
+        if not rate and not self.is_failing:
+            rate = _ASSUMED_RATE  # The first requests are on their way.
         wait_s = min(LONGEST_WAIT_S, max(1.0, self.postponed / max(rate, LEAST_RATE)))
         return wait_s * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
 
@@ -119,8 +132,10 @@ class Pace:
 
     def _measure(self, now_s: float) -> float:
         """Ended requests a second, in the last seconds."""
-        recent = [at_s for at_s in self._ended_at_s if at_s > now_s - _MEASURED_S]
-        return len(recent) / max(now_s - recent[0], 0.1) if recent else 0.0
+        ended_at_s = self._ended_at_s
+        while ended_at_s and ended_at_s[0] < now_s - _MEASURED_S:
+            ended_at_s.popleft()
+        return len(ended_at_s) / max(now_s - ended_at_s[0], 0.01) if ended_at_s else 0.0
 
 
 __all__ = ["LEAST_RATE", "LONGEST_WAIT_S", "Pace", "Result"]

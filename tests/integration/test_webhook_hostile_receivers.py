@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 
 from functions.route_delivery.addresses import AddressPolicy, parse_networks
 from functions.route_delivery.endpoint import excerpt_of
@@ -314,3 +315,21 @@ async def test_a_cancelled_request_leaves_no_connection_that_could_mix_up_answer
             await request
         assert (await send(client, receiver)).status == 200
     assert receiver.connections == 2
+
+
+def test_the_loop_that_hosts_run_on_behaves_alike() -> None:
+    async def scenario() -> None:
+        policy = AddressPolicy(parse_networks("127.0.0.0/8"))
+        client = HttpClient(policy, timeout_s=TIMEOUT_S, excerpt_bytes=EXCERPT_BYTES)
+        async with writes(OK) as kept, writes(OK + b"HTTP/1.1 200") as surplus, writes() as silent:
+            for _ in range(3):
+                assert (await send(client, kept)).body == b"ok"
+                assert (await send(client, surplus)).body == b"ok"
+            with pytest.raises(AnswerTimeout):
+                await send(client, silent)
+        assert (kept.connections, surplus.connections) == (1, 3)
+        with pytest.raises(ConnectFailed):
+            await send(client, kept)
+        await client.close()
+
+    uvloop.run(scenario())

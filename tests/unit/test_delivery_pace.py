@@ -87,4 +87,16 @@ def test_postponed_jobs_come_back_one_after_another_at_the_endpoints_own_speed()
 
 def test_no_postponed_job_waits_longer_than_the_bound() -> None:
     pace = Pace(4)
-    assert max(pace.postpone_s(0.0) for _ in range(1000)) <= LONGEST_WAIT_S * 1.2
+    assert max(pace.postpone_s(0.0) for _ in range(10_000)) <= LONGEST_WAIT_S * 1.2
+
+
+def test_as_many_may_wait_as_the_endpoint_answers_within_a_second() -> None:
+    pace = Pace(4)
+    assert pace.may_wait(3, 0.0)
+    assert not pace.may_wait(4, 0.0)
+    now_s = answered(pace, per_s=50, seconds=2)
+    assert pace.may_wait(45, now_s)
+    assert not pace.may_wait(60, now_s)
+    pace.begin(now_s)
+    pace.end("failed", now_s)
+    assert not pace.may_wait(0, now_s)

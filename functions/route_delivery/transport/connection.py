@@ -8,6 +8,7 @@ exactly where it said: bytes after that end would be read as the next request's 
 import asyncio
 import select
 from dataclasses import dataclass, field
+from typing import cast
 
 import httptools
 
@@ -70,9 +71,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a connection needs a stream transport")
-        self._transport = transport
+        # Not `isinstance`: uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
