@@ -18,6 +18,7 @@ from runtime.reloader import Reloader
 from runtime.serve_options import ServeOptions
 from runtime.start_screen import LOOPBACK
 from runtime.stop_signals import StopRequested, StopSignals
+from runtime.supervisor_logs import SupervisorLogs
 from runtime.worker_reloads import WorkerReloads
 from runtime.workers import WorkerSupervisor, divide
 
@@ -51,6 +52,7 @@ class SupervisedHost:
             self._reloader.reload, self._reloader.places, polls=options.reload_polls
         )
         self._requests = ReloadRequests(self._reload)
+        self._logs = SupervisorLogs(environment["NATS_URL"])
 
     async def run(self, signals: StopSignals, announce: Announcements) -> None:
         """Serve until a signal, or until a worker cannot run with its configuration.
@@ -73,12 +75,14 @@ class SupervisedHost:
         try:
             await admin.start()
             watch.start()
+            self._logs.start()
             await supervisor.start()
             announce.started(admin_port=admin.port, workers=len(supervisor.socket_paths))
             await self._supervise(signals, announce, admin.port)
         finally:
             await supervisor.stop()
             await self._reloader.stop()
+            await self._logs.stop()
             watch.stop()
             await admin.stop()
         announce.stopped()
