@@ -5,7 +5,9 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 TenantId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+DeviceId = Annotated[
+    str, StringConstraints(pattern=r"^\.*[A-Za-z0-9_:-][A-Za-z0-9_.:-]*$", max_length=128)
+]
 
 
 def job_id(origin: str, route_id: str) -> str:

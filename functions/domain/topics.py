@@ -14,7 +14,9 @@ DOWNLINKS = frozenset({"commands", "shadow/desired", "shadow/delta"})
 """Message types that the platform sends to a device; a device never sends them."""
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_DEVICE = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
+# Not dots alone: `..` in a path means the level above, and clients and proxies rewrite it.
+_DEVICE = re.compile(r"\.*[A-Za-z0-9_:-][A-Za-z0-9_.:-]*", re.ASCII)
+_MAX_DEVICE_LENGTH = 128
 _MSG_TYPE = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
 _FAMILIES = {REPORTED: "shadow", ACK: "commands"}
 _LEVELS = 5
@@ -58,7 +60,7 @@ def is_tenant_id(text: str) -> bool:
 
 def is_device_id(text: str) -> bool:
     """Whether the text is a valid device id."""
-    return _DEVICE.fullmatch(text) is not None
+    return len(text) <= _MAX_DEVICE_LENGTH and _DEVICE.fullmatch(text) is not None
 
 
 def parse_topic(text: object) -> Topic | BadTopic:
@@ -82,7 +84,7 @@ def _checked(tenant_id: str, device_id: str, msg_type: str) -> Topic | BadTopic:
     if not is_tenant_id(tenant_id):
         return BadTopic("the tenant id may hold 1 to 64 of A-Z a-z 0-9 _ -")
     if not is_device_id(device_id):
-        return BadTopic("the device id may hold 1 to 128 of A-Z a-z 0-9 _ . : -")
+        return BadTopic("the device id may hold 1 to 128 of A-Z a-z 0-9 _ . : -, and not only dots")
     if msg_type in _FAMILIES or msg_type in DOWNLINKS or _MSG_TYPE.fullmatch(msg_type):
         return Topic(tenant_id, device_id, msg_type)
     return BadTopic(f"the message type may hold 1 to 32 of a-z 0-9 _, or is {REPORTED} or {ACK}")

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from functions.http_gateway.boundary import Boundary
+from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.device_admission import DeviceAdmission
 from functions.http_gateway.device_ingest import DeviceIngest
 from functions.http_gateway.device_proofs import DeviceProofs
@@ -29,10 +30,11 @@ def build_application(
     """The gateway as an ASGI application."""
     pages = Pages(table)
     storage = Storage(ctx)
-    admission = DeviceAdmission(ctx, proofs) if ctx.settings.require_token else None
+    addresses = ClientAddresses(ctx.settings.trusted_proxies)
+    admission = DeviceAdmission(ctx, proofs, addresses) if ctx.settings.require_token else None
     device_ingest = DeviceIngest(ctx, storage, admission)
-    emqx_bridge = EmqxBridge(ctx, storage)
-    forwarder = Forwarder(ctx, table, discovery)
+    emqx_bridge = EmqxBridge(ctx, storage, addresses)
+    forwarder = Forwarder(ctx, table, discovery, addresses)
 
     async def ingest(request: Request) -> Response:
         return await device_ingest(request)

@@ -22,9 +22,9 @@ class DeviceAdmission:
     address is not, so that whoever guesses does not silence a device behind the same address.
     """
 
-    def __init__(self, ctx: Context, proofs: DeviceProofs) -> None:
+    def __init__(self, ctx: Context, proofs: DeviceProofs, addresses: ClientAddresses) -> None:
         self._proofs = proofs
-        self._addresses = ClientAddresses(ctx.settings.trusted_proxies)
+        self._addresses = addresses
         self._attempts = FailedAttempts(ctx.log, "device")
         self._passed: dict[tuple[str, Claim], None] = {}
 

@@ -19,7 +19,8 @@ from starlette.responses import Response
 
 from functions.domain.topics import BadTopic, Topic, is_tenant_id, parse_topic
 from functions.http_gateway.bodies import read_body
-from functions.http_gateway.keys import require_bridge
+from functions.http_gateway.client_addresses import ClientAddresses
+from functions.http_gateway.keys import KeyCheck, require_bridge
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import Storage, trace_headers
@@ -49,14 +50,15 @@ class Publish(NamedTuple):
 class EmqxBridge:
     """Stores every message that EMQX posts, with any topic and payload."""
 
-    def __init__(self, ctx: Context, storage: Storage) -> None:
+    def __init__(self, ctx: Context, storage: Storage, addresses: ClientAddresses) -> None:
         self._ctx = ctx
         self._storage = storage
         self._settings: GatewaySettings = ctx.settings
+        self._key = KeyCheck(ctx, self._settings.bridge_key, "bridge", addresses)
 
     async def __call__(self, request: Request) -> Response:
         """Store one message."""
-        require_bridge(request, self._settings.bridge_key)
+        require_bridge(request, self._key)
         publish = read_publish(await self._read(request))
         try:
             subject, data = make_message(publish, limit_bytes=self._settings.max_publish_bytes)

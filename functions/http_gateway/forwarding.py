@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from functions.http_gateway.bodies import read_body, read_object, require_json
+from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.discovery import RouteDiscovery
-from functions.http_gateway.keys import require_admin
+from functions.http_gateway.keys import KeyCheck, require_admin
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError, code_of, title
 from functions.http_gateway.routes import HttpRoute, Match, RouteTable
@@ -29,9 +30,12 @@ _ERRORS = range(400, 600)
 class Forwarder:
     """Answers a request for any path but the gateway's own with the reply of its endpoint."""
 
-    def __init__(self, ctx: Context, table: RouteTable, discovery: RouteDiscovery) -> None:
+    def __init__(
+        self, ctx: Context, table: RouteTable, discovery: RouteDiscovery, addresses: ClientAddresses
+    ) -> None:
         self._ctx = ctx
         self._settings: GatewaySettings = ctx.settings
+        self._admin = KeyCheck(ctx, self._settings.admin_key, "admin", addresses)
         self._table = table
         self._discovery = discovery
         self._share = max(1, self._settings.max_concurrent // _SHARE)
@@ -48,7 +52,7 @@ class Forwarder:
             return self._without_route(request, segments)
         route = match.route
         if route.auth == "admin":
-            require_admin(request, self._settings.admin_key)
+            require_admin(request, self._admin)
         payload = await self._payload(request, match)
         with self._place(route):
             return await self._ask(route, payload, request)

@@ -5,40 +5,83 @@ import hmac
 from pydantic import SecretStr
 from starlette.requests import Request
 
+from functions.http_gateway.attempts import FailedAttempts
+from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.problems import ProblemError
+from runtime import Context
 
+_MAX_PASSED = 10_000
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="admin"'}
 
 
-def require_admin(request: Request, key: SecretStr | None) -> None:
+class KeyCheck:
+    """Requires a key, and limits by address how often a wrong one may be shown.
+
+    An address from which the right key has come before is not limited for the right key, so that
+    whoever guesses does not lock out a person behind the same address.
+    """
+
+    def __init__(
+        self, ctx: Context, key: SecretStr | None, identity: str, addresses: ClientAddresses
+    ) -> None:
+        """`identity` says in the log whose key it is: `admin` or `bridge`."""
+        self._key = key
+        self._identity = identity
+        self._addresses = addresses
+        self._attempts = FailedAttempts(ctx.log, identity)
+        self._passed: dict[str, None] = {}
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a key."""
+        return is_set(self._key)
+
+    def check(self, request: Request, shown: bytes, refusal: ProblemError) -> None:
+        """Require that `shown` is the key.
+
+        Raises:
+            ProblemError: `refusal`; 429 after too many wrong keys.
+        """
+        source = self._addresses.source(request.scope)
+        if source not in self._passed and self._attempts.is_limited(source, self._identity):
+            raise self._attempts.limited()
+        if not is_key(shown, self._key):
+            raise self._attempts.fail(source, self._identity, refusal)
+        if source not in self._passed:
+            if len(self._passed) >= _MAX_PASSED:
+                del self._passed[next(iter(self._passed))]
+            self._passed[source] = None
+
+
+def require_admin(request: Request, key: KeyCheck) -> None:
     """Require the admin key.
 
     Raises:
-        ProblemError: 401 without a bearer token, 403 with a wrong one or when no key is set.
+        ProblemError: 401 without a bearer token, 403 with a wrong one or when no key is set, 429
+            after too many wrong ones.
     """
     scheme, _, token = _header(request, b"authorization").partition(b" ")
     if scheme.lower() != b"bearer" or not token.strip():
         raise ProblemError(
             401, "UNAUTHORIZED", "Send the admin key as a bearer token.", headers=_CHALLENGE
         )
-    if not is_key(token.strip(), key):
-        raise ProblemError(403, "FORBIDDEN", "This is not the admin key.")
+    refusal = ProblemError(403, "FORBIDDEN", "This is not the admin key.")
+    key.check(request, token.strip(), refusal)
 
 
-def require_bridge(request: Request, key: SecretStr | None) -> None:
+def require_bridge(request: Request, key: KeyCheck) -> None:
     """Require the bridge key, which the MQTT broker sends.
 
     Raises:
         ProblemError: 503 when no key is set, so that the broker keeps its messages until there is a
-            key; 401 without a key, 403 with a wrong one.
+            key; 401 without a key, 403 with a wrong one, 429 after too many wrong ones.
     """
-    if not is_set(key):
+    if not key.is_set:
         raise ProblemError(503, "BRIDGE_NOT_CONFIGURED", "The gateway has no bridge key.")
     shown = _header(request, b"x-internal-auth")
     if not shown:
         raise ProblemError(401, "UNAUTHORIZED", "X-Internal-Auth is missing.")
-    if not is_key(shown, key):
-        raise ProblemError(403, "FORBIDDEN", "X-Internal-Auth is wrong.")
+    key.check(request, shown, ProblemError(403, "FORBIDDEN", "X-Internal-Auth is wrong."))
 
 
 def is_set(key: SecretStr | None) -> bool:

@@ -3,13 +3,23 @@
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 
 def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(name for part in value.split(",") if (name := part.strip()))
     return value
+
+
+def _check_key(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and 0 < len(key.get_secret_value()) < MIN_KEY_LENGTH:
+        raise ValueError(f"a key must have at least {MIN_KEY_LENGTH} characters")
+    return key
+
+
+MIN_KEY_LENGTH = 16
+Key = Annotated[SecretStr | None, AfterValidator(_check_key)]
 
 
 class GatewaySettings(BaseModel):
@@ -33,10 +43,10 @@ class GatewaySettings(BaseModel):
         unsigned_subjects: subjects of endpoints that are served without a signature, separated by
             commas, such as `billing.>`: micro services that no host of this runtime serves. Never
             `/api/v1` and `management.>`.
-        admin_key: bearer token for every route whose `http.auth` is `admin`; without a key, or with
-            an empty one, those routes refuse every request.
-        bridge_key: the key that EMQX sends as `X-Internal-Auth`; without a key, or with an empty
-            one, the bridge answers 503.
+        admin_key: bearer token for every route whose `http.auth` is `admin`, of at least 16
+            characters; without a key, or with an empty one, those routes refuse every request.
+        bridge_key: the key that EMQX sends as `X-Internal-Auth`, of at least 16 characters; without
+            a key, or with an empty one, the bridge answers 503.
         max_body_bytes: largest body of a request, except EMQX's. NATS accepts 1 MiB by default,
             envelope included.
         max_bridge_body_bytes: largest body of EMQX's request, in which JSON may need six bytes for
@@ -64,8 +74,8 @@ class GatewaySettings(BaseModel):
     token_cache_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     registration_key: SecretStr | None = None
     unsigned_subjects: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
-    admin_key: SecretStr | None = None
-    bridge_key: SecretStr | None = None
+    admin_key: Key = None
+    bridge_key: Key = None
     max_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 1_000_000
     max_bridge_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 8_000_000
     max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 1_000_000

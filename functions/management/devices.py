@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 import asyncpg
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_text, cut, read_cursor
@@ -20,10 +21,32 @@ from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("devices.sql"))
 _TOKEN_BYTES = 24
+_TOKEN = re.compile(r"[\x21-\x7e]{1,256}")
 
 DeviceStatus = Literal["ACTIVE", "REVOKED"]
-Token = Annotated[SecretStr, Field(min_length=1, max_length=256)]
+
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+
+def _check_token(token: SecretStr) -> SecretStr:
+    if not _TOKEN.fullmatch(token.get_secret_value()):
+        raise ValueError("a token has 1 to 256 visible ASCII characters, as a header must carry it")
+    return token
+
+
+Token = Annotated[SecretStr, AfterValidator(_check_token)]
+
+
+class DeviceSettings(BaseModel):
+    """How long a token must be that is not generated: short ones can be guessed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_token_length: Annotated[int, Field(ge=1, le=256)] = 16
+
+
+# The name under which the host looks for a function's settings.
+Settings = DeviceSettings
 
 
 class RegisterDevice(DeviceRequest):
@@ -76,7 +99,7 @@ def device_not_found() -> Reject:
 async def register_device(event: Event[RegisterDevice], ctx: Context) -> DeviceWithToken:
     """Register a device. A repeat of the request with the same explicit token is not an error."""
     wanted = event.data
-    token = _token(wanted.provision_token)
+    token = _token(wanted.provision_token, ctx)
     async with ctx.postgres.acquire() as connection, connection.transaction():
         if await connection.fetchval(_QUERIES["lock_tenant"], wanted.tenant_id) is None:
             raise Reject("TENANT_NOT_FOUND", "There is no such tenant.", status=404)
@@ -133,7 +156,7 @@ async def reactivate_device(event: Event[DeviceRequest], ctx: Context) -> Device
 
 async def rotate_token(event: Event[RotateToken], ctx: Context) -> DeviceWithToken:
     """Replace a device's token."""
-    token = _token(event.data.provision_token)
+    token = _token(event.data.provision_token, ctx)
     row = await ctx.postgres.fetchrow(
         _QUERIES["set_token"], event.data.tenant_id, event.data.device_id, _hash(token)
     )
@@ -176,8 +199,17 @@ def _is_same(row: asyncpg.Record, wanted: RegisterDevice, token: str) -> bool:
     ) == (wanted.site_id, wanted.metadata, wanted.subscription_id, wanted.sensor_limit)
 
 
-def _token(given: SecretStr | None) -> str:
-    return secrets.token_urlsafe(_TOKEN_BYTES) if given is None else given.get_secret_value()
+def _token(given: SecretStr | None, ctx: Context) -> str:
+    if given is None:
+        return secrets.token_urlsafe(_TOKEN_BYTES)
+    settings: DeviceSettings = ctx.settings
+    if len(token := given.get_secret_value()) < settings.min_token_length:
+        raise Reject(
+            "TOKEN_TOO_SHORT",
+            f"A token must have at least {settings.min_token_length} characters.",
+            status=422,
+        )
+    return token
 
 
 def _hash(token: str) -> bytes:

@@ -21,7 +21,7 @@ async def run_on(columns: int, *arguments: str, url: str = "", folder: Path = RO
     """The lines that a command prints on a terminal."""
 
     def run() -> list[str]:
-        environment = {"NATS_URL": url, "ADMIN_KEY": "k", "MQTT_ADMIN_PASSWORD": "p"}
+        environment = {"NATS_URL": url, "ADMIN_KEY": "k" * 16, "MQTT_ADMIN_PASSWORD": "p"}
         with on_terminal(
             [RUNTIME, *arguments], columns=columns, folder=folder, environment=environment
         ) as shown:
@@ -104,7 +104,7 @@ async def test_the_lists_fit_and_keep_what_matters_most(
 async def test_the_check_of_the_shipped_manifests_fits(columns: int) -> None:
     lines = await run_on(columns, "check", "manifests/")
 
-    assert lines[-1] == "11 streams, 43 functions: OK"
+    assert lines[-1] == "11 streams, 44 functions: OK"
     [management] = [line.split() for line in lines if line.startswith("management ")]
     assert management[1:3] == ["33", "endpoints"]
     [telemetry] = [line for line in lines if line.startswith("TELEMETRY ")]

@@ -9,7 +9,7 @@ import pytest
 from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer
 from runtime.message import Message
-from tests.support.gateway import ADMIN, JSON, Gateway, echo, run_endpoint, run_gateway
+from tests.support.gateway import ADMIN, ADMIN_KEY, JSON, Gateway, echo, run_endpoint, run_gateway
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ async def test_a_body_must_say_it_is_json(gateway: Gateway, broker: Broker) -> N
         ({"Authorization": "Basic YTpi"}, 401),
         ({"Authorization": "Bearer"}, 401),
         ({"Authorization": "Bearer wrong"}, 403),
-        ({"Authorization": "Bearer the admin's keys"}, 403),
-        ({"Authorization": "bearer the admin's key"}, 200),
+        ({"Authorization": "Bearer the key of the admins"}, 403),
+        ({"Authorization": "bearer the key of the admin"}, 200),
         (ADMIN, 200),
     ],
 )
@@ -347,3 +347,30 @@ async def test_a_foreign_service_is_served_on_the_subjects_that_the_settings_nam
         run_endpoint(broker, echo, name="invoice", subject="billing.invoice", key=None),
     ):
         assert (await gateway.client.post("/invoice", json={"a": 1})).json() == {"a": 1}
+
+
+async def test_after_ten_wrong_keys_an_address_is_not_told_that_the_next_one_is_right(
+    broker: Broker,
+) -> None:
+    async with (
+        run_gateway(broker, trusted_proxies="127.0.0.0/8") as gateway,
+        run_endpoint(broker, echo, http__auth="admin"),
+    ):
+
+        async def ask(key: str, source: str) -> int:
+            headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": source}
+            return (await gateway.client.post("/probe", json={}, headers=headers)).status_code
+
+        assert await ask(ADMIN_KEY, "192.0.2.1") == 200
+        guesses = [await ask(f"guess {n}", "192.0.2.1") for n in range(12)]
+        assert guesses == [403] * 10 + [429] * 2
+        assert [await ask(f"guess {n}", "198.51.100.7") for n in range(10)] == [403] * 10
+        # The key has come from the first address before, and never from the second.
+        assert await ask(ADMIN_KEY, "192.0.2.1") == 200
+        assert await ask(ADMIN_KEY, "198.51.100.7") == 429
+        await gateway.lines.wait(
+            "Requests are refused, as they do not prove an identity.",
+            identity="admin",
+            last_source="192.0.2.1",
+        )
+        assert "guess" not in gateway.lines.text

@@ -166,6 +166,7 @@ async def test_a_bad_body_is_refused_at_once(
         "/ingest/v1/tenant//device/d1/telemetry",
         "/ingest/v1/tenant/t1/device/*/telemetry",
         "/ingest/v1/tenant/t1/device/a%20b/telemetry",
+        "/ingest/v1/tenant/t1/device/%2e%2e/telemetry",
         "/ingest/v1/tenant/t1/device/a%0D%0AX/telemetry",
         "/ingest/v1/tenant/t1/device/a%2Fshadow/reported",
         "/ingest/v1/tenant/t1/device/d%C3%A9/telemetry",

@@ -28,6 +28,7 @@ from runtime.resource.postgres import open_pool
 from tests.support.calls import STORED_AT_NS, Caller
 
 DEVICE = {"tenant_id": "test", "device_id": "dev1"}
+LONG_TOKEN = "a-token-of-more-than-16-letters"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 
@@ -35,14 +36,14 @@ DAY = datetime(2026, 11, 20, tzinfo=UTC)
 @pytest.fixture
 async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=4)
-    caller = Caller(pool)
+    caller = Caller(pool, settings=devices.DeviceSettings())
     await caller.ask(owners.create_tenant, tenant_id="test", name="Test")
     yield caller
     await pool.close()
 
 
 async def register(api: Caller, **fields: Any) -> devices.DeviceWithToken:
-    wanted = {**DEVICE, "site_id": "s1", "provision_token": "tok", **fields}
+    wanted = {**DEVICE, "site_id": "s1", "provision_token": LONG_TOKEN, **fields}
     return await api.ask(devices.register_device, **wanted)
 
 
@@ -145,11 +146,11 @@ async def test_subscriptions_are_added_suspended_and_made_endless(api: Caller) -
 
 async def test_a_device_is_registered_with_the_hash_of_the_token_it_was_given(api: Caller) -> None:
     device = await register(api)
-    assert device.provision_token == "tok"
+    assert device.provision_token == LONG_TOKEN
     stored = await api.pool.fetchval("SELECT provision_token_hash FROM device_registry")
-    assert stored == hashlib.sha256(b"tok").digest()
+    assert stored == hashlib.sha256(LONG_TOKEN.encode()).digest()
     shown = await api.ask(devices.get_device, **DEVICE)
-    assert b"tok" not in encode(shown).replace(b"token", b"")
+    assert LONG_TOKEN.encode() not in encode(shown)
 
 
 async def test_a_token_is_made_when_none_is_given_and_rotating_makes_another(api: Caller) -> None:
@@ -161,11 +162,22 @@ async def test_a_token_is_made_when_none_is_given_and_rotating_makes_another(api
     assert stored == hashlib.sha256(second.encode()).digest()
 
 
+@pytest.mark.parametrize("token", ["x", "fifteen-letters"])
+async def test_a_token_that_can_be_guessed_is_refused(api: Caller, token: str) -> None:
+    refusal = ("TOKEN_TOO_SHORT", 422)
+    new = {**DEVICE, "site_id": "s1", "provision_token": token}
+    assert await api.refuse(devices.register_device, **new) == refusal
+    await register(api)
+    changed = {**DEVICE, "provision_token": token}
+    assert await api.refuse(devices.rotate_token, **changed) == refusal
+
+
 async def test_registering_again_is_the_same_device_or_a_conflict(api: Caller) -> None:
     first = await register(api)
     assert await register(api) == first
-    for difference in ({"site_id": "s2"}, {"provision_token": "other"}, {"provision_token": None}):
-        wanted = {**DEVICE, "site_id": "s1", "provision_token": "tok", **difference}
+    another = {"provision_token": LONG_TOKEN + "2"}
+    for difference in ({"site_id": "s2"}, another, {"provision_token": None}):
+        wanted = {**DEVICE, "site_id": "s1", "provision_token": LONG_TOKEN, **difference}
         refusal = await api.refuse(devices.register_device, **wanted)
         assert refusal == ("DEVICE_EXISTS", 409)
 
@@ -217,10 +229,15 @@ async def test_unknown_tenants_subscriptions_and_devices_are_not_found(api: Call
         {"tenant_id": "a" * 65},
         {"device_id": "dev>1"},
         {"device_id": "dev\n"},
+        {"device_id": "."},
+        {"device_id": ".."},
+        {"device_id": "d" * 129},
         {"site_id": ""},
         {"site_id": "s\x00"},
         {"provision_token": ""},
         {"provision_token": "secret-token" * 30},
+        {"provision_token": "secret-token in words"},
+        {"provision_token": "secret-tok\u00e9n-of-letters"},
         {"metadata": {"a": "\x00"}},
         {"metadata": {"a": float("nan")}},
         {"metadata": {"a": "x" * 9000}},

@@ -30,7 +30,9 @@ TOPIC = "tenant/test/device/dev.1"
 async def http(
     nats_server: NatsServer, broker: Broker, postgres_dsn: str
 ) -> AsyncIterator[httpx.AsyncClient]:
-    declared = manifest.read([_MANIFESTS / f"{name}.yaml" for name in _NAMES], {})
+    declared = manifest.read(
+        [_MANIFESTS / f"{name}.yaml" for name in _NAMES], {"DEVICE_TOKEN_MIN_LENGTH": "3"}
+    )
     addresses = Addresses(nats_server.url, postgres_dsn)
     options = HostOptions(registration_key=REGISTRATION_KEY)
     host = Host(declared, load_all(declared), addresses, Metrics("0.0.0"), options)

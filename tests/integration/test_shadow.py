@@ -22,7 +22,7 @@ DELTA = "tenant.test.device.d//1.shadow.delta"
 @pytest.fixture
 async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=8)
-    caller = Caller(pool)
+    caller = Caller(pool, settings=devices.DeviceSettings(min_token_length=3))
     await caller.ask(tenants.create_tenant, tenant_id="test")
     await caller.ask(devices.register_device, **DEVICE, site_id="s1", provision_token="tok")
     yield caller

@@ -69,10 +69,11 @@ class Caller:
 
     pool: "asyncpg.Pool[asyncpg.Record]"
     outbox: Outbox = field(default_factory=Outbox)
+    settings: Any = None
 
     def context(self, message: Message | None = None) -> Context:
         resources = {"postgres": self.pool}
-        scope = Scope("test", None, self.outbox, resources, structlog.get_logger())
+        scope = Scope("test", self.settings, self.outbox, resources, structlog.get_logger())
         return Context(scope, message)
 
     async def ask(

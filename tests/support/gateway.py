@@ -19,7 +19,7 @@ from runtime.context import Scope
 from runtime.message import Message
 from runtime.registration import SIGNATURE, sign_registration
 
-ADMIN_KEY = "the admin's key"
+ADMIN_KEY = "the key of the admin"
 BRIDGE_KEY = "the bridge's key"
 REGISTRATION_KEY = "the key that hosts and gateway share"
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}

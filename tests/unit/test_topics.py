@@ -62,6 +62,8 @@ def test_a_topic_names_tenant_device_and_type(
         "tenant/t/device/d/shadow/reported/x",
         "tenant/" + "t" * 65 + "/device/d/telemetry",
         "tenant/t/device/" + "d" * 129 + "/telemetry",
+        "tenant/t/device/./telemetry",
+        "tenant/t/device/../telemetry",
         "tenant/t/device/d/" + "m" * 33,
         "x" * 100_000,
         None,
