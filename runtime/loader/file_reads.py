@@ -14,9 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from runtime.loader.ownership import may_be_data
+
+if TYPE_CHECKING:
+    from runtime.loader.version_loader import VersionLoader
 
 _MODES = frozenset("rbtU")
 IMPORT, START = "import", "start"
@@ -97,19 +101,34 @@ def _record_thread() -> None:
 
 
 def _record(file: Path) -> None:
-    """Count the file to every project module whose code is on the stack.
+    """Count the file to the project module whose code reads it.
 
-    A module that keeps what it read must be executed again, and so must whoever called it.
+    While modules are imported that is the innermost one whose body runs; the functions of other
+    modules that it calls are only its helpers. Of a `start` it is each module on the stack.
     """
-    readers = [loader for loader in _loaders_on_stack() if loader is not None]
-    if readers and may_be_data(file) and file.is_file():
-        digest = digest_of(str(file))
-        for reads in readers:
-            reads[str(file)] = digest
+    during_import, helpers = False, []
+    for loader, is_body in _loaders_on_stack():
+        helpers.append(loader)
+        if is_body:
+            during_import = True
+            break
+    if not helpers or not may_be_data(file) or not file.is_file():
+        return
+    digest, name = digest_of(str(file)), str(file)
+    if not during_import:
+        for loader in helpers:
+            loader.start_reads[name] = digest
+        return
+    *helpers, reader = helpers
+    reader.reads[name] = digest
+    reader.helpers.setdefault(name, set()).update(each.name for each in helpers)
 
 
-def _loaders_on_stack() -> Iterator[dict[str, bytes] | None]:
-    frame = sys._getframe(1)  # noqa: SLF001 - Python's own way
+def _loaders_on_stack() -> Iterator[tuple["VersionLoader", bool]]:
+    """The loaders of the project's code on the stack, and whether it is a module's body."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - Python's own way
     while frame is not None:
-        yield getattr(frame.f_globals.get("__loader__"), "reads", None)
-        frame = frame.f_back  # type: ignore[assignment]
+        loader = frame.f_globals.get("__loader__")
+        if loader is not None and hasattr(loader, "start_reads"):
+            yield loader, frame.f_code.co_name == "<module>"
+        frame = frame.f_back

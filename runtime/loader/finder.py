@@ -40,9 +40,15 @@ class Finder(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         """A spec that loads the module into the set; None for a module of somebody else."""
         modules = self._set_of(sys._getframe(1))  # noqa: SLF001 - Python's own way
-        if modules is None or modules.source_of(fullname) is None:
+        source = modules.source_of(fullname) if modules is not None else None
+        if modules is None or source is None:
             return None
-        return ModuleSpec(fullname, _IntoSet(modules, self._stand_in))
+        loader = _IntoSet(modules, self._stand_in)
+        spec = ModuleSpec(fullname, loader, origin=source.path or None)
+        spec.has_location = bool(source.path)
+        # For whoever wants to know where a module is, without importing it.
+        spec.submodule_search_locations = list(source.folders) if source.folders else None
+        return spec
 
 
 class _IntoSet(importlib.abc.Loader):

@@ -13,7 +13,7 @@ from runtime.loader.failure import LoadFailure, excerpt_of
 from runtime.loader.function import Function
 from runtime.loader.loading import PlainImporter, find_name_problems, load, load_all
 from runtime.loader.module import shorten
-from runtime.loader.set_changes import has_changed, project_frames, warn_of_threads
+from runtime.loader.set_changes import has_changed, keeping_helpers, project_frames, warn_of_threads
 from runtime.loader.set_importer import (
     SetImporter,
     failure_of,
@@ -86,13 +86,14 @@ class Project:
             sources.add_handler(module_of(spec))
         unchanged = self._unchanged(sources)
         candidate = self._attempt(manifest, sources, unchanged, again)
+        wider = keeping_helpers(candidate.modules, self._versions.current)
         if candidate.raised and unchanged:
             # A module that is unchanged may hold what the old version of another one put there,
             # such as a table of SQLAlchemy. What counts is how a new process would fare.
-            wider = {name for each in candidate.raised for name in sources.closure(each)}
-            unchanged = self._unchanged(sources, also=wider)
-            other = self._attempt(manifest, sources, unchanged, again)
-            if len(other.errors) < len(candidate.errors):
+            wider |= {name for each in candidate.raised for name in sources.closure(each)}
+        if wider:
+            other = self._attempt(manifest, sources, self._unchanged(sources, also=wider), again)
+            if not candidate.raised or len(other.errors) < len(candidate.errors):
                 candidate = other
         candidate.problems[:0] = problems
         if problems:
@@ -181,7 +182,7 @@ class Project:
         """The data files that modules read while they were imported or started."""
         current = self._versions.current
         modules = list(current.modules.values()) if current else []
-        return frozenset(Path(file) for loader in loaders_of(modules) for file in loader.reads)
+        return frozenset(Path(file) for loader in loaders_of(modules) for file in loader.all_reads)
 
     def folders(self) -> tuple[frozenset[Path], frozenset[Path]]:
         """The folders of top-level modules, and those of packages, with all that is in them."""

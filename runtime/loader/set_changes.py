@@ -26,8 +26,27 @@ def has_changed(source: Source, sources: Sources, running: ModuleSet) -> bool:
         return True
     module = running.modules.get(source.name)
     loader = loader_of(vars(module)) if module is not None else None
-    reads = loader.reads.items() if loader is not None else ()
-    return any(file_reads.digest_of(file) != digest for file, digest in reads)
+    return loader is not None and bool(_changed_reads(loader))
+
+
+def keeping_helpers(modules: ModuleSet, running: ModuleSet | None) -> set[str]:
+    """Modules that keep a data file's old content, so that a new module did not read it again."""
+    found: set[str] = set()
+    for name, module in modules.modules.items():
+        before = running.modules.get(name) if running is not None else None
+        new = loader_of(vars(module))
+        old = loader_of(vars(before)) if before is not None else None
+        if new is None or old is None or new is old or new.source.data != old.source.data:
+            continue
+        for file in _changed_reads(old) & old.helpers.keys() - new.reads.keys():
+            found |= old.helpers[file]
+    return found
+
+
+def _changed_reads(loader: VersionLoader) -> set[str]:
+    return {
+        file for file, digest in loader.all_reads.items() if file_reads.digest_of(file) != digest
+    }
 
 
 def warn_of_threads(modules: ModuleSet, *, running: ModuleSet | None) -> None:
@@ -52,4 +71,4 @@ def project_frames(thread: threading.Thread) -> Iterator[tuple[VersionLoader, st
         frame = frame.f_back
 
 
-__all__ = ["has_changed", "project_frames", "warn_of_threads"]
+__all__ = ["has_changed", "keeping_helpers", "project_frames", "warn_of_threads"]

@@ -38,7 +38,7 @@ class SetImporter:
         needed = [self._modules.modules.get(each) for each in sources.closure(name)]
         reads: dict[str, bytes] = {}
         for loader in loaders_of(module for module in needed if module is not None):
-            reads |= loader.reads
+            reads |= loader.all_reads
         return sources.version(name, [reads[file] for file in sorted(reads)])
 
     def _check_syntax(self, name: str) -> None:

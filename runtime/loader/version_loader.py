@@ -21,7 +21,10 @@ class VersionLoader(SourceFileLoader):
     Attributes:
         source: the source that was executed.
         modules: the newest set that the module is in.
-        reads: digests of the data files that the module read while it was imported or started.
+        reads: digests of the data files that the module read while it was imported.
+        helpers: by data file, the modules whose functions the module called to read it.
+        start_reads: digests of the data files that the module's `start` read, or that of the
+            version before.
         threads: `file:line` of the threads that it started while it was imported.
     """
 
@@ -30,7 +33,14 @@ class VersionLoader(SourceFileLoader):
         self.source = source
         self.modules = modules
         self.reads: dict[str, bytes] = {}
+        self.helpers: dict[str, set[str]] = {}
+        self.start_reads: dict[str, bytes] = {}
         self.threads: list[tuple[str, int]] = []
+
+    @property
+    def all_reads(self) -> dict[str, bytes]:
+        """Digests of all data files that the module has read."""
+        return {**self.start_reads, **self.reads}
 
     def get_code(self, fullname: str) -> CodeType:
         """Compile the bytes of this version."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from runtime.loader.collectors import ModuleCollectors
 from runtime.loader.current_module import CurrentModule, is_current_module
-from runtime.loader.file_reads import IMPORT, recorded
+from runtime.loader.file_reads import IMPORT, digest_of, recorded
 from runtime.loader.finder import Finder
 from runtime.loader.package_view import view_of
 from runtime.loader.sources import Source, Sources
@@ -163,6 +163,13 @@ class ModuleSet:
             self.modules[name], sys.modules[name] = replaced, current
         return self.modules[name]
 
+    def _start_reads(self, name: str) -> dict[str, bytes]:
+        """What the running version's `start` read: the new one's is yet to come."""
+        running = self._versions.current
+        module = running.modules.get(name) if running is not None else None
+        loader = loader_of(vars(module)) if module is not None else None
+        return {file: digest_of(file) for file in loader.start_reads} if loader else {}
+
     def _add_submodules(self, package: ModuleType) -> None:
         """Give a package without a file the submodules that are shared with the set before."""
         for name, module in self.modules.items():
@@ -178,6 +185,7 @@ class ModuleSet:
             return spec
         filename = self._versions.filename_of(source)
         loader = VersionLoader(source, filename, self)
+        loader.start_reads |= self._start_reads(source.name)
         self._versions.show_source(loader)
         found = importlib.util.spec_from_file_location(
             source.name, filename, loader=loader, submodule_search_locations=folders

@@ -1,5 +1,7 @@
 """Versions of the project's modules beside each other, and what each version meets at run time."""
 
+import importlib.resources
+import importlib.util
 import linecache
 import traceback
 import weakref
@@ -149,6 +151,19 @@ def test_a_traceback_and_inspect_show_the_lines_of_their_own_version(
         lines = traceback.extract_tb(raised.value.__traceback__)
         assert other in (lines[-1].line or "")
         assert Path(lines[-1].filename) == Path("shop.py").absolute()
+
+
+def test_a_module_that_is_not_loaded_is_found_where_it_is(loaded: ReloadedProject) -> None:
+    write("pack/__init__.py", "")
+    write("pack/versions/0001.py", "")
+    write("shop.py", handler(before="import pack"))
+    loaded.load(shop="shop:handle")
+
+    spec = importlib.util.find_spec("pack.versions")
+
+    assert spec is not None
+    assert list(spec.submodule_search_locations or ()) == [str(Path("pack/versions").absolute())]
+    assert importlib.resources.files("pack").joinpath("__init__.py").is_file()
 
 
 def test_an_old_version_is_collected_when_nothing_refers_to_it(loaded: ReloadedProject) -> None:

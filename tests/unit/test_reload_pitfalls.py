@@ -322,6 +322,26 @@ def test_data_that_a_module_read_when_it_was_imported_is_a_source(
     assert loaded.functions["shop"].code_version != version
 
 
+def test_data_that_is_read_by_a_shared_helper_is_a_source_of_its_reader_alone(
+    loaded: ReloadedProject,
+) -> None:
+    write(
+        "files.py", "import pathlib\ndef read(name):\n    return pathlib.Path(name).read_text()\n"
+    )
+    for name in ("shop", "mail"):
+        write(f"{name}.csv", "19")
+        source = handler("return TAX", before=f"import files\nTAX = files.read('{name}.csv')")
+        write(f"{name}.py", source)
+    loaded.load(shop="shop:handle", mail="mail:handle")
+    before = loaded.functions["mail"]
+
+    write("shop.csv", "21")
+    loaded.reload()
+
+    assert loaded.call("shop", None, None) == "21"
+    assert loaded.functions["mail"] is before
+
+
 async def test_data_that_a_start_read_is_a_source(loaded: ReloadedProject) -> None:
     write("prices.csv", "19")
     write("shop.py", handler("return TAX['now']", before="""
@@ -344,10 +364,14 @@ async def test_data_that_a_start_read_is_a_source(loaded: ReloadedProject) -> No
     await begin()
     assert loaded.project.data_files() == {Path("prices.csv").absolute()}  # noqa: ASYNC240
 
-    write("prices.csv", "21")
-    loaded.reload()
-    await begin()
-    assert loaded.call("shop", None, None) == "21"
+    versions = {loaded.functions["shop"].code_version}
+    for value in ("21", "23"):
+        write("prices.csv", value)
+        loaded.reload()
+        await begin()
+        assert loaded.call("shop", None, None) == value
+        versions.add(loaded.functions["shop"].code_version)
+    assert len(versions) == 3
 
 
 def test_what_a_handler_reads_later_is_no_source(loaded: ReloadedProject) -> None:
