@@ -149,13 +149,15 @@ class FileWatch:
     async def _look_again(self) -> None:
         while True:
             await asyncio.sleep(POLL_S if self.polls else CHECK_S)
+            # What is heard from now on may be of a change that the next look shows.
+            heard, self._heard = self._heard, set()
             changed = await self._differences()
             if changed and not self.polls:
                 await asyncio.sleep(EVENT_S)
-                changed = {path for path in changed if not self._was_heard(path)}
+                heard |= self._heard
+                changed = {path for path in changed if not _is_among(path, heard)}
                 if changed:
                     self._poll_from_now_on(f"no event came for {min(changed).name}")
-            self._heard.clear()
             self._announce(changed)
             if any(path.is_dir() or path in self._folders for path in changed):
                 await self._follow()
@@ -165,16 +167,16 @@ class FileWatch:
         self._look = await asyncio.to_thread(look_at, self._folders, self._places.files)
         return differences(before, self._look)
 
-    def _was_heard(self, path: Path) -> bool:
-        places = {path, path.parent, path.resolve().parent}
-        return not places.isdisjoint(self._heard)
-
     def _poll_from_now_on(self, why: str) -> None:
         if not self.polls:
             self.polls = True
             log.warning("Files are looked at for changes, not listened to", reason=why)
             if self._events is not None and self._events is not asyncio.current_task():
                 self._events.cancel()
+
+
+def _is_among(path: Path, heard: set[Path]) -> bool:
+    return not heard.isdisjoint({path, path.parent, path.resolve().parent})
 
 
 __all__ = ["FileWatch"]

@@ -221,6 +221,18 @@ async def test_steady_writes_beside_it_do_not_delay_a_change(project: Path) -> N
     assert sorted(delays)[5] < 0.4
 
 
+async def test_steady_saves_that_have_events_do_not_make_the_watch_look_at_files(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_watch, "CHECK_S", 0.02)
+    file = project / "shop" / "cart.py"
+    async with watching(project, polls=False) as watch:
+        for number in range(40):
+            file.write_text(f"A = {number}\n")
+            await wait_for(watch, file)
+        assert not watch.polls
+
+
 async def test_files_are_looked_at_when_no_event_comes(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
