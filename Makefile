@@ -38,11 +38,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-run: export WEBHOOK_ALLOWED_NETWORKS ?= 127.0.0.0/8
+# The receiver of `make demo`, and nothing else of this machine.
+run dev: export WEBHOOK_ALLOWED_NETWORKS ?= 127.0.0.1:$(or $(DEMO_RECEIVER_PORT),8099)
 run: $(INSTALLED) ## serve manifests/ on embedded servers, until Ctrl-C
 	@$(BIN)/runtime serve manifests/
 
-dev: export WEBHOOK_ALLOWED_NETWORKS ?= 127.0.0.0/8
 dev: $(INSTALLED) ## as run, and reload a function when its files are saved
 	@$(BIN)/runtime serve manifests/ --reload
 

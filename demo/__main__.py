@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 import secrets
 import socket
 import sys
@@ -30,6 +31,8 @@ WAIT_S = 20.0
 FIRST_TEMP = 21.0
 # Time for the database's notification of the changes to reach ingest.
 SETTLE_S = 0.5
+# `make run` lets webhooks reach this port of this machine alone.
+RECEIVER_PORT = int(os.environ.get("DEMO_RECEIVER_PORT") or "8099")
 
 
 def main() -> int:
@@ -43,12 +46,22 @@ def main() -> int:
     return 0
 
 
+def _receiver(secret: str) -> Receiver:
+    try:
+        return Receiver(secret, RECEIVER_PORT)
+    except OSError:
+        raise DemoError(
+            f"Port {RECEIVER_PORT} is taken. Choose another one, and start `make run` and"
+            " `make demo` with it: DEMO_RECEIVER_PORT=8100."
+        ) from None
+
+
 def _demonstrate(console: Console, host: RunningHost) -> None:
     api = Api(host)
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     run = int(time.time() * 1000)
     since = (datetime.now(UTC) - timedelta(seconds=5)).isoformat()
-    with Receiver(secret) as receiver:
+    with _receiver(secret) as receiver:
         route_id = api.prepare(receiver.url, secret)
         console.print(f"Tenant {TENANT}, device {DEVICE}, and a webhook to {receiver.url}: ready.")
         try:
@@ -135,7 +148,7 @@ def _missing(what: str, found: int, codes: list[str]) -> str:
     if "DESTINATION_NOT_ALLOWED" in codes:
         return (
             f"{told}: the host does not allow webhooks to this machine. Start the host with "
-            "WEBHOOK_ALLOWED_NETWORKS=127.0.0.0/8, as `make run` does."
+            f"WEBHOOK_ALLOWED_NETWORKS=127.0.0.1:{RECEIVER_PORT}, as `make run` does."
         )
     return f"{told}; recorded reason codes: {', '.join(codes) or 'none'}."
 

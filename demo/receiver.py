@@ -11,9 +11,9 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 
 class Receiver:
-    """A context manager that listens on a free loopback port."""
+    """A context manager that listens on a loopback port; 0 for a free one."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, port: int) -> None:
         self._webhook = Webhook(secret)
         self._deliveries: queue.Queue[tuple[str, Any]] = queue.Queue()
         receiver = self
@@ -28,7 +28,7 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Log nothing: the demonstration shows the deliveries at its end."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
 
     @property
     def url(self) -> str:

@@ -10,7 +10,9 @@ its answers differ between Python releases. Hence explicit lists. Source: the IA
 address registries, and the lists of Svix and smokescreen.
 """
 
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -21,6 +23,22 @@ from ipaddress import (
 )
 
 Network = IPv4Network | IPv6Network
+
+_WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
+_MAX_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedNetwork:
+    """A network that may be connected to although it is not public.
+
+    Attributes:
+        port: the only port; None for every port.
+    """
+
+    network: Network
+    port: int | None = None
+
 
 _REFUSED_V4 = tuple(
     IPv4Network(block)
@@ -73,23 +91,35 @@ def canonical(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 class AddressPolicy:
     """Allows public addresses, and the addresses of `allowed_networks`."""
 
-    def __init__(self, allowed_networks: Iterable[Network] = ()) -> None:
+    def __init__(self, allowed_networks: Iterable[AllowedNetwork] = ()) -> None:
         self._allowed = tuple(allowed_networks)
 
-    def allows(self, literal: str) -> bool:
+    def allows(self, literal: str, port: int) -> bool:
         """Whether a connection to this literal address may be made; it may have a scope id."""
         address = canonical(ip_address(literal))
-        if any(address in network for network in self._allowed):
+        if any(
+            address in allowed.network and allowed.port in {None, port} for allowed in self._allowed
+        ):
             return True
         if isinstance(address, IPv4Address):
             return not any(address in block for block in _REFUSED_V4)
         return address in _GLOBAL_UNICAST_V6 and not any(address in block for block in _REFUSED_V6)
 
 
-def parse_networks(text: str) -> tuple[Network, ...]:
-    """Networks from `10.0.0.0/8, fd00::/8`, separated by commas or blanks.
+def parse_networks(text: str) -> tuple[AllowedNetwork, ...]:
+    """Networks from `10.0.0.0/8, fd00::/8, 127.0.0.1:8090, [::1]:8090`, by commas or blanks.
 
     Raises:
         ValueError: names the part that is not a network.
     """
-    return tuple(ip_network(part) for part in text.replace(",", " ").split())
+    return tuple(_parse(part) for part in text.replace(",", " ").split())
+
+
+def _parse(part: str) -> AllowedNetwork:
+    found = _WITH_PORT.fullmatch(part)
+    if found is None:
+        return AllowedNetwork(ip_network(part))
+    port = int(found["port"])
+    if not 0 < port <= _MAX_PORT:
+        raise ValueError(f"{part!r} has no port between 1 and {_MAX_PORT}")
+    return AllowedNetwork(ip_network(found["v6"] or found["v4"]), port)

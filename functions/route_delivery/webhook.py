@@ -37,7 +37,7 @@ class WebhookSettings(BaseModel):
     Attributes:
         timeout_s: time limit until the answer's status; name resolution, connection and TLS
             included.
-        allowed_networks: networks allowed beside the public ones, such as `10.0.0.0/8, fd00::/8`.
+        allowed_networks: networks allowed beside the public ones: `10.0.0.0/8, 127.0.0.1:8090`.
         nameservers: name servers in place of the system's, such as `10.0.0.2, 10.0.0.3:5353`.
         excerpt_bytes: how much of an answer's body the attempt log keeps.
         retry_after_cap_s: the longest wait that an endpoint may ask for.

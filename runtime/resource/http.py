@@ -2,17 +2,19 @@
 
 import httpx
 
-_LIMITS = httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30.0)
+from runtime.resource.http_transport import AiohttpTransport
+
+_LIMITS = httpx.Limits(max_connections=200, keepalive_expiry=30.0)
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=5.0)
 
 
 def open_http() -> httpx.AsyncClient:
-    """A client that follows no redirect and reads no proxy from the environment.
+    """A client that follows no redirect and reads no proxy from the environment; needs a loop.
 
     A redirect would send a signed request and its body to an address that was not allowed.
     """
     return httpx.AsyncClient(
-        limits=_LIMITS,
+        transport=AiohttpTransport(_LIMITS, httpx.create_ssl_context(trust_env=False)),
         timeout=_TIMEOUT,
         follow_redirects=False,
         trust_env=False,

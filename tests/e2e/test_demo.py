@@ -12,8 +12,6 @@ import pytest
 from tests.support.documentation import ROOT, free_port, serving
 from tests.support.servers import remove
 
-LOOPBACK = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
-
 
 @pytest.fixture
 def environment(server_directory: Path) -> Iterator[dict[str, str]]:
@@ -24,6 +22,7 @@ def environment(server_directory: Path) -> Iterator[dict[str, str]]:
         "RUNTIME_MONITOR_PORT",
         "RUNTIME_MQTT_PORT",
         "RUNTIME_ADMIN_PORT",
+        "DEMO_RECEIVER_PORT",
     )
     data = server_directory / "data"
     yield {"RUNTIME_DATA_DIR": str(data), **{name: str(free_port()) for name in ports}}
@@ -48,7 +47,8 @@ def demonstrate(environment: Mapping[str, str]) -> tuple[int, str]:
 def test_three_messages_become_three_rows_and_three_verified_deliveries_each_time(
     environment: dict[str, str],
 ) -> None:
-    with serving(ROOT, "manifests", environment=environment | LOOPBACK):
+    allowed = {"WEBHOOK_ALLOWED_NETWORKS": f"127.0.0.1:{environment['DEMO_RECEIVER_PORT']}"}
+    with serving(ROOT, "manifests", environment=environment | allowed):
         first = demonstrate(environment)
         second = demonstrate(environment)
     for code, told in (first, second):
@@ -67,5 +67,5 @@ def test_what_is_missing_is_said_in_one_sentence(environment: dict[str, str]) ->
         code, told = demonstrate(environment | {"MQTT_ADMIN_PASSWORD": "wrong"})
         assert (code, "is the password that of the host?" in told) == (1, True)
         code, told = demonstrate(environment)
-        assert (code, "WEBHOOK_ALLOWED_NETWORKS=127.0.0.0/8" in told) == (1, True)
+        assert (code, "WEBHOOK_ALLOWED_NETWORKS=127.0.0.1:" in told) == (1, True)
         assert "Traceback" not in told

@@ -79,7 +79,7 @@ def test_the_commands_are_those_that_the_tests_here_follow() -> None:
 
 def test_the_demonstration_shows_what_the_readme_shows(environment: dict[str, str]) -> None:
     [shown] = [block.text for block in read_blocks(PAGE) if block.language == "text"]
-    environment |= {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
+    environment |= {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8", "DEMO_RECEIVER_PORT": "0"}
     with serving(ROOT, "manifests/", environment=environment):
         done = subprocess.run(
             [sys.executable, "-m", "demo"],

@@ -65,6 +65,15 @@ async def test_an_opened_network_is_reached_by_every_spelling(host: str) -> None
         assert await post(LOOPBACK, host, receiver.port) == 200
 
 
+async def test_a_port_of_this_machine_can_be_opened_without_the_others() -> None:
+    async with Receiver() as opened, Receiver() as closed:
+        networks = f"127.0.0.1:{opened.port}"
+        assert await post(networks, "127.0.0.1", opened.port) == 200
+        with pytest.raises(DestinationRefused):
+            await post(networks, "127.0.0.1", closed.port)
+    assert closed.connections == 0
+
+
 async def test_a_proxy_in_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Receiver() as proxy, Receiver() as receiver:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")

@@ -54,7 +54,7 @@ from functions.route_delivery.addresses import AddressPolicy, parse_networks
     ],
 )
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
-    assert not AddressPolicy().allows(address)
+    assert not AddressPolicy().allows(address, 443)
 
 
 @pytest.mark.parametrize(
@@ -73,25 +73,41 @@ def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     ],
 )
 def test_a_public_address_is_allowed_in_each_of_its_forms(address: str) -> None:
-    assert AddressPolicy().allows(address)
+    assert AddressPolicy().allows(address, 443)
 
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "fd00::9"])
 def test_an_opened_network_is_allowed_in_each_of_its_forms(address: str) -> None:
-    assert AddressPolicy(parse_networks("10.0.0.0/8, fd00::/8")).allows(address)
+    assert AddressPolicy(parse_networks("10.0.0.0/8, fd00::/8")).allows(address, 443)
 
 
 def test_opening_one_network_opens_no_other() -> None:
     policy = AddressPolicy(parse_networks("10.0.0.0/8"))
-    assert not policy.allows("192.168.0.1")
-    assert not policy.allows("::1")
+    assert not policy.allows("192.168.0.1", 443)
+    assert not policy.allows("::1", 443)
 
 
 def test_no_networks_are_read_from_an_empty_text() -> None:
     assert parse_networks("") == parse_networks(" , ") == ()
 
 
-@pytest.mark.parametrize("text", ["10.0.0.1/8", "localhost", "10.0.0.0/33", "10/8"])
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "localhost", "10.0.0.0/33", "10/8", "localhost:80"])
 def test_a_text_that_is_not_a_network_is_an_error(text: str) -> None:
-    with pytest.raises(ValueError, match=text.split("/", maxsplit=1)[0]):
+    with pytest.raises(ValueError, match=text.split("/", maxsplit=1)[0].split(":", maxsplit=1)[0]):
+        parse_networks(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:8090", "127.0.0.1"), ("127.0.0.0/8:8090", "127.1.2.3"), ("[::1]:8090", "::1")],
+)
+def test_a_network_with_a_port_is_allowed_at_that_port_alone(text: str, address: str) -> None:
+    policy = AddressPolicy(parse_networks(text))
+    assert policy.allows(address, 8090)
+    assert not policy.allows(address, 8081)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "127.0.0.1:65536", "[::1]:70000"])
+def test_a_port_that_does_not_exist_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="port between 1 and 65535"):
         parse_networks(text)

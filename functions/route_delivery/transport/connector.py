@@ -62,7 +62,9 @@ class Connector:
         try:
             async with asyncio.timeout_at(deadline_s):
                 addresses = await self._resolver.resolve(origin.host)
-                allowed = [address for address in addresses if self._policy.allows(address)]
+                allowed = [
+                    address for address in addresses if self._policy.allows(address, origin.port)
+                ]
                 if not allowed:
                     raise DestinationRefused
                 return await self._open_first(origin, allowed, deadline_s)
