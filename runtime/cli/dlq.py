@@ -103,7 +103,10 @@ def list_(selection: Selection, limit: int | None, as_json: bool, nats_url: str 
 @click.option("--raw", is_flag=True, help="The original bytes alone, untouched.")
 @nats_url_option
 def show(sequence: int, as_json: bool, raw: bool, nats_url: str | None) -> None:
-    """Show one dead letter: reason, attempts, headers, traceback and the original bytes."""
+    """Show everything of one dead letter.
+
+    Reason, attempts, headers, traceback and the original bytes.
+    """
     if raw and as_json:
         raise click.UsageError("--raw and --json exclude each other.")
     letter = run(nats_url, lambda broker: DeadLetters(broker).get(sequence))
@@ -131,10 +134,10 @@ def redrive(
     as_json: bool,
     nats_url: str | None,
 ) -> None:
-    """Send dead letters again to the functions that gave them up, and to no other function.
+    """Send dead letters again to the functions that failed.
 
-    Each message gets all its attempts anew. Running it again, also after it was interrupted, sends
-    no message twice.
+    No other function gets them. Each message gets all its attempts anew. Running it again, also
+    after it was interrupted, sends no message twice.
     """
     _check_choice(selection, sequences, every=every)
     chosen = tuple(dict.fromkeys(sequences))

@@ -118,7 +118,7 @@ def service(name: str, as_json: bool) -> None:
 @name_argument
 @json_option
 def route(name: str, as_json: bool) -> None:
-    """Make a function that delivers the jobs of a route type NAME of the IoT backbone."""
+    """Make a function that delivers jobs of a route type."""
     _make("route", name, Wishes(), as_json=as_json)
 
 

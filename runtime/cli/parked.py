@@ -74,9 +74,9 @@ def list_(function: str | None, limit: int | None, as_json: bool, nats_url: str 
 def run_now(
     *, sequences: tuple[int, ...], function: str | None, as_json: bool, nats_url: str | None
 ) -> None:
-    """Make parked messages due now, for example when an endpoint works again.
+    """Make parked messages due now.
 
-    Their attempts go on counting.
+    For example when an endpoint works again. Their attempts go on counting.
     """
     _check_choice(sequences, function)
     chosen = run(nats_url, lambda broker: _choose(broker, sequences, function))

@@ -1,5 +1,6 @@
 """The exit code of every command, and what it says when NATS is away. One process: no imports."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,10 +158,11 @@ def test_an_unknown_option_exits_with_2_and_names_the_help(name: str, folder: Pa
     assert f"{name} --help' for help." in done.stderr or f"{name} -h' for help." in done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(["", *ALL, *{name.split()[0] for name in ALL}]))
+@pytest.mark.parametrize("name", sorted({"", *ALL, *(name.split()[0] for name in ALL)}))
 def test_every_help_fits_80_columns_and_exits_with_0(name: str, folder: Path) -> None:
     done = CliRunner().invoke(main, [*name.split(), "--help"], terminal_width=80)
 
     assert done.exit_code == ExitCode.DONE
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "\n\n  " in done.stdout, "no sentence says what the command does"
+    assert not re.search(r"^  .*\.\.\.$", done.stdout, re.MULTILINE), "a sentence is cut"
