@@ -178,8 +178,11 @@ class Context(Generic[StateT]):
     @property
     def remaining_s(self) -> float:
         """Seconds until the function's time limit."""
-        # The loop's clock, read in a way that also works in the thread of a plain function.
-        return max(0.0, self.deadline_s - time.monotonic())
+        try:
+            now_s = asyncio.get_running_loop().time()
+        except RuntimeError:  # In the thread of a plain function; the loop's clock is this one.
+            now_s = time.monotonic()
+        return max(0.0, self.deadline_s - now_s)
 
     @property
     def due_at(self) -> datetime | None:

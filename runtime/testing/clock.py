@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from runtime.testing.errors import TestKitError
 
@@ -21,6 +22,9 @@ OUTSIDE_LIMIT_S = 30.0
 SOCKET_PATIENCE_S = 0.25
 """Real seconds without an event on a function's connections after which none is expected."""
 _PAUSE_S = 0.001
+_CLEAN_UP_STEPS = 10_000
+_WAKE_UP = "_set_result_unless_cancelled"
+"""The name of asyncio's function that ends a sleep."""
 _ROUNDING_S = 0.001
 """Two waits of 2 s and 4 s are over after 6 s, although each is rounded up by a microsecond."""
 
@@ -43,6 +47,7 @@ class FakeClock:
             )
         self._users = 0
         self._threads = 0
+        self._tests: WeakSet[Any] = WeakSet()
         self._now_s: float = loop.time()
         self._baseline = len(self._loop._selector.get_map())  # noqa: SLF001
         self._run_in_executor: Callable[..., Any] = loop.run_in_executor
@@ -56,6 +61,7 @@ class FakeClock:
             clock = _clocks[id(loop)] = cls(loop)
             clock._install()
         clock._users += 1
+        clock._tests.add(asyncio.current_task())
         return clock
 
     def release(self) -> None:
@@ -64,6 +70,7 @@ class FakeClock:
         if self._users:
             return
         del _clocks[id(self._loop)], self._loop.time, self._loop.run_in_executor
+        del self._loop.call_at
         ahead_s = self._now_s - self._loop.time()
         if ahead_s > 0:
             real = self._loop.time
@@ -144,11 +151,29 @@ class FakeClock:
         finally:
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task}, timeout=None)
+                await self._until_ended(task)
 
     def now_s(self) -> float:
         """The loop's time."""
         return self._now_s
+
+    async def _until_ended(self, task: "asyncio.Future[Any]") -> None:
+        """Wait for a cancelled task, whose clean-up may need time too."""
+        for _ in range(_CLEAN_UP_STEPS):
+            await asyncio.sleep(0)
+            if task.done():
+                return
+            if not self._loop._ready:  # noqa: SLF001
+                self.step()
+
+    def _call_at(self, when: float, callback: Callable[..., Any], *args: Any, **named: Any) -> Any:  # noqa: ANN401 - the loop's own
+        is_sleep = getattr(callback, "__name__", "") == _WAKE_UP
+        if is_sleep and asyncio.current_task(self._loop) in self._tests:
+            raise TestKitError(
+                "the clock stands still, so a sleep of the test would never end: "
+                "use `await host.advance(…)`"
+            )
+        return type(self._loop).call_at(self._loop, when, callback, *args, **named)
 
     def _install(self) -> None:
         self._loop.time = self.now_s
@@ -164,6 +189,7 @@ class FakeClock:
             return future
 
         self._loop.run_in_executor = run_in_executor
+        self._loop.call_at = self._call_at
 
     def _thread_ended(self, _future: "asyncio.Future[Any]") -> None:
         self._threads -= 1

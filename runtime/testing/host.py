@@ -30,6 +30,7 @@ from runtime.manifest.values import parse_duration
 from runtime.observe.logs import redact
 from runtime.observe.metrics import Metrics
 from runtime.recorded_effects import RecordedEffects, Sent
+from runtime.resource.postgres import migrate
 from runtime.testing.backends import Backend, InMemory, RealServer
 from runtime.testing.errors import NotAwaited, TestKitError
 from runtime.testing.journal import Decision, Expected, Journal, has_data
@@ -63,7 +64,8 @@ class TestHost:
         only: names of the functions that run; all unless given.
         server: address of a real nats-server, or an object with such a `url`; in memory unless
             given. It should be the test's own: streams of other names stay as they are.
-        database_url: PostgreSQL's address, for functions that use it.
+        database_url: PostgreSQL's address, for functions that use it; the manifest's migrations are
+            applied to it.
         environment: for `${NAME}` in the manifests; the process's own unless given.
         services: whether service functions run too; they may open ports.
         now: the time when the host begins, in memory; the real time unless given.
@@ -87,7 +89,7 @@ class TestHost:
         now: datetime | None = None,
         grace_s: float = 5.0,
     ) -> None:
-        manifest = read_sources(sources, environment)
+        manifest = read_sources(sources, environment, only)
         self._manifest = select(manifest, only, services=services)
         check_postgres(self._manifest, database_url)
         self._server_url = _url_of(server)
@@ -326,6 +328,8 @@ class TestHost:
 
     async def _start(self, host: Host, url: str) -> None:
         self._broker = await Broker.connect(url, name="test")
+        if self._database_url is not None and self._manifest.migrations:
+            await migrate(self._database_url, list(self._manifest.migrations.values()))
         self._first_letter = await stored.last_sequence(self._broker, DEAD_LETTERS) + 1
         await host.start()
 

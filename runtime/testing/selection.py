@@ -7,15 +7,25 @@ from typing import Any
 
 from runtime.errors import ConfigError, Problem
 from runtime.manifest import Manifest
-from runtime.manifest.reader import read
+from runtime.manifest.reader import read_what_is_right
 from runtime.manifest.translation import suggest
 
 Source = str | Path | Mapping[str, Any] | Manifest
 """A manifest's file or folder, its content, or the manifest itself."""
 
 
-def read_sources(sources: Iterable[Source], environment: Mapping[str, str] | None) -> Manifest:
+def read_sources(
+    sources: Iterable[Source],
+    environment: Mapping[str, str] | None,
+    only: Collection[str] = (),
+) -> Manifest:
     """Read and merge the manifests.
+
+    Args:
+        sources: the manifests.
+        environment: for `${NAME}`; the process's own if None.
+        only: the functions that run, all if empty. Mistakes of the others are left alone, such as a
+            secret that is not set.
 
     Raises:
         ConfigError: lists every problem.
@@ -30,7 +40,11 @@ def read_sources(sources: Iterable[Source], environment: Mapping[str, str] | Non
             manifest = _merged(manifest, found)
     if paths:
         given = os.environ if environment is None else environment
-        of_files = read(paths, given)
+        reading = read_what_is_right(paths, given)
+        problems = [each for each in reading.problems if _concerns(each, only)]
+        if problems:
+            raise ConfigError(problems)
+        of_files = reading.manifest
         manifest = _merged(manifest, of_files).placed_at(of_files.positions)
     return manifest
 
@@ -82,6 +96,11 @@ def check_postgres(manifest: Manifest, database_url: str | None) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _concerns(problem: Problem, only: Collection[str]) -> bool:
+    section, _, path = problem.field.partition(".")
+    return section != "functions" or not only or path.partition(".")[0] in only
 
 
 def _merged(one: Manifest, other: Manifest) -> Manifest:

@@ -191,7 +191,7 @@ async def call(
 def _from_manifest(name: str, source: Source | None) -> Function:
     if source is None:
         raise TestKitError(f"to call {name!r} by its name, say in which manifests it is")
-    manifest = read_sources([source], None)
+    manifest = read_sources([source], None, [name])
     if name not in manifest.functions:
         known = ", ".join(manifest.functions) or "none"
         raise TestKitError(f"no manifest has the function {name}; functions: {known}")

@@ -683,6 +683,18 @@ async def an_inactive_consumer_is_deleted(probe: Probe) -> None:
 
 
 @case
+async def a_consumer_that_is_not_durable_works_and_goes_when_nobody_asks(probe: Probe) -> None:
+    await probe.make()
+    await probe.put("a")
+    made = await probe.consume(durable_name=None, inactive_threshold=200 * MS)
+    assert "durable_name" not in made["config"]
+    await probe.settle(await probe.one())
+    async with asyncio.timeout(10):
+        while await probe.code(f"CONSUMER.INFO.{probe.stream}.c") != 10014:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+@case
 async def consumers_are_listed_with_their_metadata(probe: Probe) -> None:
     await probe.make()
     await probe.consume(metadata={"runtime.function": "f"})

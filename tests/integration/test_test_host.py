@@ -196,3 +196,10 @@ async def test_a_schedule_runs_when_it_is_due(server: NatsServer | None) -> None
         await host.settled()
     assert len(due) in (2, 3)
     assert due == sorted(set(due))
+
+
+async def test_the_shipped_ingest_runs_in_memory_on_a_real_database(postgres_dsn: str) -> None:
+    async with TestHost("manifests/", only=["ingest"], database_url=postgres_dsn) as host:
+        await host.publish("telemetry.t1", {"topic": "no topic"})
+        await host.settled()
+        host.assert_acked("ingest", count=1)

@@ -36,6 +36,7 @@ class Probe:
         """Create or update a consumer of the stream."""
         durable = config.pop("durable", self.durable)
         full = {"durable_name": durable, "name": durable, "ack_policy": "explicit", **config}
+        full = {name: value for name, value in full.items() if value is not None}
         payload = {"stream_name": self.stream, "config": full}
         if action:
             payload["action"] = action

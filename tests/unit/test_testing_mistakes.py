@@ -64,8 +64,8 @@ async def test_a_function_that_hangs_ends_at_its_time_limit_without_waiting() ->
 
 async def test_a_sleeping_function_sleeps_on_the_hosts_clock() -> None:
     async def act(ctx: Context, event: Event[bytes]) -> None:
-        assert ctx.remaining_s > 19
         await asyncio.sleep(20)
+        assert ctx.remaining_s == pytest.approx(10)
 
     async with _host(act, now=datetime(2030, 1, 1, tzinfo=UTC)) as host:
         await host.publish("s.a")
@@ -92,6 +92,14 @@ async def test_a_call_without_await_is_named_at_the_end() -> None:
     with pytest.raises(NotAwaited, match=r"host.publish at tests/unit/.*:\d+ was not awaited"):
         async with _host() as host:
             host.publish("s.a")  # type: ignore[unused-coroutine] # the mistake under test
+
+
+async def test_a_sleep_of_the_test_itself_is_refused() -> None:
+    async with _host() as host:
+        with pytest.raises(TestKitError, match="a sleep of the test would never end: use `await"):
+            await asyncio.sleep(1)
+        async with asyncio.timeout(5):
+            await host.settled()
 
 
 async def test_a_call_inside_a_function_is_refused() -> None:

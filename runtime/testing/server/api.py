@@ -206,9 +206,11 @@ class JetStreamApi:
         return {"type": "io.nats.jetstream.api.v1.stream_msg_delete_response", "success": True}
 
     def _create_consumer(self, names: list[str], request: Request) -> Answer:
+        if len(names) == 1:
+            raise NotModelled("a consumer without a name")
         stream, name = self._stream(names), names[1]
         config = request.get("config") or {}
-        if config.get("durable_name") != name:
+        if (config.get("durable_name") or config.get("name")) != name:
             raise Refused(
                 400, 10017, "consumer name in subject does not match durable name in request"
             )

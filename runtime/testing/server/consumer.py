@@ -45,6 +45,8 @@ _DEFAULTS: dict[str, Any] = {
     "max_waiting": 512,
     "num_replicas": 0,
 }
+_EPHEMERAL_NS = 5_000_000_000
+"""How long a server keeps a consumer that is not durable without requests."""
 _FIXED = ("ack_policy", "deliver_policy", "replay_policy", "opt_start_seq", "opt_start_time")
 
 
@@ -97,7 +99,7 @@ class Consumer:
         ended: Callable[["Consumer"], None],
     ) -> None:
         self.config = checked(config)
-        self.name: str = self.config["durable_name"]
+        self.name: str = self.config.get("durable_name") or self.config["name"]
         self._stream = stream
         self._clock = stream.clock
         self._outbox = outbox
@@ -388,7 +390,7 @@ class Consumer:
             self._inactive = self._clock.at_ns(at_ns, self._end_inactive)
 
     def _end_inactive(self) -> None:
-        if self.pulls.has_any():
+        if self.pulls.has_any() or self.pending:
             self._heard()
             return
         self._ended(self)
@@ -402,7 +404,7 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     """
     refuse_fields("consumer", config, _FIELDS)
     if not config.get("durable_name"):
-        raise NotModelled("a consumer that is not durable")
+        config = {"inactive_threshold": _EPHEMERAL_NS, **config}
     full = {**_DEFAULTS, **{name: value for name, value in config.items() if value is not None}}
     full["max_deliver"] = full["max_deliver"] or -1
     full["ack_wait"] = full["ack_wait"] or _DEFAULTS["ack_wait"]
