@@ -1,22 +1,14 @@
 """One function of a process: its version, dispatcher, bindings, threads and hooks."""
 
 import asyncio
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Protocol
+from collections.abc import Iterable
 
-from runtime.binding.consumer import ConsumerBinding
-from runtime.binding.endpoint import endpoint
-from runtime.binding.ordered.leader import OrderedBinding
-from runtime.binding.schedule import ScheduleTicker
-from runtime.binding.service import ServiceBinding
 from runtime.dispatch import Dispatcher
+from runtime.function_bindings import Binding, FunctionBindings
 from runtime.function_status import FunctionStatus
 from runtime.how_to_apply import kind_of
 from runtime.loader import Function
 from runtime.observe.logs import get_logger
-from runtime.observe.metrics import ENDPOINT_OUTCOMES
-from runtime.start_and_drain import all_or_none, stop_all
 from runtime.started_function import StartedFunction
 from runtime.threads import FunctionThreads
 from runtime.wiring import Wiring
@@ -31,25 +23,6 @@ class Superseded(Exception):  # noqa: N818 - names what happened
     """A later reload wants another version than the one whose `start` was running."""
 
 
-class Binding(Protocol):
-    """The interface of every binding."""
-
-    name: str
-
-    @property
-    def is_flowing(self) -> bool:
-        """Whether the binding works at this moment."""
-
-    async def start(self) -> None:
-        """Begin."""
-
-    async def drain(self, grace_s: float) -> None:
-        """Take no new messages, finish the held ones, then stop."""
-
-    async def stop(self) -> None:
-        """Stop at once."""
-
-
 class Deployment:
     """One function of a process, from its start to its removal.
 
@@ -60,20 +33,19 @@ class Deployment:
     Attributes:
         name: the function's name.
         lock: held during a change.
-        bindings: what pulls, ticks or serves; none for an endpoint, which discovery answers.
+        bindings: what pulls, ticks or serves.
         is_changing: whether the bindings are being replaced, so that they do not flow now.
     """
 
     def __init__(self, function: Function, wiring: Wiring) -> None:
         self.name = function.name
         self.lock = asyncio.Lock()
-        self.bindings: list[Binding] = []
         self.is_changing = False
         self._wiring = wiring
         self._started = self._prepare(function)
         self._threads = FunctionThreads(self.name, function.spec.concurrency)
         self._dispatcher = Dispatcher(function, self._started.scope, threads=self._threads)
-        self._undo: list[Callable[[], None]] = []
+        self.bindings = FunctionBindings(self._dispatcher, wiring)
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_closing = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
@@ -94,10 +66,6 @@ class Deployment:
         """Since when the version runs and how the last reload ended; None before it is bound."""
         return self._wiring.discovery.statuses.get(self.name)
 
-    def services(self) -> list[ServiceBinding]:
-        """The binding of a service; empty for any other function."""
-        return [each for each in self.bindings if isinstance(each, ServiceBinding)]
-
     async def start(self) -> None:
         """Call the module's `start`.
 
@@ -114,29 +82,9 @@ class Deployment:
             self._starting.cancel()
 
     def bind(self, *, has_run: bool = False) -> None:
-        """Build the bindings, and show the function in discovery.
-
-        Args:
-            has_run: whether the function ran before, so that `at_start` has been kept.
-        """
+        """Build the bindings of the version that was started; see `FunctionBindings.build`."""
         self._use_version()
-        wiring, function = self._wiring, self.function
-        kind = kind_of(function.spec)
-        if kind == "service":
-            if wiring.options.services:
-                self._bind_service()
-            return
-        if kind == "endpoint":
-            metrics = wiring.metrics.function(self.name, ENDPOINT_OUTCOMES)
-            answering = endpoint(self._dispatcher, metrics, wiring.failures.of(self.name))
-            wiring.discovery.add_endpoint(function, answering, metrics)
-            return
-        self._bind_consumer()
-        if schedule := function.spec.schedule:
-            ticker = ScheduleTicker(
-                wiring.broker, self.name, schedule, wiring.clock, has_run=has_run
-            )
-            self.bindings.append(ticker)
+        self.bindings.build(self._started, has_run=has_run)
 
     async def swap(self, function: Function, *, starts: bool) -> None:
         """Run `function` from the next call on; pulling and held messages are not touched.
@@ -167,12 +115,12 @@ class Deployment:
         has_run = before.spec.schedule is not None
         self.is_changing = True
         try:
-            await self._unbind(grace_s)
+            await self.bindings.drain(grace_s)
             self._started, fresh.function = fresh, function
             await self._begin(has_run=has_run)
         except Exception:
             log.warning("The binding before is built again", function=self.name)
-            await self._unbind(0)
+            await self.bindings.drain(0)
             self._started, old.function = old, before
             await self._begin(has_run=has_run)
             raise
@@ -241,7 +189,7 @@ class Deployment:
         self._is_closing.set()
         started, self._has_started = self._has_started, False
         await asyncio.gather(*self._retiring, *([self._started.stop()] if started else []))
-        self._undo_all()
+        self.bindings.release()
         self._threads.shutdown()
 
     def _prepare(self, function: Function) -> StartedFunction:
@@ -278,62 +226,22 @@ class Deployment:
         attempts = spec.retry.max_attempts
         self._wiring.failures.of(self.name, attempts).max_attempts = attempts
 
-    def _bind_consumer(self) -> None:
-        wiring, function, dispatcher = self._wiring, self.function, self._dispatcher
-        metrics = wiring.metrics.function(self.name)
-        sources = wiring.streams.sources_of(function)
-        stream = sources[0]
-        self._undo += [
-            wiring.own(function),
-            wiring.lag.add(stream.stream, stream.durable, metrics),
-        ]
-        leads: Callable[[], bool] | None = None
-        if function.spec.ordered_by:
-            ordered = OrderedBinding(dispatcher, sources, wiring.shared, metrics)
-            self.bindings.append(ordered)
-            leads = lambda: ordered.leads  # noqa: E731
-        else:
-            self.bindings.append(ConsumerBinding(dispatcher, sources, wiring.shared, metrics))
-        drift = partial(wiring.drift.of_function, self.name)
-        wiring.discovery.add_consumer(function, stream, metrics, leads=leads, drift=drift)
-
-    def _bind_service(self) -> None:
-        started, failures = self._started, self._wiring.failures.of(self.name)
-        service = ServiceBinding(started.function, started.scope, failures, started.owner)
-        self.bindings.append(service)
-        self._wiring.discovery.add_service(started.function)
-
     async def _begin(self, *, has_run: bool = False) -> None:
         """Build and start the bindings of the version that was started."""
         self.bind(has_run=has_run)
-        await all_or_none(each.start() for each in self.bindings)
-        await self._wiring.discovery.start()
+        await self.bindings.start()
 
     async def _begin_anew(self, function: Function) -> None:
         """Start a version, then its bindings; a service must outlive its first moments."""
         self._started = self._prepare(function)
         await self.start()
         await self._begin()
-        for service in self.services():
+        for service in self.bindings.services:
             await service.check_start()
-
-    async def _unbind(self, grace_s: float) -> None:
-        """Drain the bindings; the function stays in discovery."""
-        bindings = self.bindings
-        await asyncio.gather(*(self._drain(each, grace_s) for each in bindings))
-        self.bindings = []
-        self._undo_all()
-
-    async def _drain(self, binding: Binding, grace_s: float) -> None:
-        try:
-            await binding.drain(grace_s)
-        except Exception:
-            log.exception("A binding could not be drained", binding=self.name)
-            await stop_all([binding])
 
     async def _end(self, grace_s: float) -> None:
         """Drain the bindings, then call `stop`."""
-        await self._unbind(grace_s)
+        await self.bindings.drain(grace_s)
         if self._has_started:
             self._has_started = False
             await self._started.stop()
@@ -342,11 +250,6 @@ class Deployment:
         """Take the function out of discovery and metrics."""
         await self._wiring.discovery.remove(self.name, grace_s)
         self._wiring.metrics.forget(self.name)
-
-    def _undo_all(self) -> None:
-        for undo in self._undo:
-            undo()
-        self._undo.clear()
 
     def _retire(self, old: StartedFunction) -> None:
         """Let the last calls of an old version end, then call its `stop`."""
@@ -370,8 +273,8 @@ def flowing(deployments: Iterable[Deployment]) -> list[Binding]:
         binding
         for deployment in deployments
         if not deployment.is_changing
-        for binding in deployment.bindings
+        for binding in deployment.bindings.current
     ]
 
 
-__all__ = ["Binding", "Deployment", "flowing"]
+__all__ = ["Deployment", "Superseded", "flowing"]

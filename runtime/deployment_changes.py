@@ -96,7 +96,7 @@ class DeploymentChanges:
         kept = {*one.errors, *refused}
         gone = [name for name in self._deployments if name not in one.functions]
         gone = [name for name in gone if name not in kept]
-        ports = [name for name in gone if self._deployments[name].services()]
+        ports = [name for name in gone if self._deployments[name].bindings.services]
         # The port of a service that is gone may be that of a new one.
         changes += await self._all(self._remove(one, name) for name in ports)
         changes += await self._all(
@@ -233,7 +233,10 @@ class DeploymentChanges:
         async with deployment.lock:
             if name in self._wanted or self._deployments.get(name) is not deployment:
                 return None
-            await deployment.remove(self._wiring.options.rebind_grace_s)
+            try:
+                await deployment.remove(self._wiring.options.rebind_grace_s)
+            except Exception:
+                log.exception("A removed function did not end as it should", function=name)
             del self._deployments[name]
         return one.change(name, "stopped", deployment.function.code_version, "")
 

@@ -9,9 +9,10 @@ from typing import NoReturn
 from runtime.binding.service import ServiceBinding
 from runtime.block_attribution import BlockAttribution
 from runtime.broker.connection import Broker
-from runtime.deployment import Binding, Deployment, flowing
+from runtime.deployment import Deployment, flowing
 from runtime.deployment_changes import DeploymentChanges
 from runtime.errors import Unavailable
+from runtime.function_bindings import Binding
 from runtime.function_change import FunctionChange
 from runtime.function_streams import with_own_streams
 from runtime.host_options import HostOptions
@@ -84,7 +85,9 @@ class Host:
     @property
     def bindings(self) -> list[Binding]:
         """The bindings of all functions but endpoints, and what answers discovery and endpoints."""
-        found = [binding for each in self._deployments.values() for binding in each.bindings]
+        found = [
+            binding for each in self._deployments.values() for binding in each.bindings.current
+        ]
         return [*found, *([self._wiring.discovery] if self._wiring else [])]
 
     @property
@@ -223,7 +226,7 @@ class Host:
             binding
             for each in self._deployments.values()
             if not each.is_changing
-            for binding in each.services()
+            for binding in each.bindings.services
         ]
 
     async def _start(self) -> None:
@@ -283,7 +286,7 @@ class Host:
 
     def _groups(self) -> tuple[list[Binding], list[Binding], list[Binding]]:
         """Services; consumers and schedules; endpoints."""
-        bindings = [each for one in self._deployments.values() for each in one.bindings]
+        bindings = [each for one in self._deployments.values() for each in one.bindings.current]
         services = [each for each in bindings if isinstance(each, ServiceBinding)]
         others = [each for each in bindings if each not in services]
         return list(services), others, [self._wiring.discovery] if self._wiring else []

@@ -38,11 +38,10 @@ class ManifestChanges:
         """
         if manifest.migrations != self.accepted.migrations:
             log.warning("Changed migrations are applied when the host starts again")
-        if self._streams.agrees_with(with_own_streams(manifest)):
-            self.accepted = manifest
-            return {}
         try:
-            await self._streams.follow(with_own_streams(manifest))
+            own = with_own_streams(manifest)
+            if not self._streams.agrees_with(own):
+                await self._streams.follow(own)
         except Unavailable as failure:
             return self._refuse_all(manifest, failure)
         except ConfigError:
