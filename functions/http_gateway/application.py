@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.boundary import Boundary
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.device_admission import DeviceAdmission
@@ -30,11 +31,12 @@ def build_application(
     """The gateway as an ASGI application."""
     pages = Pages(table)
     storage = Storage(ctx)
+    bodies = BodyReader(ctx.settings.read_timeout_s, ctx.settings.max_buffered_bytes)
     addresses = ClientAddresses(ctx.settings.trusted_proxies)
     admission = DeviceAdmission(ctx, proofs, addresses) if ctx.settings.require_token else None
-    device_ingest = DeviceIngest(ctx, storage, admission)
-    emqx_bridge = EmqxBridge(ctx, storage, addresses)
-    forwarder = Forwarder(ctx, table, discovery, addresses)
+    device_ingest = DeviceIngest(ctx, storage, bodies, admission)
+    emqx_bridge = EmqxBridge(ctx, storage, bodies, addresses)
+    forwarder = Forwarder(ctx, table, discovery, bodies, addresses)
 
     async def ingest(request: Request) -> Response:
         return await device_ingest(request)

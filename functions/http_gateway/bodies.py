@@ -24,33 +24,59 @@ def require_json(request: Request) -> None:
         raise ProblemError(415, "UNSUPPORTED_CONTENT_ENCODING", "Send the body unencoded.")
 
 
-async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> bytes:
-    """The whole body.
+class BodyReader:
+    """Reads the bodies of all requests.
 
-    Raises:
-        ProblemError: 413 as soon as the body is known to be longer than `limit_bytes`, without
-            reading the rest; 408 when the body did not arrive in time.
+    Args:
+        timeout_s: how long a body may take.
+        max_buffered_bytes: bytes of incomplete bodies that are held at a time.
     """
-    declared = request.headers.get("content-length", "0")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit_bytes:
-        raise _too_large(limit_bytes)
-    chunks: list[bytes] = []
-    received = 0
-    try:
-        async with asyncio.timeout(timeout_s):
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received > limit_bytes:
-                    raise _too_large(limit_bytes)
-                chunks.append(chunk)
-    except TimeoutError:
-        raise ProblemError(
-            408,
-            "REQUEST_TIMEOUT",
-            f"The body did not arrive within {timeout_s:g} s.",
-            headers={"Connection": "close"},
-        ) from None
-    return b"".join(chunks)
+
+    def __init__(self, timeout_s: float, max_buffered_bytes: int) -> None:
+        self._timeout_s = timeout_s
+        self._free_bytes = max_buffered_bytes
+
+    async def read(self, request: Request, *, limit_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            ProblemError: 413 as soon as the body is known to be longer than `limit_bytes`, without
+                reading the rest; 408 when the body did not arrive in time; 503 when incomplete
+                bodies fill the memory that they may take.
+        """
+        declared = request.headers.get("content-length", "0")
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit_bytes:
+            raise _too_large(limit_bytes)
+        chunks: list[bytes] = []
+        received = 0
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for chunk in request.stream():
+                    received += len(chunk)
+                    self._free_bytes -= len(chunk)
+                    self._check(received, limit_bytes)
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise ProblemError(
+                408,
+                "REQUEST_TIMEOUT",
+                f"The body did not arrive within {self._timeout_s:g} s.",
+                headers={"Connection": "close"},
+            ) from None
+        finally:
+            self._free_bytes += received
+        return b"".join(chunks)
+
+    def _check(self, received: int, limit_bytes: int) -> None:
+        if received > limit_bytes:
+            raise _too_large(limit_bytes)
+        if self._free_bytes < 0:
+            raise ProblemError(
+                503,
+                "OVERLOADED",
+                "Too many bodies are incomplete.",
+                headers={"Connection": "close"},
+            )
 
 
 def read_object(body: bytes, *, code: str) -> Mapping[str, object]:

@@ -13,7 +13,6 @@ from functions.http_gateway.problems import ProblemError
 MAX_URL_BYTES = 8192
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_HEALTH = "/healthz"
 
 
 class Boundary:
@@ -21,8 +20,9 @@ class Boundary:
 
     Args:
         app: the wrapped application.
-        max_concurrent: requests in progress at a time; one more gets 503. `/healthz` is always
-            answered, since a busy gateway is healthy.
+        max_concurrent: requests at a time whose body is complete and whose answer has not begun;
+            one more gets 503. A client that sends or reads slowly takes no place from others, and
+            neither does a page for which the gateway asks nobody, such as `/healthz`.
         hosts: the names under which the gateway may be asked.
         log: gets every unforeseen exception, with the request's id.
     """
@@ -47,19 +47,29 @@ class Boundary:
             return
         request_id = _request_id(scope)
         scope["state"]["request_id"] = request_id
-        started = False
+        started = has_place = False
+
+        async def receive_whole() -> Message:
+            nonlocal has_place
+            message = await receive()
+            is_whole = message["type"] == "http.request" and not message.get("more_body")
+            if is_whole and not has_place:
+                self._take_place()
+                has_place = True
+            return message
 
         async def send_marked(message: Message) -> None:
-            nonlocal started
+            nonlocal started, has_place
             if message["type"] == "http.response.start":
                 started = True
+                self._inside -= has_place
+                has_place = False
                 message["headers"] = [*message["headers"], *_common_headers(request_id)]
             await send(message)
 
-        self._inside += 1
         try:
-            self._admit(scope)
-            await self._app(scope, receive, send_marked)
+            self._check(scope)
+            await self._app(scope, receive_whole, send_marked)
         except ClientDisconnect:
             pass  # The client is gone, so there is nothing to send.
         except Exception as failure:  # noqa: BLE001 - the last frame before the server
@@ -68,9 +78,14 @@ class Boundary:
                 response = problem.response(instance=_instance(scope), request_id=request_id)
                 await response(scope, receive, send_marked)
         finally:
-            self._inside -= 1
+            self._inside -= has_place
 
-    def _admit(self, scope: Scope) -> None:
+    def _take_place(self) -> None:
+        if self._inside >= self._max_concurrent:
+            raise ProblemError(503, "OVERLOADED", "Too many requests are in progress.")
+        self._inside += 1
+
+    def _check(self, scope: Scope) -> None:
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
             raise ProblemError(
                 414, "URL_TOO_LONG", f"A URL may have at most {MAX_URL_BYTES} bytes."
@@ -78,8 +93,6 @@ class Boundary:
         if not self._hosts.allow(scope):
             detail = "The gateway does not answer under this Host; see GATEWAY_ALLOWED_HOSTS."
             raise ProblemError(421, "HOST_NOT_ALLOWED", detail)
-        if self._inside > self._max_concurrent and scope["path"] != _HEALTH:
-            raise ProblemError(503, "OVERLOADED", "Too many requests are in progress.")
 
     def _explain(self, failure: Exception, request_id: str) -> ProblemError:
         if isinstance(failure, ProblemError):

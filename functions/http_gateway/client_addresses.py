@@ -44,6 +44,11 @@ class ClientAddresses:
             return str(ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False))
         return str(found)
 
+    def is_proxy(self, text: str) -> bool:
+        """Whether an address is a trusted proxy's."""
+        address = _parse(text)
+        return address is not None and self._is_trusted(address)
+
     def _is_trusted(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return any(address in network for network in self._trusted)
 

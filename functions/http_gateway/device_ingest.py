@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
-from functions.http_gateway.bodies import read_body, read_object, require_json
+from functions.http_gateway.bodies import BodyReader, read_object, require_json
 from functions.http_gateway.device_admission import DeviceAdmission
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError
@@ -33,9 +33,14 @@ class DeviceIngest:
     """
 
     def __init__(
-        self, ctx: Context, storage: Storage, admission: DeviceAdmission | None = None
+        self,
+        ctx: Context,
+        storage: Storage,
+        bodies: BodyReader,
+        admission: DeviceAdmission | None,
     ) -> None:
         """`admission` checks tokens; None leaves that to function `ingest`."""
+        self._bodies = bodies
         self._storage = storage
         self._admission = admission
         self._settings: GatewaySettings = ctx.settings
@@ -45,11 +50,7 @@ class DeviceIngest:
         topic = _topic(request)
         require_json(request)
         key = _idempotency_key(request)
-        body = await read_body(
-            request,
-            limit_bytes=self._settings.max_body_bytes,
-            timeout_s=self._settings.read_timeout_s,
-        )
+        body = await self._bodies.read(request, limit_bytes=self._settings.max_body_bytes)
         fields = read_object(body, code="INVALID_PAYLOAD")
         token = fields.get("provision_token", _header_token(request))
         if self._admission is not None:

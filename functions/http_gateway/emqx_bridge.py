@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from functions.domain.topics import BadTopic, Topic, is_tenant_id, parse_topic
-from functions.http_gateway.bodies import read_body
+from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.keys import KeyCheck, require_bridge
 from functions.http_gateway.problems import ProblemError
@@ -50,7 +50,10 @@ class Publish(NamedTuple):
 class EmqxBridge:
     """Stores every message that EMQX posts, with any topic and payload."""
 
-    def __init__(self, ctx: Context, storage: Storage, addresses: ClientAddresses) -> None:
+    def __init__(
+        self, ctx: Context, storage: Storage, bodies: BodyReader, addresses: ClientAddresses
+    ) -> None:
+        self._bodies = bodies
         self._ctx = ctx
         self._storage = storage
         self._settings: GatewaySettings = ctx.settings
@@ -74,10 +77,8 @@ class EmqxBridge:
 
     async def _read(self, request: Request) -> bytes:
         try:
-            return await read_body(
-                request,
-                limit_bytes=self._settings.max_bridge_body_bytes,
-                timeout_s=self._settings.read_timeout_s,
+            return await self._bodies.read(
+                request, limit_bytes=self._settings.max_bridge_body_bytes
             )
         except ProblemError as problem:
             if problem.status != HTTPStatus.REQUEST_TIMEOUT:

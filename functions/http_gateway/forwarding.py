@@ -10,7 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from functions.http_gateway.bodies import read_body, read_object, require_json
+from functions.http_gateway.bodies import BodyReader, read_object, require_json
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.keys import KeyCheck, require_admin
@@ -31,8 +31,14 @@ class Forwarder:
     """Answers a request for any path but the gateway's own with the reply of its endpoint."""
 
     def __init__(
-        self, ctx: Context, table: RouteTable, discovery: RouteDiscovery, addresses: ClientAddresses
+        self,
+        ctx: Context,
+        table: RouteTable,
+        discovery: RouteDiscovery,
+        bodies: BodyReader,
+        addresses: ClientAddresses,
     ) -> None:
+        self._bodies = bodies
         self._ctx = ctx
         self._settings: GatewaySettings = ctx.settings
         self._admin = KeyCheck(ctx, self._settings.admin_key, "admin", addresses)
@@ -73,11 +79,7 @@ class Forwarder:
 
     async def _payload(self, request: Request, match: Match) -> bytes:
         query = _read_query(request.scope["query_string"])
-        body = await read_body(
-            request,
-            limit_bytes=self._settings.max_body_bytes,
-            timeout_s=self._settings.read_timeout_s,
-        )
+        body = await self._bodies.read(request, limit_bytes=self._settings.max_body_bytes)
         fields: Mapping[str, object] = {}
         if body:
             require_json(request)

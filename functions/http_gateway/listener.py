@@ -15,6 +15,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from functions.http_gateway.client_addresses import ClientAddresses
+from functions.http_gateway.connection_limits import Connection, ConnectionLimits
 from functions.http_gateway.problems import ProblemError, title
 from functions.http_gateway.settings import GatewaySettings
 from runtime import ConfigError, Problem
@@ -79,8 +81,9 @@ class Server(uvicorn.Server):
                     "GatewayProtocol",
                     (_BoundedProtocol,),
                     {
-                        "max_connections": settings.max_connections,
+                        "limits": _limits(settings),
                         "head_timeout_s": settings.read_timeout_s,
+                        "write_timeout_s": settings.write_timeout_s,
                     },
                 ),
                 ws="none",
@@ -113,28 +116,56 @@ class Server(uvicorn.Server):
                 transport.abort()
 
 
+def _limits(settings: GatewaySettings) -> ConnectionLimits:
+    addresses = ClientAddresses(settings.trusted_proxies)
+    return ConnectionLimits(
+        settings.max_connections,
+        settings.max_connections_per_address or max(1, settings.max_connections // 2),
+        addresses.is_proxy,
+    )
+
+
 class _BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol, with a time limit on a request's head and on connections' count.
+    """uvicorn's HTTP/1.1 protocol, with limits on connections and on the time of each part.
 
     uvicorn itself has no limit on the time until the first byte, until the end of the headers, and
     until a client reads its answer.
     """
 
-    max_connections: int
+    limits: ConnectionLimits
     head_timeout_s: float
+    write_timeout_s: float
     _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
+        self._connection = Connection(self.client[0] if self.client else "", self._evict)
+        if not self.limits.admit(self._connection):
             transport.write(_refusal(503, "OVERLOADED", "Too many connections are open."))
             self.shutdown()
+            self.loop.call_later(_LINGER_S, transport.abort)
             return
         self._arm_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.limits.remove(self._connection)
         self._disarm_head_timer()
+        self._disarm_write_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._disarm_write_timer()
+        self._write_timer = self.loop.call_later(self.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._disarm_write_timer()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._note_activity()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -143,6 +174,7 @@ class _BoundedProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
+        self._note_activity()
         if self.transport.is_closing() or not self._is_waiting_for_more:
             self._disarm_head_timer()
         elif self._head_timer is None:
@@ -184,6 +216,26 @@ class _BoundedProtocol(H11Protocol):
         if self._is_answering:
             return False
         return self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
+
+    def _note_activity(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_answering:
+            self.limits.set_busy(self._connection)
+        else:
+            self.limits.set_idle(self._connection)
+
+    def _evict(self) -> None:
+        """Make room for another connection: no request is in progress on this one."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # The client does not read; closing would wait for it.
+        else:
+            self.transport.close()
+
+    def _disarm_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _arm_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._on_slow_head)

@@ -53,10 +53,15 @@ class GatewaySettings(BaseModel):
             one byte of the payload.
         max_publish_bytes: a longer message from EMQX is cut before it is stored; keep this below
             the NATS server's `max_payload`.
-        max_concurrent: requests in progress at a time; one discovered route gets a quarter of them.
-        max_connections: TCP connections open at a time.
+        max_concurrent: requests at a time whose body is complete and whose answer has not begun;
+            one discovered route gets a quarter of them.
+        max_connections: TCP connections open at a time; one more takes the place of the idlest.
+        max_connections_per_address: connections that one address may have, trusted proxies
+            excepted; 0 for half of `max_connections`.
+        max_buffered_bytes: bytes of incomplete bodies that the gateway holds at a time.
         request_timeout_s: how long an endpoint may take before its caller gets 504.
         read_timeout_s: how long a client may take to send its headers, and again its body.
+        write_timeout_s: how long a client may leave an answer unread that fills the buffers.
         linger_s: how long requests are still accepted after the host was asked to stop, so that
             requests on their way are answered and a load balancer can react.
         discovery_every_s: pause between two rounds of discovery.
@@ -81,8 +86,11 @@ class GatewaySettings(BaseModel):
     max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 1_000_000
     max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 512
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 2048
+    max_connections_per_address: Annotated[int, Field(ge=0, le=100_000)] = 0
+    max_buffered_bytes: Annotated[int, Field(ge=1, le=10_000_000_000)] = 64_000_000
     request_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     read_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    write_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     linger_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     discovery_every_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     discovery_wait_s: Annotated[float, Field(gt=0, le=30)] = 0.5

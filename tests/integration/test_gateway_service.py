@@ -143,26 +143,107 @@ async def test_too_many_requests_get_503_and_health_still_answers(broker: Broker
     async with run_gateway(broker, max_concurrent=1) as gateway, run_endpoint(broker, wait):
         first = asyncio.create_task(gateway.client.post("/probe", json={}))
         await asyncio.wait_for(asked.wait(), 10)
-        refused = await gateway.client.get("/openapi.json")
+        refused = await gateway.client.post("/probe", json={})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert refused.json()["code"] == "OVERLOADED"
         assert (await gateway.client.get("/healthz")).status_code == 200
+        assert (await gateway.client.get("/openapi.json")).status_code == 200
         release.set()
         assert (await first).status_code == 200
-        assert (await gateway.client.get("/openapi.json")).status_code == 200
+        assert (await gateway.client.post("/probe", json={})).status_code == 200
 
 
-async def test_too_many_connections_are_told_to_come_back(broker: Broker) -> None:
-    async with run_gateway(broker, max_connections=2) as gateway:
-        held = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
-        for _, writer in held:
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        for reader, _ in held:
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+async def test_clients_that_do_not_read_or_do_not_send_take_no_place_from_others(
+    broker: Broker,
+) -> None:
+    schema = json.dumps({"type": "object", "description": "x" * 200_000})
+    async with (
+        run_gateway(broker, max_concurrent=4, write_timeout_s=0.5) as gateway,
+        run_endpoint(broker, echo, schema__request=schema),
+    ):
+        await gateway.lines.wait("A route is served.", path="/probe")
+        slow: list[asyncio.StreamWriter] = []
+        read: list[asyncio.StreamReader] = []
+        for number in range(40):
+            # A reader with a small limit stops reading, so the answer fills the buffers.
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1)
+            if number % 2:
+                writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 40)
+            else:
+                head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+                writer.write(head)
+            slow.append(writer)
+            read.append(reader)
+        answers = [await gateway.client.post("/probe", json={"n": n}) for n in range(20)]
+        assert {answer.status_code for answer in answers} == {200}
+        # The deadline for writing ends the connections that do not read.
+        assert not (await asyncio.wait_for(_read_end(read[1]), 20)).endswith(b"}")
+        for writer in slow:
+            writer.transport.abort()
+
+
+async def test_incomplete_bodies_are_bounded_together(broker: Broker) -> None:
+    async with run_gateway(broker, max_buffered_bytes=50_000) as gateway:
+        path = "/ingest/v1/tenant/t1/device/d1/telemetry"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        request = f"{head}Content-Length: 40000\r\n\r\n".encode() + b" " * 30_000
+        _, first = await asyncio.open_connection("127.0.0.1", gateway.port)
+        first.write(request)
+        await first.drain()
+        refused = await gateway.ask_raw(request)
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert b"connection: close" in refused.lower()
+        first.transport.abort()
+
+
+async def test_when_all_connections_are_at_work_one_more_is_told_to_come_back(
+    broker: Broker,
+) -> None:
+    asked: list[Message] = []
+    both, release = asyncio.Event(), asyncio.Event()
+
+    async def wait(message: Message) -> Answer:
+        asked.append(message)
+        if len(asked) == 2:
+            both.set()
+        await release.wait()
+        return Answer(b"1")
+
+    async with (
+        run_gateway(broker, max_connections=2, max_connections_per_address=2) as gateway,
+        run_endpoint(broker, wait),
+    ):
+        under_way = [
+            asyncio.create_task(gateway.client.post("/probe", json={"n": n})) for n in range(2)
+        ]
+        await asyncio.wait_for(both.wait(), 10)
         refused = await gateway.ask_raw(b"")
         assert refused.startswith(b"HTTP/1.1 503")
         assert b"Retry-After: 1" in refused
-        for _, writer in held:
+        release.set()
+        assert [(await each).status_code for each in under_way] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_connections": 3, "max_connections_per_address": 9}, {"max_connections": 6}]
+)
+async def test_a_new_connection_takes_the_place_of_the_idlest(
+    broker: Broker, limits: dict[str, int]
+) -> None:
+    async with run_gateway(broker, **limits) as gateway:
+        idle = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(3)]
+        request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        # The third, which sends half a head, is the idlest, and then the second.
+        for reader, writer in (idle[1], idle[0]):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(_header(head, b"content-length")))
+        idle[2][1].write(request[:10])
+        assert (await gateway.client.get("/healthz")).status_code == 200
+        assert await _read_end(idle[2][0]) == b""
+        assert await gateway.ask_raw(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert await _read_end(idle[1][0]) == b""
+        for _, writer in idle:
             writer.close()
 
 
