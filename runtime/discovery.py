@@ -8,15 +8,15 @@ from importlib.metadata import version
 from runtime.binding.endpoint import endpoint_metadata
 from runtime.broker.connection import Broker
 from runtime.broker.drift import Change
-from runtime.broker.micro import EndpointStats, MicroEndpoint, MicroService
+from runtime.broker.micro import MicroEndpoint, MicroService
 from runtime.broker.pull_source import PullSource
-from runtime.drift_watch import describe_drift
 from runtime.function_status import FunctionStatus
 from runtime.loader import Function
-from runtime.observe.metrics import FAILED_OUTCOMES, FunctionMetrics
+from runtime.observe.metrics import FunctionMetrics
 from runtime.observe.recent_load import SAMPLE_EVERY_S, RecentLoad, Totals
 from runtime.process_identity import ProcessIdentity
 from runtime.registration import SIGNATURE, sign_registration
+from runtime.shown_consumer import ShownConsumer
 from runtime.supervised_task import SupervisedTask
 
 STOP_GRACE_S = 10.0
@@ -137,59 +137,11 @@ class Discovery:
             drift: returns how the server's stream and consumers differ from the manifest now.
         """
         name, status = function.name, self._add_status(function)
-        counters = EndpointStats()
-        place = {"stream": source.stream, "durable": source.durable}
-
-        def totals() -> Totals:
-            messages = metrics.messages
-            errors = sum(messages[outcome] for outcome in FAILED_OUTCOMES)
-            return Totals(sum(messages.values()), errors, metrics.calls_by_bucket)
-
-        def stats() -> Mapping[str, object]:
-            now = totals()
-            counters.num_requests, counters.num_errors = now.messages, now.errors
-            counters.processing_ns = int(metrics.seconds_sum * 1_000_000_000)
-            counters.last_error = next(reversed(metrics.dead_letters), "")
-            return {
-                **status.as_metadata(),
-                **place,
-                "kind": "schedule" if function.spec.schedule else "consumer",
-                "outcomes": dict(metrics.messages),
-                "dead_letters": dict(metrics.dead_letters),
-                "in_flight": metrics.in_flight,
-                "pending": metrics.consumer_pending,
-                "ack_pending": metrics.consumer_ack_pending,
-                "redelivered": metrics.consumer_redelivered,
-                "recent": self._load_of(name),
-                "drift": [_changed(change) for change in drift()],
-                "drifted": describe_drift(drift()),
-            }
-
-        def metadata() -> Mapping[str, object]:
-            drifted = describe_drift(drift())
-            return {
-                **place,
-                **status.as_metadata(),
-                **status.schemas(),
-                "lag": metrics.consumer_pending,
-                "ack_pending": metrics.consumer_ack_pending,
-                "redelivered": metrics.consumer_redelivered,
-                "dead_letters": sum(metrics.dead_letters.values()),
-                **({} if leads is None else {"leads": str(leads()).lower()}),
-                **({"drift": drifted} if drifted else {}),
-            }
-
-        self._watch(name, totals)
+        shown = ShownConsumer(status, source, metrics, leads=leads, drift=drift)
+        self._watch(name, shown.totals)
         published = self._publish(name, status)
-        published.metadata = place
-        published.endpoints[name] = MicroEndpoint(
-            name=name,
-            subject=source.subjects[0],
-            queue_group=None,
-            metadata=metadata,
-            stats=stats,
-            counters=counters,
-        )
+        published.metadata = shown.place
+        published.endpoints[name] = shown.endpoint(lambda: self._load_of(name))
 
     def add_service(self, function: Function) -> None:
         """Add a service function, which has no endpoint."""
@@ -309,12 +261,3 @@ async def _follow(service: MicroService, endpoints: Mapping[str, MicroEndpoint])
             await service.replace_endpoint(endpoint, STOP_GRACE_S)
     for name in service.endpoint_names - endpoints.keys():
         await service.remove_endpoint(name, STOP_GRACE_S)
-
-
-def _changed(change: Change) -> dict[str, object]:
-    return {
-        "object": change.object,
-        "field": change.field,
-        "server": change.found,
-        "manifest": change.wanted,
-    }
