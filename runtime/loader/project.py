@@ -84,6 +84,9 @@ class Project:
         sources = Sources()
         for spec in manifest.functions.values():
             sources.add_handler(module_of(spec))
+        if self._versions.current is not None:
+            for importer, name in self._versions.current.sources.found_later:
+                sources.add_need(importer, name)
         unchanged = self._unchanged(sources)
         candidate = self._attempt(manifest, sources, unchanged, again)
         wider = keeping_helpers(candidate.modules, self._versions.current)

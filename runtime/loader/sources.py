@@ -51,11 +51,16 @@ class Sources:
 
     Nothing is imported. A module belongs to the project when it is in the top-level package of a
     handler, or when it is neither installed, nor Python's, nor the host's.
+
+    Attributes:
+        modules: the modules, by name.
+        found_later: importers and the modules that they import, though the text does not say so.
     """
 
     def __init__(self) -> None:
         invalidate_caches()  # Finders list a folder again only when its time has changed.
         self.modules: dict[str, Source] = {}
+        self.found_later: set[tuple[str, str]] = set()
         self._tops: set[str] = set()
         self._needs: dict[str, set[str]] = {}
         self._located: dict[str, Source | None] = {}
@@ -73,6 +78,15 @@ class Sources:
             below = list(_names_below(name, Path(folder)))
             self._add(below)
             self._needs[name].update(each for each in below if each in self.modules)
+
+    def add_need(self, importer: str, name: str) -> None:
+        """Add a module that another one has imported by a name that its text does not have."""
+        if importer not in self._needs:
+            return
+        self._add([name])
+        if name in self.modules and name != importer:
+            self._needs[importer].add(name)
+            self.found_later.add((importer, name))
 
     def find(self, name: str) -> Source | None:
         """The module with this name, though nothing may import it; None if it is not the project's.

@@ -74,6 +74,7 @@ class ModuleSet:
                 return self.modules[name]  # The parent imported it.
             source = self.source_of(name)
             if source is not None:
+                self._note_importer(name, sys._getframe(1))  # noqa: SLF001 - Python's own way
                 return self._execute(source, around)
             if is_current_module(sys.modules.get(name)):
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -120,6 +121,16 @@ class ModuleSet:
             submodules = {each.rpartition(".")[2]: self.modules[each] for each in here}
             hidden = [each.rpartition(".")[2] for each in before - here]
             self.modules[name] = view_of(self.modules[name], submodules, hidden)
+
+    def _note_importer(self, name: str, frame: FrameType | None) -> None:
+        """Let the module whose code imports another by a computed name need it."""
+        while frame is not None:
+            loader = loader_of(frame.f_globals)
+            if loader is not None:
+                if name not in self.sources.needs(loader.name):
+                    self.sources.add_need(loader.name, name)
+                return
+            frame = frame.f_back
 
     def _load_if_there(self, name: str) -> None:
         try:

@@ -240,6 +240,31 @@ def test_whoever_needs_a_changed_module_is_loaded_again(
     assert old.code_version != loaded.functions["shop"].code_version
 
 
+@pytest.mark.parametrize("when", ["when_it_is_imported", "when_it_is_called"])
+def test_a_module_that_is_imported_by_a_computed_name_is_a_source_of_its_importer(
+    loaded: ReloadedProject, when: str
+) -> None:
+    write("plugins/eu.py", "TAX = 19\n")
+    write("registry.py", """
+        import importlib
+        def plugin(name):
+            return importlib.import_module(f"plugins.{name}")
+    """)  # fmt: skip
+    before = "import registry\n" + (
+        "registry.plugin('eu')" if when == "when_it_is_imported" else ""
+    )
+    write("shop.py", handler("return registry.plugin('eu').TAX", before=before))
+    loaded.load(shop="shop:handle")
+    versions = []
+    for tax in (19, 21, 23):
+        write("plugins/eu.py", f"TAX = {tax}\n")
+        loaded.reload()
+        assert loaded.call("shop", None, None) == tax
+        versions.append(loaded.functions["shop"].code_version)
+
+    assert len(set(versions)) == 3
+
+
 def test_modules_that_import_each_other_are_loaded_again_together(loaded: ReloadedProject) -> None:
     write("left.py", "import right\ndef name():\n    return 'left'\n")
     write("right.py", "import left\ndef both():\n    return left.name() + 'right'\n")
