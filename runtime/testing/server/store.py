@@ -91,10 +91,15 @@ class Store:
         """How many messages from a sequence on match."""
         if sequence > self.last_sequence:
             return 0
-        return sum(
-            number >= sequence and _is_on(message.subject, patterns)
-            for number, message in self._messages.items()
-        )
+        count = 0
+        for subject, found in self._by_subject.items():
+            if _is_on(subject, patterns):
+                # From the newest on: a consumer has seen most of the older ones.
+                for number in reversed(found):
+                    if number < sequence:
+                        break
+                    count += 1
+        return count
 
     def subjects(self, pattern: str) -> dict[str, int]:
         """The number of messages of each matching subject."""
