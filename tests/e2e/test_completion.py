@@ -55,9 +55,11 @@ async def test_bash_completes_the_names_of_functions_that_the_server_knows(
     async with running_host(nats_server.url, functions, does, streams=streams):
         both = await _complete(nats_server.url, "runtime", "dlq", "ls", "--function", name)
         one = await _complete(nats_server.url, "runtime", "pause", f"{name}_a")
+        log = await _complete(nats_server.url, "runtime", "logs", f"{name}_b")
 
     assert both == ([f"{name}_a", f"{name}_b"], "")
     assert one == ([f"{name}_a"], "")
+    assert log == ([f"{name}_b"], "")
 
 
 async def test_without_nats_bash_completes_commands_and_the_functions_of_the_folder_in_silence(

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from runtime.broker.stored import fetch
 from runtime.context import Publication
 from runtime.errors import ConfigError
 from tests.support.host import eventually, fresh
+from tests.support.servers import NatsServer
 
 PUBLISHED = 600
 """More than two pull requests."""
@@ -186,3 +188,28 @@ async def test_the_server_removes_the_consumer_of_a_reader_that_died(
         return not await _consumers(broker, stream)
 
     await eventually(is_gone, "the removal of the consumer")
+
+
+async def test_a_server_that_is_killed_meanwhile_costs_no_message(
+    server_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "PAUSE_S", 0.05)
+    monkeypatch.setattr(history, "PULL_S", 0.5)
+    server = NatsServer(server_directory)
+    broker = await Broker.connect(server.url, name="test")
+    try:
+        await _add_stream(broker, "PAST", storage="file")
+        await broker.publish_many([Publication("PAST.a", b"", str(n)) for n in range(PUBLISHED)])
+        reader = History(broker)
+        read = []
+        async with aclosing(reader.read(await reader.find(Span("PAST", (), 1)))) as messages:
+            async for message in messages:
+                read.append(message.sequence)
+                if len(read) in (100, 400):
+                    server.kill()
+                    server.start()
+    finally:
+        await broker.close()
+        server.stop()
+
+    assert read == list(range(1, PUBLISHED + 1))
