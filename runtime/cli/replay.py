@@ -142,15 +142,15 @@ def _span(function: Function, first: int | datetime, until: int | datetime | Non
 def _announce(found: Found) -> str:
     span = found.span
     begins = _show(span.first)
-    ends = f"{found.last:,}" if span.until is None else _show(span.until)
+    ends = _show(found.last if span.until is None else span.until)
     sentence = f"{count(found.count, 'message')} of {span.stream}, from {begins} to {ends}."
     if isinstance(span.first, int) and found.oldest > 1 and span.first < found.oldest:
-        sentence += f" The stream begins at {found.oldest:,}: what was before is gone."
+        sentence += f" The stream begins at {_show(found.oldest)}: what was before is gone."
     return sentence
 
 
 def _show(place: int | datetime) -> str:
-    return f"{place:,}" if isinstance(place, int) else show_time(place)
+    return f"sequence {place:,}" if isinstance(place, int) else show_time(place)
 
 
 def _report_count(found: Found, sentence: str, *, as_json: bool) -> None:
@@ -207,7 +207,9 @@ def _report(ended: _Ended, found: Found, *, as_json: bool) -> None:
             _draw(tally.failures[:SHOWN_FAILURES])
         click.echo(_sum(tally, found))
     if ended.was_stopped:
-        line = f"Stopped. Go on with --from {ended.next_sequence or _show(found.span.first)}"
+        first = found.span.first
+        begin = first if isinstance(first, int) else first.isoformat()
+        line = f"Stopped. Go on with --from {ended.next_sequence or begin}"
         click.echo(line, err=True)
         raise SystemExit(ExitCode.UNAVAILABLE)
     if tally.failed:

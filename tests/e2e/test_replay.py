@@ -61,7 +61,10 @@ async def test_the_past_runs_once_more_and_failures_are_listed(
     counted = await runtime(
         url, "replay", "note", "--from", 2, "--until", 4, "--dry-run", folder=tmp_path
     )
-    assert (counted.code, counted.out) == (0, f"3 messages of {stream}, from 2 to 4.\n")
+    assert (counted.code, counted.out) == (
+        0,
+        f"3 messages of {stream}, from sequence 2 to sequence 4.\n",
+    )
     assert await last_sequence(broker, stream) == 5
 
     done = await runtime(url, "replay", "note", "--from", "1h", "--yes", folder=tmp_path)
@@ -85,7 +88,10 @@ async def test_it_asks_first_and_no_answer_but_yes_runs_anything(
     agreed = await runtime(nats_server.url, *arguments, stdin="y\n", folder=tmp_path)
 
     assert (refused.code, refused.out) == (1, "")
-    assert f"2 messages of {stream}, from 4 to 5.\nReplay through note" in refused.err
+    assert (
+        f"2 messages of {stream}, from sequence 4 to sequence 5.\nReplay through note"
+        in refused.err
+    )
     assert agreed.code == 0
     assert agreed.documents == [
         {"stream": stream, "messages": 2, "done": 2, "failed": 0, "retried": 0,
