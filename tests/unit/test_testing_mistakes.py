@@ -1,11 +1,13 @@
 """Mistakes of tests that use a host of the test kit: each has one clear message."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import uvloop
 
 from runtime import ConfigError, Context, Event
 from runtime.testing import NotAwaited, TestHost, TestKitError
@@ -191,3 +193,23 @@ async def test_after_a_host_the_loops_clock_runs_and_never_goes_back() -> None:
         before_s = loop.time()
     assert loop.time() >= before_s
     await asyncio.wait_for(asyncio.sleep(0.01), 5)
+
+
+def test_a_loop_whose_clock_cannot_be_stopped_is_named() -> None:
+    async def enter() -> None:
+        async with _host():
+            pass
+
+    with (
+        pytest.raises(
+            TestKitError, match=r"the clock of uvloop\.Loop cannot be stopped; use asyncio"
+        ),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(enter())
+
+
+async def test_every_function_is_discovered_in_memory_too() -> None:
+    async with _host() as host:
+        found = json.loads((await host.request("$SRV.INFO")).data)
+        assert found["type"] == "io.nats.micro.v1.info_response"
