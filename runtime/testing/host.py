@@ -1,12 +1,9 @@
 """Runs the functions of a manifest inside a test: in memory, or on a real server."""
 
-import functools
 import inspect
-import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,20 +17,20 @@ from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters, Selection
 from runtime.broker.stream_configs import DEAD_LETTERS, MAILBOX, SCHEDULES, tick_consumer
 from runtime.call_task import CallTask, current_call
-from runtime.context import Context, PubAck, Reply
+from runtime.context import PubAck, Reply
 from runtime.errors import PublishFailed
 from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import Function, load_all
 from runtime.loader.payload import encode
 from runtime.manifest.model import FunctionSpec
 from runtime.manifest.values import parse_duration
-from runtime.observe.logs import redact
 from runtime.observe.metrics import Metrics
-from runtime.recorded_effects import RecordedEffects, Sent
 from runtime.resource.postgres import migrate
+from runtime.testing.assertions import Assertions
 from runtime.testing.backends import Backend, InMemory, RealServer
 from runtime.testing.errors import NotAwaited, TestKitError
-from runtime.testing.journal import Decision, Expected, Journal, has_data
+from runtime.testing.instrumentation import configure_logs, counted, recorded_start
+from runtime.testing.journal import Journal
 from runtime.testing.observed_settlement import ObservedSettlement
 from runtime.testing.recorded import Case
 from runtime.testing.selection import Source, check_postgres, read_sources, select
@@ -43,7 +40,6 @@ T = TypeVar("T")
 
 _START_LIMIT_S = 120.0
 _SLACK_S = 60.0
-_RETRIED = ("nak", "park", "wait")
 _NOT_BEGUN = "this TestHost has not begun: use it as `async with TestHost(…) as host:`"
 _ENDED = "this TestHost has ended: use it inside its `async with` block"
 _INSIDE = (
@@ -52,7 +48,7 @@ _INSIDE = (
 )
 
 
-class TestHost:
+class TestHost(Assertions):
     """A host for tests of functions.
 
     The functions run as on a server: the same dispatcher, binding, settlement and retries. In
@@ -97,7 +93,7 @@ class TestHost:
         self._services = services
         self._now = now or datetime.now(UTC)
         self._grace_s = grace_s
-        self._journal = Journal()
+        super().__init__(Journal())
         self._running: Counter[str] = Counter()
         self._functions: dict[str, Function] = {}
         self._backend: Backend | None = None
@@ -118,7 +114,7 @@ class TestHost:
             raise TestKitError("this TestHost was used before: make a new one for each test")
         self._refuse_calls_of_functions("__aenter__")
         if not structlog.is_configured():
-            _configure_logs()
+            configure_logs()
         self._functions = self._watched(load_all(self._manifest))
         url = self._server_url
         backend = self._backend = InMemory(self._now) if url is None else RealServer(url)
@@ -168,20 +164,6 @@ class TestHost:
     def now(self) -> datetime:
         """The server's time, aware UTC."""
         return self._own_backend.now()
-
-    @property
-    def decisions(self) -> list[Decision]:
-        """How each delivery was settled, oldest first."""
-        return list(self._journal.decisions)
-
-    @property
-    def dead_letters(self) -> list[DeadLetter]:
-        """The dead letters of the host's functions, as of the last `settled` or `advance`."""
-        return list(self._journal.letters)
-
-    def published(self, pattern: str = ">") -> list[Sent]:
-        """The messages that functions published on matching subjects, oldest first."""
-        return self._journal.published(pattern)
 
     def publish(
         self,
@@ -243,76 +225,6 @@ class TestHost:
             TestKitError: on a real server, when that would take too long.
         """
         return self._begin("advance", self._advance(_seconds(span)))
-
-    def assert_acked(
-        self, function: str | None = None, *, subject: str = ">", count: int | None = None
-    ) -> list[Decision]:
-        """Assert that messages were acknowledged: at least one, or exactly `count`.
-
-        Raises:
-            AssertionError: with every decision.
-        """
-        found = self._journal.settled(["ack"], function, subject)
-        expected = Expected("acked", {"function": function, "subject": subject})
-        self._journal.check(found, count, str(expected))
-        return found
-
-    def assert_retried(
-        self,
-        function: str | None = None,
-        *,
-        subject: str = ">",
-        count: int | None = None,
-        reason: str = "",
-    ) -> list[Decision]:
-        """Assert that attempts failed and others follow; `reason` is part of the reason.
-
-        Raises:
-            AssertionError: with every decision.
-        """
-        found = self._journal.settled(_RETRIED, function, subject)
-        found = [each for each in found if reason in each.settling.reason]
-        fields = {"function": function, "subject": subject, "reason": reason or None}
-        self._journal.check(found, count, str(Expected("retried", fields)))
-        return found
-
-    def assert_rejected(
-        self,
-        code: str | None = None,
-        *,
-        function: str | None = None,
-        subject: str = ">",
-        count: int | None = None,
-    ) -> list[Decision]:
-        """Assert that messages became dead letters, with this reason code if one is given.
-
-        Raises:
-            AssertionError: with every decision.
-        """
-        found = self._journal.settled(["dead letter"], function, subject)
-        found = [each for each in found if code in (None, each.settling.code)]
-        expected = Expected("rejected", {"code": code, "function": function, "subject": subject})
-        self._journal.check(found, count, str(expected))
-        return found
-
-    def assert_published(
-        self,
-        subject: str = ">",
-        data: Any = None,  # noqa: ANN401 - bytes, or what becomes JSON
-        *,
-        count: int | None = None,
-    ) -> list[Sent]:
-        """Assert that functions published on the subject: at least once, or exactly `count` times.
-
-        Raises:
-            AssertionError: with everything that was sent.
-        """
-        found = self._journal.published(subject)
-        if data is not None:
-            found = [each for each in found if has_data(each, data)]
-        expected = Expected("published", {"subject": subject, "data": data})
-        self._journal.check(found, count, str(expected))
-        return found
 
     @property
     def _own_backend(self) -> Backend:
@@ -430,65 +342,9 @@ class TestHost:
         spec = function.spec
         # A test names delays, so they must not be random.
         spec = spec.model_copy(update={"retry": spec.retry.model_copy(update={"jitter": 0.0})})
-        counted = _counted(function, self._running)
-        start = _recorded(function, self._journal.sent)
-        return replace(function, spec=spec, handler=counted, start=start)
-
-
-def _counted(function: Function, running: Counter[str]) -> Callable[..., Any]:
-    handler, name = function.handler, function.name
-
-    @contextmanager
-    def counting() -> Iterator[None]:
-        running[name] += 1
-        try:
-            yield
-        finally:
-            running[name] -= 1
-
-    if function.is_async:
-
-        @functools.wraps(handler)
-        async def call(*arguments: Any) -> Any:  # noqa: ANN401 - the function's own
-            with counting():
-                return await handler(*arguments)
-    else:
-
-        @functools.wraps(handler)
-        def call(*arguments: Any) -> Any:  # noqa: ANN401 - the function's own
-            with counting():
-                return handler(*arguments)
-
-    return call
-
-
-def _recorded(function: Function, sent: list[Sent]) -> Callable[..., Any]:
-    """A `start` that first has the effects of all calls recorded."""
-
-    async def start(ctx: Context[Any]) -> Any:  # noqa: ANN401 - the function's own
-        scope = ctx._scope  # noqa: SLF001 - what calls send is recorded nowhere else
-        scope.broker = RecordedEffects(live=scope.broker, sent=sent, function=function.name)
-        if function.start is None:
-            return None
-        state = function.start(ctx)
-        return await state if inspect.isawaitable(state) else state
-
-    return start
-
-
-def _configure_logs() -> None:
-    """Log as a host does, with plain tracebacks: structlog's own default takes 0.3 s for each."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            redact,
-            structlog.dev.ConsoleRenderer(
-                colors=False, exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    )
+        handler = counted(function, self._running)
+        start = recorded_start(function, self._journal.sent)
+        return replace(function, spec=spec, handler=handler, start=start)
 
 
 def _sources(name: str, spec: FunctionSpec) -> list[tuple[str, str]]:
