@@ -8,34 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from runtime import Context
 from runtime.broker.connection import Broker
+from runtime.cli import main
 from tests.support.command import ROOT, RUNTIME, runtime
 from tests.support.documentation import free_port
 from tests.support.host import fresh, running_host
 from tests.support.servers import NatsServer
 
 COMPLETE = """
-eval "$({runtime} completion bash)"
-COMP_WORDS=({words}); COMP_CWORD={at}
+COMP_WORDS=({words}); COMP_CWORD={at}; COMPREPLY=()
 _runtime_completion {runtime}
-printf '%s\\n' "${{COMPREPLY[@]}}"
+echo "${{COMPREPLY[@]}}"
 """
 
 
-async def _complete(url: str, *words: str, folder: Path = ROOT) -> tuple[list[str], str]:
+async def _complete(url: str, *lines: str, folder: Path = ROOT) -> list[list[str]]:
+    """What one bash offers for the last word of each line; it must say nothing else."""
     bash = shutil.which("bash")
     assert bash is not None
-    script = COMPLETE.format(
-        runtime=RUNTIME, words=" ".join(f"'{word}'" for word in words), at=len(words) - 1
-    )
+    script = f'eval "$({RUNTIME} completion bash)"\n'
+    for line in lines:
+        at = len(line.split()) - 1
+        script += COMPLETE.format(runtime=RUNTIME, words=line, at=at)
     process = await asyncio.create_subprocess_exec(
         bash, "--norc", "-c", script,
         cwd=folder, env={"PATH": os.environ["PATH"], "NATS_URL": url}, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 60)
-    return out.decode().split(), err.decode()
+    assert err == b""
+    return [line.split() for line in out.decode().splitlines()]
 
 
 async def test_bash_completes_the_names_of_functions_that_the_server_knows(
@@ -53,13 +57,11 @@ async def test_bash_completes_the_names_of_functions_that_the_server_knows(
     does = dict.fromkeys(functions, act)
     streams = {stream: {"subjects": [stream], "storage": "memory"}}
     async with running_host(nats_server.url, functions, does, streams=streams):
-        both = await _complete(nats_server.url, "runtime", "dlq", "ls", "--function", name)
-        one = await _complete(nats_server.url, "runtime", "pause", f"{name}_a")
-        log = await _complete(nats_server.url, "runtime", "logs", f"{name}_b")
+        offered = await _complete(
+            nats_server.url, f"runtime dlq ls --function {name}", f"runtime logs {name}_b"
+        )
 
-    assert both == ([f"{name}_a", f"{name}_b"], "")
-    assert one == ([f"{name}_a"], "")
-    assert log == ([f"{name}_b"], "")
+    assert offered == [[f"{name}_a", f"{name}_b"], [f"{name}_b"]]
 
 
 async def test_without_nats_bash_completes_commands_and_the_functions_of_the_folder_in_silence(
@@ -72,17 +74,19 @@ async def test_without_nats_bash_completes_commands_and_the_functions_of_the_fol
         "functions: {work: {handler: 'no.module:here', consumer: {stream: S}}}\n"
     )
 
-    assert await _complete(url, "runtime", "pl", folder=tmp_path) == (["plan"], "")
-    assert await _complete(url, "runtime", "invoke", "w", folder=tmp_path) == (["work"], "")
-    assert await _complete(url, "runtime", "pause", "w", folder=tmp_path) == ([], "")
+    offered = await _complete(
+        url, "runtime pl", "runtime invoke w", "runtime pause w", folder=tmp_path
+    )
+
+    assert offered == [["plan"], ["work"], []]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 async def test_zsh_and_fish_get_scripts_that_ask_in_the_same_way(shell: str) -> None:
-    script = await runtime("", "completion", shell)
+    script = CliRunner().invoke(main, ["completion", shell])
 
-    assert script.code == 0
-    assert f"_RUNTIME_COMPLETE={shell}_complete" in script.out
+    assert script.exit_code == 0
+    assert f"_RUNTIME_COMPLETE={shell}_complete" in script.stdout
 
     answer = await runtime(
         "",

@@ -124,24 +124,6 @@ async def test_ctrl_c_ends_after_the_call_under_way_and_says_where_to_go_on(
     assert await last_sequence(broker, stream) == 9
 
 
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["note", "--from", "6"], "stream {stream}: it ends at sequence 5; begin earlier"),
-        (["answer", "--from", "1"], "only a function with a consumer has messages of the past"),
-        (["nope", "--from", "1"], "function nope: no manifest in manifests has it; did you mean"),
-        (["note", "--from", "1", "-m", "gone"], "gone: no such file or folder"),
-    ],
-)
-async def test_what_cannot_be_replayed_exits_with_2_and_one_sentence(
-    nats_server: NatsServer, stream: str, tmp_path: Path, arguments: list[str], complaint: str
-) -> None:
-    done = await runtime(nats_server.url, "replay", *arguments, "--yes", folder=tmp_path)
-
-    assert (done.code, done.out) == (2, "")
-    assert complaint.format(stream=stream) in done.err
-
-
 async def test_a_stream_that_is_gone_exits_with_2_and_says_how_to_make_it(
     nats_server: NatsServer, broker: Broker, stream: str, tmp_path: Path
 ) -> None:

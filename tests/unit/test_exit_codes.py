@@ -34,6 +34,7 @@ functions:
   work:
     handler: tests.support.workload:on_event
     consumer: {stream: JOBS}
+  ask: {handler: "tests.support.workload:on_request", endpoint: {subject: ask}}
 """
 SECRET = "hunter2"
 
@@ -137,6 +138,9 @@ def test_without_an_address_the_line_names_the_embedded_server_and_how_to_start_
         ("replay work --from then", "'then' is not a time"),
         ("replay work --from 1 --rate fast", "'fast' is not a rate"),
         ("replay no.name --from 1", "'no.name' cannot be a function's name"),
+        ("replay ask -m app.yaml --from 1", "only a function with a consumer has messages of the"),
+        ("replay nope -m app.yaml --from 1", "function nope: no manifest in app.yaml has it; "),
+        ("replay work -m gone --from 1", "gone: no such file or folder"),
     ],
 )
 def test_a_wrong_argument_exits_with_2_before_a_server_is_asked(
@@ -145,7 +149,7 @@ def test_a_wrong_argument_exits_with_2_before_a_server_is_asked(
     done = _run(*line.split())
 
     assert (done.exit_code, done.stdout) == (ExitCode.REFUSED, "")
-    assert complaint in done.stderr
+    assert complaint in " ".join(done.stderr.split())
 
 
 # `psql` passes what it does not know on to the program.
