@@ -1,19 +1,20 @@
 """Endpoints for routes, which send a tenant's messages to destinations."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 import asyncpg
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, Field
 
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_text, cut, read_cursor
 from functions.domain.payload_filters import validate_filter
 from functions.domain.topic_filters import validate_topic_filter
 from functions.domain.values import JsonObject, Name
+from functions.management import destinations
 from functions.management.destinations import DestinationType, hide_secrets, read_destination
 from functions.management.requests import ListRequest, TenantRequest
 from runtime import Context, Event, Reject
@@ -68,6 +69,16 @@ class UpdateRoute(RouteRequest):
     destination_config: JsonObject | None = None
     payload_filter: PayloadFilter | None = None
     is_enabled: bool | None = None
+
+
+class RotateSecret(RouteRequest):
+    """A new signing secret for a route.
+
+    The old secret signs beside the new one for `overlap_s`, so that the receiver can change over.
+    With 0 the old one stops at once; with it do all that were replaced before.
+    """
+
+    overlap_s: Annotated[int, Field(ge=0, le=7 * 86_400)] = 86_400
 
 
 class Route(BaseModel):
@@ -152,6 +163,24 @@ async def update_route(event: Event[UpdateRoute], ctx: Context) -> Route:
     return _route(row)
 
 
+async def rotate_secret(event: Event[RotateSecret], ctx: Context) -> RouteWithSecret:
+    """Replace a route's signing secret and show the new one once."""
+    wanted = event.data
+    overlap = timedelta(seconds=wanted.overlap_s)
+    async with ctx.postgres.acquire() as connection, connection.transaction():
+        row = await connection.fetchrow(_QUERIES["lock"], wanted.tenant_id, wanted.route_id)
+        if row is None:
+            raise _not_found()
+        old = json.loads(row["destination_config"])
+        config = destinations.rotate_secret(old, now=datetime.now(UTC), overlap=overlap)
+        row = await connection.fetchrow(
+            _QUERIES["update"],
+            *(wanted.tenant_id, wanted.route_id, row["name"], row["topic_filter"]),
+            *(json.dumps(config), row["payload_filter"], row["is_enabled"]),
+        )
+    return RouteWithSecret(**_route(row).model_dump(), secret=config["secret"])
+
+
 async def delete_route(event: Event[RouteRequest], ctx: Context) -> DeletedRoute:
     """Delete a route. Its undelivered jobs become dead letters."""
     query = event.data
@@ -163,9 +192,10 @@ async def delete_route(event: Event[RouteRequest], ctx: Context) -> DeletedRoute
 def _changed(row: asyncpg.Record, change: UpdateRoute) -> tuple[Any, ...]:
     config = row["destination_config"]
     if change.destination_config is not None:
-        secret = json.loads(config).get("secret")
         config = json.dumps(
-            read_destination(row["destination_type"], change.destination_config, secret=secret)
+            read_destination(
+                row["destination_type"], change.destination_config, old=json.loads(config)
+            )
         )
     given = change.model_fields_set
     return (

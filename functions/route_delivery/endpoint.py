@@ -1,5 +1,6 @@
 """A webhook route's configuration, and the result that an endpoint's answer stands for."""
 
+import math
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Annotated
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from functions.domain.webhooks import MAX_HEADERS, HeaderName, HeaderValue, check_url
 from functions.route_delivery.delivery import Receipt
@@ -20,12 +21,23 @@ _GONE = 410
 _THROTTLES = frozenset({429, 502, 504})
 
 
+class PreviousSecret(BaseModel):
+    """A secret that was replaced, and signs beside the new one for a while."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    secret: SecretStr
+    until: AwareDatetime
+
+
 class WebhookDestination(BaseModel):
     """The `destination_config` of a route of type `webhook`.
 
     Attributes:
         url: `http` or `https`; kept as a secret, since many services put a token into the path.
         secret: signs every delivery; `whsec_` and base64.
+        previous_secrets: sign every delivery too, each until its time.
+        signing_key: `whsk_` and base64; signs for receivers that have the public key.
         headers: additional headers, such as `Authorization`.
     """
 
@@ -33,9 +45,26 @@ class WebhookDestination(BaseModel):
 
     url: SecretStr
     secret: SecretStr
+    previous_secrets: tuple[PreviousSecret, ...] = ()
+    signing_key: SecretStr | None = None
     headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=MAX_HEADERS)] = Field(
         default_factory=dict
     )
+
+    @property
+    def signer(self) -> Signer:
+        """Signs with all keys.
+
+        Raises:
+            ValueError: a key is not usable.
+        """
+        previous = [
+            (one.secret.get_secret_value(), one.until.timestamp()) for one in self.previous_secrets
+        ]
+        return Signer(
+            [(self.secret.get_secret_value(), math.inf), *previous],
+            self.signing_key.get_secret_value() if self.signing_key else None,
+        )
 
     @property
     def target(self) -> httpx.URL:
@@ -90,7 +119,7 @@ def prepare(webhook: WebhookDestination, *, user_agent: str, tls: ssl.SSLContext
         str(url),
         Origin(host, url.port or (443 if is_tls else 80), tls if is_tls else None),
         b"POST %b HTTP/1.1\r\n%b" % (url.raw_path, lines.encode("ascii")),
-        Signer([webhook.secret.get_secret_value()]),
+        webhook.signer,
     )
 
 

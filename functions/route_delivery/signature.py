@@ -8,6 +8,7 @@ import binascii
 import hmac
 from collections.abc import Sequence
 
+from functions.domain.signing_keys import read_signing_key
 from functions.domain.webhooks import SECRET_PREFIX
 
 
@@ -15,14 +16,19 @@ class Signer:
     """Signs with every key of an endpoint; a receiver accepts a request if one signature fits.
 
     Args:
-        secrets: `whsec_` and base64, or base64 alone; the newest first.
+        secrets: `whsec_` and base64, or base64 alone, each with the Unix time until which it signs;
+            the newest first.
+        signing_key: `whsk_` and base64, for a signature that receivers verify by a public key.
 
     Raises:
-        ValueError: a secret is not base64, or empty. The message does not quote it.
+        ValueError: a key is not base64, or empty. The message does not quote it.
     """
 
-    def __init__(self, secrets: Sequence[str]) -> None:
-        self._keys = [_decode(secret) for secret in secrets]
+    def __init__(
+        self, secrets: Sequence[tuple[str, float]], signing_key: str | None = None
+    ) -> None:
+        self._keys = [(_decode(secret), until_s) for secret, until_s in secrets]
+        self._private = read_signing_key(signing_key) if signing_key else None
 
     def sign(self, message_id: str, sent_at_s: int, body: bytes) -> dict[str, str]:
         """The three headers with which a receiver verifies the sender of `body` and the time.
@@ -44,8 +50,11 @@ class Signer:
         content = b"%b.%d.%b" % (message_id.encode(), sent_at_s, body)
         signatures = [
             "v1," + base64.b64encode(hmac.digest(key, content, "sha256")).decode()
-            for key in self._keys
+            for key, until_s in self._keys
+            if sent_at_s < until_s
         ]
+        if self._private is not None:
+            signatures.append("v1a," + base64.b64encode(self._private.sign(content)).decode())
         return {
             "webhook-id": message_id,
             "webhook-timestamp": str(sent_at_s),

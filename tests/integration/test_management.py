@@ -295,6 +295,50 @@ async def test_a_routes_secret_is_made_and_shown_once(api: Caller) -> None:
     assert shown.destination_config["url"] == "https://example.org/in"
 
 
+async def test_a_routes_secret_is_rotated_and_the_old_one_signs_for_a_while(api: Caller) -> None:
+    route = await add_route(api)
+    identity = {"tenant_id": "test", "route_id": route.route_id}
+    rotated = await api.ask(routes.rotate_secret, **identity, overlap_s=3600)
+    assert rotated.secret not in {route.secret, None}
+    stored = json.loads(await api.pool.fetchval("SELECT destination_config FROM message_routes"))
+    [previous] = stored["previous_secrets"]
+    assert (stored["secret"], previous["secret"]) == (rotated.secret, route.secret)
+    left = datetime.fromisoformat(previous["until"]) - datetime.now(UTC)
+    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+    shown = await api.ask(routes.get_route, **identity)
+    assert route.secret not in encode(shown).decode()
+    assert shown.destination_config["previous_secrets"][0]["secret"] == "***"
+
+    moved = {"url": "https://example.com/"}
+    await api.ask(routes.update_route, **identity, destination_config=moved)
+    stored = json.loads(await api.pool.fetchval("SELECT destination_config FROM message_routes"))
+    assert stored["previous_secrets"] == [previous]
+    await api.ask(routes.rotate_secret, **identity, overlap_s=0)
+    stored = json.loads(await api.pool.fetchval("SELECT destination_config FROM message_routes"))
+    assert stored["previous_secrets"] == []
+
+
+async def test_a_route_has_at_most_ten_older_secrets(api: Caller) -> None:
+    identity = {"tenant_id": "test", "route_id": (await add_route(api)).route_id}
+    for _ in range(10):
+        await api.ask(routes.rotate_secret, **identity)
+    assert await api.refuse(routes.rotate_secret, **identity) == ("TOO_MANY_SECRETS", 409)
+    gone = {"tenant_id": "other", "route_id": identity["route_id"]}
+    assert await api.refuse(routes.rotate_secret, **gone) == ("ROUTE_NOT_FOUND", 404)
+
+
+async def test_a_signing_key_is_kept_and_only_its_public_key_is_shown(api: Caller) -> None:
+    config = {"url": "https://example.org/in", "ed25519": True}
+    route = await add_route(api, destination_config=config)
+    public = route.destination_config["public_key"]
+    assert public.startswith("whpk_")
+    assert route.destination_config["signing_key"] == "***"
+    identity = {"tenant_id": "test", "route_id": route.route_id}
+    moved = {"url": "https://example.com/"}
+    changed = await api.ask(routes.update_route, **identity, destination_config=moved)
+    assert changed.destination_config["public_key"] == public
+
+
 async def test_a_route_is_changed_disabled_and_deleted(api: Caller) -> None:
     config = {"url": "https://example.org/in", "secret": SECRET, "headers": {"X-Key": "hush"}}
     route = await add_route(api, destination_config=config, payload_filter="payload.a > 1")

@@ -1,6 +1,7 @@
 """Webhook delivery to a real HTTP server with a real database: requests, log and errors."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 import structlog
 from standardwebhooks import Webhook
 
+from functions.domain.signing_keys import make_signing_key, read_signing_key
 from functions.route_delivery.job import Job
 from functions.route_delivery.webhook import State, WebhookSettings, deliver_webhook, start, stop
 from runtime import Context, Event, Message, Reject, Retry
@@ -115,6 +117,27 @@ async def test_a_delivery_is_signed_logged_and_done(webhook: WebhookFunction) ->
         "error_code": None,
         "response_excerpt": "",
     }
+
+
+async def test_receivers_with_the_new_the_old_or_the_public_key_verify_one_delivery(
+    webhook: WebhookFunction,
+) -> None:
+    old, private = "whsec_" + "b2xk" * 8, make_signing_key()
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    keys: dict[str, Any] = {
+        "previous_secrets": [{"secret": old, "until": until}],
+        "signing_key": private,
+    }
+    async with Receiver() as receiver:
+        await webhook.deliver(await webhook.add_route(receiver.url, **keys))
+    [request] = receiver.requests
+    for secret in (SECRET, old):
+        assert Webhook(secret).verify(request.body, request.headers)
+    *_, asymmetric = request.headers["webhook-signature"].split(" ")
+    read_signing_key(private).public_key().verify(
+        base64.b64decode(asymmetric.removeprefix("v1a,")),
+        f"T-1-1-r.{request.headers['webhook-timestamp']}.".encode() + request.body,
+    )
 
 
 async def test_a_delivered_job_is_not_sent_again(webhook: WebhookFunction) -> None:

@@ -23,7 +23,7 @@ def test_every_endpoint_asks_for_the_admin_key_and_says_what_it_takes_and_gives(
     shipped: Manifest,
 ) -> None:
     endpoints = {name: spec for name, spec in shipped.functions.items() if spec.endpoint}
-    assert len(endpoints) == 33
+    assert len(endpoints) == 34
     for name, spec in endpoints.items():
         assert spec.endpoint is not None
         assert spec.endpoint.http is not None, name
