@@ -50,6 +50,10 @@ async def test_a_waiting_call_gets_the_thread_that_another_call_leaves(
     calls = [asyncio.create_task(call(number)) for number in range(4)]
     for number in range(4):
         await begun.wait(min(4, 2 + number))
+        if number == 3:
+            await (
+                pool.wait_for_thread()
+            )  # The thread of the call before is idle only a moment later.
         assert pool.has_room == (number == 3)
         releases[number].set()
         await calls[number]
