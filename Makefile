@@ -21,7 +21,7 @@ QUICK_CONTRACT := tests/contract/test_on_the_loop.py $(addprefix tests/integrati
 	dead_letters.py mailbox.py puller.py streams.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev test check fmt fault versions bench demo reference lock
+.PHONY: help install run dev test check fmt fault versions bench demo reference picture lock
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -92,6 +92,9 @@ demo: $(INSTALLED) ## with a running `make run`: three messages in, three delive
 
 reference: $(INSTALLED) ## write the tables of docs/manifest.md from the models
 	@$(BIN)/python -m tools.manifest_reference
+
+picture: $(INSTALLED) ## draw docs/terminal.svg from a real run; needs the nats command line and free ports
+	@$(BIN)/python -m tools.terminal_picture
 
 lock: ## update the lock: the newest versions of all dependencies, with hashes
 	@test -x .tools/lock/bin/uv || { $(PYTHON) -m venv .tools/lock && .tools/lock/bin/pip --quiet install uv; }

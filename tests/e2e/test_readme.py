@@ -1,6 +1,7 @@
 """The README's commands, run as written."""
 
 import asyncio
+import html
 import os
 import re
 import shlex
@@ -12,11 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documentation import ROOT, Block, free_port, read_blocks, serving, write_files
+from tests.support.documentation import (
+    ROOT,
+    free_port,
+    is_shown,
+    read_blocks,
+    read_commands,
+    run_until_shown,
+    serving,
+    write_files,
+)
 from tests.support.servers import remove
 
 PAGE = ROOT / "README.md"
+DEMO = ROOT / "docs" / "demo.md"
 
+RUN = ("nats", "sed")
 PORTS = (
     "RUNTIME_NATS_PORT",
     "RUNTIME_MONITOR_PORT",
@@ -42,29 +54,18 @@ def environment(folder: Path) -> dict[str, str]:
     return {**ports, "RUNTIME_DATA_DIR": str(folder / ".runtime")}
 
 
-def commands(block: Block) -> list[tuple[str, list[str]]]:
-    """Each command after a `$`, and the output that the page shows."""
-    found: list[tuple[str, list[str]]] = []
-    for line in block.text.splitlines():
-        if line.startswith("$ "):
-            found.append((line[2:], []))
-        else:
-            found[-1][1].append(line)
-    return found
-
-
-def every_command() -> list[tuple[str, list[str]]]:
-    blocks = [block for block in read_blocks(PAGE) if block.language == "console"]
-    return [command for block in blocks for command in commands(block)]
-
-
 def blurred(text: str) -> str:
     """The text without numbers, times and random ids, which differ between runs."""
     return re.sub(r"[0-9a-f]+", "0", text)
 
 
+def test_the_readme_is_short() -> None:
+    assert len(PAGE.read_text("utf-8").splitlines()) <= 120
+
+
 def test_every_make_target_exists() -> None:
-    targets = {words[1] for line, _ in every_command() if (words := line.split())[0] == "make"}
+    commands = read_commands(PAGE) + read_commands(DEMO)
+    targets = {words[1] for line, _ in commands if (words := line.split())[0] == "make"}
     told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert targets == {"run", "test", "demo"}
@@ -72,13 +73,13 @@ def test_every_make_target_exists() -> None:
 
 
 def test_the_commands_are_those_that_the_tests_here_follow() -> None:
-    programs = {line.split()[0] for line, _ in every_command()}
+    programs = {line.split()[0] for line, _ in read_commands(PAGE)}
 
-    assert programs == {"make", "nats", ".venv/bin/runtime"}
+    assert programs == {"make", "nats", "sed", ".venv/bin/runtime"}
 
 
-def test_the_demonstration_shows_what_the_readme_shows(environment: dict[str, str]) -> None:
-    [shown] = [block.text for block in read_blocks(PAGE) if block.language == "text"]
+def test_the_demonstration_shows_what_the_page_shows(environment: dict[str, str]) -> None:
+    [shown] = [block.text for block in read_blocks(DEMO) if block.language == "text"]
     environment |= {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8", "DEMO_RECEIVER_PORT": "0"}
     with serving(ROOT, "manifests/", environment=environment):
         done = subprocess.run(
@@ -106,26 +107,34 @@ async def test_the_first_function_does_what_the_readme_says(
     folder: Path, environment: dict[str, str], nats_cli: Callable[..., str]
 ) -> None:
     write_files(PAGE, folder)
-    [serve] = [line for line, _ in every_command() if line.startswith(".venv/bin/runtime serve")]
-    manifest = shlex.split(serve)[2]
-    asked = [(line, told) for line, told in every_command() if line.startswith("nats ")]
-    # The host's log line after the first, and after the third command.
-    effects = iter(("Greeted", "Message given up to the dead letters"))
+    [serve] = [
+        line for line, _ in read_commands(PAGE) if line.startswith(".venv/bin/runtime serve")
+    ]
+    follow = [(line, told) for line, told in read_commands(PAGE) if line.split()[0] in RUN]
     url = f"nats://127.0.0.1:{environment['RUNTIME_NATS_PORT']}"
 
-    with serving(folder, manifest, environment=environment) as served:
-        for line, told in asked:
-            printed = await asyncio.to_thread(nats_cli, url, *shlex.split(line)[1:])
-            assert lines_of(printed) == lines_of("\n".join(told)), line
-            if " req " in line:
-                await asyncio.to_thread(served.wait_for, next(effects))
-    assert next(effects, None) is None
+    def run(line: str) -> str:
+        return nats_cli(url, *shlex.split(line)[1:])
+
+    with serving(folder, *shlex.split(serve)[2:], environment=environment) as served:
+        for line, told in follow:
+            if line.startswith("sed "):
+                await asyncio.to_thread(subprocess.run, shlex.split(line), cwd=folder, check=True)
+                await asyncio.to_thread(served.wait_for, "Swapped")
+                continue
+            printed = await asyncio.to_thread(run_until_shown, run, line, told)
+            assert is_shown(told, printed), f"{line} printed:\n{printed}"
 
 
-def lines_of(text: str) -> list[str]:
-    """The blurred lines, sorted, since the command line prints headers in any order."""
-    kept = [blurred(line) for line in text.splitlines() if line.strip()]
-    return sorted(re.sub(r"\(.*\)", "", line) for line in kept)
+def test_the_picture_is_of_the_readmes_function() -> None:
+    picture = (ROOT / "docs" / "terminal.svg").read_text("utf-8")
+    shown = html.unescape(re.sub(r"<[^>]*>", "", picture)).replace("\xa0", " ")
+
+    assert "docs/terminal.svg" in PAGE.read_text("utf-8")
+    for words in ("runtime serve hello.yaml --reload", "Ready", "Not reloaded", "Swapped"):
+        assert words in shown
+    assert "http://cdn" not in picture
+    assert "https://" not in picture
 
 
 def test_the_first_functions_manifest_passes_the_check(folder: Path) -> None:
