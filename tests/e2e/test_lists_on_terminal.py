@@ -106,7 +106,7 @@ async def test_the_check_of_the_shipped_manifests_fits(columns: int) -> None:
 
     assert lines[-1] == "11 streams, 45 functions: OK"
     [management] = [line.split() for line in lines if line.startswith("management ")]
-    assert management[1:3] == ["34", "endpoints"]
+    assert management[1:3] == ["35", "endpoints"]
     [telemetry] = [line for line in lines if line.startswith("TELEMETRY ")]
     assert "limits, 7d, 8GB" in telemetry
     assert sum(line.startswith(("get_", "list_", "create_")) for line in lines) == 0
