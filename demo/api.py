@@ -1,5 +1,6 @@
 """Client for the parts of the management API that the demonstration uses."""
 
+import secrets
 import time
 from typing import Any
 
@@ -10,7 +11,8 @@ from demo.host import DemoError, RunningHost
 TENANT = "test"
 DEVICE = "dev1"
 SITE = "s1"
-TOKEN = "tok"  # noqa: S105 - the demonstration's own device
+TOKEN = secrets.token_urlsafe(24)
+"""The device's token in this run; the API refuses one that can be guessed."""
 ROUTE = "demo"
 
 _API = "/api/v1"
