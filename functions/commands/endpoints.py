@@ -206,9 +206,9 @@ def _not_found() -> Reject:
 
 def _command(row: asyncpg.Record) -> Command:
     return Command.model_validate(
-        {**row, "arguments": json.loads(row["arguments"]), "result": _load(row["result"])}
+        {**row, "arguments": orjson.loads(row["arguments"]), "result": _load(row["result"])}
     )
 
 
 def _load(text: str | None) -> Any:  # noqa: ANN401 - any JSON
-    return None if text is None else json.loads(text)
+    return None if text is None else orjson.loads(text)

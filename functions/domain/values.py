@@ -1,4 +1,9 @@
-"""Bounded field types for request models; PostgreSQL can store every value they accept."""
+"""Bounded field types for request models; PostgreSQL can store every value they accept.
+
+`jsonb` writes the number 1e20 as digits without an exponent. Read it with `orjson.loads`, which
+makes a float of whole numbers beyond 64 bits again; `json.loads` makes an integer that `orjson`
+cannot write.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -8,6 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 MAX_OBJECT_BYTES = 8192
 NO_NUL = r"^[^\x00]*$"
+_INT64 = range(-(2**63), 2**63)
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
@@ -15,8 +21,8 @@ def check_object(value: dict[str, Any]) -> dict[str, Any]:
     """The object, checked to fit into a jsonb column and a message.
 
     Raises:
-        ValueError: more than 8192 bytes as JSON, NaN or Infinity, half a surrogate pair, or a NUL
-            character.
+        ValueError: more than 8192 bytes as JSON, NaN or Infinity, an integer beyond 64 bits, half a
+            surrogate pair, or a NUL character.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -25,9 +31,19 @@ def check_object(value: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("the object holds a value that JSON cannot express") from None
     if size_bytes > MAX_OBJECT_BYTES:
         raise ValueError(f"the object may have at most {MAX_OBJECT_BYTES} bytes as JSON")
+    if _holds_long_integer(value):
+        raise ValueError("the object holds an integer that does not fit 64 bits")
     if "\\u0000" in text.replace("\\\\", ""):
         raise ValueError("the object holds a NUL character")
     return value
+
+
+def _holds_long_integer(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_long_integer, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_long_integer, value))
+    return isinstance(value, int) and value not in _INT64
 
 
 def check_time(value: datetime) -> datetime:

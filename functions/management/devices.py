@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 import asyncpg
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from functions.domain.named_sql import read_queries
@@ -193,7 +194,7 @@ async def _insert(
 def _is_same(row: asyncpg.Record, wanted: RegisterDevice, token: str) -> bool:
     return hmac.compare_digest(row["provision_token_hash"] or b"", _hash(token)) and (
         row["site_id"],
-        json.loads(row["metadata"]),
+        orjson.loads(row["metadata"]),
         row["subscription_id"],
         row["sensor_limit"],
     ) == (wanted.site_id, wanted.metadata, wanted.subscription_id, wanted.sensor_limit)
@@ -217,7 +218,7 @@ def _hash(token: str) -> bytes:
 
 
 def _device(row: Any) -> Device:  # noqa: ANN401 - a row, whose columns the model checks
-    return Device.model_validate({**row, "metadata": json.loads(row["metadata"])})
+    return Device.model_validate({**row, "metadata": orjson.loads(row["metadata"])})
 
 
 def _with_token(row: Any, token: str) -> DeviceWithToken:  # noqa: ANN401 - likewise

@@ -1,11 +1,11 @@
 """Endpoints for quarantine: refused messages, with the reason and the original bytes."""
 
 import base64
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, Field, StringConstraints
 
 from functions.domain.named_sql import read_queries
@@ -81,5 +81,5 @@ async def get_quarantined(event: Event[GetQuarantined], ctx: Context) -> Quarant
         raise Reject("QUARANTINE_NOT_FOUND", "There is no such refused message.", status=404)
     known = dict(row)
     payload = base64.b64encode(known.pop("payload")).decode()
-    headers = json.loads(known.pop("headers"))
+    headers = orjson.loads(known.pop("headers"))
     return QuarantinedMessage(**known, headers=headers, payload_base64=payload)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 from pydantic import AfterValidator, BaseModel, Field
 
 from functions.domain.named_sql import read_queries
@@ -171,7 +172,7 @@ async def rotate_secret(event: Event[RotateSecret], ctx: Context) -> RouteWithSe
         row = await connection.fetchrow(_QUERIES["lock"], wanted.tenant_id, wanted.route_id)
         if row is None:
             raise _not_found()
-        old = json.loads(row["destination_config"])
+        old = orjson.loads(row["destination_config"])
         config = destinations.rotate_secret(old, now=datetime.now(UTC), overlap=overlap)
         row = await connection.fetchrow(
             _QUERIES["update"],
@@ -194,7 +195,7 @@ def _changed(row: asyncpg.Record, change: UpdateRoute) -> tuple[Any, ...]:
     if change.destination_config is not None:
         config = json.dumps(
             read_destination(
-                row["destination_type"], change.destination_config, old=json.loads(config)
+                row["destination_type"], change.destination_config, old=orjson.loads(config)
             )
         )
     given = change.model_fields_set
@@ -209,7 +210,7 @@ def _changed(row: asyncpg.Record, change: UpdateRoute) -> tuple[Any, ...]:
 
 def _route(row: Any) -> Route:  # noqa: ANN401 - a row, whose columns the model checks
     known = dict(row)
-    config = hide_secrets(json.loads(known.pop("destination_config")))
+    config = hide_secrets(orjson.loads(known.pop("destination_config")))
     return Route(route_id=known.pop("id"), destination_config=config, **known)
 
 

@@ -84,6 +84,24 @@ async def insert_subscription(
     return _subscription(row)
 
 
+async def has_subscription(
+    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]",
+    tenant_id: str,
+    wanted: NewSubscription | None,
+) -> bool:
+    """Whether the tenant has a subscription like this one; for None, whether it has none."""
+    same: bool = await connection.fetchval(
+        _QUERIES["has_same"],
+        tenant_id,
+        wanted and wanted.type,
+        wanted and wanted.status,
+        wanted and wanted.device_limit,
+        wanted and wanted.starts_at,
+        wanted and wanted.expires_at,
+    )
+    return same
+
+
 async def create_subscription(event: Event[CreateSubscription], ctx: Context) -> Subscription:
     """Add a subscription to a tenant."""
     async with ctx.postgres.acquire() as connection:

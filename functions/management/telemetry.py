@@ -1,11 +1,11 @@
 """Endpoints that read a device's telemetry."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import orjson
 from pydantic import BaseModel, Field
 
 from functions.domain.named_sql import read_queries
@@ -87,4 +87,4 @@ async def _check_device(ctx: Context, tenant_id: str, device_id: str) -> None:
 
 
 def _row(row: asyncpg.Record) -> TelemetryRow:
-    return TelemetryRow.model_validate({**row, "metrics": json.loads(row["metrics"])})
+    return TelemetryRow.model_validate({**row, "metrics": orjson.loads(row["metrics"])})

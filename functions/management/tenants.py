@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import asyncpg
+import orjson
 from pydantic import BaseModel, Field
 
 from functions.domain.identifiers import TenantId
@@ -13,7 +14,11 @@ from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_text, cut, read_cursor
 from functions.domain.values import JsonObject, ShortText
 from functions.management.requests import ListRequest, Request, TenantRequest
-from functions.management.subscriptions import NewSubscription, insert_subscription
+from functions.management.subscriptions import (
+    NewSubscription,
+    has_subscription,
+    insert_subscription,
+)
 from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("tenants.sql"))
@@ -55,7 +60,10 @@ def tenant_not_found() -> Reject:
 
 
 async def create_tenant(event: Event[CreateTenant], ctx: Context) -> Tenant:
-    """Create a tenant. A repeat of the request returns the existing tenant."""
+    """Create a tenant. A repeat of the request returns the existing tenant.
+
+    A request with other data, or with a subscription that the tenant does not have, is refused.
+    """
     wanted = event.data
     async with ctx.postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(
@@ -66,7 +74,11 @@ async def create_tenant(event: Event[CreateTenant], ctx: Context) -> Tenant:
                 await insert_subscription(connection, wanted.tenant_id, wanted.subscription)
             return _tenant(row)
         row = await connection.fetchrow(_QUERIES["find"], wanted.tenant_id)
-    if row is not None:
+        # A request that does not state a subscription agrees with any.
+        is_same = "subscription" not in wanted.model_fields_set or await has_subscription(
+            connection, wanted.tenant_id, wanted.subscription
+        )
+    if row is not None and is_same:
         existing = _tenant(row)
         if (existing.name, existing.metadata) == (wanted.name, wanted.metadata):
             return existing
@@ -105,4 +117,4 @@ async def update_tenant(event: Event[UpdateTenant], ctx: Context) -> Tenant:
 
 
 def _tenant(row: asyncpg.Record) -> Tenant:
-    return Tenant(**{**row, "metadata": json.loads(row["metadata"])})
+    return Tenant(**{**row, "metadata": orjson.loads(row["metadata"])})

@@ -264,3 +264,16 @@ async def test_no_device_answers_for_another(api: Caller) -> None:
     await api.deliver(apply_ack, answer)
     assert [reason for reason, _ in await quarantined(api)] == ["UNKNOWN_COMMAND"]
     assert await status(api, command) == "sent"
+
+
+async def test_whole_floats_beyond_64_bits_reach_the_device_and_come_back(api: Caller) -> None:
+    arguments = {"a": 1e20, "b": [1e23], "c": 2**63 - 1}
+    command = await create(api, command_id="whole", arguments=arguments)
+    assert (command.status, command.arguments) == ("sent", arguments)
+    [(_, message)] = api.outbox.sent
+    assert json.loads(message)["arguments"] == arguments
+    assert (await create(api, command_id="whole", arguments=arguments)).arguments == arguments
+    await api.deliver(apply_ack, ack(1, command, "succeeded", result={"x": 1e20}))
+    found = await api.ask(get_command, **DEVICE, command_id="whole")
+    assert found.result == found.answers[0].result == {"x": 1e20}
+    assert isinstance(found.result["x"], float)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -78,6 +79,44 @@ async def test_creating_a_tenant_again_is_the_same_tenant_or_a_conflict(api: Cal
     assert len(page.items) == 1
     refusal = await api.refuse(owners.create_tenant, tenant_id="test", name="Other")
     assert refusal == ("TENANT_EXISTS", 409)
+
+
+@pytest.mark.parametrize(
+    ("subscription", "is_same"),
+    [
+        ({}, True),
+        ({"device_limit": 100, "type": "MAIN"}, True),
+        ({"device_limit": 101}, False),
+        ({"status": "TRIAL"}, False),
+        ({"type": "ADDON"}, False),
+        ({"expires_at": "2030-01-01T00:00:00Z"}, False),
+        ({"starts_at": "2020-01-01T00:00:00Z"}, False),
+        (None, False),
+    ],
+)
+async def test_creating_a_tenant_again_with_another_subscription_is_a_conflict(
+    api: Caller, subscription: dict[str, Any] | None, is_same: bool
+) -> None:
+    again = {"tenant_id": "test", "name": "Test", "subscription": subscription}
+    if is_same:
+        assert (await api.ask(owners.create_tenant, **again)).tenant_id == "test"
+    else:
+        assert await api.refuse(owners.create_tenant, **again) == ("TENANT_EXISTS", 409)
+
+
+WHOLE = {"a": 1e20, "b": [1e23, -1e19, 1e300], "c": {"d": 1e16, "e": 2**63 - 1, "f": 0.5}}
+
+
+async def test_whole_floats_beyond_64_bits_are_returned_as_they_came(api: Caller) -> None:
+    first = await register(api, metadata=WHOLE)
+    assert first.metadata == WHOLE
+    assert isinstance(first.metadata["a"], float)
+    assert await register(api, metadata=WHOLE) == first
+    assert orjson.loads(orjson.dumps((await api.ask(devices.get_device, **DEVICE)).metadata))
+    tenant = {"tenant_id": "floats", "metadata": WHOLE}
+    made = await api.ask(owners.create_tenant, **tenant)
+    assert made.metadata == WHOLE
+    assert await api.ask(owners.create_tenant, **tenant) == made
 
 
 async def test_tenants_are_listed_in_pages_and_changed(api: Caller) -> None:
@@ -240,6 +279,8 @@ async def test_unknown_tenants_subscriptions_and_devices_are_not_found(api: Call
         {"provision_token": "secret-tok\u00e9n-of-letters"},
         {"metadata": {"a": "\x00"}},
         {"metadata": {"a": float("nan")}},
+        {"metadata": {"a": [{"b": 2**63}]}},
+        {"metadata": {"a": -(2**63) - 1}},
         {"metadata": {"a": "x" * 9000}},
         {"sensor_limit": -1},
         {"unknown": 1},
