@@ -1,8 +1,9 @@
 """What the database knows of routes, jobs and attempts; read and written for many jobs at once."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -61,6 +62,10 @@ class Attempt:
     gone_config: str | None = None
 
 
+# Not `astuple`, which copies each value deeply.
+_VALUES = attrgetter(*(field.name for field in fields(Attempt)))
+
+
 class Journal:
     """Reads routes and writes attempts; concurrent callers share one statement."""
 
@@ -106,7 +111,7 @@ class Journal:
     async def _record_all(self, attempts: Sequence[Attempt]) -> list[None]:
         # In the order of their keys: two hosts that lock the same rows shall not wait in a circle.
         ordered = sorted(attempts, key=lambda attempt: (attempt.tenant_id, attempt.job_id))
-        columns = zip(*(astuple(attempt) for attempt in ordered), strict=True)
+        columns = zip(*map(_VALUES, ordered), strict=True)
         await self._pool.execute(_QUERIES["record_attempts"], *(list(each) for each in columns))
         return [None] * len(attempts)
 
