@@ -338,3 +338,19 @@ async def test_a_host_that_may_only_bind_works_on_a_locked_down_server(
     assert letter.code == "BAD"
     assert calls.entries == [b"one", b"bad", b"one", b"bad", b"two"]
     assert config["ack_wait"] == 30_000_000_000
+
+
+async def test_a_change_of_the_defaults_is_planned_for_each_function_that_has_it(
+    shop: Shop, broker: Broker
+) -> None:
+    await shop.run("apply")
+    text = (shop.folder / "shop.yaml").read_text()
+    (shop.folder / "shop.yaml").write_text(f"{text}defaults: {{consumer: {{ack_wait: 45s}}}}\n")
+
+    planned = await shop.run("plan")
+
+    assert planned.code == 0
+    assert [line.split(maxsplit=3) for line in planned.out.splitlines()[:2]] == [
+        ["update", "consumer", "JOBS/workers", "ack_wait: 30s -> 45s"],
+        ["update", "consumer", "MAILBOX/work", "ack_wait: 30s -> 45s"],
+    ]

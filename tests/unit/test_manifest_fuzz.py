@@ -13,7 +13,18 @@ SERVICE = """
   gateway:
     handler: a:b
     service: true
-    settings: {key: {from_env: K}, n: 1}
+    settings: {key: {from_env: K, optional: true}, n: 1}
+  both:
+    handler: a:b
+    concurrency: 2
+    triggers:
+      one: {consumer: {stream: TELEMETRY}}
+      two: {endpoint: {subject: two, http: {method: GET, path: /two}}}
+defaults:
+  timeout: 5s
+  retry: {attempts: 3}
+  settings: {token: {from_env: K}}
+  endpoint: {service: x, http: {auth: none}}
 """
 TEXT = (SHIPPED / "telemetry.yaml").read_text(encoding="utf-8") + SERVICE
 LINES = TEXT.splitlines(keepends=True)
