@@ -12,11 +12,14 @@ import hashlib
 import hmac
 from typing import NamedTuple
 
-from functions.domain.envelope import TENANT_MISMATCH, Envelope
+from functions.domain.envelope import (
+    MAX_PAYLOAD_BYTES,
+    PAYLOAD_TOO_LARGE,
+    TENANT_MISMATCH,
+    Envelope,
+)
 from functions.domain.quarantine import Executor, Refusal
 from functions.domain.registry import RegisteredDevice, find_device
-
-MAX_PAYLOAD_BYTES = 8192
 
 
 class Refused(NamedTuple):
@@ -64,7 +67,7 @@ UNREGISTERED = Refused("UNREGISTERED_DEVICE", "the tenant has no such device")
 def judge_size(envelope: Envelope, limit_bytes: int) -> Refused | None:
     """Check that the payload has at most `limit_bytes`."""
     if envelope.payload_bytes > limit_bytes:
-        return Refused("PAYLOAD_TOO_LARGE", f"more than {limit_bytes} bytes")
+        return Refused(PAYLOAD_TOO_LARGE, f"more than {limit_bytes} bytes")
     return None
 
 

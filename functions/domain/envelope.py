@@ -9,10 +9,15 @@ from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic, top
 from runtime import Message
 
 BAD_TOPIC_FORMAT = "BAD_TOPIC_FORMAT"
+PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
 INVALID_JSON = "INVALID_JSON"
 INVALID_PAYLOAD = "INVALID_PAYLOAD"
 TENANT_MISMATCH = "TENANT_MISMATCH_TOPIC_VS_PAYLOAD"
 
+MAX_PAYLOAD_BYTES = 8192
+# An escaped character takes six bytes of JSON for one of the payload.
+_ESCAPED_BYTES = 6
+_ENVELOPE_BYTES = 4096
 _VERSIONS = (None, 1, "1")
 
 
@@ -71,26 +76,32 @@ class BadEnvelope(ValueError):  # noqa: N818 - a verdict on a message, as Reject
         super().__init__(f"{code}: {detail}")
 
 
-def read_envelope(message: Message) -> Envelope:
+def read_envelope(message: Message, limit_bytes: int = MAX_PAYLOAD_BYTES) -> Envelope:
     """The device's message, from an envelope or from a raw payload on the device's subject.
 
+    What is longer than any payload of `limit_bytes` can be is refused before it is parsed: the
+    event loop does nothing else meanwhile.
+
     Raises:
-        BadEnvelope: `BAD_TOPIC_FORMAT`, `INVALID_JSON`, `INVALID_PAYLOAD`, or
+        BadEnvelope: `BAD_TOPIC_FORMAT`, `PAYLOAD_TOO_LARGE`, `INVALID_JSON`, `INVALID_PAYLOAD`, or
             `unsupported_envelope_version:{version}`.
     """
     topic = topic_from_subject(message.subject)
     if topic is None:
-        return _enveloped(message)
+        return _enveloped(message, limit_bytes)
     if isinstance(topic, BadTopic):
         raise BadEnvelope(BAD_TOPIC_FORMAT, topic.reason)
     _check_stream(topic, message.subject)
     data = message.data
+    _check_size(len(data), limit_bytes, topic)
     payload = _object(data, topic)
     return Envelope(topic, "", payload, len(data), None, topic.tenant_id, None)
 
 
-def _enveloped(message: Message) -> Envelope:
+def _enveloped(message: Message, limit_bytes: int) -> Envelope:
     data = message.data
+    if len(data) > _ESCAPED_BYTES * limit_bytes + _ENVELOPE_BYTES:
+        raise BadEnvelope(PAYLOAD_TOO_LARGE, f"more than {limit_bytes} bytes")
     envelope = _object(data, "")
     topic = parse_topic(envelope.get("topic"))
     if isinstance(topic, BadTopic):
@@ -112,6 +123,7 @@ def _enveloped(message: Message) -> Envelope:
     if isinstance(payload, str):
         text = payload.encode()
         size_bytes = len(text)
+        _check_size(size_bytes, limit_bytes, topic)
         payload = _object(text, topic)
     elif isinstance(payload, dict):
         size_bytes = len(orjson.dumps(payload))
@@ -127,6 +139,11 @@ def _enveloped(message: Message) -> Envelope:
         message.subject.partition(".")[2],
         get("tenant_id"),
     )
+
+
+def _check_size(size_bytes: int, limit_bytes: int, topic: Topic) -> None:
+    if size_bytes > limit_bytes:
+        raise BadEnvelope(PAYLOAD_TOO_LARGE, f"more than {limit_bytes} bytes", topic)
 
 
 def _check_stream(topic: Topic, subject: str) -> None:
@@ -152,6 +169,8 @@ __all__ = [
     "BAD_TOPIC_FORMAT",
     "INVALID_JSON",
     "INVALID_PAYLOAD",
+    "MAX_PAYLOAD_BYTES",
+    "PAYLOAD_TOO_LARGE",
     "TENANT_MISMATCH",
     "BadEnvelope",
     "Envelope",

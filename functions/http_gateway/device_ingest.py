@@ -50,7 +50,7 @@ class DeviceIngest:
         topic = _topic(request)
         require_json(request)
         key = _idempotency_key(request)
-        body = await self._bodies.read(request, limit_bytes=self._settings.max_body_bytes)
+        body = await self._bodies.read(request, limit_bytes=self._settings.max_device_body_bytes)
         fields = read_object(body, code="INVALID_PAYLOAD")
         token = fields.get("provision_token", _header_token(request))
         if self._admission is not None:

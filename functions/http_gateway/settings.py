@@ -47,8 +47,10 @@ class GatewaySettings(BaseModel):
             characters; without a key, or with an empty one, those routes refuse every request.
         bridge_key: the key that EMQX sends as `X-Internal-Auth`, of at least 16 characters; without
             a key, or with an empty one, the bridge answers 503.
-        max_body_bytes: largest body of a request, except EMQX's. NATS accepts 1 MiB by default,
-            envelope included.
+        max_device_body_bytes: largest body of a device's message; ingest takes 8192 bytes unless
+            its settings say otherwise, and quarantines more.
+        max_body_bytes: largest body of any other request, except EMQX's. NATS accepts 1 MiB by
+            default, envelope included.
         max_bridge_body_bytes: largest body of EMQX's request, in which JSON may need six bytes for
             one byte of the payload.
         max_publish_bytes: a longer message from EMQX is cut before it is stored; keep this below
@@ -81,6 +83,7 @@ class GatewaySettings(BaseModel):
     unsigned_subjects: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     admin_key: Key = None
     bridge_key: Key = None
+    max_device_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 65_536
     max_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 1_000_000
     max_bridge_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 8_000_000
     max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 1_000_000

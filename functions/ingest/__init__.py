@@ -109,7 +109,8 @@ async def stop(ctx: Context[IngestState]) -> None:
 async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
     """Write a batch and publish its route jobs. Returns only when all of it is durable."""
     state = ctx.state
-    read = [(event.message, read_telemetry(event.message)) for event in batch]
+    limit_bytes = state.limits.max_payload_bytes
+    read = [(event.message, read_telemetry(event.message, limit_bytes)) for event in batch]
     async with state.in_order:
         plan = await _plan(read, ctx)
     await write(ctx.postgres, plan)

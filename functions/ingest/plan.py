@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
+from functions.domain.envelope import MAX_PAYLOAD_BYTES, BadEnvelope, Envelope, read_envelope
 from functions.domain.quarantine import Refusal
 from functions.domain.registry import DeviceKey, RegisteredDevice, TenantRoutes
 from functions.domain.topics import Topic
@@ -110,10 +110,10 @@ def stored_at(message: Message) -> datetime:
     return datetime.fromtimestamp(message.stored_at_ns // _NS_PER_US / _US_PER_S, UTC)
 
 
-def read_telemetry(message: Message) -> Envelope | Refusal:
+def read_telemetry(message: Message, limit_bytes: int = MAX_PAYLOAD_BYTES) -> Envelope | Refusal:
     """The message's envelope, or why it cannot be read."""
     try:
-        return read_envelope(message)
+        return read_envelope(message, limit_bytes)
     except BadEnvelope as bad:
         return Refusal.of_message(message, bad)
     except Exception as failure:  # noqa: BLE001 - one message must not fail its whole batch

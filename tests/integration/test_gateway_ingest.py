@@ -139,7 +139,7 @@ async def test_without_a_key_the_same_message_twice_is_two(
         (b'{"a": 1} {"b": 2}', 400, "INVALID_JSON"),
         (b'{"a": 1,}', 400, "INVALID_JSON"),
         (b'{"a":' * 60 + b"1" + b"}" * 60, 400, "INVALID_JSON"),
-        (b'{"a":' * 100_000, 400, "INVALID_JSON"),
+        (b'{"a":' * 10_000, 400, "INVALID_JSON"),
         (b"\xef\xbb\xbf{}", 400, "INVALID_JSON"),
         (b"[]", 422, "INVALID_PAYLOAD"),
         (b'"text"', 422, "INVALID_PAYLOAD"),
@@ -231,7 +231,7 @@ async def test_any_other_method_is_told_what_is_allowed(gateway: Gateway) -> Non
 async def test_a_body_that_says_it_is_too_large_is_refused_unread(gateway: Gateway) -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(f"{head}Content-Length: 1000001\r\n\r\n".encode())
+    writer.write(f"{head}Content-Length: 65537\r\n\r\n".encode())
     status = await asyncio.wait_for(reader.readline(), 10)
     assert status.startswith(b"HTTP/1.1 413")
     writer.close()
@@ -249,8 +249,8 @@ async def test_a_body_that_grows_too_large_is_refused(gateway: Gateway, broker: 
 
 
 async def test_a_body_of_exactly_the_limit_is_stored(gateway: Gateway) -> None:
-    body = b'{"a":"' + b"x" * (1_000_000 - 8) + b'"}'
-    assert len(body) == 1_000_000
+    body = b'{"a":"' + b"x" * (65_536 - 8) + b'"}'
+    assert len(body) == 65_536
     answer = await gateway.client.post(PATH, content=body, headers=JSON)
     assert answer.status_code == 202
 
@@ -303,7 +303,10 @@ async def test_when_the_stream_is_full_the_device_is_told_to_come_back(
 
 async def test_a_message_that_nats_would_not_take_is_refused_for_good(broker: Broker) -> None:
     reconnects = broker.reconnects
-    async with make_streams(broker), run_gateway(broker, max_body_bytes=9_000_000) as gateway:
+    async with (
+        make_streams(broker),
+        run_gateway(broker, max_device_body_bytes=9_000_000) as gateway,
+    ):
         body = b'{"a":"' + b"x" * broker.max_payload_bytes + b'"}'
         answer = await gateway.client.post(PATH, content=body, headers=JSON)
         assert (answer.status_code, answer.json()["code"]) == (413, "MESSAGE_TOO_LARGE")

@@ -153,7 +153,8 @@ async def test_a_report_for_another_version_is_refused_for_good(api: Caller) -> 
         (b'{"provision_token":"tok","state":{"other":{}}}', "SHADOW_INVALID"),
         (b'{"provision_token":"tok","reported":{},"state":{"reported":{}}}', "SHADOW_INVALID"),
         (b'{"provision_token":"tok","reported":{"a":"' + b"x" * 9000 + b'"}}', "PAYLOAD_TOO_LARGE"),
-        (b"x" * 1_000_000, "INVALID_JSON"),
+        (b"x" * 8_192, "INVALID_JSON"),
+        (b"x" * 8_193, "PAYLOAD_TOO_LARGE"),
     ],
 )
 async def test_what_cannot_be_accepted_is_kept_byte_by_byte(

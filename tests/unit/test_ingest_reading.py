@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from functions.domain.envelope import Envelope
+from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.quarantine import Refusal
 from functions.domain.topics import Topic
 from functions.ingest.plan import read_telemetry
@@ -64,7 +64,7 @@ def test_the_payloads_own_size_counts_and_not_its_envelopes() -> None:
         ("telemetry.t.d", b'{"a":NaN}', "INVALID_JSON"),
         ("telemetry.t.d", b'{"a":1,"a":1}', "INVALID_JSON"),
         ("telemetry.t.d", b"[" * 50 + b"]" * 50, "INVALID_JSON"),
-        ("telemetry.t.d", b"x" * 1_000_000, "INVALID_JSON"),
+        ("telemetry.t.d", b"x" * 1_000_000, "PAYLOAD_TOO_LARGE"),
         ("telemetry.t.d", [], "INVALID_PAYLOAD"),
         ("telemetry.t.d", 5, "INVALID_PAYLOAD"),
         ("telemetry.t", b"not json", "INVALID_JSON"),
@@ -115,3 +115,28 @@ def test_an_unmapped_topic_is_refused(subject: str, topic: Topic | str) -> None:
 @pytest.mark.parametrize("kind", ["commands", "shadow.desired", "shadow.delta"])
 def test_an_unmapped_downlink_is_done(kind: str) -> None:
     assert judge(Message(f"tenant.t.device.d//1.{kind}", b"{}")) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message("telemetry.t.d", b'{"a":' + b" " * 8187 + b"1}"),
+        Message("telemetry.t.d", b"not JSON " * 1000),
+        Message("telemetry.t", b'{"\\u0061":0}' * 10_000),
+        Message(
+            "telemetry.t",
+            json.dumps({"topic": "tenant/t/device/d/telemetry", "payload": "x" * 8193}).encode(),
+        ),
+    ],
+)
+def test_what_is_too_large_is_refused_before_it_is_parsed(message: Message) -> None:
+    with pytest.raises(BadEnvelope) as refused:
+        read_envelope(message)
+    assert refused.value.code == "PAYLOAD_TOO_LARGE"
+
+
+def test_a_payload_of_exactly_the_limit_may_be_escaped_throughout() -> None:
+    payload = '{"a":"' + "x" * 8184 + '"}'
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in payload)
+    data = f'{{"topic":"tenant/t/device/d/telemetry","payload":"{escaped}"}}'.encode()
+    assert read_envelope(Message("telemetry.t", data)).payload_bytes == 8192
