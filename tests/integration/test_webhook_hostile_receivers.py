@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import itertools
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -255,12 +256,8 @@ async def test_a_connection_that_the_receiver_closed_while_idle_costs_no_attempt
 
 
 async def test_a_receiver_that_never_reads_ends_with_the_time_limit(client: HttpClient) -> None:
-    async def accept(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
-        await reader.read()
-
-    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
-        origin = Origin("127.0.0.1", server.sockets[0].getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as server:  # The system accepts connections to it.
+        origin = Origin("127.0.0.1", server.getsockname()[1])
         with pytest.raises(AnswerTimeout):
             await client.send(origin, REQUEST + b"x" * 10_000_000)
 
