@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from urllib.parse import unquote
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -11,6 +12,7 @@ from functions.http_gateway.host_names import HostNames
 from functions.http_gateway.problems import ProblemError
 
 MAX_URL_BYTES = 8192
+MAX_HEAD_BYTES = 32_768
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
@@ -68,6 +70,7 @@ class Boundary:
             await send(message)
 
         try:
+            _use_origin_form(scope)
             self._check(scope)
             await self._app(scope, receive_whole, send_marked)
         except ClientDisconnect:
@@ -86,6 +89,20 @@ class Boundary:
         self._inside += 1
 
     def _check(self, scope: Scope) -> None:
+        names = [name for name, _ in scope["headers"]]
+        if b"content-length" in names and b"transfer-encoding" in names:
+            # Source: RFC 9112, section 6.3: it may be an attempt to smuggle a request.
+            raise ProblemError(
+                400,
+                "MALFORMED_HTTP",
+                "Send Content-Length or Transfer-Encoding, not both.",
+                headers={"Connection": "close"},
+            )
+        # The parser bounds a head only while it is incomplete.
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            raise ProblemError(
+                431, "HEADERS_TOO_LARGE", f"Headers may have at most {MAX_HEAD_BYTES} bytes."
+            )
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
             raise ProblemError(
                 414, "URL_TOO_LONG", f"A URL may have at most {MAX_URL_BYTES} bytes."
@@ -99,6 +116,21 @@ class Boundary:
             return failure
         self._log.error("A request failed unexpectedly.", request_id=request_id, exc_info=failure)
         return ProblemError(500, "INTERNAL", "The gateway failed; its log names this event_id.")
+
+
+def _use_origin_form(scope: Scope) -> None:
+    """Read `GET http://host/path` as `GET /path` with that host.
+
+    Source: RFC 9112, section 3.2.2.
+    """
+    scheme, separator, rest = scope["raw_path"].partition(b"://")
+    if not separator or scheme.lower() not in {b"http", b"https"}:
+        return
+    authority, slash, path = rest.partition(b"/")
+    scope["raw_path"] = slash + path or b"/"
+    scope["path"] = unquote(scope["raw_path"].decode("ascii", "replace"))
+    scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    scope["headers"].append((b"host", authority))
 
 
 def _request_id(scope: Scope) -> str:

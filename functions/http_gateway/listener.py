@@ -15,13 +15,13 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from functions.http_gateway.boundary import MAX_HEAD_BYTES
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.connection_limits import Connection, ConnectionLimits
 from functions.http_gateway.problems import ProblemError, title
 from functions.http_gateway.settings import GatewaySettings
 from runtime import ConfigError, Problem
 
-MAX_HEAD_BYTES = 32_768
 _HEADERS_TOO_LARGE = 431
 _KEEP_ALIVE_S = 65
 _LINGER_S = 5.0
@@ -153,6 +153,13 @@ class _BoundedProtocol(H11Protocol):
         self._disarm_head_timer()
         self._disarm_write_timer()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer the request in progress of a client that has closed its side alone."""
+        if not self._is_answering or self.cycle.more_body:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def pause_writing(self) -> None:
         super().pause_writing()

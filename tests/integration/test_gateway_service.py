@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from functions.http_gateway.listener import MAX_HEAD_BYTES
+from functions.http_gateway.boundary import MAX_HEAD_BYTES
 from runtime import ConfigError
 from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer
@@ -406,3 +406,46 @@ async def test_a_web_page_under_a_name_of_its_own_is_told_nothing(
     if status == 421:
         assert answer.json()["code"] == "HOST_NOT_ALLOWED"
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET http://localhost/healthz HTTP/1.1\r\nHost: evil.example\r\n", b"200"),
+        (b"GET HTTP://LOCALHOST/healthz?a=1 HTTP/1.1\r\nHost: localhost\r\n", b"200"),
+        (b"GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost\r\n", b"421"),
+        (b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n", b"404"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 40_000 + b"\r\n", b"431"),
+        (
+            b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
+            b"Transfer-Encoding: chunked\r\n",
+            b"400",
+        ),
+    ],
+)
+async def test_requests_are_read_as_the_rfcs_say(
+    gateway: Gateway, request_bytes: bytes, status: bytes
+) -> None:
+    answer = await gateway.ask_raw(request_bytes + b"Connection: close\r\n\r\n")
+    assert answer.split()[1] == status
+
+
+async def test_a_request_with_both_lengths_ends_its_connection(gateway: Gateway) -> None:
+    head = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+    answer = await gateway.ask_raw(head + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+async def test_a_client_that_closes_its_side_after_the_request_gets_its_answer(
+    gateway: Gateway, broker: Broker
+) -> None:
+    async with run_endpoint(broker, echo):
+        await gateway.lines.wait("A route is served.", path="/probe")
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        writer.write(head + b'Content-Length: 7\r\n\r\n{"a":1}')
+        writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b'{"a":1}')
