@@ -51,8 +51,12 @@ class Section:
 
         A patch of None deletes the whole section.
         """
+        # Built once for each update: to search all leaves for each value takes quadratic time.
+        below: dict[Path, set[Path]] = {}
+        for leaf in self.leaves:
+            _add_leaf(below, leaf)
         for path, value in flatten(patch):
-            self._write(path, value, stamp)
+            self._write(path, value, stamp, below)
         self._forget()
 
     def state(self) -> Json:
@@ -66,21 +70,27 @@ class Section:
     def _timestamp(self, path: Path) -> Json:
         return {"timestamp": self.written[path] // NS_PER_S}
 
-    def _write(self, path: Path, value: object, stamp: int) -> None:
+    def _write(self, path: Path, value: object, stamp: int, below: dict[Path, set[Path]]) -> None:
         prefixes = [path[:depth] for depth in range(len(path))]
         if value is not None:
             for prefix in prefixes:
                 self.beneath[prefix] = max(self.beneath.get(prefix, 0), stamp)
                 if prefix in self.leaves and self.written[prefix] < stamp:
-                    del self.leaves[prefix]
+                    self._drop(prefix, below)
         if any(self.written.get(place, 0) > stamp for place in (*prefixes, path)):
             return
         self.written[path] = stamp
-        for leaf in [leaf for leaf in self.leaves if leaf[: len(path)] == path]:
+        for leaf in list(below.get(path, ())):
             if self.written[leaf] < stamp or leaf == path:
-                del self.leaves[leaf]
+                self._drop(leaf, below)
         if value is not None and self.beneath.get(path, 0) <= stamp:
             self.leaves[path] = value
+            _add_leaf(below, path)
+
+    def _drop(self, leaf: Path, below: dict[Path, set[Path]]) -> None:
+        del self.leaves[leaf]
+        for depth in range(len(leaf) + 1):
+            below[leaf[:depth]].discard(leaf)
 
     def _forget(self) -> None:
         gone = [path for path in self.written if path not in self.leaves]
@@ -102,6 +112,12 @@ class Section:
 
     def _is_covered(self, path: Path, stamp: int) -> bool:
         return any(self.written.get(path[:depth], 0) > stamp for depth in range(len(path)))
+
+
+def _add_leaf(below: dict[Path, set[Path]], leaf: Path) -> None:
+    """Add a leaf to the leaves at or beneath each of its paths."""
+    for depth in range(len(leaf) + 1):
+        below.setdefault(leaf[:depth], set()).add(leaf)
 
 
 def flatten(patch: object, path: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -172,3 +172,26 @@ def test_what_no_section_can_hold_is_refused(patch: object) -> None:
 def test_an_ordinary_state_is_allowed(state: dict[str, Any]) -> None:
     check_patch(state)
     check_patch(None)
+
+
+class CountingKey(str):
+    """A key that counts how often it is compared with another object."""
+
+    __slots__ = ()
+    comparisons = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountingKey.comparisons += 1
+        return str.__eq__(self, other)
+
+
+def test_the_time_of_a_merge_grows_with_its_size_and_not_with_its_square() -> None:
+    keys = [CountingKey(f"k{number}") for number in range(500)]
+    section = Section()
+    section.merge(dict.fromkeys(keys, 0), 1)
+    section.merge({key: {"a": 0} for key in keys}, 2)
+    section.merge(dict.fromkeys(keys, 1), 3)
+    assert section.state() == dict.fromkeys(keys, 1)
+    # A search of all leaves for each key would be 250,000 comparisons.
+    assert CountingKey.comparisons < 50_000
