@@ -35,10 +35,16 @@ class LoadFailure:
     def of(cls, problems: Iterable[Problem]) -> "LoadFailure":
         """The failure that a person should correct first.
 
+        It is the first problem, or one of a field inside the first one's.
+
         Args:
             problems: at least one.
         """
         first, *others = problems
+        for at, other in enumerate(others):
+            # An entry that lacks a key lacks it because the key inside it is misspelt.
+            if first.field and other.field.startswith(f"{first.field}."):
+                first, others[at] = other, first
         more = f" (and {len(others)} more)" if others else ""
         field = f"{first.field}: " if first.field else ""
         # A setting may be a secret, though it should be a reference to one.

@@ -32,6 +32,18 @@ def test_the_first_of_several_problems_is_shown_and_the_others_are_counted() -> 
     assert failure.excerpt == ""
 
 
+def test_of_an_entry_and_a_key_inside_it_the_key_is_shown() -> None:
+    problems = [
+        Problem("app.yaml:8", "functions.f", "no binding found", "write exactly one"),
+        Problem("app.yaml:11", "functions.f.consumr", "no such key", "did you mean consumer?"),
+    ]
+
+    failure = LoadFailure.of(problems)
+
+    assert failure.where == "app.yaml:11"
+    assert failure.wrong == "functions.f.consumr: no such key (and 1 more)"
+
+
 @pytest.mark.parametrize("where", ["manifest", "function f", "gone.py:3", "shop.py:99"])
 def test_a_place_without_a_line_has_no_excerpt(where: str) -> None:
     Path("shop.py").write_text("pass\n")
