@@ -12,16 +12,16 @@ _VARIABLE = "_RUNTIME_COMPLETE"
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    r"""Print the script that completes commands, options and names of functions in SHELL.
+    """Print the script that completes commands, options and names of functions in SHELL.
 
     \b
     bash, in ~/.bashrc:  eval "$(runtime completion bash)"
     zsh, in ~/.zshrc:    eval "$(runtime completion zsh)"
-    fish:                runtime completion fish > ~/.config/fish/completions/runtime.fish
+    fish:  runtime completion fish > ~/.config/fish/completions/runtime.fish
 
     Names of functions are asked of NATS, for at most a second, and also read from manifests/ where
     the command loads them. When NATS is away, only these are completed, without a message.
-    """
+    """  # noqa: D301 - click reads the character, which a raw text does not have
     # Imported here: the group imports this module.
     from runtime.cli import main  # noqa: PLC0415
 

@@ -97,3 +97,9 @@ async def test_zsh_and_fish_get_scripts_that_ask_in_the_same_way(shell: str) -> 
 
     assert answer.code == 0
     assert "resume" in answer.out
+
+
+def test_the_help_has_each_shell_on_a_line_of_its_own() -> None:
+    lines = CliRunner().invoke(main, ["completion", "--help"]).output.splitlines()
+
+    assert '  bash, in ~/.bashrc:  eval "$(runtime completion bash)"' in lines
