@@ -275,7 +275,9 @@ def _check(span: Span, last: int) -> None:
     """
     first, until = span.first, span.until
     wrong, remedy = "", ""
-    if isinstance(first, int) and first > last:
+    if isinstance(first, int) and not last:
+        wrong, remedy = "it has had no message yet", "publish one first"
+    elif isinstance(first, int) and first > last:
         wrong, remedy = f"it ends at sequence {last:,}", "begin earlier"
     elif isinstance(first, datetime) and first > datetime.now(UTC):
         wrong, remedy = f"{first.isoformat()} is in the future", "begin earlier"

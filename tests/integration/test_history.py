@@ -167,6 +167,14 @@ async def test_a_part_that_cannot_have_messages_is_refused_with_the_reason(
         await History(broker).find(Span(stream, (), first, until))
 
 
+async def test_a_stream_without_a_message_has_no_past(broker: Broker) -> None:
+    name = fresh("EMPTY")
+    await _add_stream(broker, name)
+
+    with pytest.raises(ConfigError, match="it has had no message yet; publish one first"):
+        await History(broker).find(Span(name, (), 1))
+
+
 async def test_a_work_queue_has_no_past(broker: Broker) -> None:
     name = fresh("WORK")
     await _add_stream(broker, name, retention="workqueue")
