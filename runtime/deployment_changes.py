@@ -5,9 +5,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from runtime.deployment import Deployment, Superseded
-from runtime.function_change import Action, FunctionChange
+from runtime.function_change import STREAM, Action, FunctionChange
 from runtime.how_to_apply import Keep, Rebind, Restart, Swap, how_to_apply
 from runtime.loader import Function, LoadFailure
+from runtime.loader.candidate import MANIFESTS
 from runtime.manifest import Manifest
 from runtime.manifest_changes import ManifestChanges
 from runtime.observe.logs import get_logger
@@ -127,12 +128,17 @@ class DeploymentChanges:
     def _note_errors(
         self, one: "_Reload", errors: Mapping[str, LoadFailure]
     ) -> list[FunctionChange]:
-        """Show the failures; return those that were not shown before."""
+        """Show the failures; return those not shown before, and the mended ones of no function."""
         others = {name: each for name, each in errors.items() if name not in self._deployments}
         found = [
             one.change(name, "failed", error=failure)
             for name, failure in others.items()
             if self.errors.get(name) != str(failure)
+        ]
+        found += [
+            one.change(name, "mended")
+            for name in self.errors
+            if name not in others and (name == MANIFESTS or name.startswith(STREAM))
         ]
         self.errors = {name: str(failure) for name, failure in others.items()}
         return found + [

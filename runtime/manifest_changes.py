@@ -1,6 +1,7 @@
 """Lets streams and consumers follow another manifest, as far as JetStream takes the changes."""
 
 from runtime.errors import ConfigError, Unavailable
+from runtime.function_change import STREAM
 from runtime.function_streams import FunctionStreams, with_own_streams
 from runtime.loader import LoadFailure
 from runtime.manifest import Manifest
@@ -67,7 +68,7 @@ class ManifestChanges:
             try:
                 await self._streams.follow(with_own_streams(candidate))
             except ConfigError as refusal:
-                shown = name if kind == "functions" else f"stream {name}"
+                shown = name if kind == "functions" else f"{STREAM}{name}"
                 refused[shown] = LoadFailure.of(refusal.problems)
             except Unavailable as failure:
                 return {**refused, **self._refuse_all(manifest, failure)}
@@ -78,7 +79,7 @@ class ManifestChanges:
     def _refuse_all(self, manifest: Manifest, failure: Unavailable) -> dict[str, LoadFailure]:
         remedy = "save the file again, or send SIGHUP, when it answers"
         return {
-            name if kind == "functions" else f"stream {name}": LoadFailure(
+            name if kind == "functions" else f"{STREAM}{name}": LoadFailure(
                 f"{kind.removesuffix('s')} {name}", f"{failure.what} is unavailable", remedy
             )
             for kind, name in self._changed(manifest)

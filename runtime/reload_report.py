@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runtime.function_change import Action, FunctionChange
+from runtime.function_change import STREAM, Action, FunctionChange
+from runtime.loader.candidate import MANIFESTS
 from runtime.observe.logs import get_logger, is_for_a_person
 
 log = get_logger("runtime.reload")
@@ -33,7 +34,9 @@ def report(changes: Iterable[FunctionChange]) -> None:
             log.info(_SENTENCES[action], functions=_names(alike), ms=round(slowest))
             continue
         for change in alike:
-            log.info(_SENTENCES[action], function=change.name, **_versions(change))
+            is_entry = action == "mended" and not change.to_version
+            sentence = "Mended" if is_entry else _SENTENCES[action]
+            log.info(sentence, function=change.name, **_versions(change))
     for alike in _by_error(failed):
         _report_failure(alike)
 
@@ -44,15 +47,22 @@ def _report_failure(alike: Sequence[FunctionChange]) -> None:
         return
     whose = {"function": alike[0].name} if len(alike) == 1 else {"functions": _names(alike)}
     more: dict[str, Any] = {"excerpt": error.excerpt} if error.excerpt else {}
-    runs = "the last good version runs on" if alike[0].to_version else "it does not run"
     log.error(
-        f"Not reloaded, {runs}",  # noqa: G004 - one of two constant sentences
+        f"Not reloaded, {_what_runs(alike[0])}",  # noqa: G004 - one of four constant sentences
         **whose,
         where=error.where,
         wrong=error.wrong,
         remedy=error.remedy,
         **more,
     )
+
+
+def _what_runs(change: FunctionChange) -> str:
+    if change.to_version:
+        return "the last good version runs on"
+    if change.name == MANIFESTS:
+        return "the last good manifests are in use"
+    return "it stays as it is" if change.name.startswith(STREAM) else "it does not run"
 
 
 def _by_error(failed: Iterable[FunctionChange]) -> list[list[FunctionChange]]:

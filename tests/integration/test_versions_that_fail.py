@@ -14,6 +14,7 @@ from runtime.errors import Unavailable
 from runtime.function_change import FunctionChange
 from runtime.host import Host
 from runtime.loader import LoadFailure
+from runtime.loader.candidate import MANIFESTS
 from tests.support.host import (
     DEADLINE_S,
     Journal,
@@ -104,6 +105,23 @@ async def test_a_failure_of_loading_is_shown_until_the_last_good_version_is_on_d
     assert f"{work}: work.py:3: invalid syntax" in shown
     assert metadata["reload_error"] == str(failure)
     assert (mended[work].action, after) == ("mended", None)
+
+
+async def test_manifests_that_are_mended_are_reported_once(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    project = consuming(*names())
+    failure = LoadFailure("shop.yaml:1", "the file is empty", "declare something")
+    async with serve(nats_server, project, does=adding(Journal(), "old")) as host:
+        project.errors = {MANIFESTS: failure}
+        broken = await project.reload(host)
+        project.errors = {}
+        mended = await project.reload(host)
+        again = await project.reload(host)
+
+    assert broken[MANIFESTS].error == failure
+    assert {name: change.action for name, change in mended.items()} == {MANIFESTS: "mended"}
+    assert again == {}
 
 
 async def test_a_change_that_plan_would_refuse_fails_alone(
