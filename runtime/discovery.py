@@ -31,6 +31,14 @@ class _Published:
     metadata: Mapping[str, str] = field(default_factory=dict)
     is_function: bool = False
     service: MicroService | None = None
+    starts: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop the service, also if it is about to start."""
+        async with self.starts:
+            service = self.service
+        if service is not None:
+            await service.stop(grace_s)
 
     def describe(self) -> str:
         shared = len(self.endpoints)
@@ -150,15 +158,25 @@ class Discovery:
     async def start(self) -> None:
         """Start to answer for every function that was added; call it again after adding more.
 
+        Several calls, and `remove`, may run at once: the functions of a reload follow side by side.
         An endpoint that was added again takes the place of the one before, in the same service.
 
         Raises:
             Unavailable: the connection is gone. Functions that answered before still do.
         """
-        for name, published in self._published.items():
+        for name, published in list(self._published.items()):
+            await self._start_service(name, published)
             if published.service is not None:
                 await _follow(published.service, published.endpoints)
-                continue
+        await self._end_left_ones()
+        if not self._sampling.is_flowing:
+            self._sampling.start()
+
+    async def _start_service(self, name: str, published: "_Published") -> None:
+        """Start a service that does not answer yet and is still wanted."""
+        async with published.starts:
+            if published.service is not None or self._published.get(name) is not published:
+                return
             service = MicroService(
                 self._broker,
                 name,
@@ -169,9 +187,6 @@ class Discovery:
             )
             await service.start()
             published.service = service
-        await self._end_left_ones()
-        if not self._sampling.is_flowing:
-            self._sampling.start()
 
     async def remove(self, function: str, grace_s: float) -> None:
         """Stop to answer for one function; requests that have arrived are answered.
@@ -187,8 +202,7 @@ class Discovery:
             published.endpoints.pop(function, None)
             if not published.statuses:
                 del self._published[name]
-                if published.service is not None:
-                    await published.service.stop(grace_s)
+                await published.stop(grace_s)
             elif published.service is not None:
                 await published.service.remove_endpoint(function, grace_s)
 
@@ -228,8 +242,7 @@ class Discovery:
         for name, published in list(self._published.items()):
             if not published.statuses:
                 del self._published[name]
-                if published.service is not None:
-                    await published.service.stop(STOP_GRACE_S)
+                await published.stop(STOP_GRACE_S)
 
     def _metadata_of(self, published: _Published) -> Callable[[], Mapping[str, str]]:
         def metadata() -> Mapping[str, str]:
@@ -254,7 +267,7 @@ class Discovery:
 
 async def _follow(service: MicroService, endpoints: Mapping[str, MicroEndpoint]) -> None:
     """Let a service that answers have these endpoints; the new ones answer before others end."""
-    for endpoint in endpoints.values():
+    for endpoint in list(endpoints.values()):
         if endpoint.name not in service.endpoint_names:
             await service.add_endpoint(endpoint)
         elif service.endpoint(endpoint.name) is not endpoint:

@@ -206,3 +206,34 @@ async def test_a_function_that_cannot_start_is_not_added_and_is_added_when_mende
     assert shown.startswith(f"{more}: ")
     assert (started.action, started.from_version, mended) == ("started", "", None)
     assert json.loads(reply.data) == {"from": "more"}
+
+
+async def test_functions_that_are_renamed_side_by_side_all_run_and_each_answers_once(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    project = Project({})
+    mark = fresh("renamed")
+
+    def rename(number: int) -> set[str]:
+        for name in list(project.specs):
+            project.remove(name)
+        for each in range(8):
+            name = f"{mark}_{number}_{each}"
+            project.declare(name, handler="on_request", endpoint={"subject": name})
+            project.write(name, "1", handler=_answering(name))
+        return set(project.specs)
+
+    rename(0)
+    behaviours = dict.fromkeys(project.specs, _answer_first)
+    async with running_host(nats_server.url, project.specs, behaviours) as host:
+        failed: list[FunctionChange] = []
+        for number in range(1, 6):
+            wanted = rename(number)
+            failed += [each for each in (await project.reload(host)).values() if each.error]
+        running = _names_in(host)
+        replies = await broker.request_many("$SRV.PING", b"", wait_s=0.5)
+
+    answering = [json.loads(reply.data)["name"] for reply in replies]
+    assert failed == []
+    assert running == wanted
+    assert sorted(name for name in answering if name.startswith(mark)) == sorted(wanted)
