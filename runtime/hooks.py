@@ -22,6 +22,9 @@ STOP_LIMIT_S = 10.0
 CANCEL_LIMIT_S = 2.0
 """How long a cancelled hook may take to end; then the host goes on without it."""
 
+SLOW_START_S = 5.0
+"""After this time the log says that a `start` has not ended: its limit is a minute by default."""
+
 Hook = Callable[..., Any]
 
 
@@ -89,6 +92,7 @@ class Hooks:
 
     async def _call_checked(self, word: str, hook: Hook, argument: Any) -> Any:  # noqa: ANN401
         name = self._function.name
+        slow = asyncio.get_running_loop().call_later(SLOW_START_S, self._tell_slow, word)
         try:
             # The data files that it reads count as sources of its module, for a reload.
             with recorded(START):
@@ -111,6 +115,16 @@ class Hooks:
                 )
             problem = Problem(f"function {name}", "", wrong, remedy)
             raise StartFailed(problem, where_of(failure)) from None
+        finally:
+            slow.cancel()
+
+    def _tell_slow(self, word: str) -> None:
+        log.warning(
+            "A function has not started yet",
+            function=self._function.name,
+            waits_for=word,
+            limit_s=self._function.spec.start_timeout,
+        )
 
     async def _call_within(self, limit_s: float, hook: Hook, argument: Any) -> Any:  # noqa: ANN401
         """Call a hook in a task of its own, so that a hook that ignores a cancellation can be left.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from runtime.binding.consumer import ConsumerBinding
 from runtime.broker import streams
@@ -105,6 +106,26 @@ async def test_a_failure_of_loading_is_shown_until_the_last_good_version_is_on_d
     assert f"{work}: work.py:3: invalid syntax" in shown
     assert metadata["reload_error"] == str(failure)
     assert (mended[work].action, after) == ("mended", None)
+
+
+async def test_a_start_that_takes_long_is_told_of_while_it_runs(
+    nats_server: NatsServer, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.hooks.SLOW_START_S", 0.05)
+    stream, work = names()
+    project = consuming(stream, work, start_timeout="300ms")
+
+    async def start(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    async with serve(nats_server, project, does=adding(Journal(), "old")) as host:
+        with capture_logs() as lines:
+            await project.save(host, work, "slow", start=start)
+
+    told = [line for line in lines if line["event"] == "A function has not started yet"]
+    assert [(line["function"], line["waits_for"], line["limit_s"]) for line in told] == [
+        (work, "start", 0.3)
+    ]
 
 
 async def test_manifests_that_are_mended_are_reported_once(
