@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 import structlog
 from typing_extensions import TypeVar
 
-from runtime.effects import Effects
+from runtime.call.effects import Effects
 from runtime.errors import ConfigError, Problem
 from runtime.message import DUE_AT, Event, Message
 

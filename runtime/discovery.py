@@ -10,7 +10,7 @@ from runtime.broker.connection import Broker
 from runtime.broker.drift import Change
 from runtime.broker.micro import MicroEndpoint, MicroService
 from runtime.broker.pull_source import PullSource
-from runtime.function_status import FunctionStatus
+from runtime.deployments.function_status import FunctionStatus
 from runtime.loader import Function
 from runtime.observe.metrics import FunctionMetrics
 from runtime.observe.recent_load import SAMPLE_EVERY_S, RecentLoad, Totals

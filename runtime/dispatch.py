@@ -15,20 +15,20 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from runtime.call_task import failure_of
+from runtime.call.call_task import failure_of
+from runtime.call.function_version import FunctionVersion, running_owner
+from runtime.call.outcome import DONE, Dead, Done, Later, Outcome, retry_delay_s
+from runtime.call.threads import FunctionThreads
+from runtime.call.time_limit import TimeLimitExceeded
 from runtime.context import Scope, WatchedContext
 from runtime.errors import PayloadError, Reject, Retry
-from runtime.function_version import FunctionVersion, running_owner
 from runtime.loader import Function
 from runtime.manifest.model import RetrySpec
 from runtime.message import Batch, Event, Message
 from runtime.observe.logs import running_function
 from runtime.observe.redaction import mask
-from runtime.outcome import DONE, Dead, Done, Later, Outcome, retry_delay_s
 from runtime.resource.outage import is_outage
 from runtime.safe_text import describe, line_of, name_of, seconds_of, text_of
-from runtime.threads import FunctionThreads
-from runtime.time_limit import TimeLimitExceeded
 from runtime.user_frames import format_traceback
 
 BISECT_CALLS = 64

@@ -9,11 +9,11 @@ from typing import NoReturn
 from runtime.binding.service import ServiceBinding
 from runtime.block_attribution import BlockAttribution
 from runtime.broker.connection import Broker
-from runtime.deployment import Deployment, flowing
-from runtime.deployment_changes import DeploymentChanges
+from runtime.deployments.deployment import Deployment, flowing
+from runtime.deployments.deployment_changes import DeploymentChanges
+from runtime.deployments.function_bindings import Binding
+from runtime.deployments.function_change import FunctionChange
 from runtime.errors import Unavailable
-from runtime.function_bindings import Binding
-from runtime.function_change import FunctionChange
 from runtime.function_streams import with_own_streams
 from runtime.host_options import HostOptions
 from runtime.loader import Function, LoadFailure

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from runtime.broker.connection import Broker
+from runtime.call.threads import FunctionThreads
 from runtime.observe.health import Probe
 from runtime.resource.shared import SharedResources
 from runtime.stream_fill import StreamFill
-from runtime.threads import FunctionThreads
 
 STORAGE_FULL_S = 15.0
 SHOWN_ERRORS = 5

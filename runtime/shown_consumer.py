@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from runtime.broker.drift import Change
 from runtime.broker.micro import EndpointStats, MicroEndpoint
 from runtime.broker.pull_source import PullSource
+from runtime.deployments.function_status import FunctionStatus
 from runtime.drift_watch import describe_drift
-from runtime.function_status import FunctionStatus
 from runtime.observe.metrics import FAILED_OUTCOMES, FunctionMetrics
 from runtime.observe.recent_load import Totals
 

@@ -18,7 +18,7 @@ from runtime.function_streams import FunctionStreams
 from runtime.host_options import HostOptions
 from runtime.lag import LagWatch
 from runtime.loader import Function
-from runtime.log_publisher import LogPublisher
+from runtime.log_stream.log_publisher import LogPublisher
 from runtime.manifest import Manifest
 from runtime.observe.failures import FailureLogs
 from runtime.observe.metrics import Metrics

@@ -4,8 +4,8 @@ import secrets
 import time
 
 from runtime.broker.micro import Answer, MicroEndpoint
+from runtime.call.error_reply import error_reply_of
 from runtime.dispatch import Dispatcher
-from runtime.error_reply import error_reply_of
 from runtime.loader import Function
 from runtime.message import Message
 from runtime.observe.failures import FailureLog

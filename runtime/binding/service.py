@@ -3,10 +3,10 @@
 import asyncio
 from asyncio import FIRST_COMPLETED
 
-from runtime.call_task import create_call_task, failure_of, take_back_own_cancels
+from runtime.call.call_task import create_call_task, failure_of, take_back_own_cancels
+from runtime.call.function_version import Owner, running_owner
 from runtime.context import Context, Scope
 from runtime.errors import ConfigError
-from runtime.function_version import Owner, running_owner
 from runtime.loader import Function
 from runtime.observe.failures import FailureLog
 from runtime.observe.logs import get_logger, running_function

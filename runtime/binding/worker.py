@@ -10,7 +10,7 @@ from runtime.binding.buffer import PrefetchBuffer
 from runtime.binding.settlement import Settlement
 from runtime.broker.ack_subject import Origin, origin_of
 from runtime.broker.recent_acks import RecentAcks
-from runtime.call_task import create_call_task
+from runtime.call.call_task import create_call_task
 from runtime.dispatch import DONE, Dispatcher, Later, Outcome
 from runtime.message import Message
 from runtime.observe.logs import get_logger

@@ -23,7 +23,7 @@ from runtime.broker.micro_protocol import (
     is_request,
 )
 from runtime.broker.subscription import Subscription
-from runtime.call_task import create_call_task
+from runtime.call.call_task import create_call_task
 from runtime.errors import ConfigError, Problem, PublishFailed, TooLarge, Unavailable, Unsendable
 from runtime.message import Message
 from runtime.observe.logs import get_logger

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from runtime.broker.connection import Broker
 from runtime.broker.subscription import Subscription
-from runtime.call_task import create_call_task
+from runtime.call.call_task import create_call_task
 from runtime.errors import RuntimeFault, Unavailable, Unsendable
 from runtime.message import Message
 from runtime.observe.logs import get_logger

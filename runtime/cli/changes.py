@@ -14,8 +14,8 @@ from runtime.broker.ticks import with_ticks
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.printing import align, printable
 from runtime.errors import ConfigError
-from runtime.lifecycle import placeholders
 from runtime.manifest import Manifest, read
+from runtime.process.lifecycle import placeholders
 from runtime.settings import HostSettings
 
 NO_CHANGES = "No changes: the server is as the manifests say."

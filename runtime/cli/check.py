@@ -17,10 +17,10 @@ from runtime.cli.resolved import draw_resolved
 from runtime.cli.selection import FunctionFilter, common_subject, function_filter, kind_of
 from runtime.cli.table import Column, print_table
 from runtime.errors import ConfigError, Problem
-from runtime.lifecycle import placeholders
 from runtime.loader import Function, load_all
 from runtime.manifest import Manifest, read_what_is_right
 from runtime.manifest.model import FunctionSpec, StreamSpec
+from runtime.process.lifecycle import placeholders
 from runtime.settings import HostSettings
 
 _STREAM_COLUMNS = (

@@ -12,9 +12,9 @@ from runtime.cli.instances import ask_hosts
 from runtime.cli.one_function import DEFAULT
 from runtime.embedded.credentials import find_nats
 from runtime.errors import RuntimeFault
-from runtime.lifecycle import placeholders
 from runtime.manifest import read_what_is_right
 from runtime.observe.logs import configure_logs
+from runtime.process.lifecycle import placeholders
 from runtime.settings import HostSettings
 
 CONNECT_S = 0.3

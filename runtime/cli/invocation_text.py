@@ -5,10 +5,10 @@ from typing import Any
 
 from runtime.cli.printing import count, printable, show_span
 from runtime.cli.remote_call import RemoteResult
-from runtime.local_call import LocalResult, Settling
+from runtime.local.local_call import LocalResult, Settling
+from runtime.local.recorded_effects import Sent
 from runtime.message import Message
 from runtime.observe.redaction import mask
-from runtime.recorded_effects import Sent
 from runtime.user_frames import format_traceback
 
 _SHOWN_CHARACTERS = 2_000

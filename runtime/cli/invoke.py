@@ -31,13 +31,13 @@ from runtime.cli.one_function import (
 from runtime.cli.printing import print_json
 from runtime.cli.remote_call import RemoteResult, call_remotely
 from runtime.errors import ConfigError
-from runtime.event_loop import run as run_alone
-from runtime.live_function import open_resources
 from runtime.loader import Function
-from runtime.local_call import LocalFunction, LocalResult
+from runtime.local.live_function import open_resources
+from runtime.local.local_call import LocalFunction, LocalResult
+from runtime.local.recorded_effects import RecordedEffects
 from runtime.message import Message
 from runtime.observe.logs import configure_logs
-from runtime.recorded_effects import RecordedEffects
+from runtime.process.event_loop import run as run_alone
 from runtime.resource.shared import SharedResources
 
 

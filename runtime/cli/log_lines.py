@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import click
 
 from runtime.cli.printing import print_json
-from runtime.log_protocol import ProcessLines
+from runtime.log_stream.log_protocol import ProcessLines
 from runtime.observe.console import ConsoleRenderer, printable
 
 _TEXT_FIELDS = ("event", "level", "timestamp", "logger", "function")

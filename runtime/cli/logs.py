@@ -18,7 +18,7 @@ from runtime.cli.log_lines import LinePrinter
 from runtime.cli.parameters import FUNCTION_PATTERN
 from runtime.cli.printing import printable, wrapped
 from runtime.errors import Unavailable
-from runtime.log_protocol import LOG_REQUESTS, LogLevel, LogRequest, ProcessLines
+from runtime.log_stream.log_protocol import LOG_REQUESTS, LogLevel, LogRequest, ProcessLines
 from runtime.message import Message
 from runtime.observe.log_feed import RING_LINES
 from runtime.subjects import HOST_INBOX

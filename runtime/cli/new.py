@@ -10,8 +10,8 @@ import click
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.printing import print_json
 from runtime.errors import ConfigError
-from runtime.lifecycle import placeholders
 from runtime.manifest.values import NAME_PATTERN
+from runtime.process.lifecycle import placeholders
 from runtime.scaffold.function import FunctionKind, Wishes, make_function
 from runtime.scaffold.names import LONGEST
 from runtime.scaffold.project import make_project

@@ -13,10 +13,10 @@ from runtime.cli.manifests import shipped_manifests, shipped_names
 from runtime.cli.psql import find_database, with_password
 from runtime.embedded.credentials import read_secret
 from runtime.errors import ConfigError, Problem
-from runtime.lifecycle import placeholders
 from runtime.loader import Function, load_all
 from runtime.manifest import Manifest, read
 from runtime.manifest.translation import suggest
+from runtime.process.lifecycle import placeholders
 from runtime.settings import HostSettings
 
 DEFAULT = Path("manifests")

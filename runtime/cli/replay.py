@@ -27,11 +27,11 @@ from runtime.cli.one_function import (
 from runtime.cli.printing import count, print_json, printable, progress_bar, show_time, wrapped
 from runtime.cli.table import Column, print_table
 from runtime.errors import ConfigError, Problem
-from runtime.live_function import open_dispatcher, open_resources, servers_answer
 from runtime.loader import Function
+from runtime.local.live_function import open_dispatcher, open_resources, servers_answer
+from runtime.local.replay import Failure, Replay, Tally
 from runtime.manifest.model import RateSpec
 from runtime.queueing.token_bucket import token_bucket_of
-from runtime.replay import Failure, Replay, Tally
 from runtime.settings import HostSettings
 
 SHOWN_FAILURES = 100

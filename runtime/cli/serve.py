@@ -8,12 +8,12 @@ import click
 from runtime.cli.failure import ExitCode, exit_unavailable, exit_with_problems
 from runtime.cli.manifests import takes_manifests
 from runtime.errors import ConfigError, Unavailable
-from runtime.event_loop import run
-from runtime.lifecycle import ServeOptions, serve_as_worker
-from runtime.lifecycle import serve as serve_until_stopped
 from runtime.observe.logs import configure_logs
+from runtime.process.event_loop import run
+from runtime.process.lifecycle import ServeOptions, serve_as_worker
+from runtime.process.lifecycle import serve as serve_until_stopped
+from runtime.process.workers import CONFIG_ERROR_CODE, WorkerPlace
 from runtime.settings import HostSettings
-from runtime.workers import CONFIG_ERROR_CODE, WorkerPlace
 
 _REMEDIES = {
     name: f"Check that this server runs, and the address in {variable}"

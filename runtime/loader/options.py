@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from runtime.call_task import failure_of
+from runtime.call.call_task import failure_of
 from runtime.errors import Problem
 from runtime.loader.module import LoadError
 from runtime.manifest.document import UNRESOLVED

@@ -254,7 +254,7 @@ class LoopWatch:
             return ""
 
 
-_LOOP_FILES = ("asyncio/runners.py", "asyncio/base_events.py", "runtime/event_loop.py")
+_LOOP_FILES = ("asyncio/runners.py", "asyncio/base_events.py", "runtime/process/event_loop.py")
 
 
 def _is_idle(frame: FrameType) -> bool:

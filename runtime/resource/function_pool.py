@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from runtime.call_task import current_call
+from runtime.call.call_task import current_call
 from runtime.errors import NoConnection
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Test kit for authors of functions."""
 
-from runtime.local_call import Settling
-from runtime.recorded_effects import Sent
+from runtime.local.local_call import Settling
+from runtime.local.recorded_effects import Sent
 from runtime.testing.errors import NotAwaited, TestKitError
 from runtime.testing.host import TestHost
 from runtime.testing.journal import Decision

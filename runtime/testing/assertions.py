@@ -3,7 +3,7 @@
 from typing import Any
 
 from runtime.broker.dead_letters import DeadLetter
-from runtime.recorded_effects import Sent
+from runtime.local.recorded_effects import Sent
 from runtime.testing.journal import Decision, Expected, Journal, has_data
 
 _RETRIED = ("nak", "park", "wait")

@@ -16,7 +16,7 @@ from runtime.broker import stored
 from runtime.broker.connection import Broker
 from runtime.broker.dead_letters import DeadLetter, DeadLetters, Selection
 from runtime.broker.stream_configs import DEAD_LETTERS, MAILBOX, SCHEDULES, tick_consumer
-from runtime.call_task import CallTask, current_call
+from runtime.call.call_task import CallTask, current_call
 from runtime.context import PubAck, Reply
 from runtime.errors import PublishFailed
 from runtime.host import Addresses, Host, HostOptions

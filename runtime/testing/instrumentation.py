@@ -12,8 +12,8 @@ import structlog
 
 from runtime.context import Context
 from runtime.loader import Function
+from runtime.local.recorded_effects import RecordedEffects, Sent
 from runtime.observe.logs import redact
-from runtime.recorded_effects import RecordedEffects, Sent
 
 
 def counted(function: Function, running: Counter[str]) -> Callable[..., Any]:

@@ -9,9 +9,9 @@ from runtime.broker.dead_letters import DeadLetter
 from runtime.dispatch import Outcome
 from runtime.loader import Function
 from runtime.loader.payload import encode
-from runtime.local_call import Settling, settling_of
+from runtime.local.local_call import Settling, settling_of
+from runtime.local.recorded_effects import Sent
 from runtime.message import Message
-from runtime.recorded_effects import Sent
 from runtime.subjects import matches
 
 _MOST_LINES = 100

@@ -11,10 +11,10 @@ from typing import Any
 
 from runtime.loader import Function, load
 from runtime.loader.payload import encode
-from runtime.local_call import LocalFunction, LocalResult, Settling
+from runtime.local.local_call import LocalFunction, LocalResult, Settling
+from runtime.local.recorded_effects import Answers, RecordedEffects, Sent
 from runtime.manifest.model import FunctionSpec
 from runtime.message import DUE_AT, Message
-from runtime.recorded_effects import Answers, RecordedEffects, Sent
 from runtime.subjects import matches
 from runtime.testing.errors import TestKitError
 from runtime.testing.journal import has_data, listed

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.workers import WorkerSpec, WorkerSupervisor
+from runtime.process.workers import WorkerSpec, WorkerSupervisor
 from tests.support.servers import NatsServer
 from tests.support.serving import serving
 
@@ -114,7 +114,7 @@ async def test_a_worker_that_is_spawned_during_a_drain_is_asked_to_end(
         await go.wait()
         return await real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("runtime.workers.asyncio.create_subprocess_exec", slowly)
+    monkeypatch.setattr("runtime.process.workers.asyncio.create_subprocess_exec", slowly)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     supervisor = WorkerSupervisor(command, {}, [WorkerSpec("1")])
     await supervisor.start()

@@ -180,7 +180,7 @@ async def test_a_start_that_does_not_end_is_ended_and_named(
 async def test_a_stop_that_does_not_end_is_ended(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.hooks.STOP_LIMIT_S", 1.0)
+    monkeypatch.setattr("runtime.deployments.hooks.STOP_LIMIT_S", 1.0)
     ended = asyncio.Event()
 
     async def stop(ctx: Context) -> None:

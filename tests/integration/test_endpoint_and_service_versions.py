@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from runtime.broker.connection import Broker
-from runtime.function_change import FunctionChange
+from runtime.deployments.function_change import FunctionChange
 from runtime.host import Host
 from tests.support.host import Journal, consumer, eventually, fresh, running_host
 from tests.support.reloading import Project, noting

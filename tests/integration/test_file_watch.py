@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import file_watch
-from runtime.file_watch import FileWatch
-from runtime.watched_places import WatchedPlaces, has_events, look_at
+from runtime.reloading import file_watch
+from runtime.reloading.file_watch import FileWatch
+from runtime.reloading.watched_places import WatchedPlaces, has_events, look_at
 
 DEADLINE_S = 20.0
 

@@ -11,10 +11,10 @@ import pytest
 import structlog
 from nats.aio.client import Client
 
-from runtime import log_publisher
 from runtime.broker.connection import Broker
-from runtime.log_protocol import LOG_REQUESTS, LogRequest, ProcessLines
-from runtime.log_publisher import LINES_AT_ONCE, MOST_LISTENERS, LogPublisher
+from runtime.log_stream import log_publisher
+from runtime.log_stream.log_protocol import LOG_REQUESTS, LogRequest, ProcessLines
+from runtime.log_stream.log_publisher import LINES_AT_ONCE, MOST_LISTENERS, LogPublisher
 from runtime.observe.log_feed import QUEUE_LINES, LogFeed
 from runtime.process_identity import ProcessIdentity
 from tests.support.host import eventually

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from runtime import Context, Retry, threads
+from runtime import Context, Retry
 from runtime.broker.connection import Broker
+from runtime.call import threads
 from runtime.errors import RequestFailed
 from tests.support.host import (
     Journal,

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from runtime.binding.consumer import ConsumerBinding
 from runtime.broker import streams
 from runtime.broker.connection import Broker
+from runtime.deployments.function_change import FunctionChange
 from runtime.errors import Unavailable
-from runtime.function_change import FunctionChange
 from runtime.host import Host
 from runtime.loader import LoadFailure
 from runtime.loader.candidate import MANIFESTS
@@ -111,7 +111,7 @@ async def test_a_failure_of_loading_is_shown_until_the_last_good_version_is_on_d
 async def test_a_start_that_takes_long_is_told_of_while_it_runs(
     nats_server: NatsServer, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.hooks.SLOW_START_S", 0.05)
+    monkeypatch.setattr("runtime.deployments.hooks.SLOW_START_S", 0.05)
     stream, work = names()
     project = consuming(stream, work, start_timeout="300ms")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from runtime.function_change import FunctionChange
+from runtime.deployments.function_change import FunctionChange
 from runtime.loader import Function, LoadFailure
 from runtime.manifest import Manifest
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from runtime.broker.connection import Broker
-from runtime.function_change import FunctionChange
+from runtime.deployments.function_change import FunctionChange
 from runtime.host import Host
 from runtime.loader import Function, LoadFailure, load_all
 from runtime.manifest import Manifest

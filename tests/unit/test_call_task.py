@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from runtime.call_task import EndedItself, create_call_task
-from runtime.time_limit import TimeLimit, TimeLimitExceeded
+from runtime.call.call_task import EndedItself, create_call_task
+from runtime.call.time_limit import TimeLimit, TimeLimitExceeded
 
 NEVER_S = 3600.0
 

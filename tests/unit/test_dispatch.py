@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from pydantic import BaseModel, model_validator
 
+from runtime.call.threads import FunctionThreads
 from runtime.context import Context, Scope
 from runtime.dispatch import DONE, Dead, Dispatcher, Later
 from runtime.errors import PayloadError, PublishFailed, Reject, Retry, TooLarge, Unavailable
@@ -15,7 +16,6 @@ from runtime.loader import Function, load
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Batch, Event, Message
 from runtime.observe.logs import get_logger
-from runtime.threads import FunctionThreads
 from tests.support.workload import behaviours
 
 NAME = "unit"

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from runtime.function_status import LONGEST_ERROR, FunctionStatus
+from runtime.deployments.function_status import LONGEST_ERROR, FunctionStatus
 from runtime.loader import Function, load_all
 from tests.support.host import make_manifest
 

@@ -5,15 +5,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from runtime.call_task import create_call_task
+from runtime.call.call_task import create_call_task
+from runtime.call.function_version import FunctionVersion, Owner, cancel_tasks_of, running_owner
+from runtime.call.threads import FunctionThreads
 from runtime.context import Scope
 from runtime.dispatch import DONE, Dead, Dispatcher, Later
-from runtime.function_version import FunctionVersion, Owner, cancel_tasks_of, running_owner
 from runtime.loader import Function, load
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Message
 from runtime.observe.logs import get_logger
-from runtime.threads import FunctionThreads
 
 NAME = "versioned"
 Handler = Callable[..., Any]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runtime.how_to_apply import How, Keep, Rebind, Restart, Swap, how_to_apply
+from runtime.deployments.how_to_apply import How, Keep, Rebind, Restart, Swap, how_to_apply
 from runtime.loader import Function, load
 from runtime.manifest.model import (
     ConsumerBindingSpec,

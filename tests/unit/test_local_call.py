@@ -10,10 +10,10 @@ import pytest
 from runtime import ConfigError, NoAnswer, Reject, RequestFailed, Retry, Unsendable
 from runtime.context import Context, Publication
 from runtime.loader import Function, load
-from runtime.local_call import LocalFunction, LocalResult, call_locally
+from runtime.local.local_call import LocalFunction, LocalResult, call_locally
+from runtime.local.recorded_effects import RecordedEffects
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Message
-from runtime.recorded_effects import RecordedEffects
 from tests.support.workload import behaviours
 
 NAME = "local"

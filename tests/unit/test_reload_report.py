@@ -1,9 +1,9 @@
 import pytest
 from structlog.testing import capture_logs
 
-from runtime.function_change import FunctionChange
+from runtime.deployments.function_change import FunctionChange
 from runtime.loader import LoadFailure
-from runtime.reload_report import report
+from runtime.reloading.reload_report import report
 
 _WRONG = LoadFailure("shop.yaml:1", "wrong", "right")
 

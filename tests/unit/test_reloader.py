@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime import reloader as reloading
 from runtime.loader import LoadFailure, Project
 from runtime.manifest import read
-from runtime.reloader import MANIFESTS, Reloader
+from runtime.reloading import reloader as reloading
+from runtime.reloading.reloader import MANIFESTS, Reloader
 from tests.support.applied import AppliedVersions
 from tests.support.projects import forget_modules_of, handler, write
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from runtime import replay
+from runtime.call.threads import FunctionThreads
 from runtime.context import Context, Scope
 from runtime.dispatch import Dispatcher
 from runtime.errors import Reject, Retry, Unavailable
 from runtime.loader import load
+from runtime.local import replay
+from runtime.local.replay import Replay, Tally
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Message
 from runtime.observe.logs import get_logger
 from runtime.queueing.token_bucket import TokenBucket
-from runtime.replay import Replay, Tally
-from runtime.threads import FunctionThreads
 from tests.support.workload import behaviours
 
 NAME = "past"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from runtime.cli.manifests import GROUPS, SHIPPED, shipped_manifests, shipped_names
-from runtime.lifecycle import placeholders
 from runtime.loader import load_all
 from runtime.manifest import read
+from runtime.process.lifecycle import placeholders
 from runtime.settings import HostSettings
 from tests.support.documentation import ROOT, in_code, read_blocks, read_table
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from runtime.stop_signals import StopSignals
+from runtime.process.stop_signals import StopSignals
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from runtime import threads
-from runtime.threads import FunctionThreads
+from runtime.call import threads
+from runtime.call.threads import FunctionThreads
 from tests.support.host import Journal
 
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from runtime.time_limit import TimeLimit, TimeLimitExceeded
+from runtime.call.time_limit import TimeLimit, TimeLimitExceeded
 
 NEVER_S = 3600.0
 SHORT_S = 0.01

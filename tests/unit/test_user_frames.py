@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from runtime.call_task import EndedItself
-from runtime.effects import Effects
+from runtime.call.call_task import EndedItself
+from runtime.call.effects import Effects
+from runtime.call.time_limit import TimeLimit
 from runtime.errors import EffectNotAwaited
 from runtime.observe.tracebacks import draw_traceback, plain_traceback
-from runtime.time_limit import TimeLimit
 from runtime.user_frames import exc_info_of, format_traceback, where_of
 
 HERE = "tests/unit/test_user_frames.py"

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from runtime.workers import WorkerPlace, WorkerSpec, divide
+from runtime.process.workers import WorkerPlace, WorkerSpec, divide
 
 
 def test_functions_that_are_not_isolated_share_as_many_processes_as_asked_for() -> None:

@@ -1,0 +1,1 @@
+"""One call of a function: its task, threads, time limit, effects and outcome."""

@@ -1,0 +1,1 @@
+"""What runs of each function in a process, and how another version takes its place."""

@@ -1,0 +1,1 @@
+"""The processes of a host: start, stop, signals, and a supervisor with its workers."""

@@ -1,0 +1,1 @@
+"""Reloads: watch files, load what has changed, and report what became of it."""
