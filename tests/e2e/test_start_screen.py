@@ -87,7 +87,7 @@ def test_the_shipped_manifests_start_with_a_screen_that_fits_and_ends_with_ready
     }
     for [link] in (labels["Gateway"], labels["API docs"]):
         assert f";{link}\x1b\\" in raw, "it cannot be clicked"
-    assert kinds == {"Consumers": "6", "Endpoints": "34"}
+    assert kinds == {"Consumers": "6", "Endpoints": "35"}
     nats_url = f"nats://127.0.0.1:{environment['RUNTIME_NATS_PORT']}"
     assert nats == [nats_url, "embedded;", "runtime", "nats-context"]
     assert postgres == ["embedded;", "runtime", "psql"]

@@ -114,7 +114,7 @@ def test_an_endpoint_in_an_empty_folder_is_served_by_the_backbones_gateway(
 
     program = installed / "runtime"
     with serving(folder, *arguments, environment=environment, program=program) as served:
-        assert served.wait_for("Ready")["functions"] == 45
+        assert served.wait_for("Ready")["functions"] == 46
         asked = documented("curl -s")[-1].replace("8080", environment["GATEWAY_PORT"])
         answer = httpx.get(asked)
         shown = httpx.get(f"http://127.0.0.1:{environment['GATEWAY_PORT']}/openapi.json")
