@@ -24,7 +24,7 @@ from tests.fault.reckoning import assert_nothing_lost_nothing_doubled, is_settle
 from tests.fault.traffic import Traffic, register_devices
 from tests.support.host import eventually
 
-READINGS = int(os.environ.get("FAULT_READINGS", "3000"))
+READINGS = int(os.environ.get("FAULT_READINGS", "2000"))
 seeds = pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_ROUNDS", "1"))))
 
 MANIFESTS = [Path("manifests/telemetry.yaml"), Path("manifests/routes.yaml")]

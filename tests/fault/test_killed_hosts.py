@@ -23,7 +23,7 @@ from tests.support.servers import NatsServer
 
 pytestmark = pytest.mark.timeout(600)
 
-MESSAGES = int(os.environ.get("FAULT_MESSAGES", "10000"))
+MESSAGES = int(os.environ.get("FAULT_MESSAGES", "6000"))
 KILLS_EACH = 3
 
 
