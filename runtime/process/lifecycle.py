@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from runtime.broker.stream_configs import SCHEDULES_SINCE, wanted_by_runtime
+from runtime.deployments.function_change import FunctionChange
 from runtime.embedded.servers import EmbeddedServers
 from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.host import Addresses, Host, HostOptions
@@ -237,7 +238,7 @@ async def _run_host(
         _tune_gc()
         signals.on_reload(requests.hang_up)
         if link is not None:
-            link.on_reload(lambda number: requests.ask(partial(link.report, number)))
+            _follow_supervisor(link, requests, project)
         elif options.reload:
             reloads.start()
         await _until_stopped(host, signals, options.settings.grace_s, announce)
@@ -248,6 +249,17 @@ async def _run_host(
         watch.stop()
         await admin.stop()
     announce.stopped()
+
+
+def _follow_supervisor(link: SupervisorLink, requests: ReloadRequests, project: Project) -> None:
+    """Reload when the supervisor asks, and tell it which data files this worker has read."""
+
+    def report(number: int, changes: list[FunctionChange]) -> None:
+        link.tell_data_files(project.data_files())
+        link.report(number, changes)
+
+    link.tell_data_files(project.data_files())
+    link.on_reload(lambda number: requests.ask(partial(report, number)))
 
 
 def _tune_gc() -> None:

@@ -1,9 +1,11 @@
 """A host with worker processes: their supervisor, its admin server and its reloads."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 from runtime.deployments.function_change import FunctionChange
 from runtime.loader import Project
@@ -21,6 +23,7 @@ from runtime.process.workers import WorkerSupervisor, divide
 from runtime.reloading.reload_loop import ReloadLoop
 from runtime.reloading.reload_requests import ReloadRequests
 from runtime.reloading.reloader import Reloader
+from runtime.reloading.watched_places import WatchedPlaces
 
 
 class SupervisedHost:
@@ -48,9 +51,7 @@ class SupervisedHost:
         self._reloads = WorkerReloads(self._supervisor, options.workers, manifest)
         reading = partial(read, options.paths, environment)
         self._reloader = Reloader(project, reading, self._reloads, manifest, paths=options.paths)
-        self._watching = ReloadLoop(
-            self._reloader.reload, self._reloader.places, polls=options.reload_polls
-        )
+        self._watching = ReloadLoop(self._on_change, self._places, polls=options.reload_polls)
         self._requests = ReloadRequests(self._reload)
         self._logs = SupervisorLogs(environment["NATS_URL"])
 
@@ -103,6 +104,23 @@ class SupervisedHost:
             await self._watching.stop()
             await self._requests.stop()
             await self._supervisor.drain(self._options.settings.grace_s, signals.at_once)
+
+    def _places(self) -> WatchedPlaces:
+        """Where a reload reads, and what a `start` has read, which only the workers know."""
+        places = self._reloader.places()
+        return replace(places, files=places.files | self._supervisor.data_files())
+
+    async def _on_change(
+        self,
+        *,
+        touched: frozenset[Path] = frozenset(),
+        is_settled: Callable[[], Awaitable[bool]] | None = None,
+    ) -> list[FunctionChange]:
+        changes = await self._reloader.reload(touched=touched, is_settled=is_settled)
+        # Nothing is touched the first time, for what has changed before the watch began.
+        if not changes and (not touched or touched & self._supervisor.data_files()):
+            return await self._reloads.tell()
+        return changes
 
     async def _reload(self) -> list[FunctionChange]:
         # A worker may have more to do than the supervisor sees, such as a `start` that failed.

@@ -3,6 +3,7 @@
 The worker's end is its standard input. Each message is a line: its first letter says what it is.
 
     c           worker: all its callers of endpoints have ended
+    d JSON      worker: the data files that its modules read while they were imported or started
     e           supervisor: that is so in every worker, so the endpoints may end
     r NUMBER    supervisor: reload what is on disk
     r JSON      worker: the changes that the reload of that number made
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from runtime.deployments.function_change import FunctionChange
 
@@ -64,6 +66,10 @@ class SupervisorLink:
         self._reload = reload
         if self._asked_for:
             reload(self._asked_for)
+
+    def tell_data_files(self, files: Iterable[Path]) -> None:
+        """Tell which data files this worker's modules have read."""
+        self._send(b"d %s\n" % json.dumps([str(file) for file in files]).encode())
 
     def report(self, number: int, changes: Iterable[FunctionChange]) -> None:
         """Report what the reload of this number changed."""
@@ -115,6 +121,9 @@ class WorkerLink:
     Args:
         is_draining: whether the supervisor waits for the callers of all workers; while it does not,
             a worker that ends by itself need not wait for the others.
+
+    Attributes:
+        data_files: the data files that the worker's modules have read.
     """
 
     def __init__(self, is_draining: Callable[[], bool]) -> None:
@@ -124,6 +133,7 @@ class WorkerLink:
         self._listening: asyncio.Task[None] | None = None
         self._reloads: dict[int, asyncio.Future[list[FunctionChange]]] = {}
         self.callers_ended = asyncio.Event()
+        self.data_files: frozenset[Path] = frozenset()
 
     async def open(self) -> None:
         """Start to listen; called after the process has inherited its end."""
@@ -174,6 +184,9 @@ class WorkerLink:
         self._end()
 
     def _receive(self, line: bytes) -> None:
+        if line.startswith(b"d "):
+            self.data_files = frozenset(map(Path, json.loads(line.removeprefix(b"d "))))
+            return
         if line != _CALLERS_ENDED:
             report = json.loads(line.removeprefix(b"r "))
             waiting = self._reloads.get(report["number"])

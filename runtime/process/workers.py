@@ -151,6 +151,10 @@ class WorkerSupervisor:
         reports = await asyncio.gather(*(link.reload(number) for link in links.values()))
         return dict(zip(links, reports, strict=True))
 
+    def data_files(self) -> frozenset[Path]:
+        """The data files that the modules of any worker read while imported or started."""
+        return frozenset().union(*(link.data_files for link in self._links.values()))
+
     async def follow(self, workers: Sequence[WorkerSpec]) -> list[WorkerSpec]:
         """Start the workers that are new, and drain those that are gone; return the new ones."""
         wanted = {worker.name: worker for worker in workers}

@@ -23,6 +23,16 @@ from runtime import Context, Event
 async def work(event: Event[bytes], ctx: Context) -> None:
     await ctx.publish_core("seen.STREAM", b"%s VERSION %d" % (ctx.function.encode(), os.getpid()))
 """
+READS_AT_START = """
+from pathlib import Path
+
+async def start(ctx: Context) -> str:
+    return Path(__file__).with_name("greeting.txt").read_text()
+
+async def work(event: Event[bytes], ctx: Context) -> None:
+    said = f"{ctx.function} {ctx.state} {os.getpid()}"
+    await ctx.publish_core("seen.STREAM", said.encode())
+"""
 MANIFEST = """
 streams:
   STREAM: {subjects: ["STREAM.>"]}
@@ -136,6 +146,23 @@ async def test_every_process_follows_and_one_line_says_so(project: Project) -> N
     lines = served.text
     assert lines.count('"Swapped"') == 4
     assert lines.count(sentence) == 1
+
+
+async def test_a_data_file_that_a_start_reads_is_watched_in_every_process(
+    project: Project,
+) -> None:
+    greeting = project.folder / "greeting.txt"
+    greeting.write_text("v1")
+    project.save("v0", READS_AT_START.replace("STREAM", project.stream))
+    arguments = ("app.yaml", "--workers", "2", "--reload")
+    async with serving(project.folder, *arguments, **project.environment) as served:
+        await served.wait_for_line("Ready")
+        before = await project.versions("shared", 2) | await project.versions("alone", 1)
+        greeting.write_text("v2")
+        await served.wait_for_line("Swapped", function="shared")
+        after = await project.versions("shared", 2) | await project.versions("alone", 1)
+
+    assert (before, after) == ({"v1"}, {"v2"})
 
 
 async def test_a_function_gets_a_process_of_its_own_and_gives_it_up_again(project: Project) -> None:
