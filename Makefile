@@ -46,12 +46,12 @@ run: $(INSTALLED) ## serve manifests/ on embedded servers, until Ctrl-C
 dev: $(INSTALLED) ## as run, and reload a function when its files are saved
 	@$(BIN)/runtime serve manifests/ --reload
 
-# CI runs all tests. Elsewhere the tests of the official command line run only with Go or a `nats` binary.
-test: $(INSTALLED) ## all tests; TESTS=tests/unit for some
-	@if tools/nats-cli/build; then $(PYTEST) $(TESTS); \
+# CI runs all tests that are not `long`. Elsewhere the tests of the official command line run only with Go or a `nats` binary.
+test: $(INSTALLED) ## all tests but the longest; TESTS=tests/unit for some
+	@if tools/nats-cli/build; then $(PYTEST) -m "not long" $(TESTS); \
 	elif [ -n "$$CI" ]; then echo "CI needs the nats command line, and Go to build it"; exit 1; \
 	else echo "no Go and no nats command line here: the tests marked nats_cli are left out"; \
-		$(PYTEST) -m "not nats_cli" $(TESTS); fi
+		$(PYTEST) -m "not nats_cli and not long" $(TESTS); fi
 	@if [ -n "$$CI" ] && [ "$(TESTS)" = tests ]; then $(MAKE) --no-print-directory versions \
 		VERSIONS="$(firstword $(VERSIONS))" CONTRACT="$(QUICK_CONTRACT)"; fi
 

@@ -250,6 +250,7 @@ class HttpClients:
                     self.failures.append(f"{answer.status_code} {answer.text}")
 
 
+@pytest.mark.long
 async def test_functions_that_call_each_other_survive_restarts_of_their_only_host(
     nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ async def test_a_killed_leader_loses_and_doubles_nothing_and_the_flow_resumes_wi
 
 
 @seeds
+@pytest.mark.long
 async def test_a_leader_that_stands_still_loses_and_doubles_nothing(
     clustered: Servers, nats_cluster: NatsCluster, seed: int
 ) -> None:

@@ -64,6 +64,7 @@ async def test_a_cut_connection_to_postgresql_loses_and_doubles_nothing(
 
 
 @seeds
+@pytest.mark.long
 async def test_a_silent_connection_to_postgresql_loses_and_doubles_nothing(
     servers: Servers, postgres_link: Proxy, seed: int
 ) -> None:

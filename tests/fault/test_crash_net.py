@@ -118,7 +118,7 @@ async def entries_of(
     return await eventually(look, f"enough of {function}", 60) or []
 
 
-@pytest.mark.parametrize("way", ["isolated", "workers"])
+@pytest.mark.parametrize("way", [pytest.param("isolated", marks=pytest.mark.long), "workers"])
 async def test_a_message_that_kills_its_process_each_time_ends_as_a_dead_letter_and_alone(
     way: str, nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ async def test_a_killed_worker_loses_and_doubles_nothing(servers: Servers, seed:
 
 
 @seeds
+@pytest.mark.long
 async def test_a_worker_that_stands_still_and_goes_on_loses_and_doubles_nothing(
     servers: Servers, seed: int
 ) -> None:

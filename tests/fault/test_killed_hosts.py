@@ -24,7 +24,7 @@ from tests.support.servers import NatsServer
 pytestmark = pytest.mark.timeout(600)
 
 MESSAGES = int(os.environ.get("FAULT_MESSAGES", "6000"))
-KILLS_EACH = 3
+KILLS_EACH = int(os.environ.get("FAULT_RESTARTS", "2"))
 
 
 @pytest.fixture

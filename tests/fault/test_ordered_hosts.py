@@ -181,7 +181,9 @@ async def _publish_all(works: OrderedProject, chance: random.Random) -> None:
             del next_of[key]
 
 
-@pytest.mark.parametrize("handler", ["working:work", "working:work_batch"])
+@pytest.mark.parametrize(
+    "handler", ["working:work", pytest.param("working:work_batch", marks=pytest.mark.long)]
+)
 async def test_a_message_that_kills_its_host_is_given_up_alone(
     handler: str, nats_server: NatsServer, broker: Broker, tmp_path: Path
 ) -> None:
