@@ -13,6 +13,7 @@ INTERVAL_S = 10
 _ADDRESS_BURST = 60
 _ADDRESS_RATE_PER_S = 2.0
 _TELL_EVERY_S = 60.0
+_MAX_PASSED = 100_000
 
 
 class FailedAttempts:
@@ -20,6 +21,9 @@ class FailedAttempts:
 
     An address may fail `BURST` times for one identity, and then once in `INTERVAL_S`. Apart from
     that it may fail 60 times for any identity, and then twice a second.
+
+    A proof that has passed before from the same address is not limited, so that whoever guesses
+    does not lock out somebody behind the same address.
     """
 
     def __init__(self, log: structlog.stdlib.BoundLogger, identity: str) -> None:
@@ -28,12 +32,27 @@ class FailedAttempts:
         self._identity = identity
         self._by_identity: RateLimiter[tuple[str, Hashable]] = RateLimiter(1 / INTERVAL_S, BURST)
         self._by_address: RateLimiter[str] = RateLimiter(_ADDRESS_RATE_PER_S, _ADDRESS_BURST)
+        self._passed: dict[tuple[str, Hashable], None] = {}
         self._refused = 0
         self._told_at_s = float("-inf")
 
-    def is_limited(self, source: str, identity: Hashable) -> bool:
-        """Whether the address has failed too often to prove this identity."""
-        return self._by_identity.is_empty((source, identity), time.monotonic_ns())
+    def require_room(self, source: str, identity: Hashable, proof: Hashable) -> None:
+        """Require that the address may try this proof.
+
+        Raises:
+            ProblemError: 429, because the address has failed too often to prove this identity.
+        """
+        if (source, proof) in self._passed:
+            return
+        if self._by_identity.is_empty((source, identity), time.monotonic_ns()):
+            raise self._limited()
+
+    def succeed(self, source: str, proof: Hashable) -> None:
+        """Note that the proof has passed from this address."""
+        passed = self._passed
+        if (source, proof) not in passed and len(passed) >= _MAX_PASSED:
+            del passed[next(iter(passed))]
+        passed[source, proof] = None
 
     def fail(self, source: str, identity: Hashable, refusal: ProblemError) -> ProblemError:
         """Count a failure; the answer is `refusal`, or 429 when the address fails too often."""
@@ -41,9 +60,9 @@ class FailedAttempts:
         may_fail = self._by_identity.take((source, identity), now_ns)
         may_fail = self._by_address.take(source, now_ns) and may_fail
         self._tell(source)
-        return refusal if may_fail else self.limited()
+        return refusal if may_fail else self._limited()
 
-    def limited(self) -> ProblemError:
+    def _limited(self) -> ProblemError:
         """The answer to an address that has failed too often; its connection is closed."""
         return ProblemError(
             429,

@@ -2,7 +2,7 @@
 
 from starlette.requests import Request
 
-from functions.domain.device_proof import Claim, Standing, make_claim
+from functions.domain.device_proof import Standing, make_claim
 from functions.domain.topics import Topic
 from functions.http_gateway.attempts import FailedAttempts
 from functions.http_gateway.client_addresses import ClientAddresses
@@ -12,21 +12,15 @@ from runtime import Context
 
 _CHALLENGE = {"WWW-Authenticate": 'ProvisionToken realm="devices"'}
 _AWAY_S = 5
-_MAX_PASSED = 100_000
 
 
 class DeviceAdmission:
-    """Checks a request's token before anything is stored.
-
-    Wrong tokens are limited by address and device. A token that has passed before from the same
-    address is not, so that whoever guesses does not silence a device behind the same address.
-    """
+    """Checks a request's token before anything is stored, and limits the wrong ones."""
 
     def __init__(self, ctx: Context, proofs: DeviceProofs, addresses: ClientAddresses) -> None:
         self._proofs = proofs
         self._addresses = addresses
         self._attempts = FailedAttempts(ctx.log, "device")
-        self._passed: dict[tuple[str, Claim], None] = {}
 
     async def require(self, request: Request, topic: Topic, token: object) -> None:
         """Require the token of the topic's device.
@@ -43,8 +37,7 @@ class DeviceAdmission:
             )
             raise self._attempts.fail(source, device, refusal)
         claim = make_claim(*device, token)
-        if (source, claim) not in self._passed and self._attempts.is_limited(source, device):
-            raise self._attempts.limited()
+        self._attempts.require_room(source, device, claim)
         standing = await self._proofs.find(claim)
         if standing is None:
             raise ProblemError(
@@ -58,10 +51,4 @@ class DeviceAdmission:
             raise self._attempts.fail(source, device, refusal)
         if standing is Standing.REVOKED:
             raise ProblemError(403, "DEVICE_REVOKED", "The device is revoked.")
-        self._note(source, claim)
-
-    def _note(self, source: str, claim: Claim) -> None:
-        if (source, claim) not in self._passed:
-            if len(self._passed) >= _MAX_PASSED:
-                del self._passed[next(iter(self._passed))]
-            self._passed[(source, claim)] = None
+        self._attempts.succeed(source, claim)

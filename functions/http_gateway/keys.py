@@ -10,16 +10,11 @@ from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.problems import ProblemError
 from runtime import Context
 
-_MAX_PASSED = 10_000
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="admin"'}
 
 
 class KeyCheck:
-    """Requires a key, and limits by address how often a wrong one may be shown.
-
-    An address from which the right key has come before is not limited for the right key, so that
-    whoever guesses does not lock out a person behind the same address.
-    """
+    """Requires a key, and limits by address how often a wrong one may be shown."""
 
     def __init__(
         self, ctx: Context, key: SecretStr | None, identity: str, addresses: ClientAddresses
@@ -29,7 +24,6 @@ class KeyCheck:
         self._identity = identity
         self._addresses = addresses
         self._attempts = FailedAttempts(ctx.log, identity)
-        self._passed: dict[str, None] = {}
 
     @property
     def is_set(self) -> bool:
@@ -43,14 +37,10 @@ class KeyCheck:
             ProblemError: `refusal`; 429 after too many wrong keys.
         """
         source = self._addresses.source(request.scope)
-        if source not in self._passed and self._attempts.is_limited(source, self._identity):
-            raise self._attempts.limited()
+        self._attempts.require_room(source, self._identity, self._identity)
         if not is_key(shown, self._key):
             raise self._attempts.fail(source, self._identity, refusal)
-        if source not in self._passed:
-            if len(self._passed) >= _MAX_PASSED:
-                del self._passed[next(iter(self._passed))]
-            self._passed[source] = None
+        self._attempts.succeed(source, self._identity)
 
 
 def require_admin(request: Request, key: KeyCheck) -> None:
