@@ -36,18 +36,19 @@ def shipped_manifests(names: Iterable[str]) -> list[Path]:
     return [SHIPPED / f"{stem}.yaml" for stem in dict.fromkeys(stems)]
 
 
+def takes_shipped(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add `--with`, which names shipped manifests, to a command, which gets them as `shipped`."""
+    names = shipped_names()
+    return click.option(
+        "--with", "shipped", multiple=True, metavar="NAME", type=click.Choice(names), help=help_text
+    )
+
+
 def takes_manifests(command: Callable[..., None]) -> Callable[..., None]:
     """Add the arguments MANIFESTS and `--with` to a command, which gets the paths `manifests`."""
 
     @click.argument("manifests", nargs=-1, type=click.Path(path_type=Path))
-    @click.option(
-        "--with",
-        "shipped",
-        multiple=True,
-        metavar="NAME",
-        type=click.Choice(shipped_names()),
-        help=f"Add shipped manifests: {', '.join(shipped_names())}. May be repeated.",
-    )
+    @takes_shipped(f"Add shipped manifests: {', '.join(shipped_names())}. May be repeated.")
     @wraps(command)
     def combined(manifests: tuple[Path, ...], shipped: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
         paths = (*manifests, *shipped_manifests(shipped))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from runtime.cli.failure import exit_with_problems
-from runtime.cli.manifests import shipped_manifests, shipped_names
+from runtime.cli.manifests import shipped_manifests, takes_shipped
 from runtime.cli.psql import find_database, with_password
 from runtime.embedded.credentials import read_secret
 from runtime.errors import ConfigError, Problem
@@ -34,14 +34,7 @@ def takes_manifest_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path),
         help="A manifest, or a folder of them; may be repeated. Default: manifests/.",
     )
-    @click.option(
-        "--with",
-        "shipped",
-        multiple=True,
-        metavar="NAME",
-        type=click.Choice(shipped_names()),
-        help="Add a shipped manifest, as with `runtime serve`.",
-    )
+    @takes_shipped("Add a shipped manifest, as with `runtime serve`.")
     @wraps(command)
     def combined(own: tuple[Path, ...], shipped: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - what click passes on
         paths = own or (() if shipped and not DEFAULT.exists() else (DEFAULT,))
