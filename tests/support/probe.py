@@ -10,11 +10,11 @@ from runtime.broker.connection import ApiError, Broker
 from runtime.errors import PublishFailed
 from runtime.message import Message
 from runtime.subjects import HOST_INBOX
-from tests.support.host import fresh
+from tests.support.host import eventually, fresh
 
 MS = 1_000_000
-PATIENCE_S = 0.12
-"""How long a real server may take for what it does at once."""
+NO_CONSUMER = 10014
+"""JetStream's number of this error."""
 
 
 class Probe:
@@ -97,6 +97,22 @@ class Probe:
     async def info(self, durable: str = "") -> dict[str, Any]:
         """The consumer's information."""
         return await self.broker.api(f"CONSUMER.INFO.{self.stream}.{durable or self.durable}")
+
+    async def wait_for_requests(self, count: int) -> None:
+        """Return when so many pull requests wait at the consumer."""
+
+        async def they_wait() -> bool:
+            return bool((await self.info())["num_waiting"] == count)
+
+        await eventually(they_wait, f"{count} waiting requests")
+
+    async def wait_until_deleted(self) -> None:
+        """Return when the consumer is gone."""
+
+        async def is_gone() -> bool:
+            return await self.code(f"CONSUMER.INFO.{self.stream}.{self.durable}") == NO_CONSUMER
+
+        await eventually(is_gone, "the end of the consumer")
 
     async def state(self, **request: Any) -> dict[str, Any]:
         """The stream's state."""
