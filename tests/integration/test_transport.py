@@ -25,7 +25,7 @@ from runtime.errors import Unavailable
 from runtime.message import Message
 from tests.support.certificates import contexts, self_signed
 from tests.support.host import Journal, eventually, fresh
-from tests.support.proxy import Proxy, Streams
+from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer, nats_url
 
 BLOCK_S = 6.0
@@ -543,15 +543,15 @@ async def test_servers_that_reset_connections_before_tls_are_connected_to_in_the
     class Unsteady(Proxy):
         """Sends INFO on the first connections, and closes them."""
 
-        async def _serve(self, near: Streams) -> None:
+        async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if self.connections > 3:
-                await super()._serve(near)
+                await super()._serve(reader, writer)
                 return
             far = await self._connect()
-            near[1].write(await far[0].readline())
-            await near[0].readexactly(1)
+            writer.write(await far[0].readline())
+            await reader.readexactly(1)
             far[1].close()
-            near[1].transport.abort()
+            writer.transport.abort()
 
     async with Unsteady(server.port) as proxy:
         broker = await Broker.connect(

@@ -2,49 +2,31 @@
 
 import asyncio
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.support.listener import Listener
 
 _CHUNK_BYTES = 65_536
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Proxy:
+class Proxy(Listener):
     """Forwards to a port on loopback, or to a Unix socket, until it is `cut` or `silence`d.
 
     Attributes:
-        connections: how many connections were accepted in all.
         withheld: bytes from both sides that `silence` held back.
     """
 
     def __init__(self, target: int | Path) -> None:
+        super().__init__()
+        self._at_end.append(self.reset)
         self._target = target
-        self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._near: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._is_cut = False
-        self.connections = 0
         self.withheld = b""
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.close()
-        self.reset()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def open(self) -> int:
@@ -77,16 +59,13 @@ class Proxy:
             writer.transport.abort()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A plain callback: if it were a coroutine, asyncio would log its cancellation as an error.
         if self._is_cut:
             writer.transport.abort()
-            return
-        self.connections += 1
-        task = asyncio.get_running_loop().create_task(self._serve((reader, writer)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        else:
+            super()._accept(reader, writer)
 
-    async def _serve(self, near: Streams) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        near = (reader, writer)
         self._writers.add(near[1])
         self._near.add(near[1])
         writers = {near[1]}
@@ -102,8 +81,8 @@ class Proxy:
         finally:
             self._writers -= writers
             self._near -= writers
-            for writer in writers:
-                writer.transport.abort()
+            for each in writers:
+                each.transport.abort()
 
     async def _connect(self) -> Streams:
         if isinstance(self._target, Path):

@@ -3,8 +3,8 @@
 import asyncio
 import ssl
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
+
+from tests.support.listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,36 +43,18 @@ class Answer:
         return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-class Receiver:
+class Receiver(Listener):
     """Listens on a free loopback port. Gives `answers` in turn, and repeats the last one."""
 
     def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.answers = list(answers) or [Answer()]
         self.requests: list[Received] = []
-        self.connections = 0
-        self._tls = tls
         self._came = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://localhost:{self.port}/hook?a=b"
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def answer_to(self, request: Received) -> Answer:
         """The answer to a request."""
@@ -83,12 +65,6 @@ class Receiver:
         async with asyncio.timeout(10), self._came:
             await self._came.wait_for(lambda: len(self.requests) >= count)
         return self.requests
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A plain callback: if it were a coroutine, asyncio would log its cancellation as an error.
-        self.connections += 1
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._tasks.add(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

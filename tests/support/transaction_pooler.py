@@ -10,9 +10,9 @@ import struct
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
+
+from tests.support.listener import Listener
 
 _READY, _QUERY, _SYNC, _TERMINATE = b"Z", b"Q", b"S", b"X"
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
@@ -34,7 +34,7 @@ class _Backend:
     client: "_Client | None" = None
 
 
-class TransactionPooler:
+class TransactionPooler(Listener):
     """Listens on loopback in front of a PostgreSQL's Unix socket.
 
     Args:
@@ -45,28 +45,15 @@ class TransactionPooler:
     """
 
     def __init__(self, target: Path) -> None:
+        super().__init__()
+        self._at_end.append(self._close_backends)
         self.dropped = 0
         self._target = target
         self._idle: deque[_Backend] = deque()
         self._freed = asyncio.Condition()
         self._backends: list[_Backend] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self._port: int = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def _close_backends(self) -> None:
         for backend in self._backends:
             backend.writer.close()
 
@@ -74,7 +61,7 @@ class TransactionPooler:
         """The address of a database through the pooler; `direct` is its address without it."""
         found = urlsplit(direct)
         user = f"{found.username}:{found.password or 'unused'}"
-        return f"postgresql://{user}@127.0.0.1:{self._port}{found.path}?sslmode=disable"
+        return f"postgresql://{user}@127.0.0.1:{self.port}{found.path}?sslmode=disable"
 
     async def take(self, client: "_Client") -> _Backend:
         """A server connection for one transaction."""
@@ -91,21 +78,17 @@ class TransactionPooler:
             self._idle.append(backend)
             self._freed.notify()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             backend = await self._log_in(reader, writer)
             await self.give_back(backend)
             relaying = asyncio.create_task(self._relay(backend))
             self._tasks.add(relaying)
             await _Client(self, reader, writer).run()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
             writer.close()
-            self._tasks.discard(task)
 
     async def _log_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Backend:
         """Let the client log in at the server, on a connection that is then shared."""
