@@ -64,7 +64,7 @@ def print_results(
     comparisons: Sequence[Comparison], waits: Sequence[Waits], start: Start, reloads: Reloads
 ) -> None:
     """Print all results, each with its bar."""
-    console = Console(width=120)
+    console = Console(width=130)
     table = Table(
         title="Messages a second, µs of processor time for each, ratio: medians of the rounds"
     )
