@@ -93,7 +93,8 @@ def read_envelope(message: Message, limit_bytes: int = MAX_PAYLOAD_BYTES) -> Env
         raise BadEnvelope(BAD_TOPIC_FORMAT, topic.reason)
     _check_stream(topic, message.subject)
     data = message.data
-    _check_size(len(data), limit_bytes, topic)
+    if len(data) > limit_bytes:
+        raise _too_large(limit_bytes, topic)
     payload = _object(data, topic)
     return Envelope(topic, "", payload, len(data), None, topic.tenant_id, None)
 
@@ -101,7 +102,7 @@ def read_envelope(message: Message, limit_bytes: int = MAX_PAYLOAD_BYTES) -> Env
 def _enveloped(message: Message, limit_bytes: int) -> Envelope:
     data = message.data
     if len(data) > _ESCAPED_BYTES * limit_bytes + _ENVELOPE_BYTES:
-        raise BadEnvelope(PAYLOAD_TOO_LARGE, f"more than {limit_bytes} bytes")
+        raise _too_large(limit_bytes, "")
     envelope = _object(data, "")
     topic = parse_topic(envelope.get("topic"))
     if isinstance(topic, BadTopic):
@@ -123,7 +124,8 @@ def _enveloped(message: Message, limit_bytes: int) -> Envelope:
     if isinstance(payload, str):
         text = payload.encode()
         size_bytes = len(text)
-        _check_size(size_bytes, limit_bytes, topic)
+        if size_bytes > limit_bytes:
+            raise _too_large(limit_bytes, topic)
         payload = _object(text, topic)
     elif isinstance(payload, dict):
         size_bytes = len(orjson.dumps(payload))
@@ -141,9 +143,8 @@ def _enveloped(message: Message, limit_bytes: int) -> Envelope:
     )
 
 
-def _check_size(size_bytes: int, limit_bytes: int, topic: Topic) -> None:
-    if size_bytes > limit_bytes:
-        raise BadEnvelope(PAYLOAD_TOO_LARGE, f"more than {limit_bytes} bytes", topic)
+def _too_large(limit_bytes: int, topic: Topic | str) -> BadEnvelope:
+    return BadEnvelope(PAYLOAD_TOO_LARGE, f"more than {limit_bytes} bytes", topic)
 
 
 def _check_stream(topic: Topic, subject: str) -> None:

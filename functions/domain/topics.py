@@ -15,8 +15,7 @@ DOWNLINKS = frozenset({"commands", "shadow/desired", "shadow/delta"})
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # Not dots alone: `..` in a path means the level above, and clients and proxies rewrite it.
-_DEVICE = re.compile(r"\.*[A-Za-z0-9_:-][A-Za-z0-9_.:-]*", re.ASCII)
-_MAX_DEVICE_LENGTH = 128
+_DEVICE = re.compile(r"(?!\.+\Z)[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _MSG_TYPE = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
 _FAMILIES = {REPORTED: "shadow", ACK: "commands"}
 _LEVELS = 5
@@ -60,7 +59,7 @@ def is_tenant_id(text: str) -> bool:
 
 def is_device_id(text: str) -> bool:
     """Whether the text is a valid device id."""
-    return len(text) <= _MAX_DEVICE_LENGTH and _DEVICE.fullmatch(text) is not None
+    return _DEVICE.fullmatch(text) is not None
 
 
 def parse_topic(text: object) -> Topic | BadTopic:
