@@ -265,17 +265,6 @@ def settling_of(outcome: Outcome, function: Function) -> Settling:
     return Settling("ack")
 
 
-async def call_locally(
-    function: Function,
-    *messages: Message,
-    effects: RecordedEffects | None = None,
-    resources: Mapping[str, Any] | None = None,
-) -> LocalResult:
-    """Start a function, call it once, and stop it; see `LocalFunction`."""
-    async with LocalFunction(function, effects=effects, resources=resources) as local:
-        return await local.call(*messages)
-
-
 def _named(settling: Settling) -> str:
     if settling.reason == settling.error_type:
         return settling.error_type
@@ -287,4 +276,4 @@ def _middle() -> float:
     return 0.5
 
 
-__all__ = ["Action", "LocalFunction", "LocalResult", "Settling", "call_locally", "settling_of"]
+__all__ = ["Action", "LocalFunction", "LocalResult", "Settling", "settling_of"]

@@ -10,7 +10,7 @@ import pytest
 from runtime import ConfigError, NoAnswer, Reject, RequestFailed, Retry, Unsendable
 from runtime.context import Context, Publication
 from runtime.loader import Function, load
-from runtime.local.local_call import LocalFunction, LocalResult, call_locally
+from runtime.local.local_call import LocalFunction, LocalResult
 from runtime.local.recorded_effects import RecordedEffects
 from runtime.manifest.model import FunctionSpec
 from runtime.message import Message
@@ -30,8 +30,15 @@ def _message(data: bytes = b"x", attempt: int = 1, sequence: int = 1) -> Message
     return Message("s.a", data, stream="S", sequence=sequence, attempt=attempt)
 
 
+async def _run(
+    function: Function, *messages: Message, effects: RecordedEffects | None = None
+) -> LocalResult:
+    async with LocalFunction(function, effects=effects) as local:
+        return await local.call(*messages)
+
+
 async def _call(act: Callable[..., Any], attempt: int = 1, **spec: Any) -> LocalResult:
-    return await call_locally(_function(act, **spec), _message(attempt=attempt))
+    return await _run(_function(act, **spec), _message(attempt=attempt))
 
 
 async def _quiet(ctx: Context, given: Any) -> None:
@@ -118,7 +125,7 @@ async def test_requests_get_the_given_answers_and_others_find_no_responders() ->
 
     broken = RequestFailed("broken", 500, "INTERNAL")
     answers = {"stock.*": {"left": 3}, "price.*": lambda data: data * 2, "broken.>": broken}
-    await call_locally(_function(act), _message(), effects=RecordedEffects(answers))
+    await _run(_function(act), _message(), effects=RecordedEffects(answers))
     assert seen == [b'{"left":3}', b"77", RequestFailed, NoAnswer]
 
 
@@ -161,7 +168,7 @@ async def test_a_batch_settles_each_message_and_is_split_down_to_the_bad_one() -
 
     function = _function(act, "on_batch")
     messages = [_message(data, sequence=n) for n, data in enumerate((b"a", b"bad", b"c"), 1)]
-    result = await call_locally(function, *messages)
+    result = await _run(function, *messages)
     assert [each.action for each in result.settled] == ["ack", "nak", "ack"]
 
 
@@ -213,4 +220,4 @@ async def test_a_resource_that_was_not_given_is_the_callers_mistake() -> None:
 
 async def test_a_single_event_function_refuses_several_messages() -> None:
     with pytest.raises(ValueError, match="local takes one message, not 2"):
-        await call_locally(_function(_quiet), _message(), _message())
+        await _run(_function(_quiet), _message(), _message())
