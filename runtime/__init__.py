@@ -1,6 +1,7 @@
 """Runtime for functions on NATS: the names that a function module imports."""
 
-from runtime.context import Context, PubAck, Publication, Reply
+from runtime.addresses import AddressPolicy, AllowedNetwork, parse_networks
+from runtime.context import Context, PubAck, Publication, Reply, SystemPort
 from runtime.errors import (
     ConfigError,
     NoAnswer,
@@ -14,9 +15,13 @@ from runtime.errors import (
     Unsendable,
 )
 from runtime.message import Batch, Event, Message
+from runtime.nkeys import AccountKey, server_key
 from runtime.registration import is_registration
 
 __all__ = [
+    "AccountKey",
+    "AddressPolicy",
+    "AllowedNetwork",
     "Batch",
     "ConfigError",
     "Context",
@@ -31,8 +36,11 @@ __all__ = [
     "Reply",
     "RequestFailed",
     "Retry",
+    "SystemPort",
     "TooLarge",
     "Unavailable",
     "Unsendable",
     "is_registration",
+    "parse_networks",
+    "server_key",
 ]

@@ -4,20 +4,25 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import structlog
 from typing_extensions import TypeVar
 
-from runtime.call.effects import Effects
+from runtime.call.effects import Effect, Effects
 from runtime.errors import ConfigError, Problem
 from runtime.message import DUE_AT, Event, Message
 
 if TYPE_CHECKING:
     import asyncpg
     import httpx
+
+MOST_PULL_WAIT_S = 60
+MOST_DELAYS = 99
+LONGEST_DELAY_S = 7 * 86_400
+"""The bounds of a message's own retry schedule, those of `retry.schedule` in a manifest."""
 
 StateT = TypeVar("StateT", default=Any)
 T = TypeVar("T")
@@ -56,6 +61,28 @@ class Publication:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class RetrySchedule:
+    """The waits between the attempts of one message, in place of the function's retry policy.
+
+    Attributes:
+        delays_s: seconds to wait after each failed attempt; there is one attempt more.
+        jitter: the share by which a wait varies at random, up or down.
+    """
+
+    delays_s: tuple[float, ...]
+    jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        if len(self.delays_s) > MOST_DELAYS:
+            raise ValueError(f"a retry schedule has at most {MOST_DELAYS} delays")
+        # The comparisons are false for NaN.
+        if not all(0.0 < delay_s <= LONGEST_DELAY_S for delay_s in self.delays_s):
+            raise ValueError(f"a delay is above 0 and at most {LONGEST_DELAY_S:,} seconds")
+        if not 0.0 <= self.jitter <= 1.0:
+            raise ValueError("jitter is a share from 0 to 1")
+
+
 class BrokerPort(Protocol):
     """The broker operations that a context needs."""
 
@@ -90,8 +117,23 @@ class BrokerPort(Protocol):
     async def request_many(self, subject: str, data: bytes, *, wait_s: float) -> list[Reply]:
         """Call all subscribers; return the answers that arrive within `wait_s`, maybe none."""
 
+    async def pull(
+        self, stream: str, durable: str, *, messages: int, size_bytes: int, wait_s: float
+    ) -> list[Message]:
+        """Pull what a durable consumer has; see `Context.pull`."""
+
     async def in_progress(self, message: Message) -> None:
         """Tell JetStream that this message is still being worked on."""
+
+
+class SystemPort(Protocol):
+    """The subjects of the NATS servers themselves, in the cluster's system account."""
+
+    async def request(self, subject: str, data: bytes = b"", *, timeout_s: float) -> Reply:
+        """The first answer; raises NoAnswer when no server answers."""
+
+    async def request_many(self, subject: str, data: bytes = b"", *, wait_s: float) -> list[Reply]:
+        """The answers of all servers that arrive within `wait_s` seconds, maybe none."""
 
 
 @dataclass(slots=True)
@@ -127,9 +169,19 @@ class Context(Generic[StateT]):
     Attributes:
         deadline_s: time of the event loop's clock at which the time limit ends the call.
         attempt: 1 on a message's first delivery; for a batch the highest of its messages.
+        retry_schedule: the schedule that `use_retry_schedule` has set; None for the function's own.
     """
 
-    __slots__ = ("_effects", "_message", "_published", "_scope", "attempt", "deadline_s")
+    __slots__ = (
+        "_effects",
+        "_message",
+        "_outer",
+        "_published",
+        "_scope",
+        "attempt",
+        "deadline_s",
+        "retry_schedule",
+    )
 
     def __init__(
         self,
@@ -140,9 +192,11 @@ class Context(Generic[StateT]):
         attempt: int = 1,
     ) -> None:
         self._effects: Effects | None = None
+        self._outer: Context[Any] | None = None
         self._scope = scope
         self._message = message
         self._published = 0
+        self.retry_schedule: RetrySchedule | None = None
         self.deadline_s = deadline_s
         self.attempt = attempt
 
@@ -205,6 +259,32 @@ class Context(Generic[StateT]):
         client: httpx.AsyncClient = self._resource("http")
         return client
 
+    @property
+    def nats_system(self) -> SystemPort:
+        """The system account of NATS; the manifest must say `uses: [nats_system]`.
+
+        Raises:
+            ConfigError: the host has no address of it; `start` is the place to find that out.
+        """
+        system: SystemPort | None = self._resource("nats_system")
+        if system is None:
+            wrong = "the function asks for the system account of NATS, whose address is not set"
+            remedy = "set NATS_SYSTEM_URL to the servers' address with a user of that account"
+            raise ConfigError([Problem(f"function {self.function}", "uses", wrong, remedy)])
+        return system
+
+    def with_state(self, state: T) -> "Context[T]":
+        """A context of the same call with another `state`, for code that has a state of its own.
+
+        What is begun with it belongs to this call: the host checks its effects too, the ids of
+        published messages are counted together, and a retry schedule is the message's.
+        """
+        kind: type[Context[Any]] = type(self)
+        scope = replace(self._scope, state=state)
+        inner = kind(scope, self._message, deadline_s=self.deadline_s, attempt=self.attempt)
+        inner._outer = self._outer or self  # noqa: SLF001 - of this class
+        return inner
+
     def publish(
         self,
         subject: str,
@@ -234,7 +314,8 @@ class Context(Generic[StateT]):
 
         Raises:
             PublishFailed: at least one message was not confirmed; the others may be stored, and
-                their ids keep a repeated call from storing them twice.
+                their ids keep a repeated call from storing them twice. `outcomes` has the
+                confirmation or failure of each message.
             Unsendable: the server would not accept one message; those before it may be stored.
         """
         return self._begin("publish_many", self._scope.broker.publish_many(publications))
@@ -275,6 +356,63 @@ class Context(Generic[StateT]):
         work = self._scope.broker.request_many(subject, data, wait_s=wait_s)
         return self._begin("request_many", work)
 
+    def pull(
+        self,
+        stream: str,
+        durable: str,
+        *,
+        messages: int = 100,
+        size_bytes: int = 1_000_000,
+        wait_s: float = 0.0,
+    ) -> Coroutine[Any, Any, list[Message]]:
+        """Pull the next messages of a durable consumer, for an endpoint that serves its readers.
+
+        Returns at once what is there; when nothing is, waits up to `wait_s` for the first message.
+        Settle a message by a request to its `reply`: `await ctx.request(message.reply, b"+ACK")`
+        returns when the server has it. A message that is not settled comes again after the
+        consumer's ack wait.
+
+        Args:
+            stream: the stream.
+            durable: a consumer that no function binds.
+            messages: the most messages.
+            size_bytes: the most bytes of them together, but one message may have more.
+            wait_s: at most 60.
+
+        Raises:
+            NoAnswer: the consumer does not exist, or JetStream did not answer in time.
+            RequestFailed: JetStream refused the request.
+            Unavailable: NATS is not connected.
+            Unsendable: a name is not valid.
+            ValueError: a number is out of bounds.
+        """
+        if messages < 1 or size_bytes < 1 or not 0.0 <= wait_s <= MOST_PULL_WAIT_S:
+            raise ValueError(f"pull takes 1 message, 1 byte and 0 to {MOST_PULL_WAIT_S} s or more")
+        work = self._scope.broker.pull(
+            stream, durable, messages=messages, size_bytes=size_bytes, wait_s=wait_s
+        )
+        return self._begin("pull", work)
+
+    def use_retry_schedule(self, delays_s: Sequence[float], *, jitter: float = 0.2) -> None:
+        """Judge this call by another schedule than the manifest's `retry`.
+
+        It decides which attempt is the last, and how long to wait before the next one, however the
+        call fails: by an exception, a `Retry` without a delay, or the time limit. It holds for this
+        call alone, so a function calls this at each attempt.
+
+        Args:
+            delays_s: seconds to wait after each failed attempt, at most 99, each at most a week;
+                there is one attempt more than delays.
+            jitter: the share by which a wait varies at random, up or down.
+
+        Raises:
+            ValueError: a delay or their number is out of bounds, or the call has no single stored
+                message: a batch, an endpoint, a service.
+        """
+        if self._message is None or not self._message.stream:
+            raise ValueError("a retry schedule belongs to a single stored message")
+        (self._outer or self).retry_schedule = RetrySchedule(tuple(map(float, delays_s)), jitter)
+
     def in_progress(self) -> Coroutine[Any, Any, None]:
         """Restart the event's ack wait now; the host also does so periodically."""
         return self._begin("in_progress", self._in_progress())
@@ -282,6 +420,9 @@ class Context(Generic[StateT]):
     def _begin(self, _name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """The effect that a public method returns."""
         return work
+
+    def _watch(self, effect: Effect) -> None:
+        """Take note of an effect; only a context that is watched does."""
 
     async def _publish(
         self, subject: str, data: bytes, msg_id: str | None, headers: Mapping[str, str] | None
@@ -300,8 +441,13 @@ class Context(Generic[StateT]):
             raise ValueError(
                 "publish needs a msg_id here: there is no single stored event to derive one from"
             )
+        return f"{message.origin}-{self._scope.function}-{self._count_published()}"
+
+    def _count_published(self) -> int:
+        if self._outer is not None:
+            return self._outer._count_published()  # noqa: SLF001 - of this class
         self._published += 1
-        return f"{message.origin}-{self._scope.function}-{self._published}"
+        return self._published
 
     def _resource(self, name: str) -> Any:  # noqa: ANN401 - each property narrows it
         try:
@@ -330,13 +476,28 @@ class WatchedContext(Context[StateT]):
         return self._effects
 
     def _begin(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        effects = self._effects
-        if effects is None:
-            effects = self._effects = Effects()
         # The frame of the function: it called the public method, which called this one.
         frame = sys._getframe(2)  # noqa: SLF001 - there is no other way to the caller's line
-        effects.add((work, name, frame.f_code, frame.f_lineno))
+        self._watch((work, name, frame.f_code, frame.f_lineno))
         return work
 
+    def _watch(self, effect: Effect) -> None:
+        if self._outer is not None:
+            self._outer._watch(effect)  # noqa: SLF001 - of this class
+            return
+        if self._effects is None:
+            self._effects = Effects()
+        self._effects.add(effect)
 
-__all__ = ["BrokerPort", "Context", "Event", "Message", "PubAck", "Publication", "Reply", "Scope"]
+
+__all__ = [
+    "BrokerPort",
+    "Context",
+    "Event",
+    "Message",
+    "PubAck",
+    "Publication",
+    "Reply",
+    "RetrySchedule",
+    "Scope",
+]

@@ -17,13 +17,22 @@ from typing import Any
 
 from runtime.call.call_task import failure_of
 from runtime.call.function_version import FunctionVersion, running_owner
-from runtime.call.outcome import DONE, Dead, Done, Later, Outcome, retry_delay_s
+from runtime.call.outcome import (
+    DONE,
+    Dead,
+    Done,
+    EncodedResult,
+    Later,
+    Outcome,
+    policy_of,
+    retry_delay_s,
+)
 from runtime.call.threads import FunctionThreads
 from runtime.call.time_limit import TimeLimitExceeded
-from runtime.context import Scope, WatchedContext
+from runtime.context import RetrySchedule, Scope, WatchedContext
 from runtime.errors import PayloadError, Reject, Retry
 from runtime.loader import Function
-from runtime.manifest.model import RetrySpec
+from runtime.loader.payload import is_json
 from runtime.message import Batch, Event, Message
 from runtime.observe.logs import running_function
 from runtime.observe.redaction import mask
@@ -106,7 +115,8 @@ class Dispatcher:
         except Exception as failure:  # noqa: BLE001 - whatever a function raises is judged
             if context is not None and context.effects is not None:
                 await context.effects.close()
-            return self._judge(version, message, failure)
+            schedule = context.retry_schedule if context is not None else None
+            return self._judge(version, message, failure, schedule=schedule)
         finally:
             version.calls -= 1
             if version.is_retired:
@@ -131,8 +141,8 @@ class Dispatcher:
                 self._end_if_idle(version)
         return [outcomes.get(message, DONE) for message in messages]
 
-    async def run_request(self, message: Message) -> bytes:
-        """Run an endpoint's function; return the reply's payload.
+    async def run_request(self, message: Message) -> EncodedResult:
+        """Run an endpoint's function; return the reply.
 
         Raises:
             PayloadError: the request does not fit the annotation.
@@ -167,6 +177,7 @@ class Dispatcher:
         failure: Exception,
         *,
         excuse: bool = True,
+        schedule: RetrySchedule | None = None,
     ) -> Outcome:
         # Whatever the outcome, a call has been made: another call may repeat its effects.
         message.called_before = True
@@ -177,23 +188,32 @@ class Dispatcher:
         if isinstance(failure, PayloadError):
             return Dead("PAYLOAD_INVALID", text_of(failure.reason), kind, failure=failure)
         outage = failure if excuse and is_outage(failure) else None
-        is_last = message.attempt >= version.max_attempts and _counts(failure)
+        own = 0 if schedule is None else len(schedule.delays_s) + 1
+        is_last = message.attempt >= (own or version.max_attempts) and _counts(failure)
         if is_last and outage is None:
             code = "TIMEOUT" if isinstance(failure, TimeLimitExceeded) else "ATTEMPTS_EXHAUSTED"
             trace = mask(format_traceback(failure))
-            return Dead(code, mask(describe(failure)), kind, trace, failure)
-        return self._later(version.function.spec.retry, message, failure, outage)
+            return Dead(code, mask(describe(failure)), kind, trace, failure, attempts=own)
+        return self._later(version, message, failure, outage, schedule)
 
     def _later(
-        self, policy: RetrySpec, message: Message, failure: Exception, outage: Exception | None
+        self,
+        version: FunctionVersion,
+        message: Message,
+        failure: Exception,
+        outage: Exception | None,
+        schedule: RetrySchedule | None,
     ) -> Later:
         note, delay_s = "", None
+        policy = version.function.spec.retry if schedule is None else policy_of(schedule)
         if isinstance(failure, Retry) and failure.delay_s is not None:
             delay_s = seconds_of(failure.delay_s)
             if delay_s is None:
                 note = "its delay_s is not a number of seconds, the retry policy's delay is used"
         if delay_s is None:
             delay_s = retry_delay_s(policy, message.attempt, self._chance())
+        if isinstance(failure, Retry) and failure.at_least_s is not None:
+            delay_s = max(delay_s, seconds_of(failure.at_least_s) or 0.0)
         return Later(
             delay_s,
             mask(describe(failure)),
@@ -202,6 +222,8 @@ class Dispatcher:
             note,
             failure,
             counts=_counts(failure),
+            attempts=0 if schedule is None else policy.max_attempts,
+            is_beyond=schedule is not None and message.attempt >= version.max_attempts,
         )
 
     def _end_if_idle(self, version: FunctionVersion) -> None:
@@ -213,7 +235,7 @@ class Dispatcher:
         self._ended_timeouts += version.limit.exceeded
         version.limit.exceeded = 0
 
-    async def _answer(self, version: FunctionVersion, message: Message) -> bytes:
+    async def _answer(self, version: FunctionVersion, message: Message) -> EncodedResult:
         function = version.function
         if not function.is_async and not self._threads.has_room:
             raise Retry("calls that do not end have taken all threads of the function")
@@ -229,9 +251,10 @@ class Dispatcher:
                 await context.effects.close()
             raise
         try:
-            return function.encode(answer)
+            data = function.encode(answer)
         except BaseException as raised:  # a model's own serializer may raise anything
             raise failure_of(raised, asyncio.current_task()) from raised
+        return EncodedResult(data, is_json(answer) and not function.response_schema)
 
     async def _run_in_parts(
         self,
@@ -371,6 +394,7 @@ __all__ = [
     "Dead",
     "Dispatcher",
     "Done",
+    "EncodedResult",
     "Later",
     "Outcome",
     "retry_delay_s",

@@ -18,6 +18,7 @@ RuntimeFault                      the base; never raised itself
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from runtime.safe_text import text_of
 
@@ -70,10 +71,20 @@ class Unavailable(RuntimeFault):
 
 
 class PublishFailed(Unavailable):
-    """JetStream did not confirm a publish, so the message may not be stored."""
+    """JetStream did not confirm a publish, so the message may not be stored.
 
-    def __init__(self, subject: str, reason: str) -> None:
+    Attributes:
+        subject: the message's subject.
+        is_refused: JetStream or the server has said that the message is stored nowhere: the stream
+            is full, or no stream has the subject. Otherwise it may be stored.
+        outcomes: of `publish_many`, for each message in order its `PubAck` or its
+            `PublishFailed`; else empty.
+    """
+
+    def __init__(self, subject: str, reason: str, *, is_refused: bool = False) -> None:
         self.subject = subject
+        self.is_refused = is_refused
+        self.outcomes: tuple[Any, ...] = ()
         super().__init__(f"publishing to {subject}", reason)
 
 
@@ -134,13 +145,24 @@ class RequestFailed(RuntimeFault):
         code: the number in `Nats-Service-Error-Code` (an HTTP status: 404, 409, 429, 503 …).
         description: the text in `Nats-Service-Error`, safe to show to a caller.
         body: the reply's payload, empty or problem details in JSON.
+        retry_after_s: seconds after which the endpoint wants to be asked again; None if it says
+            nothing about that.
     """
 
-    def __init__(self, subject: str, code: int, description: str, body: bytes = b"") -> None:
+    def __init__(
+        self,
+        subject: str,
+        code: int,
+        description: str,
+        body: bytes = b"",
+        *,
+        retry_after_s: int | None = None,
+    ) -> None:
         self.subject = subject
         self.code = code
         self.description = description
         self.body = body
+        self.retry_after_s = retry_after_s
         super().__init__(f"{subject} answered {code}: {description}")
 
 
@@ -200,15 +222,23 @@ class Retry(Steering):
         delay_s: least time to wait, in seconds; None means the function's retry policy. Less than 0
             counts as 0, more than 30 days as 30 days. A value that is not a number of seconds, NaN
             for example, counts as None and is logged as a warning.
+        at_least_s: wait as the retry policy says, or so long if that is longer: for what others ask
+            for, who must not hurry the message through its attempts. Bounded like `delay_s`.
         counts: False if the function has tried nothing, because it knows that now is too early: the
             call uses up no attempt, so the message is never given up for it.
     """
 
     def __init__(
-        self, reason: str = "", *, delay_s: float | None = None, counts: bool = True
+        self,
+        reason: str = "",
+        *,
+        delay_s: float | None = None,
+        at_least_s: float | None = None,
+        counts: bool = True,
     ) -> None:
         self.reason = reason if _is_given(reason) else "the function asked for another attempt"
         self.delay_s = delay_s
+        self.at_least_s = at_least_s
         self.counts = counts
         super().__init__(text_of(self.reason))
 

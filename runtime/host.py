@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from runtime.binding.service import ServiceBinding
 from runtime.block_attribution import BlockAttribution
-from runtime.broker.connection import Broker
+from runtime.broker.connection import API_TIMEOUT_S, Broker
+from runtime.broker.system_account import SystemAccount
 from runtime.deployments.deployment import Deployment, flowing
 from runtime.deployments.deployment_changes import DeploymentChanges
 from runtime.deployments.function_bindings import Binding
@@ -28,12 +30,16 @@ from runtime.wiring import Wiring
 log = get_logger("runtime.host")
 
 
+_START_API_TIMEOUT_S = 20.0
+
+
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """The addresses of the servers. May contain passwords: never logged."""
 
     nats_url: str
     database_url: str | None
+    nats_system_url: str | None = None
 
 
 class Host:
@@ -72,7 +78,12 @@ class Host:
         self._broker: Broker | None = None
         self.has_begun = False
         self._resources = SharedResources(
-            functions, addresses.database_url, self._options.postgres_connections
+            functions,
+            addresses.database_url,
+            self._options.postgres_connections,
+            partial(SystemAccount.connect, addresses.nats_system_url)
+            if addresses.nats_system_url
+            else None,
         )
         self.probes = Probes(
             self._resources,
@@ -250,6 +261,7 @@ class Host:
         self.has_begun = True
         await self._start_bindings()
         wiring.start_watches()
+        wiring.broker.api_timeout_s = API_TIMEOUT_S
         self.probes.stream_fill = wiring.fill
         self._changes = DeploymentChanges(
             self._manifest,
@@ -262,6 +274,8 @@ class Host:
     async def _connect(self) -> Wiring:
         broker = await Broker.connect(self._addresses.nats_url, name="runtime")
         self._broker = self.probes.broker = broker
+        # A cluster answers late while several hosts make their streams and consumers.
+        broker.api_timeout_s = _START_API_TIMEOUT_S
         self._stack.push_async_callback(broker.close)
         broker.on_reconnect(self._count_reconnect)
         self._wiring = Wiring(

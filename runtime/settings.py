@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from runtime.errors import ConfigError, Problem
+from runtime.nkeys import AccountKey
 
 _NATS_SCHEMES = ("nats", "tls")
 
@@ -21,21 +22,31 @@ def _check_nats_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _check_issuer(seed: SecretStr) -> SecretStr:
+    AccountKey.from_seed(seed.get_secret_value())
+    return seed
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 
+SECRETS_KEYS = "SECRETS_KEYS"
 REGISTRATION_KEY = "RUNTIME_REGISTRATION_KEY"
 """The variable with the key that signs endpoints for gateways."""
 
 _VARIABLES = {
     "NATS_URL": "nats_url",
+    "NATS_SYSTEM_URL": "nats_system_url",
+    "NATS_AUTH_ISSUER": "nats_auth_issuer",
     "DATABASE_URL": "database_url",
     "MQTT_ADMIN_PASSWORD": "mqtt_admin_password",
     "ADMIN_KEY": "admin_key",
+    SECRETS_KEYS: "secrets_keys",
     "GATEWAY_PORT": "gateway_port",
     "RUNTIME_NATS_PORT": "nats_port",
     "RUNTIME_NATS_ANONYMOUS": "nats_anonymous",
     "RUNTIME_MONITOR_PORT": "monitor_port",
     "RUNTIME_MQTT_PORT": "mqtt_port",
+    "RUNTIME_MQTT_SHARED_USER": "mqtt_shared_user",
     "RUNTIME_ADMIN_PORT": "admin_port",
     "RUNTIME_DATA_DIR": "data_dir",
     "RUNTIME_LOG_LEVEL": "log_level",
@@ -52,14 +63,18 @@ class HostSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nats_url: Annotated[SecretStr, AfterValidator(_check_nats_url)] | None = None
+    nats_system_url: Annotated[SecretStr, AfterValidator(_check_nats_url)] | None = None
+    nats_auth_issuer: Annotated[SecretStr, AfterValidator(_check_issuer)] | None = None
     database_url: SecretStr | None = None
     mqtt_admin_password: SecretStr | None = None
     admin_key: SecretStr | None = None
+    secrets_keys: SecretStr | None = None
     gateway_port: Port = 8080
     nats_port: Port = 4222
     nats_anonymous: Literal["data", "none"] = "data"
     monitor_port: Port = 8222
     mqtt_port: Port = 1883
+    mqtt_shared_user: Literal["on", "off"] = "on"
     admin_port: Port = 8081
     data_dir: Path = Path(".runtime")
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"

@@ -10,6 +10,8 @@ HOST_INBOX = "_INBOX.runtime"
 """Prefix of the reply subjects of the host and of the operator's commands."""
 HOST_SUBJECTS = ("mailbox.>", "dead_letters.>", "leases.>", "schedules.>", "_RUNTIME.>")
 """Subjects that only hosts publish to."""
+AUTH_REQUESTS = "$SYS.REQ.USER.AUTH"
+"""Here a server asks who a client is. A request has the client's password. Source: NATS ADR-26."""
 LONGEST_NAME = 255
 """The most characters of a stream's or consumer's name. Source: nats-server, JSMaxNameLen."""
 _OUTSIDE = frozenset(" .*>/\\")

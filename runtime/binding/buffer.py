@@ -27,9 +27,14 @@ class Places:
 
     A message takes a place until it is released, but not while it is blocked behind a failed
     message of its key: blocked messages could take all places, and no other key could go on.
+
+    Attributes:
+        taken: the number of places taken.
+        blocked_bytes: the size of the blocked messages, which take none.
     """
 
     taken: int = 0
+    blocked_bytes: int = 0
 
 
 class PrefetchBuffer:
@@ -116,6 +121,16 @@ class PrefetchBuffer:
         """
         blocked_bytes = min(self._blocked_bytes, self.max_bytes)
         return self.max_bytes - self.held_bytes + blocked_bytes + self._extra_bytes
+
+    def blocked_free_bytes(self, places: Places, loops: int) -> int:
+        """How many more bytes of blocked messages one of several pull loops may bring.
+
+        All loops together may use half of the bytes that blocked messages have: a half of that
+        whoever comes first, and each loop its share of the rest. Without this limit, the messages
+        behind one key that fails would fill the buffer, and no loop could go on.
+        """
+        at_first = self.max_bytes // 4
+        return max(at_first - self._blocked_bytes, at_first // loops - places.blocked_bytes)
 
     def mailbox_free_bytes(self) -> int:
         """How many more bytes of the mailbox may come.
@@ -327,7 +342,9 @@ class PrefetchBuffer:
 
     def _count_blocked(self, messages: Sequence[Message], change: int) -> None:
         for message in messages:
-            self.held[message].taken -= change
+            places = self.held[message]
+            places.taken -= change
+            places.blocked_bytes += change * message.size_bytes
             self._blocked_bytes += change * message.size_bytes
 
     def _wake(self) -> None:

@@ -224,7 +224,7 @@ class ConsumerBinding:
         slots = Slots(
             partial(spill.capacity, slot),
             lambda: places.taken,
-            spill.free_bytes,
+            lambda: min(spill.free_bytes(), self.buffer.blocked_free_bytes(places, SLOTS)),
             self.buffer.max_bytes // SLOT_BYTE_SHARE,
         )
         self.pullers.add(source, places, slots)

@@ -11,6 +11,9 @@ from runtime.message import Message
 from runtime.observe.failures import FailureLog
 from runtime.observe.metrics import FunctionMetrics
 
+_JSON = {"Content-Type": "application/json"}
+"""Header of a reply in JSON, where no schema says so."""
+
 
 def endpoint(
     dispatcher: Dispatcher, metrics: FunctionMetrics, failures: FailureLog
@@ -24,7 +27,8 @@ def endpoint(
     async def handle(message: Message) -> Answer:
         began_s = time.perf_counter()
         try:
-            answer = Answer(await dispatcher.run_request(message))
+            result = await dispatcher.run_request(message)
+            answer = Answer(result.data, _JSON if result.is_undeclared_json else {})
             metrics.count("answered")
         except Exception as failure:  # noqa: BLE001 - whatever a function raises becomes an answer
             answer = _refuse(failure, failures)

@@ -134,7 +134,7 @@ class Settlement:
     async def _later(self, message: Message, later: Later) -> bool:
         self._failures.failed(message, later)
         is_parked = self._retry_in_place is None and (
-            later.delay_s >= PARK_FROM_S or not later.counts
+            later.delay_s >= PARK_FROM_S or not later.counts or later.is_beyond
         )
         if is_parked and await self._park(message, later):
             return True

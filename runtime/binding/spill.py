@@ -106,7 +106,7 @@ class Spill:
             # Delivered before, so it may be older than the messages in the queue.
             if spilled is None or message.sequence < spilled.first:
                 return True
-        elif spilled is None and queue.waiting_of(key) < self._share():
+        elif spilled is None and self._is_within_share(key):
             return True
         name = name_of(key)
         slot = self._slot_of(name, message) if spilled is None else spilled.slot
@@ -185,6 +185,16 @@ class Spill:
             return set()
         return {message for slot in self._slots for _, message in slot.moving}
 
+    def _is_within_share(self, key: str) -> bool:
+        queue = self._fair_queue
+        if queue.waiting_of(key) >= self._share():
+            return False
+        # With an order, a key's messages may all wait behind a failed one, for long.
+        return not queue.is_ordered or queue.waiting_bytes_of(key) < self._share_bytes()
+
+    def _share_bytes(self) -> int:
+        return self._buffer.max_bytes // (2 * (2 + self._fair_queue.groups))
+
     def _share(self) -> int:
         """The most messages of one key in the buffer: with more keys, fewer of each."""
         return max(self._least, self._buffer.capacity() // (2 + self._fair_queue.groups))
@@ -192,7 +202,10 @@ class Spill:
     def _slot_of(self, name: str, first: Message) -> _Slot:
         """Choose the slot of a key that has none yet."""
         if not self._fair_queue.is_ordered:
-            return self._slots[int(name, 16) % SLOTS]
+            # Each level has slots of its own: its messages do not wait behind those of another one.
+            levels = self._fair_queue.levels
+            level = self._fair_queue.level_of(self._fair_queue.fair_key(first))
+            return self._slots[int(name, 16) % (SLOTS // levels) * levels + level]
         taken = Counter(key.slot.number for key in self._keys.values())
         slot = min(self._slots, key=lambda each: taken[each.number])
         self._keys[name] = _OrderedKey(slot, first.sequence, self._time())

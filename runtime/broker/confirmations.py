@@ -2,10 +2,11 @@
 
 import asyncio
 import itertools
-import json
 import secrets
 from types import TracebackType
 from typing import Self
+
+import orjson
 
 from runtime.context import PubAck
 from runtime.errors import PublishFailed
@@ -16,13 +17,18 @@ from runtime.subjects import HOST_INBOX
 class Unheard(PublishFailed):
     """No stream took the publish, so the message is stored nowhere."""
 
+    def __init__(self) -> None:
+        super().__init__("", "no stream took it", is_refused=True)
+
 
 NO_SPACE = 10023
 """Error codes of a server whose disk or store is full. Source: nats-server `server/errors.json`."""
+_IN_PROCESS = 10158
+"""A message with the same id is being stored. Source: nats-server `server/errors.json`."""
 
 
 class PublishRefused(PublishFailed):
-    """JetStream refused the publish, so the message is stored nowhere.
+    """JetStream refused the publish; `is_refused` says whether the message is stored nowhere.
 
     Attributes:
         err_code: JetStream's own number. Source: nats-server `server/errors.json`.
@@ -30,7 +36,7 @@ class PublishRefused(PublishFailed):
 
     def __init__(self, reason: str, err_code: int) -> None:
         self.err_code = err_code
-        super().__init__("", reason)
+        super().__init__("", reason, is_refused=err_code != _IN_PROCESS)
 
 
 class Confirmations:
@@ -112,8 +118,11 @@ class AwaitedPubAck:
 
     async def wait(self, timeout_s: float) -> None:
         """Return when every message has an answer, or after `timeout_s`."""
-        if self._futures:
+        if len(self._futures) > 1:
             await asyncio.wait(self._futures.values(), timeout=timeout_s)
+        elif self._futures:
+            [future] = self._futures.values()
+            await _wait_for_one(future, timeout_s)
 
     def unheard(self) -> list[int]:
         """The numbers of the messages that no stream took."""
@@ -130,12 +139,20 @@ class AwaitedPubAck:
             timeout_s: how long `wait` waited; only named in the error.
 
         Raises:
-            PublishFailed: a confirmation did not arrive in time, or JetStream refused a message.
+            PublishFailed: a confirmation did not arrive in time, or JetStream refused a message;
+                of several messages, `outcomes` has what became of each.
         """
-        return [
-            _confirmation(self._futures[reply], subject, timeout_s)
-            for reply, subject in zip(self._replies, self._subjects, strict=True)
-        ]
+        asked = list(zip(self._replies, self._subjects, strict=True))
+        try:
+            return [
+                _confirmation(self._futures[reply], subject, timeout_s) for reply, subject in asked
+            ]
+        except PublishFailed as failure:
+            if len(asked) > 1:
+                failure.outcomes = tuple(
+                    _outcome(self._futures[reply], subject, timeout_s) for reply, subject in asked
+                )
+            raise
 
     def _forget(self, reply: str) -> None:
         self._confirmations.forget(reply)
@@ -144,12 +161,32 @@ class AwaitedPubAck:
             future.exception()  # Marks it as retrieved: only the first failure is raised.
 
 
+async def _wait_for_one(future: "asyncio.Future[PubAck]", timeout_s: float) -> None:
+    """As `asyncio.wait` for one future, at a third of its cost."""
+    if future.done() or timeout_s <= 0:
+        return
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def end(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_later(timeout_s, end)
+    future.add_done_callback(end)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        future.remove_done_callback(end)
+
+
 def _read(msg: Message) -> PubAck | PublishFailed:
     """The confirmation, or the reason why there is none."""
     if msg.headers.get("Status") == "503":
-        return Unheard("", "no stream took it")
+        return Unheard()
     try:
-        ack = json.loads(msg.data)
+        ack = orjson.loads(msg.data)
         if error := ack.get("error"):
             return PublishRefused(
                 str(error.get("description", "refused")), error.get("err_code", 0)
@@ -159,10 +196,19 @@ def _read(msg: Message) -> PubAck | PublishFailed:
         return PublishFailed("", "the answer was not a confirmation")
 
 
+def _outcome(
+    future: "asyncio.Future[PubAck]", subject: str, timeout_s: float
+) -> PubAck | PublishFailed:
+    try:
+        return _confirmation(future, subject, timeout_s)
+    except PublishFailed as failure:
+        return failure
+
+
 def _confirmation(future: "asyncio.Future[PubAck]", subject: str, timeout_s: float) -> PubAck:
     if not future.done():
         raise PublishFailed(subject, f"no confirmation within {timeout_s:g} s")
     failure = future.exception()
     if isinstance(failure, PublishFailed):
-        raise PublishFailed(subject, failure.reason) from failure
+        raise PublishFailed(subject, failure.reason, is_refused=failure.is_refused) from failure
     return future.result()

@@ -1,7 +1,9 @@
 """One connection to NATS: confirmed publishing, requests, subscriptions, JetStream API."""
 
 import asyncio
+import contextlib
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -10,6 +12,7 @@ import nats.errors
 
 from runtime.broker.client import PENDING_BYTES, RECONNECT_WAIT_S, OrderedClient
 from runtime.broker.confirmations import AwaitedPubAck, Confirmations, PublishRefused
+from runtime.broker.pull_once import PullOnce
 from runtime.broker.subscription import Callback, Subscription
 from runtime.context import PubAck, Publication, Reply
 from runtime.errors import (
@@ -30,6 +33,7 @@ log = get_logger("runtime.broker")
 _Item = tuple[str, bytes, str | None, Mapping[str, str] | None]
 
 ACK_TIMEOUT_S = 5.0
+API_TIMEOUT_S = 5.0
 OFFER_AGAIN_S = (0.1, 0.25, 0.5)
 """Pauses before a publish that no stream took is tried again: a stream accepts nothing while its
 leader changes, which takes about that long. After a killed leader it takes seconds: then the caller
@@ -37,6 +41,9 @@ tries again."""
 _HOLDS_DUPLICATE = 10201
 PING_INTERVAL_S = 5
 CLOSE_LIMIT_S = 2
+_SLICES = 10
+"""Parts in which answers are waited for: a loop that was blocked loses one part, not all."""
+_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SUBSCRIPTION_REFUSED = "permissions violation for subscription"
 
 
@@ -59,6 +66,10 @@ class Broker:
     """A connection that reconnects until `close`, with the NATS operations that other layers need.
 
     Implements `runtime.context.BrokerPort`.
+
+    Attributes:
+        reconnects: how often the connection was lost and made again.
+        api_timeout_s: how long `api` waits for an answer.
     """
 
     def __init__(self, client: OrderedClient) -> None:
@@ -68,6 +79,7 @@ class Broker:
         self._ended = asyncio.Event()
         self._closing = False
         self.reconnects = 0
+        self.api_timeout_s = API_TIMEOUT_S
 
     @classmethod
     async def connect(cls, url: str, *, name: str, timeout_s: float = 10.0) -> Self:
@@ -196,9 +208,18 @@ class Broker:
         await self.api("INFO", timeout_s=timeout_s)
 
     async def api(
-        self, subject: str, payload: Mapping[str, Any] | None = None, *, timeout_s: float = 5.0
+        self,
+        subject: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Send a request to the JetStream API; `subject` is the part after `$JS.API.`.
+
+        Args:
+            subject: of the request.
+            payload: written as JSON; None for an empty request.
+            timeout_s: how long to wait for the answer; `api_timeout_s` without it.
 
         Raises:
             ApiError: JetStream refused the request.
@@ -207,7 +228,8 @@ class Broker:
         """
         data = json.dumps(payload).encode() if payload is not None else b""
         try:
-            answer = await self._client.ask(f"$JS.API.{subject}", data, timeout_s)
+            limit_s = self.api_timeout_s if timeout_s is None else timeout_s
+            answer = await self._client.ask(f"$JS.API.{subject}", data, limit_s)
             document: dict[str, Any] = json.loads(answer.data)
         except (TimeoutError, nats.errors.Error) as failure:
             raise Unavailable("JetStream", type(failure).__name__) from failure
@@ -364,11 +386,17 @@ class Broker:
         found = answer.headers
         if code := found.get("Nats-Service-Error-Code"):
             number = int(code) if code.isdigit() else 500
-            raise RequestFailed(subject, number, found.get("Nats-Service-Error", ""), answer.data)
+            after = found.get("Retry-After", "")
+            raise RequestFailed(
+                *(subject, number, found.get("Nats-Service-Error", ""), answer.data),
+                retry_after_s=int(after) if _SECONDS.fullmatch(after) else None,
+            )
         return Reply(answer.data, found)
 
     async def request_many(self, subject: str, data: bytes, *, wait_s: float) -> list[Reply]:
         """Send one request to all subscribers; return the answers that arrive within `wait_s`.
+
+        Time in which the event loop is blocked does not count: answers may wait to be read then.
 
         Raises:
             Unavailable: the connection is gone.
@@ -387,12 +415,26 @@ class Broker:
         subscription = await self.subscribe(inbox, collect)
         try:
             await self.send(subject, data, inbox)
-            await asyncio.wait_for(silent.wait(), wait_s)
-        except TimeoutError:
-            pass  # The usual end: all subscribers had time to answer.
+            for _ in range(_SLICES):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(silent.wait(), wait_s / _SLICES)
+                    break
         finally:
             await subscription.unsubscribe()
         return replies
+
+    async def pull(
+        self, stream: str, durable: str, *, messages: int, size_bytes: int, wait_s: float
+    ) -> list[Message]:
+        """Pull what a durable consumer has; see `PullOnce.pull`.
+
+        Raises:
+            NoAnswer: the consumer does not exist, or JetStream does not answer in time.
+            RequestFailed: JetStream refused the request.
+            Unavailable: the connection is gone.
+            Unsendable: a name is not valid.
+        """
+        return await PullOnce(self, stream, durable).pull(messages, size_bytes, wait_s)
 
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
         """Call `callback` for each message on `subject`, one message after the other.
@@ -481,7 +523,8 @@ def _acting_first(headers: dict[str, str]) -> dict[str, str]:
     """
     if len(headers) <= 1:
         return headers
-    return dict(sorted(headers.items(), key=lambda item: not item[0].startswith("Nats-")))
+    acting = {name: value for name, value in headers.items() if name.startswith("Nats-")}
+    return {**acting, **headers}
 
 
 def _not_for_this_user(url: str) -> Problem:

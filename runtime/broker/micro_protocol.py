@@ -18,7 +18,7 @@ from runtime.broker.headers import escape
 from runtime.errors import ConfigError, Problem
 from runtime.message import Message
 from runtime.observe.logs import get_logger
-from runtime.subjects import HOST_SUBJECTS
+from runtime.subjects import AUTH_REQUESTS, HOST_SUBJECTS
 
 log = get_logger("runtime.broker.micro")
 
@@ -43,6 +43,7 @@ Live = Mapping[str, object] | Callable[[], Mapping[str, object]]
 
 
 # The subjects of JetStream and of the hosts are not inboxes.
+_SERVER_INBOX = "$SYS._INBOX."
 _NO_INBOX = ("$", *(subject.removesuffix(">") for subject in HOST_SUBJECTS))
 _DELIVERED = "Nats-Stream"
 
@@ -242,5 +243,8 @@ def is_request(message: Message) -> bool:
     JetStream delivers to any subject that a consumer, a pull request or a stream's republishing
     names, with the server's own rights. An answer is published with the host's rights, on the
     subject that the caller names. Neither may give a client more rights than the server grants it.
+    The server itself asks on a subject where clients may not publish.
     """
+    if message.subject == AUTH_REQUESTS and message.reply.startswith(_SERVER_INBOX):
+        return _DELIVERED not in message.headers
     return not message.reply.startswith(_NO_INBOX) and _DELIVERED not in message.headers

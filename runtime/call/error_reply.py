@@ -50,7 +50,8 @@ def error_reply_of(failure: Exception) -> ErrorReply:  # noqa: PLR0911 - one for
         case TimeLimitExceeded():
             return ErrorReply(504, "TIMEOUT", "the function took too long")
         case Retry():
-            wait_s = max(1, round(seconds_of(failure.delay_s) or RETRY_AFTER_S))
+            asked_s = failure.delay_s if failure.at_least_s is None else failure.at_least_s
+            wait_s = max(1, round(seconds_of(asked_s) or RETRY_AFTER_S))
             after = {"Retry-After": str(wait_s)}
             return ErrorReply(503, "TRY_AGAIN", "not now, try again", after)
         case _ if is_outage(failure) or isinstance(failure, NoAnswer):

@@ -1,7 +1,9 @@
 """The outcomes of a call as values, and the wait before another attempt. Pure."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from runtime.context import RetrySchedule
 from runtime.manifest.model import RetrySpec
 from runtime.user_frames import where_of
 
@@ -9,6 +11,19 @@ from runtime.user_frames import where_of
 @dataclass(frozen=True, slots=True)
 class Done:
     """The effect is durable."""
+
+
+class EncodedResult(NamedTuple):
+    """What an endpoint's function returned.
+
+    Attributes:
+        data: the payload of the reply.
+        is_undeclared_json: whether the payload is JSON of a function that declares no schema of its
+            reply, so that nobody could know it.
+    """
+
+    data: bytes
+    is_undeclared_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +38,10 @@ class Later:
         failure: the exception; None when it was raised in another process.
         where: the function's line that failed, when in another process; see `place`.
         counts: whether the call used up an attempt.
+        attempts: the most attempts, when the call has set its own retry schedule; 0 for the
+            function's.
+        is_beyond: whether the function's own policy has no further attempt, so that the server
+            would not deliver the message again by itself.
     """
 
     delay_s: float
@@ -33,6 +52,8 @@ class Later:
     failure: Exception | None = field(default=None, compare=False, repr=False)
     where: str = field(default="", compare=False)
     counts: bool = True
+    attempts: int = 0
+    is_beyond: bool = False
 
     def place(self) -> str:
         """`file:line` of the function's own code that failed; empty when it is not known."""
@@ -41,7 +62,12 @@ class Later:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """No attempt is left, or another attempt would not help."""
+    """No attempt is left, or another attempt would not help.
+
+    Attributes:
+        attempts: the most attempts, when the call has set its own retry schedule; 0 for the
+            function's.
+    """
 
     code: str
     reason: str
@@ -49,6 +75,7 @@ class Dead:
     traceback: str = ""
     failure: Exception | None = field(default=None, compare=False, repr=False)
     where: str = field(default="", compare=False)
+    attempts: int = 0
 
     def place(self) -> str:
         """`file:line` of the function's own code that failed; empty when it is not known."""
@@ -58,6 +85,11 @@ class Dead:
 Outcome = Done | Later | Dead
 
 DONE = Done()
+
+
+def policy_of(schedule: RetrySchedule) -> RetrySpec:
+    """The retry policy of a call that has set its own schedule, whose bounds are checked."""
+    return RetrySpec.model_construct(attempts=1, schedule=schedule.delays_s, jitter=schedule.jitter)
 
 
 def retry_delay_s(policy: RetrySpec, attempt: int, chance: float) -> float:

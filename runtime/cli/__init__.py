@@ -1,8 +1,11 @@
 """The command line `runtime`: each command is a module of its own, imported when it is called."""
 
 import importlib
+from typing import Any
 
 import click
+
+from runtime.process import collector
 
 SECTIONS = {
     "Develop": {
@@ -42,6 +45,11 @@ _ELSEWHERE = {"resume": "pause"}
 
 class Commands(click.Group):
     """Command group that imports only the called command: imports take half of the time."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what a command returns
+        """Import and run the called command."""
+        collector.collect_rarely()
+        return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands' names, in the order of the help."""

@@ -15,7 +15,7 @@ from runtime.cli.failure import exit_with_problems
 from runtime.cli.printing import align, printable
 from runtime.errors import ConfigError
 from runtime.manifest import Manifest, read
-from runtime.process.lifecycle import placeholders
+from runtime.process.placeholders import with_placeholders
 from runtime.settings import HostSettings
 
 NO_CHANGES = "No changes: the server is as the manifests say."
@@ -35,7 +35,7 @@ def read_manifest(paths: Sequence[Path]) -> Manifest:
     """Read the manifest, with all streams that serving it needs; mistakes end the process."""
     try:
         settings = HostSettings.from_environment(os.environ)
-        return with_leases(with_ticks(read(paths, {**placeholders(settings), **os.environ})))
+        return with_leases(with_ticks(read(paths, with_placeholders(settings, os.environ))))
     except ConfigError as error:
         exit_with_problems(error)
 

@@ -20,7 +20,7 @@ from runtime.errors import ConfigError, Problem
 from runtime.loader import Function, load_all
 from runtime.manifest import Manifest, read_what_is_right
 from runtime.manifest.model import FunctionSpec, StreamSpec
-from runtime.process.lifecycle import placeholders
+from runtime.process.placeholders import with_placeholders
 from runtime.settings import HostSettings
 
 _STREAM_COLUMNS = (
@@ -83,7 +83,7 @@ def check(
 
 
 def _check(paths: tuple[Path, ...]) -> tuple[Manifest, dict[str, Function]]:
-    reading = read_what_is_right(paths, {**placeholders(HostSettings()), **os.environ})
+    reading = read_what_is_right(paths, with_placeholders(HostSettings(), os.environ))
     problems: list[Problem] = list(reading.problems)
     functions: dict[str, Function] = {}
     try:

@@ -14,7 +14,7 @@ from runtime.embedded.credentials import find_nats
 from runtime.errors import RuntimeFault
 from runtime.manifest import read_what_is_right
 from runtime.observe.logs import configure_logs
-from runtime.process.lifecycle import placeholders
+from runtime.process.placeholders import with_placeholders
 from runtime.settings import HostSettings
 
 CONNECT_S = 0.3
@@ -50,5 +50,5 @@ async def _ask(url: str) -> Iterable[str]:
 def _local_names() -> Iterable[str]:
     if not DEFAULT.is_dir():
         return []
-    environment = {**placeholders(HostSettings()), **os.environ}
+    environment = with_placeholders(HostSettings(), os.environ)
     return read_what_is_right([DEFAULT], environment).manifest.functions

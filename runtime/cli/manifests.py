@@ -14,6 +14,7 @@ SHIPPED = Path(runtime.__file__).parent / "shipped_manifests"
 GROUPS: dict[str, tuple[str, ...]] = {
     "backbone": (
         "commands",
+        "device_auth",
         "gateway",
         "management",
         "routes",

@@ -11,7 +11,7 @@ from runtime.cli.failure import exit_with_problems
 from runtime.cli.printing import print_json
 from runtime.errors import ConfigError
 from runtime.manifest.values import NAME_PATTERN
-from runtime.process.lifecycle import placeholders
+from runtime.process.placeholders import with_placeholders
 from runtime.scaffold.function import FunctionKind, Wishes, make_function
 from runtime.scaffold.names import LONGEST
 from runtime.scaffold.project import make_project
@@ -133,7 +133,7 @@ def project(name: str, as_json: bool) -> None:
 
 
 def _make(kind: FunctionKind, name: str, wishes: Wishes, *, as_json: bool) -> None:
-    environment = {**placeholders(HostSettings()), **os.environ}
+    environment = with_placeholders(HostSettings(), os.environ)
     made = _checked(lambda: make_function(Path(), kind, name, wishes, environment=environment))
     serve = "runtime serve manifests/ --reload"
     if kind == "route":

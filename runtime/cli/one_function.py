@@ -11,13 +11,13 @@ import click
 from runtime.cli.failure import exit_with_problems
 from runtime.cli.manifests import shipped_manifests, takes_shipped
 from runtime.cli.psql import find_database, with_password
-from runtime.embedded.credentials import read_secret
+from runtime.embedded.credentials import SECRETS_KEY_FILE, read_secret
 from runtime.errors import ConfigError, Problem
 from runtime.loader import Function, load_all
 from runtime.manifest import Manifest, read
 from runtime.manifest.translation import suggest
-from runtime.process.lifecycle import placeholders
-from runtime.settings import HostSettings
+from runtime.process.placeholders import with_placeholders
+from runtime.settings import SECRETS_KEYS, HostSettings
 
 DEFAULT = Path("manifests")
 
@@ -57,7 +57,7 @@ def load_function(
     Raises:
         ConfigError: no manifest has the function, or it cannot be loaded.
     """
-    manifest = read(paths, {**placeholders(settings), **live, **os.environ})
+    manifest = read(paths, with_placeholders(settings, os.environ, live))
     if name not in manifest.functions:
         shown = ", ".join(map(str, paths))
         wrong = f"no manifest in {shown} has it"
@@ -80,12 +80,19 @@ def read_settings() -> HostSettings:
         exit_with_problems(error)
 
 
+_FILES = {
+    "ADMIN_KEY": "admin.key",
+    "MQTT_ADMIN_PASSWORD": "mqtt.password",
+    SECRETS_KEYS: SECRETS_KEY_FILE,
+}
+
+
 def live_variables(settings: HostSettings, nats_url: str) -> dict[str, str]:
     """The variables that a host on these servers adds to the manifests' environment."""
     found = {"NATS_URL": nats_url}
     if (url := find_database_url(settings)) is not None:
         found["DATABASE_URL"] = url
-    for variable, file in (("ADMIN_KEY", "admin.key"), ("MQTT_ADMIN_PASSWORD", "mqtt.password")):
+    for variable, file in _FILES.items():
         if secret := read_secret(settings.data_dir / file):
             found[variable] = secret
     return found

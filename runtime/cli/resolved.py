@@ -52,7 +52,8 @@ def _idle_keys(function: Function) -> frozenset[str]:
     idle = next(IDLE_KEYS[key] for key in BINDINGS if getattr(spec, key))
     if function.shape != "batch":
         idle |= {"batch"}
-    return idle if "postgres" in spec.uses else idle | {"postgres_connections"}
+    of_resources = {"postgres": "postgres_connections", "http": "http_client"}
+    return idle | {key for resource, key in of_resources.items() if resource not in spec.uses}
 
 
 def _draw_entry(

@@ -40,10 +40,10 @@ class Restart:
 
 How = Keep | Swap | Rebind | Restart
 
-_SCOPE_FIELDS = ("uses", "postgres_connections")
+_SCOPE_FIELDS = ("uses", "postgres_connections", "http_client")
 """A new value needs a new scope: the function's resources are in it."""
 _QUEUE_FIELDS = (
-    *("batch", "ordered_by", "fair_by", "concurrency"),
+    *("batch", "ordered_by", "fair_by", "priority_by", "concurrency"),
     *("max_in_flight", "max_in_flight_bytes", "rate"),
 )
 """Read once when the binding of a consumer or schedule is built."""

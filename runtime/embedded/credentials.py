@@ -9,6 +9,7 @@ from runtime.settings import HostSettings
 HOST_USER = "runtime"
 SYSTEM_USER = "system"
 
+SECRETS_KEY_FILE = "secrets.key"
 NATS_PASSWORD_FILE = "nats.password"  # noqa: S105 - a file's name
 POSTGRES_PASSWORD_FILE = "postgres.password"  # noqa: S105 - a file's name
 POSTGRES_SUPERUSER_PASSWORD_FILE = "postgres-superuser.password"  # noqa: S105 - a file's name
@@ -30,6 +31,11 @@ class NatsAddress:
 def host_url(port: int, password: str) -> str:
     """The address for the host and its operator."""
     return f"nats://{HOST_USER}:{quote(password, safe='')}@127.0.0.1:{port}"
+
+
+def system_url(port: int, password: str) -> str:
+    """The address of the system account, which has the host's password."""
+    return f"nats://{SYSTEM_USER}:{quote(password, safe='')}@127.0.0.1:{port}"
 
 
 def find_nats(settings: HostSettings) -> NatsAddress:

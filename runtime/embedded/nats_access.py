@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from runtime.broker.leases import LEASES
 from runtime.broker.stream_configs import ADVISORIES, DEAD_LETTERS, MAILBOX, SCHEDULES
-from runtime.subjects import HOST_INBOX, HOST_SUBJECTS
+from runtime.subjects import AUTH_REQUESTS, HOST_INBOX, HOST_SUBJECTS
 
 ANONYMOUS_USER = "local"
 SYSTEM_ACCOUNT = "SYS"
@@ -40,7 +40,7 @@ def anonymous_denied_publish() -> list[str]:
     """Subjects to which a client without a user name may not publish."""
     return [
         *HOST_SUBJECTS,
-        *(_MANAGEMENT, "$JS.EVENT.>", "$MQTT.>"),
+        *(_MANAGEMENT, "$JS.EVENT.>", "$MQTT.>", AUTH_REQUESTS),
         *(f"$JS.API.{change.format(stream)}" for stream in _HOST_STREAMS for change in _CHANGES),
         # An acknowledgement, also in the form with domain and account.
         *(f"$JS.ACK.{stream}.>" for stream in _HOST_STREAMS),
@@ -50,7 +50,7 @@ def anonymous_denied_publish() -> list[str]:
 
 def anonymous_denied_subscribe() -> list[str]:
     """Subjects of the host that a client without a user name may not subscribe to."""
-    return [f"{HOST_INBOX}.>", "_RUNTIME.>", _MANAGEMENT]
+    return [f"{HOST_INBOX}.>", "_RUNTIME.>", _MANAGEMENT, "$SYS.>"]
 
 
 def listing(subjects: Iterable[str]) -> str:

@@ -53,23 +53,10 @@ accounts {{
 system_account: "{system_account}"
 
 authorization {{
-  users: [
+{auth_callout}  users: [
     # The host and the operator's commands.
     {{ user: "{host_user}", password: ${host_password}, allowed_connection_types: ["STANDARD"] }}
-{anonymous}    {{
-      user: "{mqtt_user}", password: ${password_variable}, allowed_connection_types: ["MQTT"]
-      permissions: {{
-        # Checked after the mappings below, so it names their results; the enveloped form, whose
-        # subject ends at the tenant, is not for devices.
-        publish: {{ allow: [
-          "tenant.>", "telemetry.*.*", "telemetry.*.*.heartbeat", "telemetry.*.*.event"
-          "shadow.*.*.reported", "commands.*.*.ack"
-        ] }}
-        # $MQTT.*: what the server itself uses to deliver QoS 1 and 2 to a subscriber.
-        subscribe: {{ allow: ["tenant.>", "$MQTT.sub.>", "$MQTT.deliver.pubrel.>"] }}
-      }}
-    }}
-  ]
+{anonymous}{shared_mqtt_user}  ]
 }}
 {no_auth_user}
 
@@ -96,6 +83,29 @@ _ANONYMOUS = """\
     }}
 """
 
+_SHARED_MQTT_USER = """\
+    # Trusted publishers of many devices; a device has credentials of its own.
+    {{
+      user: "{user}", password: ${password_variable}, allowed_connection_types: ["MQTT"]
+      permissions: {{
+        # Checked after the mappings below, so it names their results; the enveloped form, whose
+        # subject ends at the tenant, is not for devices.
+        publish: {{ allow: [
+          "tenant.>", "telemetry.*.*", "telemetry.*.*.heartbeat", "telemetry.*.*.event"
+          "shadow.*.*.reported", "commands.*.*.ack"
+        ] }}
+        # $MQTT.*: what the server itself uses to deliver QoS 1 and 2 to a subscriber.
+        subscribe: {{ allow: ["tenant.>", "$MQTT.sub.>", "$MQTT.deliver.pubrel.>"] }}
+      }}
+    }}
+"""
+
+# Clients of any other name are judged by the function that answers on $SYS.REQ.USER.AUTH. While no
+# function answers they are refused.
+_AUTH_CALLOUT = """\
+  auth_callout {{ issuer: "{issuer}", auth_users: [{users}] }}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class NatsPasswords:
@@ -103,7 +113,7 @@ class NatsPasswords:
 
     Attributes:
         host: password of the host and the operator's commands, also for the system account.
-        mqtt: password of the MQTT user that all devices share.
+        mqtt: password of the MQTT user that trusted publishers share.
     """
 
     host: str
@@ -127,7 +137,15 @@ class NatsPorts:
     mqtt: int = -1
 
 
-def render(directory: Path, ports: NatsPorts, *, max_file: int, anonymous: bool = True) -> str:
+def render(
+    directory: Path,
+    ports: NatsPorts,
+    *,
+    max_file: int,
+    anonymous: bool = True,
+    shared_mqtt_user: bool = True,
+    auth_issuer: str | None = None,
+) -> str:
     """Render the configuration of a server with all its files under `directory`, an absolute path.
 
     The configuration contains no secret: passwords come from the server's environment, see
@@ -139,7 +157,13 @@ def render(directory: Path, ports: NatsPorts, *, max_file: int, anonymous: bool 
         ports: ports of the listeners.
         max_file: the most bytes that JetStream may store; see `storage`.
         anonymous: whether NATS clients without a user name are accepted.
+        shared_mqtt_user: whether there is the MQTT user of trusted publishers.
+        auth_issuer: the public account key whose owner decides about all other users; without one
+            they are refused at once.
     """
+    users = [HOST_USER, SYSTEM_USER]
+    users += [ANONYMOUS_USER] if anonymous else []
+    users += [MQTT_USER] if shared_mqtt_user else []
     return _TEMPLATE.format(
         nats_port=ports.nats,
         monitor_port=ports.monitor,
@@ -155,8 +179,14 @@ def render(directory: Path, ports: NatsPorts, *, max_file: int, anonymous: bool 
         host_password=_HOST_PASSWORD,
         anonymous=_render_anonymous() if anonymous else "",
         no_auth_user=f'no_auth_user: "{ANONYMOUS_USER}"' if anonymous else "",
-        mqtt_user=MQTT_USER,
-        password_variable=_MQTT_PASSWORD,
+        shared_mqtt_user=_SHARED_MQTT_USER.format(user=MQTT_USER, password_variable=_MQTT_PASSWORD)
+        if shared_mqtt_user
+        else "",
+        auth_callout=_AUTH_CALLOUT.format(
+            issuer=auth_issuer, users=", ".join(f'"{user}"' for user in users)
+        )
+        if auth_issuer
+        else "",
     )
 
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtime.embedded.credentials import host_url
+from runtime.embedded.credentials import host_url, system_url
 from runtime.embedded.nats_config import (
     NatsPasswords,
     NatsPorts,
@@ -42,6 +42,7 @@ class EmbeddedNats:
         settings: has the ports; 0 lets the server choose once, and restarts keep the choice.
         passwords: passwords of its users.
         stream_limits: limits of the streams that will be created, in bytes.
+        auth_issuer: the public account key whose owner decides about users without an account.
     """
 
     name = "nats-server"
@@ -54,7 +55,10 @@ class EmbeddedNats:
         settings: HostSettings,
         passwords: NatsPasswords,
         stream_limits: Mapping[str, int],
+        auth_issuer: str,
     ) -> None:
+        self._auth_issuer = auth_issuer
+        self._shared_mqtt_user = settings.mqtt_shared_user == "on"
         self._stream_limits = stream_limits
         self._directory = directory
         self._passwords = passwords
@@ -72,6 +76,11 @@ class EmbeddedNats:
     def url(self) -> str:
         """The address for the host, password included; known after the start."""
         return host_url(self.ports.nats, self._passwords.host)
+
+    @property
+    def system_url(self) -> str:
+        """The address of the server's system account, password included."""
+        return system_url(self.ports.nats, self._passwords.host)
 
     async def start(self) -> None:
         """Start the server; return when it listens and JetStream has recovered its streams.
@@ -122,7 +131,14 @@ class EmbeddedNats:
         for stale in ports.glob("*.ports"):
             stale.unlink()
         max_file = self._choose_room().max_file
-        text = render(self._directory, self.ports, max_file=max_file, anonymous=self._anonymous)
+        text = render(
+            self._directory,
+            self.ports,
+            max_file=max_file,
+            anonymous=self._anonymous,
+            shared_mqtt_user=self._shared_mqtt_user,
+            auth_issuer=self._auth_issuer,
+        )
         write_private(self._config, text)
 
     def _choose_room(self) -> StorageRoom:

@@ -1,6 +1,7 @@
 """Starts and stops the embedded servers, for each address that the environment lacks."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from runtime.embedded.credentials import (
     NATS_PASSWORD_FILE,
     POSTGRES_PASSWORD_FILE,
     POSTGRES_SUPERUSER_PASSWORD_FILE,
+    SECRETS_KEY_FILE,
 )
 from runtime.embedded.data_lock import DataLock
 from runtime.embedded.nats_config import NatsPasswords
@@ -21,7 +23,8 @@ from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.embedded.postgres_roles import Passwords
 from runtime.embedded.secrets import keep_secret
 from runtime.errors import ConfigError, Problem
-from runtime.settings import REGISTRATION_KEY, HostSettings
+from runtime.nkeys import AccountKey
+from runtime.settings import REGISTRATION_KEY, SECRETS_KEYS, HostSettings
 
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 
@@ -44,8 +47,9 @@ class EmbeddedServers:
     ) -> dict[str, str]:
         """Start the servers; return, when all are ready, the variables that manifests may refer to.
 
-        They are `NATS_URL`, `DATABASE_URL`, `MQTT_ADMIN_PASSWORD`, `ADMIN_KEY` and
-        `RUNTIME_REGISTRATION_KEY`, each if it was given or generated. The values are secrets.
+        They are `NATS_URL`, `NATS_SYSTEM_URL`, `NATS_AUTH_ISSUER`, `DATABASE_URL`,
+        `MQTT_ADMIN_PASSWORD`, `ADMIN_KEY`, `SECRETS_KEYS` and `RUNTIME_REGISTRATION_KEY`, each if
+        it was given or generated. The values are secrets.
 
         Args:
             postgres: whether a database is needed.
@@ -59,9 +63,12 @@ class EmbeddedServers:
         settings = self._settings
         environment = {
             "NATS_URL": _reveal(settings.nats_url),
+            "NATS_SYSTEM_URL": _reveal(settings.nats_system_url),
+            "NATS_AUTH_ISSUER": _reveal(settings.nats_auth_issuer),
             "DATABASE_URL": _reveal(settings.database_url),
             "MQTT_ADMIN_PASSWORD": _reveal(settings.mqtt_admin_password),
             "ADMIN_KEY": _reveal(settings.admin_key),
+            SECRETS_KEYS: _reveal(settings.secrets_keys),
             REGISTRATION_KEY: _reveal(settings.registration_key),
         }
         postgres = postgres and not environment["DATABASE_URL"]
@@ -91,6 +98,7 @@ class EmbeddedServers:
             raise ConfigError([_unusable(self._directory, failure)]) from failure
         made = {
             "ADMIN_KEY": given["ADMIN_KEY"] or keep_secret(self._directory / "admin.key"),
+            SECRETS_KEYS: given[SECRETS_KEYS] or keep_secret(self._directory / SECRETS_KEY_FILE),
             REGISTRATION_KEY: given[REGISTRATION_KEY]
             or keep_secret(self._directory / "registration.key"),
         }
@@ -101,8 +109,11 @@ class EmbeddedServers:
                 mqtt=given["MQTT_ADMIN_PASSWORD"] or keep_secret(self._directory / "mqtt.password"),
             )
             made["MQTT_ADMIN_PASSWORD"] = passwords.mqtt
+            issuer = self._find_issuer(given["NATS_AUTH_ISSUER"])
+            made["NATS_AUTH_ISSUER"] = issuer.seed
             self.nats = EmbeddedNats(
-                self._directory / "nats", self._settings, passwords, stream_limits
+                *(self._directory / "nats", self._settings, passwords, stream_limits),
+                issuer.public,
             )
             # Its ports are checked after an earlier host's server, which uses them, has ended.
             await self.nats.supervisor.end_orphans()
@@ -118,9 +129,17 @@ class EmbeddedServers:
         _raise_together(await asyncio.gather(*starting, return_exceptions=True))
         if self.nats:
             made["NATS_URL"] = self.nats.url
+            made["NATS_SYSTEM_URL"] = self.nats.system_url
         if self.postgres:
             made["DATABASE_URL"] = self.postgres.dsn
         return made
+
+    def _find_issuer(self, seed: str) -> AccountKey:
+        if seed:
+            return AccountKey.from_seed(seed)
+        # The text stands for 32 random bytes, as many as a key has.
+        secret = keep_secret(self._directory / "auth-issuer.key")
+        return AccountKey(hashlib.sha256(secret.encode()).digest())
 
 
 def _unusable(directory: Path, failure: OSError) -> Problem:

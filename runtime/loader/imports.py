@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 _MOST_KNOWN = 4096
 _known: dict[tuple[bytes, str], tuple[str, ...]] = {}
+_BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
+"""The fields of a statement that hold other statements."""
 
 
 def imported_names(source: bytes, package: str) -> tuple[str, ...]:
@@ -36,8 +38,8 @@ def _read(source: bytes, package: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_names(tree, package)))
 
 
-def _names(tree: ast.AST, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _names(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -48,3 +50,13 @@ def _names(tree: ast.AST, package: str) -> Iterator[str]:
             if origin:
                 yield origin
                 yield from (f"{origin}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements at every depth, without their expressions, which are most of a tree."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in _BODIES:
+            waiting += getattr(node, field, ())

@@ -2,9 +2,10 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Protocol
 
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
@@ -57,11 +58,23 @@ class PlainImporter:
         return self.sources.version(name)
 
 
-def load_all(manifest: Manifest, importer: Importer | None = None) -> dict[str, Function]:
+NONE_LOADED: Mapping[str, Function] = MappingProxyType({})
+
+
+def load_all(
+    manifest: Manifest,
+    importer: Importer | None = None,
+    loaded: Mapping[str, Function] = NONE_LOADED,
+) -> dict[str, Function]:
     """Load every function of a manifest.
 
     Modules are imported from the current folder and from installed packages. A user's folder
     `functions` is joined with the shipped one.
+
+    Args:
+        manifest: the functions.
+        importer: imports the handlers' modules; Python's own import unless given.
+        loaded: functions that this importer has loaded before.
 
     Raises:
         ConfigError: lists the problems of all functions.
@@ -73,7 +86,9 @@ def load_all(manifest: Manifest, importer: Importer | None = None) -> dict[str, 
     functions: dict[str, Function] = {}
     for name, spec in manifest.functions.items():
         try:
-            functions[name] = load(name, spec, positions=manifest.positions, importer=how)
+            functions[name] = load(
+                name, spec, positions=manifest.positions, importer=how, loaded=loaded.get(name)
+            )
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -104,6 +119,7 @@ def load(
     *,
     positions: Positions | None = None,
     importer: Importer | None = None,
+    loaded: Function | None = None,
 ) -> Function:
     """Load one function.
 
@@ -112,6 +128,8 @@ def load(
         spec: the function's entry in the manifest.
         positions: places in the manifest's files, for the problems.
         importer: imports the handler's module; Python's own import unless given.
+        loaded: the function as this importer has loaded it before. Of an entry that has changed in
+            its settings alone, these alone are read again.
 
     Raises:
         ConfigError: with every problem of the function. Its cause is a `LoadError` when the code,
@@ -120,6 +138,8 @@ def load(
     at = positions or Positions()
     make_importable(Path.cwd())
     try:
+        if loaded is not None and _is_equal_but_settings(loaded.spec, spec):
+            return _fill_again(loaded, spec, at, importer or PlainImporter())
         return _load(name, spec, at, importer or PlainImporter())
     except LoadError as misfit:
         path = ("functions", name, "handler")
@@ -159,6 +179,22 @@ def _load(name: str, spec: FunctionSpec, positions: Positions, importer: Importe
         code_version=importer.version_of(module_name),
         **hooks,
     )
+
+
+def _is_equal_but_settings(one: FunctionSpec, other: FunctionSpec) -> bool:
+    same_settings = one.model_copy(update={"settings": other.settings})
+    return same_settings == other and one.model_fields_set == other.model_fields_set
+
+
+def _fill_again(
+    loaded: Function, spec: FunctionSpec, positions: Positions, importer: Importer
+) -> Function:
+    module = import_module(spec.handler.partition(":")[0], importer.import_module)
+    path = ("functions", loaded.name, "settings")
+    settings, problems = fill_settings(module, spec.settings, path=path, positions=positions)
+    if problems:
+        raise ConfigError(problems)
+    return replace(loaded, spec=spec, settings=settings)
 
 
 def _place_of(handler: Any) -> tuple[str, int] | None:  # noqa: ANN401 - a callable, or a mistake

@@ -43,6 +43,11 @@ def encode(value: object) -> bytes:
     return to_json(value, inf_nan_mode="null")
 
 
+def is_json(value: object) -> bool:
+    """Whether `encode` makes JSON of the value."""
+    return not (value is None or isinstance(value, bytes))
+
+
 def draw_schema(annotation: Any, *, reply: bool = False) -> dict[str, Any] | None:  # noqa: ANN401
     """JSON Schema of an annotation; None for `bytes`, None and types without a schema."""
     if annotation is bytes or annotation is None or annotation is type(None):

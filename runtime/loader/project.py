@@ -42,6 +42,7 @@ class Project:
     def __init__(self, *, from_source: bool = False) -> None:
         self._from_source = from_source
         self._versions = ModuleVersions()
+        self._plain = PlainImporter()
         self._imported: Sources | None = None
         self._functions: dict[str, Function] = {}
         self._refused: dict[str, tuple[Function, LoadFailure]] = {}
@@ -56,13 +57,14 @@ class Project:
     def load(self, manifest: Manifest) -> dict[str, Function]:
         """Load all functions; may be called again until the first reload.
 
+        What was imported before is not read from the disk again.
+
         Raises:
             ConfigError: lists the problems of all functions.
         """
         if not self._from_source:
-            importer = PlainImporter()
-            self._functions = load_all(manifest, importer)
-            self._imported = importer.sources
+            self._functions = load_all(manifest, self._plain, self._functions)
+            self._imported = self._plain.sources
             return dict(self._functions)
         file_reads.enable()
         candidate = self.prepare(manifest)

@@ -195,7 +195,7 @@ class LocalFunction:
 
     async def _ask(self, message: Message) -> "_Done":
         try:
-            return _Done(reply=await self._dispatcher.run_request(message))
+            return _Done(reply=(await self._dispatcher.run_request(message)).data)
         except Exception as failure:  # noqa: BLE001 - whatever a function raises becomes an answer
             reply = error_reply_of(failure)
             error = (reply.status, reply.code)
@@ -236,6 +236,7 @@ class _Resources(dict[str, Any]):
 
 _REMEDIES = {
     "postgres": "give its address as database_url; the pytest fixture embedded_postgres has one",
+    "nats_system": "give `resources={'nats_system': account}`, a connection to the system account",
     "http": "give `resources={'http': client}`, an httpx.AsyncClient",
 }
 
@@ -251,7 +252,7 @@ def settling_of(outcome: Outcome, function: Function) -> Settling:
             where=outcome.place(),
         )
     if isinstance(outcome, Later):
-        is_parked = outcome.delay_s >= PARK_FROM_S or not outcome.counts
+        is_parked = outcome.delay_s >= PARK_FROM_S or not outcome.counts or outcome.is_beyond
         action: Action = "park" if is_parked else "nak"
         if function.spec.ordered_by is not None:
             action = "wait"

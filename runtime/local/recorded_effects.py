@@ -162,6 +162,26 @@ class RecordedEffects:
             return await self._live.request_many(subject, data, wait_s=wait_s)
         return [_reply(answer, data) for answer in found]
 
+    async def pull(
+        self, stream: str, durable: str, *, messages: int, size_bytes: int, wait_s: float
+    ) -> list[Message]:
+        """Record a pull; return what is given for its subject, a list of payloads or messages.
+
+        The subject is `$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}`; nothing is waited for.
+        """
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._add("request", subject, b"", None)
+        for pattern, answer in self._answers.items():
+            if matches(pattern, subject):
+                if isinstance(answer, Exception):
+                    raise answer
+                return [_pulled(each, stream, place) for place, each in enumerate(answer, start=1)]
+        if self._live is None:
+            return []
+        return await self._live.pull(
+            stream, durable, messages=messages, size_bytes=size_bytes, wait_s=wait_s
+        )
+
     async def in_progress(self, message: Message) -> None:
         """Do nothing unless live: a local call has no ack wait."""
         if self._live is not None:
@@ -187,6 +207,13 @@ class RecordedEffects:
     ) -> None:
         sent = dict(headers or {})
         self.sent.append(Sent(kind, subject, bytes(data), sent, msg_id, duplicate, self._function))
+
+
+def _pulled(given: Any, stream: str, sequence: int) -> Message:  # noqa: ANN401 - as `Answers`
+    if isinstance(given, Message):
+        return given
+    reply = f"$JS.ACK.{stream}.local.1.{sequence}.{sequence}.0.0"
+    return Message("", encode(given), reply=reply, stream=stream, sequence=sequence)
 
 
 def _reply(answer: Any, data: bytes) -> Reply:  # noqa: ANN401 - the forms of `Answers`

@@ -29,6 +29,8 @@ _OWN_STREAMS = {
     "LEASES": "leases.>",
 }
 """Streams that the host creates for itself, and the subjects that are reserved for them."""
+_READABLE = "DEAD_LETTERS"
+"""The one of them that a function may consume, to act on what was given up."""
 _SHORTEST_AGE_S = 0.1
 
 
@@ -128,7 +130,14 @@ def _check_bound_streams(manifest: Manifest, unknown: Collection[str]) -> Iterat
     for name, function in manifest.functions.items():
         if (bound := function.consumer) is None or bound.stream in unknown:
             continue
-        if bound.stream not in manifest.streams:
+        if bound.stream == _READABLE:
+            if not bound.filter_subjects:
+                yield (
+                    ("functions", name, "consumer", "filter_subjects"),
+                    f"{_READABLE} has the dead letters of all functions, this one's too",
+                    "name those to read, such as dead_letters.deliver_webhook",
+                )
+        elif bound.stream not in manifest.streams:
             yield (
                 ("functions", name, "consumer", "stream"),
                 f"no manifest declares a stream {bound.stream}",
@@ -208,7 +217,13 @@ def _check_keys(manifest: Manifest) -> Iterator[Finding]:
         if (bound := function.consumer) is None or bound.stream not in manifest.streams:
             continue
         subjects = bound.filter_subjects or manifest.streams[bound.stream].subjects
-        for field in ("ordered_by", "fair_by"):
+        if function.ordered_by is not None and function.priority_by is not None:
+            yield (
+                ("functions", name, "priority_by"),
+                "has no effect with `ordered_by`, which calls messages in their order",
+                "remove one of the two",
+            )
+        for field in ("ordered_by", "fair_by", "priority_by"):
             spec: KeySpec | None = getattr(function, field)
             if spec is None or spec.token is None:
                 continue

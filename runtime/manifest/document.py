@@ -1,6 +1,7 @@
 """Parses one YAML file to plain values with line numbers, and collects all mistakes."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,11 @@ from runtime.manifest.interpolation import (
 )
 from runtime.manifest.positions import Path as Place
 from runtime.manifest.positions import dotted
+
+try:
+    from runtime.manifest.libyaml import LibyamlLoader as _FastLoader
+except ImportError:
+    from yaml import SafeLoader as _FastLoader  # type: ignore[assignment]
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + kind for kind in ("str", "int", "float", "bool", "null")}
@@ -68,7 +74,7 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
         )
         return document
     try:
-        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        nodes = _compose(text)
     except yaml.YAMLError as error:
         document.problems.append(_explain_syntax(path, text, error))
         return document
@@ -91,6 +97,20 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
         return document
     document.root = _Builder(path, environment, document).build(nodes[0], ())
     return document
+
+
+def _compose(text: str) -> list[Node]:
+    """The documents of a file.
+
+    libyaml says less about a mistake than PyYAML's own parser, which parses what libyaml refuses.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML.
+        RecursionError: it is nested too deeply.
+    """
+    with suppress(yaml.YAMLError):
+        return list(yaml.compose_all(text, Loader=_FastLoader))
+    return list(yaml.compose_all(text, Loader=yaml.SafeLoader))
 
 
 def _line(node: Node) -> int:
@@ -149,7 +169,7 @@ class _Builder:
         except Unresolvable as reason:
             return self._refuse(node, place, reason.wrong, reason.remedy)
         tag = node.tag
-        if node.style is None and text != node.value:
+        if not node.style and text != node.value:
             tag = self._resolver.resolve(ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
         if tag == _TAG + "timestamp":
             tag = _TAG + "str"

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 _OF_MESSAGES = frozenset(
-    {"batch", "fair_by", "max_in_flight", "max_in_flight_bytes", "ordered_by", "rate"}
+    {
+        *("batch", "fair_by", "max_in_flight", "max_in_flight_bytes", "ordered_by"),
+        *("priority_by", "rate"),
+    }
 )
 IDLE_KEYS: Mapping[str, frozenset[str]] = MappingProxyType(
     {

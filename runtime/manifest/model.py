@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, StringConstraints, model_validator
 
+from runtime.addresses import parse_networks
 from runtime.manifest.positions import Positions
 from runtime.manifest.rate import Rate
 from runtime.manifest.trigger import Cron, Interval, Trigger, check_zone
@@ -142,6 +143,17 @@ class RetrySpec(Model):
         return len(self.schedule) + 1 if self.schedule else self.attempts
 
 
+def _check_networks(text: str) -> str:
+    try:
+        parse_networks(text)
+    except ValueError as failure:
+        raise ValueError(f"{failure}; write networks such as 10.0.0.0/8") from None
+    return text
+
+
+Networks = Annotated[str, StringConstraints(max_length=4096), AfterValidator(_check_networks)]
+
+
 class KeySpec(Model):
     """The key of a message: a token of its subject, or a field of its payload."""
 
@@ -158,6 +170,26 @@ class KeySpec(Model):
         return self
 
 
+class PrioritySpec(KeySpec):
+    """The priority of a message: the level that a token of its subject or a field names."""
+
+    weights: Annotated[dict[Name, Annotated[int, Field(ge=1, le=1000)]], Field(max_length=8)]
+    """The levels, the most urgent first, each with its share of the turns: `{high: 8, bulk: 1}`."""
+    default: Name
+    """The level of a message that names none of them."""
+
+    @model_validator(mode="after")
+    def _known_default(self) -> "PrioritySpec":
+        if len(self.weights) == 1:
+            raise ValueError("one level alone found; write at least two under weights")
+        if self.default not in self.weights:
+            raise ValueError(
+                f"the default {self.default!r} is not among the weights; write one of"
+                f" {', '.join(self.weights)}"
+            )
+        return self
+
+
 class RateSpec(Model):
     """Token bucket of one host: `burst` messages at once, then `limit` a second."""
 
@@ -168,11 +200,32 @@ class RateSpec(Model):
     does not lower the rate."""
 
 
+class HttpClientSpec(Model):
+    """Which addresses `ctx.http` connects to."""
+
+    guard: bool = False
+    """Whether it connects to public addresses alone, for URLs that others have chosen. Another
+    address is refused when it would be connected to, whatever name leads there."""
+    allowed_networks: Networks = ""
+    """Networks that are allowed beside the public ones, by commas: `10.0.0.0/8, 127.0.0.1:8090`."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> "HttpClientSpec":
+        if self.allowed_networks and not self.guard:
+            raise ValueError(
+                "allowed_networks found without guard; without a guard every address is allowed:"
+                " write guard: true"
+            )
+        return self
+
+
 class HttpDefaults(Model):
     """What endpoints that are exposed by HTTP have in common."""
 
-    auth: Literal["admin", "none"] = "admin"
-    """Who may call it: `admin` asks for the admin key, `none` for nothing."""
+    auth: Literal["admin", "tenant", "bearer", "none"] = "admin"
+    """Who may call it: `admin` asks for the admin key, `tenant` for a key of a tenant or the admin
+    key, `bearer` for a token that the function checks, `none` for nothing. The gateway writes the
+    tenant of a tenant's key into the field `tenant_id`."""
     status: Annotated[int, Field(ge=200, le=299)] = 200
     """The status of a successful answer."""
 
@@ -292,6 +345,9 @@ class FunctionDefaults(Model):
     fair_by: KeySpec | None = None
     """Keys take turns, so that many messages of one key do not delay the others. Without it: as
     `ordered_by`."""
+    priority_by: PrioritySpec | None = None
+    """Levels take turns by their weights, so that many messages of a low level do not delay those
+    of a high one, and no level waits for ever. Not together with `ordered_by`."""
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Calls at the same time in one process."""
     max_in_flight: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -309,11 +365,13 @@ class FunctionDefaults(Model):
     """Time limit of the module's `start`. When it is exceeded, the host does not start."""
     isolate: bool = False
     """Whether the function runs in a process of its own."""
-    uses: tuple[Literal["postgres", "http"], ...] = ()
+    uses: tuple[Literal["postgres", "http", "nats_system"], ...] = ()
     """The resources that `ctx` gives: `postgres`, `http`."""
     postgres_connections: Annotated[int, Field(ge=1, le=1000)] = 4
     """PostgreSQL connections that the function's calls may hold together in one process. A call
     that waits for a connection uses up neither time nor an attempt."""
+    http_client: HttpClientSpec = HttpClientSpec()
+    """Which addresses `ctx.http` connects to; every one, unless it has a guard."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Values for the module's `Settings` model, which checks them."""
 
@@ -348,6 +406,11 @@ class FunctionSpec(TriggerSpec):
     def fairness(self) -> KeySpec | None:
         """The fair key; None when messages are called in the order of arrival."""
         return self.fair_by or self.ordered_by
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether messages take turns, by a key or by a priority."""
+        return self.fairness is not None or self.priority_by is not None
 
     @property
     def byte_budget(self) -> int:

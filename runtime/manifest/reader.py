@@ -23,6 +23,10 @@ _SECTIONS: dict[str, Any] = {
     "functions": FunctionSpec,
     "migrations": ModulePath,
 }
+_NAME = TypeAdapter[str](Name)
+_ENTRIES: dict[str, TypeAdapter[Any]] = {
+    section: TypeAdapter(kind) for section, kind in _SECTIONS.items()
+}
 _KEYS = ManifestFile.model_fields.keys()
 _SUFFIXES = {".yaml", ".yml"}
 
@@ -194,9 +198,12 @@ def _check_entry(
     path = (section, name)
     problems: list[Problem] = []
     entry = None
-    for kind, value in ((Name, name), (_SECTIONS[section], raw)):
+    for kind, adapter, value in (
+        (Name, _NAME, name),
+        (_SECTIONS[section], _ENTRIES[section], raw),
+    ):
         try:
-            entry = TypeAdapter(kind).validate_python(value)
+            entry = adapter.validate_python(value)
         except ValidationError as invalid:
             problems += translate(
                 invalid.errors(), raw=value, kind=kind, path=path, positions=positions

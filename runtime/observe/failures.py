@@ -32,7 +32,7 @@ class FailureLog:
         """Log a failed attempt that another one follows."""
         fields = {
             **_origin(message),
-            "attempt": f"{message.attempt} of {self.max_attempts}",
+            "attempt": f"{message.attempt} of {later.attempts or self.max_attempts}",
             "again_in_s": round(later.delay_s, 1),
         }
         if later.note:
@@ -57,7 +57,7 @@ class FailureLog:
         if isinstance(dead.failure, Reject | PayloadError) or not dead.traceback:
             self._log.warning(sentence, reason=dead.reason, **fields)
             return
-        fields["attempt"] = f"{message.attempt} of {self.max_attempts}"
+        fields["attempt"] = f"{message.attempt} of {dead.attempts or self.max_attempts}"
         fields["error"] = _error(dead.error_type, dead.reason)
         fields |= _place(dead.place())
         if isinstance(dead.failure, Retry):

@@ -1,7 +1,6 @@
 """Start and stop of a host: embedded servers, migrations, functions, signals."""
 
 import asyncio
-import gc
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +24,10 @@ from runtime.observe.logs import get_logger
 from runtime.observe.metrics import Metrics
 from runtime.observe.redaction import hide, passwords_in
 from runtime.probes import FORGIVEN
+from runtime.process import collector
 from runtime.process.announcements import Announcements
 from runtime.process.listeners import check_ports
+from runtime.process.placeholders import DATABASE_PLACEHOLDER, with_placeholders
 from runtime.process.serve_options import ServeOptions
 from runtime.process.start_screen import LOOPBACK, screen_of
 from runtime.process.stop_signals import StopRequested, StopSignals
@@ -38,13 +39,9 @@ from runtime.reloading.reload_requests import ReloadRequests
 from runtime.reloading.reloader import Reloader
 from runtime.resource.postgres import migrate
 from runtime.resource.session_check import check_session
-from runtime.settings import REGISTRATION_KEY, HostSettings
+from runtime.settings import REGISTRATION_KEY
 
 log = get_logger("runtime")
-
-_DATABASE_PLACEHOLDER = "postgresql://127.0.0.1:5432/runtime"
-
-COLLECTOR_THRESHOLDS = (20_000, 50, 50)
 
 
 async def serve(options: ServeOptions) -> None:
@@ -59,7 +56,7 @@ async def serve(options: ServeOptions) -> None:
     signals.install()
     announce = Announcements(options.settings, began_s=began_s)
     # Mistakes show before the first server starts; placeholders stand for what the servers add.
-    planned = read(options.paths, {**placeholders(options.settings), **options.environment})
+    planned = read(options.paths, with_placeholders(options.settings, options.environment))
     project = Project(from_source=options.reload)
     check_ports(options.settings, planned, project.load(planned))
     embedded = EmbeddedServers(options.settings)
@@ -68,7 +65,8 @@ async def serve(options: ServeOptions) -> None:
         environment = {**options.environment, **made}
         environment["GATEWAY_PORT"] = str(options.settings.gateway_port)
         # Without a key of their own, the processes of this host trust each other alone.
-        environment.setdefault(REGISTRATION_KEY, secrets.token_urlsafe(32))
+        if not environment.get(REGISTRATION_KEY):
+            environment[REGISTRATION_KEY] = secrets.token_urlsafe(32)
         options = _with_registration_key(options, environment[REGISTRATION_KEY])
         manifest = read(options.paths, environment)
         addresses = _addresses(manifest, environment)
@@ -84,7 +82,9 @@ async def serve(options: ServeOptions) -> None:
         if options.workers == 1 and not any(isolated.values()):
             reading = partial(_read_for_one_process, options.paths, environment)
             await _run_host(
-                options, reading, project, addresses, signals=signals, announce=announce
+                *(options, manifest, reading, project, addresses),
+                signals=signals,
+                announce=announce,
             )
         else:
             project.load(manifest)
@@ -118,6 +118,7 @@ async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
     try:
         await _run_host(
             options,
+            manifest,
             reading,
             Project(from_source=options.reload),
             addresses,
@@ -128,18 +129,6 @@ async def serve_as_worker(options: ServeOptions, place: WorkerPlace) -> None:
         )
     except StopRequested:
         announce.stopped_early()
-
-
-def placeholders(settings: HostSettings) -> dict[str, str]:
-    """Placeholders for the variables that the host adds to the manifests' environment."""
-    return {
-        "NATS_URL": "nats://127.0.0.1:4222",
-        "DATABASE_URL": _DATABASE_PLACEHOLDER,
-        "MQTT_ADMIN_PASSWORD": "made-when-serving",
-        "ADMIN_KEY": "made-when-serving",
-        REGISTRATION_KEY: "made-when-serving",
-        "GATEWAY_PORT": str(settings.gateway_port),
-    }
 
 
 async def _start_embedded(embedded: EmbeddedServers, planned: Manifest) -> dict[str, str]:
@@ -157,13 +146,14 @@ def _uses_postgres(planned: Manifest) -> bool:
     return (
         bool(planned.migrations)
         or any("postgres" in spec.uses for spec in planned.functions.values())
-        or _DATABASE_PLACEHOLDER in planned.model_dump_json()
+        or DATABASE_PLACEHOLDER in planned.model_dump_json()
     )
 
 
 def _addresses(manifest: Manifest, environment: Mapping[str, str]) -> Addresses:
     nats_url, database_url = environment.get("NATS_URL"), environment.get("DATABASE_URL")
-    hide([*passwords_in(nats_url), *passwords_in(database_url)])
+    system_url = environment.get("NATS_SYSTEM_URL")
+    hide(password for url in (nats_url, database_url, system_url) for password in passwords_in(url))
     problems = []
     if not nats_url:
         problems.append(Problem("NATS_URL", "", "is not set", "set it to the server's address"))
@@ -173,11 +163,12 @@ def _addresses(manifest: Manifest, environment: Mapping[str, str]) -> Addresses:
         problems.append(Problem("DATABASE_URL", "", wrong, "set it to the server's address"))
     if problems or not nats_url:
         raise ConfigError(problems)
-    return Addresses(nats_url, database_url)
+    return Addresses(nats_url, database_url, system_url)
 
 
 async def _run_host(
     options: ServeOptions,
+    manifest: Manifest,
     reading: Callable[[], Manifest],
     project: Project,
     addresses: Addresses,
@@ -187,7 +178,7 @@ async def _run_host(
     place: WorkerPlace | None = None,
     link: SupervisorLink | None = None,
 ) -> None:
-    manifest, part = reading(), partial(_reduced, place=place)
+    part = partial(_reduced, place=place)
     functions = project.load(part(manifest))
     metrics = Metrics(version("nats-function-runtime"))
     key = options.settings.registration_key
@@ -235,7 +226,7 @@ async def _run_host(
         await signals.unless_stopped(host.start())
         if not host.has_failed:
             announce.ready(admin_port=admin.port, functions=len(functions))
-        _tune_gc()
+        collector.freeze()
         signals.on_reload(requests.hang_up)
         if link is not None:
             _follow_supervisor(link, requests, project)
@@ -260,18 +251,6 @@ def _follow_supervisor(link: SupervisorLink, requests: ReloadRequests, project: 
 
     link.tell_data_files(project.data_files())
     link.on_reload(lambda number: requests.ask(partial(report, number)))
-
-
-def _tune_gc() -> None:
-    """Make the garbage collector run less often, and only over new objects.
-
-    Thousands of messages are created and freed, almost never in reference cycles. At Python's own
-    thresholds the collector runs hundreds of times a second and finds nothing: 5 of the 30 µs that
-    ingest took for a message.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 async def _until_stopped(
@@ -338,4 +317,4 @@ def _read_for_one_process(paths: Sequence[Path], environment: Mapping[str, str])
     return manifest
 
 
-__all__ = ["ServeOptions", "WorkerPlace", "placeholders", "serve", "serve_as_worker"]
+__all__ = ["ServeOptions", "WorkerPlace", "serve", "serve_as_worker"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from runtime.loader import Function
 from runtime.queueing.fair_queue import FairQueue
-from runtime.queueing.keys import key_of
+from runtime.queueing.keys import key_of, no_key, priorities_of
 from runtime.queueing.rate_limited_queue import RateLimitedQueue
 from runtime.queueing.token_bucket import token_bucket_of
 
@@ -74,7 +74,7 @@ def bounds_of(function: Function) -> Bounds:
     spec, size = function.spec, function.spec.batch.size
     pending = spec.consumer.max_ack_pending if spec.consumer else MAX_IN_FLIGHT
     at_least = size * (spec.concurrency + 1) if function.shape == "batch" else spec.concurrency
-    if spec.fairness is None:
+    if not spec.has_turns:
         at_most = min(spec.max_in_flight or MAX_IN_FLIGHT, pending)
         return Bounds(min(at_least, at_most), at_most)
     # Half for the stream and half for the mailbox. The full capacity from the start, because the
@@ -98,13 +98,16 @@ def queue_of(
     # An ordered function is led by one process of one host.
     share = 1 if spec.ordered_by else processes
     token_bucket = None if spec.rate is None else token_bucket_of(spec.rate, share, time)
-    if spec.fairness is None:
+    if not spec.has_turns:
         return None if token_bucket is None else RateLimitedQueue(token_bucket)
-    fair_key = key_of(spec.fairness)
+    fair_key = no_key if spec.fairness is None else key_of(spec.fairness)
     if spec.ordered_by is not None:
         order_key = fair_key if spec.fair_by is None else key_of(spec.ordered_by)
         return FairQueue(fair_key, order_key=order_key, token_bucket=token_bucket)
     # One key's slow calls leave some room for the others.
     room = max(1, spec.concurrency // ROOM_SHARE) if spec.concurrency > 1 else 0
     most_running = spec.concurrency - room if function.shape == "event" else None
-    return FairQueue(fair_key, most_running=most_running, token_bucket=token_bucket)
+    priorities = None if spec.priority_by is None else priorities_of(spec.priority_by)
+    return FairQueue(
+        fair_key, most_running=most_running, token_bucket=token_bucket, priorities=priorities
+    )

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from runtime.message import Message
+from runtime.queueing.keys import Priorities
 from runtime.queueing.token_bucket import TokenBucket
+from runtime.queueing.weighted_round import WeightedRound
 
 Key = Callable[[Message], str]
 
@@ -63,14 +65,17 @@ class _Group:
         listed: its queues from which a message may be taken, the next one first.
         running: messages taken and not released.
         waiting: messages in its queues.
+        waiting_bytes: their size.
         is_scheduled: whether the group is in the round.
     """
 
     key: str
+    level: int
     queues: dict[str, _KeyQueue] = field(default_factory=dict)
     listed: deque[_KeyQueue] = field(default_factory=deque)
     running: int = 0
     waiting: int = 0
+    waiting_bytes: int = 0
     is_scheduled: bool = False
 
 
@@ -83,6 +88,8 @@ class FairQueue:
             sequences, each after the one before it was released.
         most_running: the most messages of one fair key that may be taken and not released.
         token_bucket: if given, each message that is taken uses a token.
+        priorities: if given, fair keys of different levels take turns by the weights of their
+            levels. `fair_key` then returns keys that it made.
 
     Attributes:
         is_open: while False no message can be taken.
@@ -98,15 +105,19 @@ class FairQueue:
         order_key: Key | None = None,
         most_running: int | None = None,
         token_bucket: TokenBucket | None = None,
+        priorities: Priorities | None = None,
     ) -> None:
-        self.fair_key = fair_key
+        self.fair_key = fair_key if priorities is None else priorities.add_to(fair_key)
         self.is_open = True
         self.most_out: int | None = None
         self._order_key = order_key
         self._most_running = most_running
         self._token_bucket = token_bucket
         self._groups: dict[str, _Group] = {}
-        self._round: deque[_Group] = deque()
+        self._priorities = priorities
+        self._round: deque[_Group] | WeightedRound[_Group] = (
+            deque() if priorities is None else WeightedRound(priorities.weights)
+        )
         self.out: dict[Message, _KeyQueue] = {}
         self._waiting = 0
         self._listed = 0
@@ -133,6 +144,7 @@ class FairQueue:
         queue = self._queue_of(message)
         _insert(queue.messages, message)
         queue.group.waiting += 1
+        queue.group.waiting_bytes += message.size_bytes
         self._waiting += 1
         self._list(queue)
         return queue.delayed > 0
@@ -153,6 +165,7 @@ class FairQueue:
             self._token_bucket.take()
         self.out[message] = queue
         group.waiting -= 1
+        group.waiting_bytes -= message.size_bytes
         group.running += 1
         self._waiting -= 1
         queue.is_busy = self._order_key is not None
@@ -188,6 +201,7 @@ class FairQueue:
             queue.is_busy = False
             _insert(queue.messages, message)
             queue.group.waiting += 1
+            queue.group.waiting_bytes += message.size_bytes
             self._waiting += 1
             self._schedule(queue.group)
         queue.delayed += 1
@@ -215,6 +229,20 @@ class FairQueue:
         """The number of waiting messages of a fair key."""
         group = self._groups.get(fair_key)
         return group.waiting if group is not None else 0
+
+    def level_of(self, fair_key: str) -> int:
+        """The level of a fair key; 0 without priorities."""
+        return 0 if self._priorities is None else self._priorities.level_of(fair_key)
+
+    @property
+    def levels(self) -> int:
+        """The number of levels; 1 without priorities."""
+        return 1 if self._priorities is None else len(self._priorities.weights)
+
+    def waiting_bytes_of(self, fair_key: str) -> int:
+        """The size of the waiting messages of a fair key."""
+        group = self._groups.get(fair_key)
+        return group.waiting_bytes if group is not None else 0
 
     @property
     def is_ordered(self) -> bool:
@@ -246,7 +274,7 @@ class FairQueue:
         order_key = self._order_key(message) if self._order_key else ""
         group = self._groups.get(fair_key)
         if group is None:
-            group = self._groups[fair_key] = _Group(fair_key)
+            group = self._groups[fair_key] = _Group(fair_key, self.level_of(fair_key))
         queue = group.queues.get(order_key)
         if queue is None:
             queue = group.queues[order_key] = _KeyQueue(group, order_key)

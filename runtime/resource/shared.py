@@ -1,10 +1,13 @@
-"""Opens the PostgreSQL pool and HTTP client of a process, and gives each function its share."""
+"""Opens the PostgreSQL pool and HTTP clients of a process, and gives each function its share."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
+from runtime.addresses import AddressPolicy, parse_networks
+from runtime.context import SystemPort
 from runtime.errors import ConfigError, Problem
 from runtime.loader import Function
+from runtime.manifest.model import HttpClientSpec
 from runtime.resource.function_pool import FunctionPool
 from runtime.resource.http import open_http
 from runtime.resource.postgres import close_pool, open_pool
@@ -16,8 +19,17 @@ if TYPE_CHECKING:
     import httpx
 
 
+class ClosablePort(SystemPort, Protocol):
+    """A connection to the system account, which its owner closes."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
 class SharedResources:
-    """The PostgreSQL pool and the HTTP client of one process, if its functions use them.
+    """The PostgreSQL pool and the HTTP clients of one process, if its functions use them.
+
+    Functions with the same `http_client` share one, and so its connections.
 
     One pool for all functions, with a share for each, instead of a pool for each: forty functions
     with four connections each are more than the hundred that PostgreSQL accepts by default, and
@@ -27,16 +39,23 @@ class SharedResources:
         functions: the functions of this process, by name; a reload adds others with `open_for`.
         database_url: PostgreSQL's address.
         connections: the most connections that the functions may hold together.
+        open_system: connects to the system account of NATS; None when its address is unknown.
     """
 
     def __init__(
-        self, functions: Mapping[str, Function], database_url: str | None, connections: int
+        self,
+        functions: Mapping[str, Function],
+        database_url: str | None,
+        connections: int,
+        open_system: Callable[[], Awaitable[ClosablePort]] | None = None,
     ) -> None:
+        self._open_system = open_system
+        self._system: ClosablePort | None = None
         self._functions = dict(functions)
         self._database_url = database_url
         self._connections = connections
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._http: httpx.AsyncClient | None = None
+        self._http: dict[HttpClientSpec, httpx.AsyncClient] = {}
         self._probe: PostgresProbe | None = None
         self._shares: dict[str, FunctionPool] = {}
 
@@ -75,8 +94,10 @@ class SharedResources:
             raise
 
     async def _open(self) -> None:
-        if self.uses("http") and self._http is None:
-            self._http = open_http()
+        for each in self._functions.values():
+            wanted = each.spec.http_client
+            if "http" in each.spec.uses and wanted not in self._http:
+                self._http[wanted] = open_http(_policy_of(wanted))
         if self.uses("postgres") and self._pool is None:
             if self._database_url is None:
                 raise ValueError("a function uses postgres, but no address was given")
@@ -84,21 +105,28 @@ class SharedResources:
             self._pool = await open_pool(self._database_url, max_size=self._connections)
             self._probe = PostgresProbe(self._database_url)
 
+        if self.uses("nats_system") and self._system is None and self._open_system is not None:
+            self._system = await self._open_system()
+
     async def close(self) -> None:
         """Close the resources."""
+        if self._system is not None:
+            await self._system.close()
         if self._probe is not None:
             await self._probe.close()
         if self._pool is not None:
             await close_pool(self._pool)
-        if self._http is not None:
-            await self._http.aclose()
+        for client in self._http.values():
+            await client.aclose()
 
     def of(self, function: Function) -> dict[str, Any]:
         """The resources of a function, by the names in its `uses`."""
         given: dict[str, Any] = {}
         spec = function.spec
         if "http" in spec.uses:
-            given["http"] = self._http
+            given["http"] = self._http.get(spec.http_client)
+        if "nats_system" in spec.uses:
+            given["nats_system"] = self._system
         if "postgres" in spec.uses and self._pool is not None:
             given["postgres"] = self._share_of(function, self._pool)
         return given
@@ -144,6 +172,10 @@ class SharedResources:
         wrong = f"is {spec.postgres_connections}, and the process has {self._connections}"
         remedy = "lower it, or raise RUNTIME_POSTGRES_CONNECTIONS"
         return Problem(where, "postgres_connections", wrong, remedy)
+
+
+def _policy_of(spec: HttpClientSpec) -> AddressPolicy | None:
+    return AddressPolicy(parse_networks(spec.allowed_networks)) if spec.guard else None
 
 
 __all__ = ["SharedResources"]

@@ -28,9 +28,8 @@ _SUFFIXES = {".yaml", ".yml"}
 _EVERY = "1m"
 _LINE_CHARACTERS = 100
 _ROUTE_IMPORTS = """\
-from functions.{name} import Sender
-from functions.route_delivery.delivery import Destination
-from functions.route_delivery.job import Job"""
+from functions.{name} import Destination, Settings, send
+from functions.route_delivery import Job"""
 _SUBJECT_WORDS = {"endpoint": "ask", "service": "alive"}
 
 

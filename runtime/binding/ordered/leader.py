@@ -62,6 +62,7 @@ class OrderedBinding:
         self._isolation = self._make_isolation(None)
         self._work: ConsumerBinding | None = None
         self._standby: CallServer | None = None
+        self._has_waited = False
         self._task = SupervisedTask(self._run, f"ordered {self.name}")
         self._is_paused = False
         self._grace_s = 0.0
@@ -131,7 +132,10 @@ class OrderedBinding:
         try:
             if self._standby is not None:
                 await self._standby.start()
-            return await self._lease.take()
+            began_s = asyncio.get_running_loop().time()
+            record = await self._lease.take()
+            self._has_waited = asyncio.get_running_loop().time() - began_s > self._ttl_s / 2
+            return record
         finally:
             if self._standby is not None:
                 await self._standby.stop(self._grace_s)
@@ -167,7 +171,9 @@ class OrderedBinding:
         work.buffer.open()
         if work.spill is not None:
             work.spill.open()
-        log.info("Works on an ordered function", function=self.name)
+        # That the only host works is expected, and said by its start.
+        tell = log.info if is_after_death or self._has_waited else log.debug
+        tell("Works on an ordered function", function=self.name)
         if self._dispatcher.function.shape == "event":
             remote = RemoteWorkers(
                 work, self._dispatcher, self._isolation, self._shared, lost_after_s=self._ttl_s

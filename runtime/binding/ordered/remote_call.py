@@ -29,6 +29,8 @@ class _Answer(BaseModel):
     note: str = ""
     counts: bool = True
     where: str = ""
+    attempts: int = 0
+    is_beyond: bool = False
 
 
 def call_headers(message: Message, function: str) -> dict[str, str]:
@@ -59,10 +61,11 @@ def encode_outcome(outcome: Outcome) -> bytes:
             reason=outcome.reason,
             error_type=outcome.error_type,
             where=outcome.place(),
+            attempts=outcome.attempts,
         )
         if isinstance(outcome, Later):
             answer.delay_s, answer.note = outcome.delay_s, outcome.note
-            answer.counts = outcome.counts
+            answer.counts, answer.is_beyond = outcome.counts, outcome.is_beyond
             answer.is_outage = outcome.outage is not None
         else:
             answer.outcome, answer.code = "dead", outcome.code
@@ -88,9 +91,18 @@ def decode_outcome(data: bytes) -> Outcome | None:
             note=answer.note,
             where=where,
             counts=answer.counts,
+            attempts=answer.attempts,
+            is_beyond=answer.is_beyond,
         )
     if answer.outcome == "dead":
-        return Dead(answer.code, reason, error_type, answer.traceback, where=where)
+        return Dead(
+            answer.code,
+            reason,
+            error_type,
+            answer.traceback,
+            where=where,
+            attempts=answer.attempts,
+        )
     return DONE if answer.outcome == "done" else None
 
 
