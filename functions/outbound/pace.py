@@ -16,7 +16,8 @@ HALVED_EVERY_S = 1.0
 RECOVERY_SHARE = 0.05
 LONGEST_WAIT_S = 60.0
 _MEASURED_S = 5.0
-_ASSUMED_RATE = 100.0
+ASSUMED_RATE = 1000.0
+LEAST_ASSUMED_RATE = 10.0
 
 
 @dataclass(slots=True)
@@ -98,16 +99,25 @@ class Pace:
         elif now_s - self._halved_at_s >= HALVED_EVERY_S:
             self._halve(now_s)
 
-    def postpone_s(self, now_s: float) -> float:
+    @property
+    def is_unknown(self) -> bool:
+        """Whether no request has ended yet."""
+        return not self._ended_at_s
+
+    def postpone_s(self, now_s: float, assumed_rate: float = ASSUMED_RATE) -> float:
         """Seconds after which a job that was not admitted shall come again, spread by a fifth.
 
         The jobs that were sent away before it come first, at the rate at which the endpoint takes
         them at present.
+
+        Args:
+            now_s: the time.
+            assumed_rate: requests a second of an endpoint that has not answered yet.
         """
         self.postponed += 1
         rate = self._measure(now_s) if self.rate is None else self.rate
         if not rate and not self.is_failing:
-            rate = _ASSUMED_RATE  # The first requests are on their way.
+            rate = assumed_rate  # The first requests are on their way.
         wait_s = min(LONGEST_WAIT_S, max(1.0, self.postponed / max(rate, LEAST_RATE)))
         return wait_s * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
 

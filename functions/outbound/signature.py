@@ -31,7 +31,9 @@ class Signer:
         self._private = read_signing_key(signing_key) if signing_key else None
 
     def sign(self, message_id: str, sent_at_s: int, body: bytes) -> dict[str, str]:
-        """The three headers with which a receiver verifies the sender of `body` and the time.
+        """The headers with which a receiver verifies the sender of `body` and the time.
+
+        Without a key there is no signature.
 
         Args:
             message_id: the same on every attempt, so that a receiver can recognize a repeat; no
@@ -55,11 +57,10 @@ class Signer:
         ]
         if self._private is not None:
             signatures.append("v1a," + base64.b64encode(self._private.sign(content)).decode())
-        return {
-            "webhook-id": message_id,
-            "webhook-timestamp": str(sent_at_s),
-            "webhook-signature": " ".join(signatures),
-        }
+        headers = {"webhook-id": message_id, "webhook-timestamp": str(sent_at_s)}
+        if signatures:
+            headers["webhook-signature"] = " ".join(signatures)
+        return headers
 
 
 def _decode(secret: str) -> bytes:

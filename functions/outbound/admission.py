@@ -11,11 +11,27 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from functions.route_delivery.breaker import Breaker
-from functions.route_delivery.pace import LONGEST_WAIT_S, Pace, Result
+from functions.outbound.breaker import Breaker
+from functions.outbound.pace import (
+    ASSUMED_RATE,
+    LEAST_ASSUMED_RATE,
+    LONGEST_WAIT_S,
+    Pace,
+    Result,
+)
+from functions.outbound.receipt import EndpointHealth
 
 LONGEST_PAUSE_S = 3600.0
 _SWEEP_S = 60.0
+
+SIGNS: dict[EndpointHealth, tuple[Result | None, bool | None]] = {
+    "answered": ("answered", True),
+    "throttled": ("throttled", True),
+    "failed": ("failed", True),
+    "unreachable": (None, False),
+    "unknown": (None, None),
+}
+"""By what an attempt says of its endpoint: the arguments of `leave`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,7 @@ class Admission:
         self._loop = asyncio.get_running_loop()
         self._endpoints: dict[Hashable, _Endpoint] = {}
         self._in_flight_by_origin: dict[Hashable, int] = {}
+        self._unknown: set[Hashable] = set()
         self.endpoint_breaker, self.origin_breaker = (
             Breaker(
                 calls=limits.calls,
@@ -97,13 +114,15 @@ class Admission:
         pace = endpoint.pace
         if endpoint.waiting or not endpoint.has_place:
             if not pace.may_wait(len(endpoint.waiting), now_s):
-                return _busy(pace.postpone_s(now_s))
+                return _busy(pace.postpone_s(now_s, self._assumed_rate))
             if not await self._wait(endpoint):
-                return _busy(pace.postpone_s(self._loop.time()))
+                return _busy(pace.postpone_s(self._loop.time(), self._assumed_rate))
             now_s = self._loop.time()
         if refusal := self._refuse(key, origin, pace, now_s):
             self._wake(endpoint)
             return refusal
+        if pace.is_unknown:
+            self._unknown.add(key)
         pace.begin(now_s)
         self._in_flight_by_origin[origin] = self._in_flight_by_origin.get(origin, 0) + 1
         return None
@@ -131,6 +150,7 @@ class Admission:
         if result is not None:
             breaker = self.endpoint_breaker
             (breaker.succeeded if result == "answered" else breaker.failed)(key, now_s)
+        self._unknown.discard(key)
         endpoint = self._endpoints[key]
         # An origin that cannot be connected to makes its endpoints slow as well.
         endpoint.pace.end("failed" if connected is False else result, now_s)
@@ -138,6 +158,15 @@ class Admission:
             while endpoint.waiting:
                 _answer(endpoint.waiting.popleft(), may_enter=False)
         self._wake(endpoint)
+
+    @property
+    def _assumed_rate(self) -> float:
+        """Requests a second of an endpoint that has not answered yet.
+
+        All such endpoints share one rate. Most answer within milliseconds, and their jobs shall not
+        wait for a minute; a hundred that hang shall not send their jobs round and round.
+        """
+        return max(ASSUMED_RATE / max(1, len(self._unknown)), LEAST_ASSUMED_RATE)
 
     def _refuse(self, key: Hashable, origin: Hashable, pace: Pace, now_s: float) -> Refusal | None:
         # The origin comes first: while its breaker is open, no endpoint's probe is used up.
@@ -151,7 +180,7 @@ class Admission:
                     max(wait_s, least_s) * random.uniform(1.0, 1.2),  # noqa: S311 - not a secret
                 )
         if self._in_flight_by_origin.get(origin, 0) >= self._limits.of_origin:
-            return _busy(min(LONGEST_WAIT_S, pace.postpone_s(now_s)))
+            return _busy(min(LONGEST_WAIT_S, pace.postpone_s(now_s, self._assumed_rate)))
         if not pace.take_token(now_s):
             return Refusal(
                 "ENDPOINT_THROTTLED",
@@ -202,4 +231,4 @@ def _answer(place: "asyncio.Future[bool]", *, may_enter: bool) -> bool:
     return True
 
 
-__all__ = ["Admission", "Limits", "Refusal"]
+__all__ = ["SIGNS", "Admission", "Limits", "Refusal"]

@@ -4,6 +4,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 _BUCKETS = 10
+# As long as the longest wait between two attempts of a job.
+_OPEN_KEPT_S = 86_400.0
 
 
 @dataclass(slots=True)
@@ -80,12 +82,19 @@ class Breaker:
         self._bucket(circuit, now_s).succeeded += 1
 
     def forget_idle(self, now_s: float) -> None:
-        """Drop the closed circuits of keys that were not tried in a whole window."""
+        """Drop what was not tried: closed circuits after a window, open ones after a day.
+
+        A tenant chooses the keys, so what is kept of them must end.
+        """
         before = int(now_s / self._bucket_s) - _BUCKETS
         self._circuits = {
             key: circuit
             for key, circuit in self._circuits.items()
-            if circuit.is_open or (circuit.buckets and circuit.buckets[-1].number > before)
+            if (
+                now_s - circuit.resumes_at_s < _OPEN_KEPT_S
+                if circuit.is_open
+                else circuit.buckets and circuit.buckets[-1].number > before
+            )
         }
 
     def _bucket(self, circuit: _Circuit, now_s: float) -> _Bucket:

@@ -12,7 +12,7 @@ from typing import cast
 
 import httptools
 
-from functions.route_delivery.transport.faults import (
+from functions.outbound.transport.faults import (
     AnswerTimeout,
     ConnectionLost,
     Fault,
@@ -94,6 +94,11 @@ class Connection(asyncio.Protocol):
         The socket itself is asked, because the event loop may not have read it yet.
         """
         return not (self._is_closed or self._poll is None or self._poll.poll(0))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection may be kept; `is_reusable` tells when it is to be used."""
+        return not self._is_closed
 
     async def exchange(self, request: bytes, deadline_s: float) -> Answer:
         """Send a request and return its answer.
@@ -187,7 +192,7 @@ class Connection(asyncio.Protocol):
     def _begin_reading(self) -> None:
         self._answer = Answer()
         self._body = bytearray()
-        self._head_bytes = self._body_bytes = self._answers = 0
+        self._head_bytes = self._body_bytes = self._raw_body_bytes = self._answers = 0
         self._has_head = self._is_complete = self._has_surplus = False
         self._is_persistent = self._has_body_timer = False
         self.has_answer_bytes = False
@@ -207,12 +212,14 @@ class Connection(asyncio.Protocol):
         if self._is_complete:
             self._has_surplus = True
         else:
+            # What is between the chunks of a body, and after them, counts too.
+            self._raw_body_bytes += len(data)
             parser.feed_data(data)
 
     def _go_on_with_body(self) -> None:
         if self._is_complete:
             self._finish(is_complete=True)
-        elif self._body_bytes > MAX_BODY_BYTES:
+        elif max(self._body_bytes, self._raw_body_bytes) > MAX_BODY_BYTES:
             self._finish(is_complete=False)
         elif not self._has_body_timer:
             self._has_body_timer = True

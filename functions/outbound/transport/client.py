@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from functions.route_delivery.addresses import AddressPolicy
-from functions.route_delivery.transport.connection import Answer, Connection
-from functions.route_delivery.transport.connector import Connector, Origin
-from functions.route_delivery.transport.faults import ConnectionLost
-from functions.route_delivery.transport.resolver import Resolver
+from functions.outbound.transport.connection import Answer, Connection
+from functions.outbound.transport.connector import Origin
+from functions.outbound.transport.faults import ConnectionLost
+from functions.outbound.transport.proxy import Proxy, make_connector
+from functions.outbound.transport.resolver import Resolver
+from runtime import AddressPolicy
 
 IDLE_S = 30.0
 MAX_IDLE = 1000
@@ -33,6 +34,7 @@ class HttpClient:
         timeout_s: time limit until an answer's status; resolving, connecting and TLS included.
         excerpt_bytes: how much of an answer's body is kept.
         nameservers: `ip` or `ip:port`; none for those of the system.
+        proxy: through which every connection is made; None for none.
     """
 
     def __init__(
@@ -42,28 +44,41 @@ class HttpClient:
         timeout_s: float,
         excerpt_bytes: int,
         nameservers: Sequence[str] = (),
+        proxy: Proxy | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
         self._resolver = Resolver(nameservers)
-        self._connector = Connector(
-            self._resolver, policy, make=lambda: Connection(loop, excerpt_bytes=excerpt_bytes)
+        self._connector = make_connector(
+            self._resolver,
+            policy,
+            make=lambda: Connection(loop, excerpt_bytes=excerpt_bytes),
+            proxy=proxy,
         )
         self._idle: dict[Origin, _Idle] = {}
         self._idle_count = 0
         self._sweep = loop.call_later(IDLE_S, self._close_expired)
 
-    async def send(self, origin: Origin, request: bytes) -> Answer:
+    async def send(
+        self, origin: Origin, request: bytes, *, deadline_s: float | None = None
+    ) -> Answer:
         """Send a request, head and body, and read the beginning of its answer.
 
         A request is sent a second time only if an idle connection turns out to be closed before the
         first byte of an answer.
 
+        Args:
+            origin: where to.
+            request: all bytes of it.
+            deadline_s: time of the loop's clock at which a status must have come; None for
+                `timeout_s` from now.
+
         Raises:
             DestinationRefused: the policy allows no address of the host.
             Fault: no answer.
         """
-        deadline_s = self._loop.time() + self._timeout_s
+        if deadline_s is None:
+            deadline_s = self._loop.time() + self._timeout_s
         connection = self._take_idle(origin)
         if connection is not None:
             try:
@@ -87,7 +102,7 @@ class HttpClient:
         self, origin: Origin, connection: Connection, request: bytes, deadline_s: float
     ) -> Answer:
         answer = await connection.exchange(request, deadline_s)
-        if connection.is_reusable:
+        if connection.is_open:
             self._put_idle(origin, connection)
         else:
             connection.close()

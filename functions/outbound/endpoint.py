@@ -1,22 +1,29 @@
 """A webhook route's configuration, and the result that an endpoint's answer stands for."""
 
 import math
-import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
+from functools import cached_property
 from typing import Annotated
 
 import httpx
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
+from functions.domain.destination_annotations import (
+    CHECKED_AS,
+    Format,
+    Generated,
+    StoredOnly,
+)
+from functions.domain.retry_after import parse_retry_after
+from functions.domain.target_auth import Auth, BasicAuth, OAuth2Auth
+from functions.domain.target_tls import TargetTls, read_target_tls
 from functions.domain.webhooks import MAX_HEADERS, HeaderName, HeaderValue, check_url
-from functions.route_delivery.delivery import Receipt
-from functions.route_delivery.pace import Result
-from functions.route_delivery.signature import Signer
-from functions.route_delivery.transport.connection import Answer
-from functions.route_delivery.transport.connector import Origin
+from functions.outbound.receipt import EndpointHealth, Receipt
+from functions.outbound.signature import Signer
+from functions.outbound.transport.connection import Answer
 
+USER_AGENT = "nats-function-runtime"
 _GONE = 410
 _THROTTLES = frozenset({429, 502, 504})
 
@@ -24,7 +31,7 @@ _THROTTLES = frozenset({429, 502, 504})
 class PreviousSecret(BaseModel):
     """A secret that was replaced, and signs beside the new one for a while."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid")
 
     secret: SecretStr
     until: AwareDatetime
@@ -34,22 +41,53 @@ class WebhookDestination(BaseModel):
     """The `destination_config` of a route of type `webhook`.
 
     Attributes:
-        url: `http` or `https`; kept as a secret, since many services put a token into the path.
+        url: `http` or `https`; not in `repr`, since many services put a token into the path.
         secret: signs every delivery; `whsec_` and base64.
+        ed25519: whether the API makes a signing key.
+        headers: additional headers, such as `Authorization`.
         previous_secrets: sign every delivery too, each until its time.
         signing_key: `whsk_` and base64; signs for receivers that have the public key.
-        headers: additional headers, such as `Authorization`.
+        public_key: of the signing key.
+        auth: proves to the endpoint who sends; None for nothing beside the signature.
+        client_certificate: in PEM: the certificate, those up to its authority, and its private key.
+        authorities: in PEM; trusted in place of the public ones.
     """
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    url: SecretStr
-    secret: SecretStr
-    previous_secrets: tuple[PreviousSecret, ...] = ()
-    signing_key: SecretStr | None = None
-    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=MAX_HEADERS)] = Field(
-        default_factory=dict
+    model_config = ConfigDict(
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={CHECKED_AS: "one-authorization"},
     )
+
+    url: Annotated[
+        str,
+        Field(max_length=2048, repr=False, json_schema_extra={"pattern": r"^[\x21-\x7e]+$"}),
+        AfterValidator(check_url),
+        Format("http-url"),
+    ]
+    secret: Annotated[
+        SecretStr,
+        Format("webhook-secret"),
+        Generated("webhook-secret", rotates_to="previous_secrets"),
+    ]
+    ed25519: bool = False
+    headers: Annotated[
+        dict[
+            Annotated[HeaderName, Format("http-header-name")],
+            Annotated[HeaderValue, Format("http-header-value")],
+        ],
+        Field(max_length=MAX_HEADERS),
+    ] = Field(default_factory=dict)
+    previous_secrets: Annotated[tuple[PreviousSecret, ...], StoredOnly()] = ()
+    signing_key: Annotated[
+        SecretStr | None,
+        StoredOnly(),
+        Generated("signing-key", only_if="ed25519", public_key="public_key"),
+    ] = None
+    public_key: Annotated[str | None, StoredOnly()] = None
+    auth: Auth | None = None
+    client_certificate: Annotated[SecretStr, Format("client-certificate")] | None = None
+    authorities: Annotated[str, Format("authorities")] | None = None
 
     @property
     def signer(self) -> Signer:
@@ -69,18 +107,21 @@ class WebhookDestination(BaseModel):
     @property
     def target(self) -> httpx.URL:
         """The URL, parsed; host names in other scripts are IDNA encoded."""
-        return httpx.URL(self.url.get_secret_value())
+        return httpx.URL(self.url)
 
     @property
     def extra_headers(self) -> dict[str, str]:
         """The additional headers in clear, names in lower case."""
         return {name.lower(): value.get_secret_value() for name, value in self.headers.items()}
 
-    @field_validator("url")
-    @classmethod
-    def _can_be_sent_to(cls, url: SecretStr) -> SecretStr:
-        check_url(url.get_secret_value())
-        return url
+    @cached_property
+    def endpoint(self) -> "Endpoint":
+        """The destination in the form in which it is sent to; made once.
+
+        Raises:
+            ValueError: a key is not usable.
+        """
+        return prepare(self, user_agent=USER_AGENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +130,34 @@ class Endpoint:
 
     Attributes:
         url: identifies the endpoint among a tenant's.
+        host: a name in ASCII, or an address without brackets.
         head: the request line and all headers that are the same in every request.
         signer: signs every request.
+        credential: gets the token that every request has; None for none.
+        tls: certificates of the tenant's own.
     """
 
     url: str
-    origin: Origin
+    is_tls: bool
+    host: str
+    port: int
     head: bytes
     signer: Signer
+    credential: OAuth2Auth | None = None
+    tls: TargetTls | None = None
+
+    @property
+    def origin(self) -> str:
+        """What failures to connect count for.
+
+        With certificates of its own an endpoint is an origin of its own: a handshake that they
+        make fail says nothing about the other endpoints there.
+        """
+        origin = f"{'https' if self.is_tls else 'http'}://{self.host}:{self.port}"
+        return f"{origin} {self.tls.fingerprint}" if self.tls else origin
 
 
-def prepare(webhook: WebhookDestination, *, user_agent: str, tls: ssl.SSLContext) -> Endpoint:
+def prepare(webhook: WebhookDestination, *, user_agent: str) -> Endpoint:
     """The endpoint of a destination.
 
     Raises:
@@ -114,12 +172,18 @@ def prepare(webhook: WebhookDestination, *, user_agent: str, tls: ssl.SSLContext
         "user-agent": user_agent,
         **webhook.extra_headers,
     }
+    if isinstance(webhook.auth, BasicAuth):
+        headers["authorization"] = webhook.auth.header
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return Endpoint(
         str(url),
-        Origin(host, url.port or (443 if is_tls else 80), tls if is_tls else None),
+        is_tls,
+        host,
+        url.port or (443 if is_tls else 80),
         b"POST %b HTTP/1.1\r\n%b" % (url.raw_path, lines.encode("ascii")),
         webhook.signer,
+        webhook.auth if isinstance(webhook.auth, OAuth2Auth) else None,
+        read_target_tls(webhook.client_certificate, webhook.authorities) if is_tls else None,
     )
 
 
@@ -160,32 +224,18 @@ def judge(answer: Answer, *, now: datetime, retry_after_cap_s: float) -> Receipt
         status_code=status,
         excerpt=excerpt_of(answer),
         retry_after_s=None if wait_s is None else min(wait_s, retry_after_cap_s),
+        health=health_of(status),
     )
 
 
-def result_of(answer: Answer) -> Result:
-    """What an answer says of its endpoint.
+def health_of(status: int) -> EndpointHealth:
+    """What a status says of its endpoint.
 
     A client error is an answer like a success: the endpoint works, and another job of another route
     may well be accepted. 429, 502 and 504 ask for fewer requests.
 
     Source: Standard Webhooks 1.0.0, "Deliverability and reliability".
     """
-    if answer.status in _THROTTLES:
+    if status in _THROTTLES:
         return "throttled"
-    return "failed" if answer.status >= 500 else "answered"  # noqa: PLR2004 - HTTP's classes
-
-
-def parse_retry_after(value: str | None, *, now: datetime) -> float | None:
-    """Seconds of a `Retry-After` header: a number or an HTTP date; None for neither, 0 if past.
-
-    Source: RFC 9110, section 10.2.3.
-    """
-    text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:10])
-    try:
-        at = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+    return "failed" if status >= 500 else "answered"  # noqa: PLR2004 - HTTP's classes

@@ -6,17 +6,19 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from functions.route_delivery.addresses import AddressPolicy
-from functions.route_delivery.transport.connection import Connection
-from functions.route_delivery.transport.faults import (
+from functions.outbound.transport.faults import (
     ConnectFailed,
     ConnectTimeout,
     DestinationRefused,
     Fault,
     TlsFailed,
 )
-from functions.route_delivery.transport.resolver import Resolver
+from functions.outbound.transport.resolver import Resolver
+from runtime import AddressPolicy
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +38,26 @@ class Origin:
         return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
 
-class Connector:
+class Connector(Generic[P]):
     """Connects to origins.
 
     The policy judges the address that is connected to, literally, so a name that resolves to
     another address a moment later does not get around it. TLS checks the certificate against the
     name.
+
+    Args:
+        resolver: finds the addresses.
+        policy: judges them.
+        make: makes the protocol of a connection.
     """
 
-    def __init__(
-        self, resolver: Resolver, policy: AddressPolicy, *, make: Callable[[], Connection]
-    ) -> None:
+    def __init__(self, resolver: Resolver, policy: AddressPolicy, *, make: Callable[[], P]) -> None:
         self._resolver = resolver
         self._policy = policy
         self._make = make
         self._loop = asyncio.get_running_loop()
 
-    async def open(self, origin: Origin, deadline_s: float) -> Connection:
+    async def open(self, origin: Origin, deadline_s: float) -> P:
         """A new connection.
 
         Raises:
@@ -71,9 +76,7 @@ class Connector:
         except TimeoutError:
             raise ConnectTimeout from None
 
-    async def _open_first(
-        self, origin: Origin, addresses: list[str], deadline_s: float
-    ) -> Connection:
+    async def _open_first(self, origin: Origin, addresses: list[str], deadline_s: float) -> P:
         """Connect to the first address that answers; each gets a share of the time that is left."""
         for number, address in enumerate(addresses[:-1]):
             now_s = self._loop.time()
@@ -83,7 +86,7 @@ class Connector:
                     return await self._open_at(origin, address)
         return await self._open_at(origin, addresses[-1])
 
-    async def _open_at(self, origin: Origin, address: str) -> Connection:
+    async def _open_at(self, origin: Origin, address: str) -> P:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             with contextlib.ExitStack() as undo:

@@ -1,0 +1,1 @@
+"""Requests to endpoints that tenants choose: guarded, signed, and bounded in what they may use."""

@@ -1,0 +1,143 @@
+"""Connections to destinations that do not speak HTTP: guarded, and read in bounded pieces.
+
+Every address is judged as that of a webhook is (`Connector`).
+"""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from typing import cast
+
+from functions.outbound.transport.connector import Connector, Origin
+from functions.outbound.transport.faults import ConnectionLost, TlsFailed
+from functions.outbound.transport.resolver import Resolver
+from runtime import AddressPolicy
+
+READ_LIMIT_BYTES = 65_536
+
+
+class _StreamProtocol(asyncio.StreamReaderProtocol):
+    """Keeps the transport, from which the writer is made."""
+
+    def __init__(self) -> None:
+        self.reader = asyncio.StreamReader(limit=READ_LIMIT_BYTES)
+        super().__init__(self.reader)
+        self.transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport = transport
+
+
+class Stream:
+    """A connection that is read and written as bytes.
+
+    Every wait ends at the deadline of the attempt, which the caller sets by `asyncio.timeout`.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the other side has not closed the connection, as far as is known."""
+        return not (self._writer.is_closing() or self._reader.at_eof())
+
+    async def read_some(self) -> bytes:
+        """What has arrived, up to 64 kB; empty when the other side has closed.
+
+        Raises:
+            ConnectionLost: the connection broke.
+        """
+        try:
+            return await self._reader.read(READ_LIMIT_BYTES)
+        except OSError:
+            raise ConnectionLost from None
+
+    async def read_exactly(self, count: int) -> bytes:
+        """Exactly so many bytes; the caller bounds the number.
+
+        Raises:
+            ConnectionLost: the connection was closed before.
+        """
+        try:
+            return await self._reader.readexactly(count)
+        except (asyncio.IncompleteReadError, OSError):
+            raise ConnectionLost from None
+
+    async def read_line(self) -> bytes:
+        """The bytes up to the next line feed, which are at most 64 kB.
+
+        Raises:
+            ConnectionLost: the connection was closed before, or the line is too long.
+        """
+        try:
+            return await self._reader.readuntil(b"\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            raise ConnectionLost from None
+
+    async def write(self, data: bytes) -> None:
+        """Send; returns when the operating system has taken most of it.
+
+        Raises:
+            ConnectionLost: the connection is closed.
+        """
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError:
+            raise ConnectionLost from None
+
+    async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
+        """Go on under TLS, and check the certificate against `name`.
+
+        Raises:
+            TlsFailed: the handshake failed.
+        """
+        try:
+            await self._writer.start_tls(context, server_hostname=name)
+        except (OSError, ssl.SSLError):
+            raise TlsFailed from None
+
+    def close(self) -> None:
+        """Close at once; unsent bytes are dropped."""
+        self._writer.transport.abort()
+
+
+class Dialer:
+    """Opens streams to hosts that tenants chose.
+
+    Args:
+        policy: which addresses may be connected to.
+        nameservers: `ip` or `ip:port`; none for those of the system.
+    """
+
+    def __init__(self, policy: AddressPolicy, nameservers: Sequence[str] = ()) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._resolver = Resolver(nameservers)
+        self._connector = Connector(self._resolver, policy, make=_StreamProtocol)
+
+    async def open(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout_s: float
+    ) -> Stream:
+        """A new connection.
+
+        Raises:
+            DestinationRefused: the policy allows no address of the host.
+            Fault: of the origin.
+        """
+        protocol = await self._connector.open(
+            Origin(host, port, tls), self._loop.time() + timeout_s
+        )
+        # uvloop's transports are no subclasses of asyncio's.
+        transport = cast("asyncio.WriteTransport", protocol.transport)
+        writer = asyncio.StreamWriter(transport, protocol, protocol.reader, self._loop)
+        return Stream(protocol.reader, writer)
+
+    async def close(self) -> None:
+        """End the lookups."""
+        await self._resolver.close()
+
+
+__all__ = ["READ_LIMIT_BYTES", "Dialer", "Stream"]
