@@ -62,6 +62,9 @@ def _judge_device(
 
 
 UNREGISTERED = Refused("UNREGISTERED_DEVICE", "the tenant has no such device")
+NO_SUBSCRIPTION = Refused(
+    "NO_SUBSCRIPTION_CAPACITY", "no subscription that has started counts for the device"
+)
 
 
 def judge_size(envelope: Envelope, limit_bytes: int) -> Refused | None:
@@ -88,14 +91,14 @@ def judge_subscription(
     device: RegisteredDevice, now_ns: int, *, required: bool = True
 ) -> Refused | None:
     """Check that tenant and subscription are in force; `required` says if there must be one."""
-    status = device.subscription_status
     if device.tenant_status != "ACTIVE":
         return Refused("SUBSCRIPTION_SUSPENDED", "the tenant is suspended")
-    if status is None and required:
-        return Refused("NO_SUBSCRIPTION_CAPACITY", "no subscription counts for the device")
-    if status == "SUSPENDED":
+    subscription = device.subscription_at(now_ns)
+    if subscription is None:
+        return NO_SUBSCRIPTION if required else None
+    if subscription.status == "SUSPENDED":
         return Refused("SUBSCRIPTION_SUSPENDED", "the subscription is suspended")
-    if status == "EXPIRED" or device.expires_ns <= now_ns:
+    if subscription.status == "EXPIRED" or subscription.expires_ns <= now_ns:
         return Refused("SUBSCRIPTION_EXPIRED", "the subscription has ended")
     return None
 

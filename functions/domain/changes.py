@@ -39,8 +39,11 @@ class ChangeListener:
         pool: "asyncpg.Pool[asyncpg.Record]",
         on_change: Callable[[str], None],
         log: structlog.stdlib.BoundLogger,
+        *,
+        channel: str = CHANNEL,
     ) -> None:
         self.trusted = False
+        self._channel = channel
         self._pool = pool
         self._on_change = on_change
         self._log = log
@@ -69,7 +72,10 @@ class ChangeListener:
                     await self._listen(connection, tried)
             except Exception as failure:  # noqa: BLE001 - this task must go on
                 self._log.warning(
-                    "Changes of the registry are not heard; it is asked for every batch",
+                    "Changes of the registry are not heard; it is asked for every batch"
+                    if self._channel == CHANNEL
+                    else "Notifications of the database are not heard; it is asked at intervals",
+                    channel=self._channel,
                     error_type=type(failure).__name__,
                 )
             finally:
@@ -84,7 +90,7 @@ class ChangeListener:
     ) -> None:
         self._lost.clear()
         connection.add_termination_listener(self._on_lost)
-        await connection.add_listener(CHANNEL, self._on_notification)
+        await connection.add_listener(self._channel, self._on_notification)
         try:
             await self._prove()
             self._on_change(EVERYTHING)
@@ -97,7 +103,8 @@ class ChangeListener:
             if not connection.is_closed():
                 connection.remove_termination_listener(self._on_lost)
                 await asyncio.wait_for(
-                    connection.remove_listener(CHANNEL, self._on_notification), _ANSWER_WITHIN_S
+                    connection.remove_listener(self._channel, self._on_notification),
+                    _ANSWER_WITHIN_S,
                 )
 
     async def _prove(self) -> None:
@@ -109,7 +116,7 @@ class ChangeListener:
         """
         self._proof, self._proved = f"{_PROOF}{secrets.token_hex(8)}", asyncio.Event()
         async with asyncio.timeout(_ANSWER_WITHIN_S):
-            await self._pool.execute("SELECT pg_notify($1, $2)", CHANNEL, self._proof)
+            await self._pool.execute("SELECT pg_notify($1, $2)", self._channel, self._proof)
         if not await _is_set_within(self._proved, _ANSWER_WITHIN_S):
             raise NotHeard
 

@@ -13,12 +13,16 @@ PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
 INVALID_JSON = "INVALID_JSON"
 INVALID_PAYLOAD = "INVALID_PAYLOAD"
 TENANT_MISMATCH = "TENANT_MISMATCH_TOPIC_VS_PAYLOAD"
+UNSUPPORTED_VERSION = "unsupported_envelope_version"
+"""A colon and the version, as the sender wrote it, follow."""
 
 MAX_PAYLOAD_BYTES = 8192
 # An escaped character takes six bytes of JSON for one of the payload.
 _ESCAPED_BYTES = 6
 _ENVELOPE_BYTES = 4096
 _VERSIONS = (None, 1, "1")
+# A payload that a door has accepted is one level deeper inside of its envelope.
+_ENVELOPE_DEPTH = strict_json.MAX_DEPTH + 1
 
 
 class Envelope(NamedTuple):
@@ -103,7 +107,7 @@ def _enveloped(message: Message, limit_bytes: int) -> Envelope:
     data = message.data
     if len(data) > _ESCAPED_BYTES * limit_bytes + _ENVELOPE_BYTES:
         raise _too_large(limit_bytes, "")
-    envelope = _object(data, "")
+    envelope = _object(data, "", _ENVELOPE_DEPTH)
     topic = parse_topic(envelope.get("topic"))
     if isinstance(topic, BadTopic):
         written = envelope.get("topic")
@@ -114,7 +118,7 @@ def _enveloped(message: Message, limit_bytes: int) -> Envelope:
     get = envelope.get
     if get("version") not in _VERSIONS:
         raise BadEnvelope(
-            f"unsupported_envelope_version:{str(get('version'))[:16]}",
+            f"{UNSUPPORTED_VERSION}:{str(get('version'))[:16]}",
             "only version 1 is supported",
             topic,
         )
@@ -156,9 +160,11 @@ def _check_stream(topic: Topic, subject: str) -> None:
         raise BadEnvelope(BAD_TOPIC_FORMAT, "the topic belongs to another stream", topic)
 
 
-def _object(data: bytes, topic: Topic | str) -> dict[str, Any]:
+def _object(
+    data: bytes, topic: Topic | str, max_depth: int = strict_json.MAX_DEPTH
+) -> dict[str, Any]:
     try:
-        value = strict_json.loads(data)
+        value = strict_json.loads(data, max_depth)
     except strict_json.BadJson as bad:
         raise BadEnvelope(INVALID_JSON, bad.reason, topic) from None
     if type(value) is not dict:
@@ -173,6 +179,7 @@ __all__ = [
     "MAX_PAYLOAD_BYTES",
     "PAYLOAD_TOO_LARGE",
     "TENANT_MISMATCH",
+    "UNSUPPORTED_VERSION",
     "BadEnvelope",
     "Envelope",
     "read_envelope",

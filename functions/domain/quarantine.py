@@ -1,6 +1,13 @@
-"""Stores refused messages with the reason, the original bytes and the headers."""
+"""Stores refused messages with the reason, the original bytes and the headers, and counts them.
+
+A message counts for the tenant in its subject (`tenant_of_subject`), if that tenant exists, and
+takes room of that tenant's. Quarantine keeps so many messages and bytes of each tenant, and a small
+sample of all tenants that do not exist; beyond that a message is counted and not kept, except for
+its place in its stream, by which a redelivery is known for a day.
+"""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,9 +15,10 @@ from typing import TypeAlias
 
 import asyncpg
 
+from functions.domain.envelope import UNSUPPORTED_VERSION as _UNSUPPORTED
 from functions.domain.envelope import BadEnvelope, Envelope
 from functions.domain.named_sql import read_queries
-from functions.domain.topics import BadTopic, Topic, topic_from_subject
+from functions.domain.topics import BadTopic, Topic, is_tenant_id, topic_from_subject
 from runtime import Message
 
 _QUERIES = read_queries(Path(__file__).with_name("quarantine.sql"))
@@ -39,6 +47,11 @@ class Refusal:
     topic: Topic | str = ""
     site_id: str = ""
 
+    @property
+    def kind(self) -> str:
+        """The reason code without what the sender wrote into it: one of a bounded number."""
+        return _UNSUPPORTED if self.reason.startswith(_UNSUPPORTED) else self.reason
+
     @classmethod
     def of_envelope(cls, envelope: Envelope, reason: str, detail: str) -> "Refusal":
         """A refusal of a message whose envelope was read."""
@@ -53,24 +66,48 @@ class Refusal:
         return cls(bad.code, bad.detail, known)
 
 
-async def quarantine(executor: Executor, message: Message, refusal: Refusal) -> None:
-    """Store a refused message; a redelivery of the message adds no second row."""
-    await executor.execute(_QUERIES["insert"], *_row(message, refusal))
+async def quarantine(executor: Executor, message: Message, refusal: Refusal) -> Mapping[str, int]:
+    """Store and count a refused message; see `quarantine_many`."""
+    return await quarantine_many(executor, [(message, refusal)])
 
 
-async def quarantine_many(executor: Executor, refused: list[tuple[Message, Refusal]]) -> None:
-    """Store several refused messages; a redelivery adds no second row."""
-    await executor.executemany(
-        _QUERIES["insert"], [_row(message, refusal) for message, refusal in refused]
-    )
+async def quarantine_many(
+    executor: Executor, refused: Sequence[tuple[Message, Refusal]]
+) -> Mapping[str, int]:
+    """Store refused messages as far as quarantine has room for their tenants, and count them.
+
+    A redelivery of a message adds no second row, and counts as a duplicate. Several hosts do not
+    see each other's messages of the same moment, so a tenant may exceed its room by one batch of
+    each.
+
+    Returns:
+        How many were counted only, by the tenant for which they count; empty when all were kept.
+    """
+    if not refused:
+        return {}
+    rows = [_row(message, refusal) for message, refusal in refused]
+    found = await executor.fetch(_QUERIES["insert"], *map(list, zip(*rows, strict=True)))
+    return {row["counted_for"]: row["unkept"] for row in found}
 
 
-async def is_quarantined(executor: Executor, message: Message) -> bool:
+async def is_refused(executor: Executor, message: Message) -> bool:
     """Whether an earlier delivery of the message was refused."""
-    kept: bool = await executor.fetchval(
-        _QUERIES["is_kept"], message.stream, message.sequence, _stored_at(message)
+    refused: bool = await executor.fetchval(
+        _QUERIES["is_refused"], message.stream, message.sequence, _stored_at(message)
     )
-    return kept
+    return refused
+
+
+def tenant_of_subject(subject: str) -> str:
+    """The tenant in a subject such as `telemetry.{tenant_id}`; empty when there is none.
+
+    `tenant.unmapped`, on which a bridge stores what names no tenant, has none either.
+    """
+    family, _, rest = subject.partition(".")
+    tenant_id, dot, _ = rest.partition(".")
+    if (family == "tenant" and not dot) or not is_tenant_id(tenant_id):
+        return ""
+    return tenant_id
 
 
 def _stored_at(message: Message) -> datetime:
@@ -84,23 +121,33 @@ def _row(message: Message, refusal: Refusal) -> tuple[object, ...]:
         message.stream,
         message.sequence,
         _stored_at(message),
-        _storable(message.subject),
-        _storable(topic.text if isinstance(topic, Topic) else topic),
+        storable(message.subject),
+        storable(topic.text if isinstance(topic, Topic) else topic),
         known.tenant_id,
-        _storable(refusal.site_id),
+        storable(refusal.site_id),
         known.device_id,
         known.msg_type,
-        _storable(refusal.reason),
-        _storable(refusal.detail),
+        storable(refusal.reason),
+        storable(refusal.detail),
         message.data,
-        json.dumps({_storable(key): _storable(value) for key, value in message.headers.items()}),
+        json.dumps({storable(key): storable(value) for key, value in message.headers.items()}),
+        tenant_of_subject(message.subject),
+        storable(refusal.kind),
     )
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Text that PostgreSQL accepts: no NUL, no lone surrogate, at most 256 characters."""
     cut = text[:_TEXT_LENGTH].replace("\x00", "\ufffd")
     return cut.encode(errors="replace").decode()
 
 
-__all__ = ["Executor", "Refusal", "is_quarantined", "quarantine", "quarantine_many"]
+__all__ = [
+    "Executor",
+    "Refusal",
+    "is_refused",
+    "quarantine",
+    "quarantine_many",
+    "storable",
+    "tenant_of_subject",
+]

@@ -1,6 +1,6 @@
 """Looks up devices and routes in the database, cached until a notification says they changed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +11,12 @@ import structlog
 
 from functions.domain.cache import Cache
 from functions.domain.changes import ChangeListener
+from functions.domain.delivery_options import OrderKey
+from functions.domain.evaluation.values import Steps
 from functions.domain.named_sql import read_queries
-from functions.domain.payload_filters import PayloadFilter
 from functions.domain.quarantine import Executor
-from functions.domain.topic_filters import topic_matches
+from functions.domain.route_decisions import steps_of
+from functions.domain.topic_trie import TopicTrie
 from functions.domain.topics import Topic
 
 _QUERIES = read_queries(Path(__file__).with_name("registry.sql"))
@@ -22,8 +24,24 @@ _MAX_TOPICS = 65_536
 _NS = 1_000_000_000
 _IN_FORCE = frozenset({"ACTIVE", "TRIAL", "GRACE"})
 NEVER_NS = 2**63
+_SKEW_NS = 60 * _NS
+"""How far the clock of PostgreSQL, which times a subscription's start, may be ahead of NATS's."""
 
 DeviceKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscription that may count for a device. Times are nanoseconds since 1970."""
+
+    status: str = "ACTIVE"
+    starts_ns: int = 0
+    expires_ns: int = NEVER_NS
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether its status is one of those in force; its times are not looked at."""
+        return self.status in _IN_FORCE
 
 
 @dataclass(slots=True, eq=False)
@@ -35,30 +53,36 @@ class RegisteredDevice:
         status: ACTIVE or REVOKED.
         token_hash: SHA-256 of the provision token; None without a token.
         tenant_status: ACTIVE or SUSPENDED.
-        subscription_status: status of the subscription that counts for the device; None without
-            one.
-        expires_ns: when that subscription ends.
+        subscriptions: those that may count for the device: its own, or else the tenant's MAIN ones.
         certificates: start and end of the validity of each active certificate.
         sensors: the sensor names registered so far, and the names found while there was no room.
         sensor_limit: how many sensors may be registered.
-        is_regular: device, tenant and subscription are in force; the expiry is not checked.
+        regular_from_ns: until `regular_until_ns` device, tenant and a subscription are in force.
+        regular_until_ns: equal to `regular_from_ns` when they never are.
     """
 
     site_id: str
     status: str = "ACTIVE"
     token_hash: bytes | None = None
     tenant_status: str = "ACTIVE"
-    subscription_status: str | None = "ACTIVE"
-    expires_ns: int = NEVER_NS
+    subscriptions: tuple[Subscription, ...] = (Subscription(),)
     certificates: tuple[tuple[int, int], ...] = ()
     sensors: set[str] = field(default_factory=set)
     sensor_limit: int = 20
-    is_regular: bool = field(init=False)
+    regular_from_ns: int = field(init=False, default=0)
+    regular_until_ns: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.is_regular = (
-            self.status == self.tenant_status == "ACTIVE" and self.subscription_status in _IN_FORCE
-        )
+        in_force = [found for found in self.subscriptions if found.is_in_force]
+        if in_force and self.status == self.tenant_status == "ACTIVE":
+            longest = max(in_force, key=lambda found: found.expires_ns - found.starts_ns)
+            self.regular_from_ns = longest.starts_ns
+            self.regular_until_ns = max(longest.starts_ns, longest.expires_ns)
+
+    def subscription_at(self, time_ns: int) -> Subscription | None:
+        """The subscription that counts at a time; None when none has started by then."""
+        started = [found for found in self.subscriptions if found.starts_ns <= time_ns]
+        return max(started, key=lambda found: (found.is_in_force, found.expires_ns), default=None)
 
     def misses(self, names: Iterable[str]) -> bool:
         """Whether one of the names is not yet a sensor, and there is room for it."""
@@ -67,29 +91,35 @@ class RegisteredDevice:
 
 @dataclass(slots=True, eq=False)
 class RegisteredRoute:
-    """A route of a tenant's messages, without its destination, which stays in the database."""
+    """A route of a tenant's messages, without its destination, which stays in the database.
+
+    Attributes:
+        steps: what is to be evaluated for each message.
+    """
 
     route_id: str
     topic_filter: str
     destination_type: str
-    payload_filter: PayloadFilter | None = None
+    payload_filter: str | None = None
+    order_key: OrderKey | None = None
+    steps: Steps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = steps_of(self.payload_filter, self.order_key)
 
 
 class TenantRoutes:
-    """A tenant's enabled routes, by topic."""
+    """A tenant's enabled routes, by topic. Made anew when one of them changes."""
 
-    def __init__(self, routes: list[RegisteredRoute]) -> None:
-        self._routes = routes
+    def __init__(self, routes: Iterable[RegisteredRoute]) -> None:
+        self._routes = TopicTrie((route.topic_filter, route) for route in routes)
         self._by_topic: dict[Topic, tuple[RegisteredRoute, ...]] = {}
 
     def on(self, topic: Topic) -> tuple[RegisteredRoute, ...]:
         """The routes whose topic filter matches the topic."""
         known = self._by_topic.get(topic)
         if known is None:
-            text = topic.text
-            known = tuple(
-                route for route in self._routes if topic_matches(route.topic_filter, text)
-            )
+            known = tuple(self._routes.matching(topic.text))
             if len(self._by_topic) >= _MAX_TOPICS:
                 self._by_topic.clear()
             self._by_topic[topic] = known
@@ -100,13 +130,18 @@ class Registry:
     """Cached lookup of devices and routes. Call `start` before use and `stop` after."""
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", log: structlog.stdlib.BoundLogger
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        log: structlog.stdlib.BoundLogger,
+        on_change: Callable[[str], None] | None = None,
     ) -> None:
+        """`on_change` gets every change after the caches have forgotten what it concerns."""
+        self._on_change = on_change
         self._pool = pool
         self._log = log
         self._devices: Cache[DeviceKey, RegisteredDevice] = Cache(self._load_devices)
         self._routes: Cache[str, TenantRoutes] = Cache(self._load_routes)
-        self.changes = ChangeListener(pool, self._forget, log)
+        self.changes = ChangeListener(pool, self._take, log)
 
     async def start(self) -> None:
         """Start to listen for changes."""
@@ -124,6 +159,11 @@ class Registry:
         """Each tenant's routes; None for a tenant without routes."""
         return await self._routes.lookup(tenants, self.changes)
 
+    def _take(self, change: str) -> None:
+        self._forget(change)
+        if self._on_change is not None:
+            self._on_change(change)
+
     def _forget(self, change: str) -> None:
         match change.split("/"):
             case ["device", tenant_id, device_id]:
@@ -137,43 +177,41 @@ class Registry:
                 self._routes.forget(lambda _: True)
 
     async def _load_devices(self, keys: list[DeviceKey]) -> dict[DeviceKey, RegisteredDevice]:
-        return await _find_devices(self._pool, keys)
+        return await find_devices(self._pool, keys)
 
     async def _load_routes(self, tenants: list[str]) -> dict[str, TenantRoutes]:
         rows = await self._pool.fetch(_QUERIES["find_routes"], tenants)
         routes: dict[str, list[RegisteredRoute]] = {}
         for row in rows:
-            if (route := self._route(row)) is not None:
-                routes.setdefault(row["tenant_id"], []).append(route)
+            routes.setdefault(row["tenant_id"], []).append(_route(row))
         return {tenant_id: TenantRoutes(of_tenant) for tenant_id, of_tenant in routes.items()}
-
-    def _route(self, row: Any) -> RegisteredRoute | None:  # noqa: ANN401 - the driver's row
-        expression = row["payload_filter"]
-        try:
-            payload_filter = PayloadFilter(expression) if expression else None
-        except ValueError:
-            # Something else than the management API stored this filter. To serve the route without
-            # its filter would leak messages.
-            self._log.error("A route's payload filter cannot be read", route_id=row["id"])
-            return None
-        return RegisteredRoute(
-            row["id"], row["topic_filter"], row["destination_type"], payload_filter
-        )
 
 
 async def find_device(
     executor: Executor, tenant_id: str, device_id: str
 ) -> RegisteredDevice | None:
     """The device as the database has it now; None when it is not registered."""
-    return (await _find_devices(executor, [(tenant_id, device_id)])).get((tenant_id, device_id))
+    return (await find_devices(executor, [(tenant_id, device_id)])).get((tenant_id, device_id))
 
 
-async def _find_devices(
-    executor: Executor, keys: list[DeviceKey]
+async def find_devices(
+    executor: Executor, keys: Collection[DeviceKey]
 ) -> dict[DeviceKey, RegisteredDevice]:
+    """Those of the devices that are registered, as the database has them now."""
     tenants, devices = zip(*keys, strict=True)
     rows = await executor.fetch(_QUERIES["find_devices"], tenants, devices)
     return {(row["tenant_id"], row["device_id"]): _device(row) for row in rows}
+
+
+def _route(row: Any) -> RegisteredRoute:  # noqa: ANN401 - the driver's row
+    order_by = row["order_by"]
+    return RegisteredRoute(
+        row["id"],
+        row["topic_filter"],
+        row["destination_type"],
+        row["payload_filter"],
+        OrderKey(order_by, row["id"]) if order_by else None,
+    )
 
 
 def _device(row: Any) -> RegisteredDevice:  # noqa: ANN401 - the driver's row
@@ -182,8 +220,14 @@ def _device(row: Any) -> RegisteredDevice:  # noqa: ANN401 - the driver's row
         row["status"],
         row["provision_token_hash"],
         row["tenant_status"],
-        row["subscription_status"],
-        NEVER_NS if row["expires_at"] is None else _ns(row["expires_at"]),
+        tuple(
+            Subscription(
+                status, _ns(starts_at) - _SKEW_NS, NEVER_NS if ends_at is None else _ns(ends_at)
+            )
+            for status, starts_at, ends_at in zip(
+                row["statuses"], row["starts_at"] or (), row["expires_at"] or (), strict=True
+            )
+        ),
         tuple(
             (_ns(first), _ns(last))
             for first, last in zip(row["not_before"], row["not_after"], strict=True)
@@ -202,6 +246,8 @@ __all__ = [
     "RegisteredDevice",
     "RegisteredRoute",
     "Registry",
+    "Subscription",
     "TenantRoutes",
     "find_device",
+    "find_devices",
 ]

@@ -24,20 +24,20 @@ class BadJson(ValueError):  # noqa: N818 - a verdict on a text, as Reject is
         super().__init__(reason)
 
 
-def loads(raw: bytes) -> Any:  # noqa: ANN401 - whatever the JSON holds
+def loads(raw: bytes, max_depth: int = MAX_DEPTH) -> Any:  # noqa: ANN401 - whatever the JSON holds
     """The value of a UTF-8 JSON text that all parsers agree about.
 
     Raises:
         BadJson: not JSON, not UTF-8, NaN or Infinity, a number beyond float64 or int64, half a
-            surrogate pair, a duplicate key in one object, or more than 32 levels.
+            surrogate pair, a duplicate key in one object, or more than `max_depth` levels.
     """
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as invalid:
         raise BadJson(_reason(invalid)) from None
     shape = raw.translate(_SHAPE)
-    if shape.count(b"{") > MAX_DEPTH:
-        _check_depth(raw)
+    if shape.count(b"{") > max_depth:
+        _check_depth(raw, max_depth)
     if _LONG_NUMBER in shape or not _keys_are_unique(raw, value):
         _check_slowly(raw)
     return value
@@ -65,13 +65,13 @@ def _keys_are_unique(raw: bytes, value: object) -> bool:
     return colons == orjson.dumps(value).count(b":")
 
 
-def _check_depth(raw: bytes) -> None:
+def _check_depth(raw: bytes, max_depth: int) -> None:
     depth = 0
     for byte in _STRING.sub(b"", raw):
         if byte in _OPEN:
             depth += 1
-            if depth > MAX_DEPTH:
-                raise BadJson(f"nested deeper than {MAX_DEPTH} levels")
+            if depth > max_depth:
+                raise BadJson(f"nested deeper than {max_depth} levels")
         elif byte in b"}]":
             depth -= 1
 

@@ -10,7 +10,7 @@ MAX_TOPIC_LENGTH = 256
 
 REPORTED = "shadow/reported"
 ACK = "commands/ack"
-DOWNLINKS = frozenset({"commands", "shadow/desired", "shadow/delta"})
+DOWNLINKS = frozenset({"commands", "shadow/desired", "shadow/delta", "routed"})
 """Message types that the platform sends to a device; a device never sends them."""
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)

@@ -7,30 +7,33 @@ cannot write.
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 MAX_OBJECT_BYTES = 8192
+# Room for a chain of certificates with its key, and for authorities.
+MAX_CONFIG_BYTES = 65_536
 NO_NUL = r"^[^\x00]*$"
 _INT64 = range(-(2**63), 2**63)
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
-def check_object(value: dict[str, Any]) -> dict[str, Any]:
+def check_object(value: dict[str, Any], *, max_bytes: int = MAX_OBJECT_BYTES) -> dict[str, Any]:
     """The object, checked to fit into a jsonb column and a message.
 
     Raises:
-        ValueError: more than 8192 bytes as JSON, NaN or Infinity, an integer beyond 64 bits, half a
-            surrogate pair, or a NUL character.
+        ValueError: more than `max_bytes` as JSON, NaN or Infinity, an integer beyond 64 bits, half
+            a surrogate pair, or a NUL character.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         size_bytes = len(text.encode())
     except (ValueError, TypeError, RecursionError):
         raise ValueError("the object holds a value that JSON cannot express") from None
-    if size_bytes > MAX_OBJECT_BYTES:
-        raise ValueError(f"the object may have at most {MAX_OBJECT_BYTES} bytes as JSON")
+    if size_bytes > max_bytes:
+        raise ValueError(f"the object may have at most {max_bytes} bytes as JSON")
     if _holds_long_integer(value):
         raise ValueError("the object holds an integer that does not fit 64 bits")
     if "\\u0000" in text.replace("\\\\", ""):
@@ -59,14 +62,19 @@ def check_time(value: datetime) -> datetime:
 
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_object)]
+ConfigObject = Annotated[
+    dict[str, Any], AfterValidator(partial(check_object, max_bytes=MAX_CONFIG_BYTES))
+]
 ShortText = Annotated[str, StringConstraints(max_length=128, pattern=NO_NUL)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_NUL)]
 Time = Annotated[AwareDatetime, AfterValidator(check_time)]
 Limit = Annotated[int, Field(ge=1, le=500)]
 
 __all__ = [
+    "MAX_CONFIG_BYTES",
     "MAX_OBJECT_BYTES",
     "NO_NUL",
+    "ConfigObject",
     "JsonObject",
     "Limit",
     "Name",

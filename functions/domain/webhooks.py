@@ -3,17 +3,20 @@
 import base64
 import binascii
 import re
+import secrets
 from typing import Annotated
 
 import httpx
-from pydantic import AfterValidator, SecretStr, StringConstraints
+from pydantic import AfterValidator, SecretStr
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - every signing secret begins with it
 MAX_HEADERS = 20
 
 # Source: Standard Webhooks 1.0.0, "Signature scheme": 24 to 64 bytes.
 _SECRET_BYTES = range(24, 65)
+_NEW_SECRET_BYTES = 32
 _MAX_HEADER_LENGTH = 4096
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 _PORTS = range(1, 65536)
 # Headers that the delivery sets, and headers that change how the end of the request is found.
@@ -70,13 +73,25 @@ def check_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _check_header_name(name: str) -> str:
+def check_header_name(name: str) -> str:
+    """The name of a header, checked to be one that the delivery does not set itself.
+
+    Raises:
+        ValueError: it is not a name of a header, or the delivery sets this header.
+    """
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError("this is not the name of a header")
     if name.lower() in _OWN_HEADERS:
         raise ValueError("every delivery sets this header itself")
     return name
 
 
-def _check_header_value(value: SecretStr) -> SecretStr:
+def check_header_value(value: SecretStr) -> SecretStr:
+    """The value of a header.
+
+    Raises:
+        ValueError: it is too long, or has characters that a header cannot have.
+    """
     text = value.get_secret_value()
     if not (text.isascii() and text.isprintable()) or len(text) > _MAX_HEADER_LENGTH:
         raise ValueError(
@@ -85,18 +100,22 @@ def _check_header_value(value: SecretStr) -> SecretStr:
     return value
 
 
-HeaderName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$"),
-    AfterValidator(_check_header_name),
-]
-HeaderValue = Annotated[SecretStr, AfterValidator(_check_header_value)]
+def make_secret() -> str:
+    """A new signing secret."""
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_NEW_SECRET_BYTES)).decode()
+
+
+HeaderName = Annotated[str, AfterValidator(check_header_name)]
+HeaderValue = Annotated[SecretStr, AfterValidator(check_header_value)]
 
 __all__ = [
     "MAX_HEADERS",
     "SECRET_PREFIX",
     "HeaderName",
     "HeaderValue",
+    "check_header_name",
+    "check_header_value",
     "check_secret",
     "check_url",
+    "make_secret",
 ]

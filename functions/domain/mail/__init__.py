@@ -1,0 +1,1 @@
+"""Email: the bytes of a message, and the connections to an SMTP server."""
