@@ -1,22 +1,32 @@
-"""Ingest of telemetry: checks each message, writes it exactly once, publishes its route jobs.
+"""Ingest of telemetry: checks each message, writes it exactly once, and makes its route jobs.
 
-The steps of a batch, in this order: read (`plan`), check (`checks`), write rows and quarantine in
-one transaction (`writing`), publish the route jobs (`jobs`). Then the host acknowledges the batch.
+The steps of a batch, in this order: read (`plan`), check (`checks`), make the route jobs (`jobs`),
+write rows, jobs and quarantine in one transaction (`writing`). Then the host acknowledges it.
+Another function publishes the jobs, so a full stream of jobs does not stop ingest. A copy of a
+message from quarantine is judged as a message of now, and written as the one that it is a copy of.
 """
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.domain.envelope import Envelope
+from functions.domain.evaluation.budget import EvaluationLimits
+from functions.domain.evaluation.evaluator import Evaluator
 from functions.domain.quarantine import Refusal
+from functions.domain.quarantine_replays import Copy, find_copies
 from functions.domain.rate_limiter import RateLimiter
 from functions.domain.refusal_log import log_refusals
 from functions.domain.registry import DeviceKey, RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
+from functions.ingest.job_bounds import JobBounds, JobLimits
 from functions.ingest.jobs import JobMaker
+from functions.ingest.ordered_writes import OrderedWrites
+from functions.ingest.partitions import ensure_partitions
 from functions.ingest.plan import Known, Plan, make_plan, read_telemetry
 from functions.ingest.writing import find_settled, write
 from runtime import Batch, Context, Message
@@ -31,6 +41,13 @@ class IngestSettings(BaseModel):
     the ingress takes from a client certificate's common name, in place of a token that is not sent.
     `required` refuses every other message. Set it only where every ingress sets the user name
     itself: a client that may publish to NATS can claim any name.
+
+    `max_jobs_per_message`, `max_waiting_bytes` of a tenant: a job beyond them is refused. It leaves
+    a dead letter while the tenant's refused and dead jobs have at most `max_given_up_bytes`.
+
+    `filter_burst_s`, `filter_share`: processor time that a tenant's filters may use beyond the
+    usual, at once and in each second. What exceeds it is not evaluated: the rows are written, and
+    the tenant is told which messages have no jobs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +60,19 @@ class IngestSettings(BaseModel):
     require_token: bool = True
     require_subscription: bool = True
     certificates: Literal["off", "optional", "required"] = "off"
+    max_jobs_per_message: Annotated[int, Field(ge=1, le=10_000)] = 100
+    max_waiting_bytes: Annotated[int, Field(ge=1_000, le=10**15)] = 256_000_000
+    max_given_up_bytes: Annotated[int, Field(ge=0, le=10**15)] = 64_000_000
+    filter_burst_s: Annotated[float, Field(ge=0.2, le=60)] = 0.5
+    filter_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+
+    def evaluation_limits(self) -> EvaluationLimits:
+        """The bounds on filters."""
+        return EvaluationLimits(burst_s=self.filter_burst_s, share=self.filter_share)
+
+    def job_limits(self) -> JobLimits:
+        """The bounds on jobs."""
+        return JobLimits(self.max_jobs_per_message, self.max_waiting_bytes, self.max_given_up_bytes)
 
     def limits(self) -> Limits:
         """The limits that the checks use."""
@@ -68,16 +98,20 @@ class IngestState:
         registry: looks up devices and routes.
         limits: limits of a message.
         rate: rate limiter per device.
+        evaluator: evaluates filters and order keys in another process.
         job_maker: makes route jobs.
         in_order: held while a batch is judged, since the rate limiter needs the stream's order.
             Batches are written concurrently.
+        ordered_writes: the batches with jobs in an order, which are written one after the other.
     """
 
     registry: Registry
     limits: Limits
     rate: RateLimiter[DeviceKey]
+    evaluator: Evaluator
     job_maker: JobMaker
     in_order: asyncio.Lock = field(default_factory=asyncio.Lock)
+    ordered_writes: OrderedWrites = field(default_factory=OrderedWrites)
 
     def judge(
         self, envelope: Envelope, device: RegisteredDevice | None, message: Message
@@ -90,37 +124,68 @@ class IngestState:
 async def start(ctx: Context[IngestState]) -> IngestState:
     """Make the partitions of the next days, and start to listen for changes of the registry."""
     settings: IngestSettings = ctx.settings
-    await ctx.postgres.execute("SELECT ensure_telemetry_partitions($1)", _PARTITION_DAYS)
+    await ensure_partitions(ctx, _PARTITION_DAYS)
     registry = Registry(ctx.postgres, ctx.log)
     await registry.start()
+    evaluator = Evaluator(ctx.log, settings.evaluation_limits())
     return IngestState(
         registry,
         settings.limits(),
         RateLimiter(settings.rate_per_s, settings.burst),
-        JobMaker(ctx.log),
+        evaluator,
+        JobMaker(ctx.log, evaluator, JobBounds(settings.job_limits(), ctx.log)),
     )
 
 
 async def stop(ctx: Context[IngestState]) -> None:
-    """Return the registry's connection to the pool."""
+    """Return the registry's connection to the pool, and end the process of the filters."""
     await ctx.state.registry.stop()
+    await ctx.state.evaluator.close()
 
 
 async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
-    """Write a batch and publish its route jobs. Returns only when all of it is durable."""
+    """Write a batch with its route jobs. Returns only when all of it is durable."""
     state = ctx.state
     limit_bytes = state.limits.max_payload_bytes
-    read = [(event.message, read_telemetry(event.message, limit_bytes)) for event in batch]
+    copies = await find_copies(ctx.postgres, (event.message for event in batch))
+    read: list[tuple[Message, Envelope | Refusal]] = []
+    closed: list[Message] = []
+    for event in batch:
+        message = event.message
+        if (copy := copies.get(message)) is None:
+            read.append((message, read_telemetry(message, limit_bytes)))
+        elif copy.is_open:
+            read.append((copy.original, read_telemetry(message, limit_bytes)))
+        else:
+            closed.append(message)
     async with state.in_order:
-        plan = await _plan(read, ctx)
-    await write(ctx.postgres, plan)
-    log_refusals(ctx, (refusal for _, refusal in plan.refused))
-    if plan.jobs:
-        await ctx.publish_many([job for _, job in plan.jobs])
+        waiting = {copy.original: copy for copy in copies.values() if copy.is_open}
+        plan = await _plan(read, waiting, ctx)
+        plan.repeated += closed
+        bounds, undecided = state.job_maker.bounds, state.job_maker.undecided
+        refused = bounds.notices(job for _, job in plan.jobs)
+        unevaluated = undecided.notices()
+        plan.notices = [*refused, *unevaluated]
+        # Nothing may happen between this line and the block, or later batches would wait for ever.
+        turn = state.ordered_writes.enter().taken() if plan.has_order else nullcontext()
+    async with turn:
+        unkept = await write(ctx.postgres, plan)
+    bounds.told(refused)
+    undecided.told(unevaluated)
+    log_refusals(ctx, (refusal for _, refusal in plan.refused), unkept)
 
 
-async def _plan(read: list[tuple[Message, Envelope | Refusal]], ctx: Context[IngestState]) -> Plan:
+async def _plan(
+    read: list[tuple[Message, Envelope | Refusal]],
+    copies: Mapping[Message, Copy],
+    ctx: Context[IngestState],
+) -> Plan:
     state = ctx.state
+
+    def judge(envelope: Envelope, device: RegisteredDevice | None, message: Message) -> Verdict:
+        copy = copies.get(message)
+        return state.judge(envelope, device, message if copy is None else copy.present)
+
     topics = {reading.topic for _, reading in read if isinstance(reading, Envelope)}
     known = Known(
         await state.registry.devices((topic.tenant_id, topic.device_id) for topic in topics),
@@ -131,10 +196,14 @@ async def _plan(read: list[tuple[Message, Envelope | Refusal]], ctx: Context[Ing
         (
             (message, reading.topic if isinstance(reading, Envelope) else None)
             for message, reading in read
-            if message.may_be_repeated
+            if message.may_be_repeated and message not in copies
         ),
     )
-    return make_plan(read, known, settled, state.judge, state.job_maker)
+    routed = (tenant_id for tenant_id, routes in known.routes.items() if routes is not None)
+    await state.job_maker.bounds.refresh(ctx.postgres, routed)
+    plan = make_plan(read, known, settled, judge if copies else state.judge, copies=copies)
+    plan.add_jobs(await state.job_maker.make(plan.candidates))
+    return plan
 
 
 __all__ = ["IngestSettings", "IngestState", "Settings", "ingest", "start", "stop"]

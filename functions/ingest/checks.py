@@ -74,11 +74,37 @@ def check(
     )
 
 
+def check_imported(
+    device: RegisteredDevice | None,
+    site_id: str | None,
+    metrics: object,
+    limits: Limits,
+    now_ns: int,
+) -> Verdict:
+    """The verdict on a row of the past, whose sender is a person or program of the tenant.
+
+    Args:
+        device: the registered device; None when it is not registered.
+        site_id: the row's site; None for the device's.
+        metrics: the row's metrics.
+        limits: limits of a message; those on tokens and certificates do not apply.
+        now_ns: the present, at which device and subscription must be in force.
+    """
+    if device is None:
+        return UNREGISTERED
+    refused = (
+        judge_status(device)
+        or judge_subscription(device, now_ns, required=limits.require_subscription)
+        or (None if site_id is None else judge_site(device, site_id))
+    )
+    return refused or _judge_metrics(device.site_id, metrics, limits)
+
+
 def _judge_sender(
     envelope: Envelope, device: RegisteredDevice, stored_at_ns: int, limits: Limits
 ) -> Refused | None:
-    # A regular device is active. A rule is called only where it applies: it costs less than a call.
-    refused = None if device.is_regular else judge_status(device)
+    # A rule is called only where it applies: to look costs less than a call.
+    refused = None if device.status == "ACTIVE" else judge_status(device)
     if refused is None and limits.require_token:
         refused = _judge_token(device, envelope, limits)
     if refused is None and limits.certificates != "off":
@@ -97,7 +123,7 @@ def _judge_content(
     topic, payload = envelope.topic, envelope.payload
     if rate is not None and not rate.take((topic[0], topic[1]), stored_at_ns):
         return Refused("RATE_LIMITED", "the device exceeds its message rate")
-    if (not device.is_regular or device.expires_ns <= stored_at_ns) and (
+    if not device.regular_from_ns <= stored_at_ns < device.regular_until_ns and (
         refused := judge_subscription(device, stored_at_ns, required=limits.require_subscription)
     ):
         return refused
@@ -176,4 +202,4 @@ def _judge_values(metrics: dict[str, Any]) -> Refused | None:
     return None
 
 
-__all__ = ["Accepted", "Limits", "Refused", "Verdict", "check"]
+__all__ = ["Accepted", "Limits", "Refused", "Verdict", "check", "check_imported"]

@@ -1,6 +1,6 @@
 """Reads and judges a batch, and collects the rows, refusals and jobs to write. Does no I/O."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -8,15 +8,19 @@ from typing import Any, NamedTuple
 import orjson
 
 from functions.domain.envelope import MAX_PAYLOAD_BYTES, BadEnvelope, Envelope, read_envelope
+from functions.domain.notices import Notice
+from functions.domain.outbox import NewJob
 from functions.domain.quarantine import Refusal
+from functions.domain.quarantine_replays import Copy
 from functions.domain.registry import DeviceKey, RegisteredDevice, TenantRoutes
 from functions.domain.topics import Topic
 from functions.ingest.checks import Accepted, Refused, Verdict
-from functions.ingest.jobs import JobMaker
-from runtime import Message, Publication
+from functions.ingest.jobs import Candidate, MadeJobs
+from runtime import Message
 
 _NS_PER_US = 1000
 _US_PER_S = 1_000_000
+_ORDERED_DOTS = 3
 
 Judge = Callable[[Envelope, RegisteredDevice | None, Message], Verdict]
 
@@ -45,13 +49,22 @@ class DiscoveredSensor(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """The writes of a batch. `sources` are the messages of `rows`, in the same order."""
+    """The writes of a batch. `sources` are the messages of `rows`, in the same order.
+
+    `repeated` are messages that an earlier delivery settled: they are counted only. `copies` are
+    those of `sources` and `refused` that come from quarantine. `candidates` are those of `sources`
+    for which jobs are to be made.
+    """
 
     rows: list[Row] = field(default_factory=list)
     sources: list[Message] = field(default_factory=list)
     refused: list[tuple[Message, Refusal]] = field(default_factory=list)
+    repeated: list[Message] = field(default_factory=list)
+    copies: Mapping[Message, Copy] = field(default_factory=dict)
     discovered: dict[tuple[str, str, str], DiscoveredSensor] = field(default_factory=dict)
-    jobs: list[tuple[Message, Publication]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    jobs: list[tuple[Message, NewJob]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
     def accept(self, message: Message, topic: Topic, time: datetime, accepted: Accepted) -> None:
         """Add the row of an accepted message."""
@@ -70,12 +83,53 @@ class Plan:
                 key = (topic.tenant_id, topic.device_id, sensor)
                 self.discovered.setdefault(key, DiscoveredSensor(device, *key, time))
 
+    @property
+    def has_order(self) -> bool:
+        """Whether a job has to follow others, which the key in its subject says."""
+        return any(job.subject and job.subject.count(".") >= _ORDERED_DOTS for _, job in self.jobs)
+
+    @property
+    def accepted_copies(self) -> list[Copy]:
+        """The copies that have a row."""
+        return [self.copies[each] for each in self.sources if each in self.copies]
+
+    @property
+    def refused_copies(self) -> list[tuple[Copy, Refusal]]:
+        """The copies that are refused again."""
+        return [(self.copies[each], why) for each, why in self.refused if each in self.copies]
+
+    @property
+    def refused_first(self) -> list[tuple[Message, Refusal]]:
+        """The refused messages that are no copies."""
+        return [(each, why) for each, why in self.refused if each not in self.copies]
+
+    def close_copies(self, still_open: Container[int]) -> None:
+        """Drop the copies whose messages in quarantine are not among those that wait for them."""
+        closed = {m for m, copy in self.copies.items() if copy.quarantine_id not in still_open}
+        if not closed:
+            return
+        pairs = zip(self.rows, self.sources, strict=True)
+        kept = [(row, source) for row, source in pairs if source not in closed]
+        self.rows = [row for row, _ in kept]
+        self.sources = [source for _, source in kept]
+        self.refused = [(each, why) for each, why in self.refused if each not in closed]
+        self.jobs = [(source, job) for source, job in self.jobs if source not in closed]
+        self.copies = {m: copy for m, copy in self.copies.items() if m not in closed}
+        self.repeated += closed
+
     def refuse_row(self, place: int, reason: str, detail: str) -> None:
         """Refuse the message of row `place`, and drop its jobs; later rows move up by one."""
         message, row = self.sources.pop(place), self.rows.pop(place)
         topic = Topic(row.tenant_id, row.device_id, row.msg_type)
         self.refused.append((message, Refusal(reason, detail, topic, row.site_id)))
         self.jobs = [(source, job) for source, job in self.jobs if source is not message]
+
+    def add_jobs(self, made: MadeJobs) -> None:
+        """Take over the jobs. A message for which their making failed is refused whole."""
+        self.jobs += made.jobs
+        for message, failure in made.failed:
+            place = next(at for at, source in enumerate(self.sources) if source is message)
+            self.refuse_row(place, *_unforeseen_reason(failure))
 
 
 @dataclass(slots=True)
@@ -88,13 +142,10 @@ class Settled:
     def __bool__(self) -> bool:
         return bool(self.written or self.quarantined)
 
-    def is_written(self, message: Message, time: datetime) -> bool:
-        """Whether the message has its row already."""
-        return (message.sequence, time) in self.written
-
-    def is_quarantined(self, message: Message, time: datetime) -> bool:
-        """Whether the message is in quarantine already."""
-        return (message.sequence, time) in self.quarantined
+    def has(self, message: Message, time: datetime) -> bool:
+        """Whether the message has its row already, or is in quarantine already."""
+        key = (message.sequence, time)
+        return key in self.written or key in self.quarantined
 
 
 @dataclass(slots=True)
@@ -125,10 +176,20 @@ def make_plan(
     known: Known,
     settled: Settled,
     judge: Judge,
-    job_maker: JobMaker,
+    *,
+    copies: Mapping[Message, Copy] | None = None,
 ) -> Plan:
-    """Judge every message, and collect the rows, refusals, new sensors and jobs."""
-    plan = Plan()
+    """Judge every message, and collect the rows, refusals, new sensors and candidates for jobs.
+
+    Args:
+        batch: the messages with what was read of them; of a copy from quarantine the original.
+        known: what the registry says.
+        settled: the messages that an earlier delivery wrote or refused.
+        judge: the verdict on a message.
+        copies: those of the messages that are copies which their messages in quarantine wait for.
+    """
+    copies = copies or {}
+    plan = Plan(copies=copies)
     devices, routes = known.devices, known.routes
     # Rarely true, so test it once: to hash a time costs more than to make it.
     some_are_settled = bool(settled)
@@ -137,37 +198,39 @@ def make_plan(
             plan.refused.append((message, reading))
             continue
         time = stored_at(message)
-        if some_are_settled and settled.is_quarantined(message, time):
+        # What was written has its jobs: they are in the transaction of its row.
+        if some_are_settled and message not in copies and settled.has(message, time):
+            plan.repeated.append(message)
             continue
         topic = reading.topic
         tenant_id = topic.tenant_id
-        is_written = some_are_settled and settled.is_written(message, time)
         try:
             device = devices[(tenant_id, topic.device_id)]
-            verdict = None if is_written else judge(reading, device, message)
+            verdict = judge(reading, device, message)
             if isinstance(verdict, Refused):
                 refusal = Refusal.of_envelope(reading, verdict.reason, verdict.detail)
                 plan.refused.append((message, refusal))
                 continue
             of_tenant = routes[tenant_id]
-            if of_tenant is not None and (matching := of_tenant.on(topic)):
-                jobs = job_maker.make(message, reading, time, matching)
-                plan.jobs += [(message, job) for job in jobs]
+            matching = () if of_tenant is None else of_tenant.on(topic)
             # Accept last: an exception after this line would refuse an accepted message.
-            if verdict is not None:
-                plan.accept(message, topic, time, verdict)
-                if device is not None and device.misses(verdict.metrics):
-                    plan.discover(device, topic, time, verdict.metrics)
-        except Exception as failure:
-            if is_written:
-                raise
+            plan.accept(message, topic, time, verdict)
+            if matching:
+                plan.candidates.append(Candidate(message, reading, time, matching))
+            if device is not None and device.misses(verdict.metrics):
+                plan.discover(device, topic, time, verdict.metrics)
+        except Exception as failure:  # noqa: BLE001 - one message must not fail its whole batch
             plan.refused.append((message, _unforeseen(failure, reading)))
     return plan
 
 
 def _unforeseen(failure: Exception, envelope: Envelope | None = None) -> Refusal:
-    reason, detail = f"INGEST_EXCEPTION:{type(failure).__name__}", "the checks failed unexpectedly"
+    reason, detail = _unforeseen_reason(failure)
     return Refusal.of_envelope(envelope, reason, detail) if envelope else Refusal(reason, detail)
+
+
+def _unforeseen_reason(failure: Exception) -> tuple[str, str]:
+    return f"INGEST_EXCEPTION:{type(failure).__name__}", "the checks failed unexpectedly"
 
 
 __all__ = ["Known", "Plan", "Row", "Settled", "make_plan", "read_telemetry", "stored_at"]

@@ -21,8 +21,8 @@ async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[None]) -> None:
     ]
     if refused:
         async with ctx.postgres.acquire() as connection, connection.transaction():
-            await quarantine_many(connection, refused)
-        log_refusals(ctx, (refusal for _, refusal in refused))
+            unkept = await quarantine_many(connection, refused)
+        log_refusals(ctx, (refusal for _, refusal in refused), unkept)
 
 
 def judge(message: Message) -> Refusal | None:

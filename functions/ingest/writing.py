@@ -1,15 +1,21 @@
-"""Writes a batch's rows, quarantine and sensors in one transaction."""
+"""Writes a batch's rows, jobs, quarantine, sensors and counts in one transaction."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
 
+from functions.domain.message_counts import by_tenant, count_settled
 from functions.domain.named_sql import read_queries
+from functions.domain.notices import add_notice
+from functions.domain.outbox import add_jobs
 from functions.domain.quarantine import quarantine_many
+from functions.domain.quarantine_replays import accept_copies, lock_open, refuse_copies
+from functions.domain.rollup_marks import add_marks
 from functions.domain.topics import Topic
-from functions.ingest.plan import Plan, Row, Settled, stored_at
+from functions.ingest.plan import DiscoveredSensor, Plan, Row, Settled, stored_at
 from runtime import Message, Retry
 
 _QUERIES = read_queries(Path(__file__).with_name("writing.sql"))
@@ -38,8 +44,8 @@ async def find_settled(pool: Pool, unsure: Iterable[tuple[Message, Topic | None]
         return Settled()
     readable = [(message, topic, time) for message, topic, time in asked if topic is not None]
     async with pool.acquire() as connection:
-        quarantined = await connection.fetch(
-            _QUERIES["find_quarantined"],
+        refused = await connection.fetch(
+            _QUERIES["find_refused"],
             [message.stream for message, _, _ in asked],
             [message.sequence for message, _, _ in asked],
             [time for _, _, time in asked],
@@ -53,55 +59,77 @@ async def find_settled(pool: Pool, unsure: Iterable[tuple[Message, Topic | None]
         )
     return Settled(
         {(row["seq"], row["time"]) for row in written},
-        {(row["sequence"], row["stored_at"]) for row in quarantined},
+        {(row["sequence"], row["stored_at"]) for row in refused},
     )
 
 
-async def write(pool: Pool, plan: Plan) -> None:
+async def write(pool: Pool, plan: Plan) -> Mapping[str, int]:
     """Commit the plan.
+
+    Returns:
+        How many refused messages quarantine had no room for, by tenant.
 
     Raises:
         Retry: a deadlock or serialization failure with another host's transaction.
         asyncpg.PostgresError, OSError: an outage; the outcome is unknown.
     """
-    if not (plan.rows or plan.refused):
-        return
+    if not (plan.rows or plan.refused or plan.repeated or plan.notices):
+        return {}
     try:
         try:
-            await _commit(pool, plan, copy=True)
+            unkept = await _commit(pool, plan, copy=True)
         except asyncpg.UniqueViolationError:
             # Another host wrote some of the rows between `find_settled` and COPY.
-            await _commit(pool, plan, copy=False)
+            unkept = await _commit(pool, plan, copy=False)
     except _CROSSED as crossed:
         raise Retry("another transaction was in conflict with this one", delay_s=0.05) from crossed
     except _ROW_FAULTS:
         await _isolate(pool, plan)
-        await _commit(pool, plan, copy=False)
+        unkept = await _commit(pool, plan, copy=False)
     for found in plan.discovered.values():
         found.device.sensors.add(found.sensor)
+    return unkept
 
 
-async def _commit(pool: Pool, plan: Plan, *, copy: bool) -> None:
+async def _commit(pool: Pool, plan: Plan, *, copy: bool) -> Mapping[str, int]:
+    unkept: Mapping[str, int] = {}
     async with pool.acquire() as connection, connection.transaction():
+        if plan.copies:
+            plan.close_copies(await lock_open(connection, list(plan.copies.values())))
+        written = wanted = Counter(row.tenant_id for row in plan.rows)
         if plan.rows and copy:
             await connection.copy_records_to_table(
                 "telemetry", records=plan.rows, columns=Row._fields
             )
         elif plan.rows:
-            await _insert(connection, plan.rows)
+            written = await insert_rows(connection, plan.rows)
+        await add_marks(connection, plan.rows)
+        if plan.jobs:
+            await add_jobs(connection, [job for _, job in plan.jobs])
+        for notice in plan.notices:
+            await add_notice(connection, notice)
+        if plan.copies:
+            await accept_copies(connection, plan.accepted_copies)
+            await refuse_copies(connection, plan.refused_copies)
         if plan.refused:
-            await quarantine_many(connection, plan.refused)
+            unkept = await quarantine_many(connection, plan.refused_first)
+        if plan.rows or plan.repeated:
+            duplicate = wanted - written + Counter(by_tenant(plan.repeated))
+            await count_settled(connection, written, duplicate)
         if plan.discovered:
-            await _register_sensors(connection, plan)
+            await register_sensors(connection, list(plan.discovered.values()))
+    return unkept
 
 
-async def _insert(connection: Connection, rows: list[Row]) -> None:
-    await connection.execute(_QUERIES["insert_new"], *map(list, zip(*rows, strict=True)))
+async def insert_rows(connection: Connection, rows: list[Row]) -> Counter[str]:
+    """Insert the rows that are not there yet; how many they were, by tenant."""
+    found = await connection.fetch(_QUERIES["insert_new"], *map(list, zip(*rows, strict=True)))
+    return Counter({row["tenant_id"]: row["rows"] for row in found})
 
 
-async def _register_sensors(connection: Connection, plan: Plan) -> None:
-    devices = sorted({key[:2] for key in plan.discovered})
-    found = list(plan.discovered.values())
+async def register_sensors(connection: Connection, found: Sequence[DiscoveredSensor]) -> None:
+    """Register new names up to each device's limit, in this order."""
+    devices = sorted({(one.tenant_id, one.device_id) for one in found})
     await connection.execute(_QUERIES["lock_devices"], *map(list, zip(*devices, strict=True)))
     await connection.execute(
         _QUERIES["register_sensors"],
@@ -126,7 +154,7 @@ async def _fault(pool: Pool, row: Row) -> str | None:
         attempt = connection.transaction()
         await attempt.start()
         try:
-            await _insert(connection, [row])
+            await insert_rows(connection, [row])
         except _ROW_FAULTS as fault:
             return type(fault).__name__
         finally:
@@ -134,4 +162,4 @@ async def _fault(pool: Pool, row: Row) -> str | None:
     return None
 
 
-__all__ = ["find_settled", "write"]
+__all__ = ["find_settled", "insert_rows", "register_sensors", "write"]

@@ -5,21 +5,33 @@ FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[]) AS asked (t
 JOIN telemetry t ON t.tenant_id = asked.tenant_id AND t.device_id = asked.device_id
     AND t.time = asked.time AND t.seq = asked.seq
 
--- name: find_quarantined
--- The redelivered messages that are in quarantine already.
+-- name: find_refused
+-- The redelivered messages that are in quarantine already, or were counted for lack of room there.
 SELECT q.sequence, q.stored_at
 FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS asked (stream, sequence, stored_at)
 JOIN quarantine_events q ON q.stream = asked.stream AND q.sequence = asked.sequence
     AND q.stored_at = asked.stored_at
+UNION ALL
+SELECT asked.sequence, asked.stored_at
+FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS asked (stream, sequence, stored_at)
+WHERE EXISTS (
+    SELECT FROM quarantine_unkept AS unkept
+    WHERE unkept.sequences @> asked.sequence AND unkept.stream = asked.stream
+      AND asked.stored_at BETWEEN unkept.first_stored_at AND unkept.last_stored_at
+)
 
 -- name: insert_new
--- Inserts in the order of the key, so that two hosts with the same messages do not deadlock.
-INSERT INTO telemetry (time, tenant_id, device_id, site_id, msg_type, seq, metrics)
-SELECT time, tenant_id, device_id, site_id, msg_type, seq, metrics::jsonb
-FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
-    AS row_of (time, tenant_id, device_id, site_id, msg_type, seq, metrics)
-ORDER BY tenant_id, device_id, time, seq
-ON CONFLICT DO NOTHING
+-- Inserts in the order of the key, so that two hosts with the same messages do not deadlock. Returns how many rows are new.
+WITH inserted AS (
+    INSERT INTO telemetry (time, tenant_id, device_id, site_id, msg_type, seq, metrics)
+    SELECT time, tenant_id, device_id, site_id, msg_type, seq, metrics::jsonb
+    FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
+        AS row_of (time, tenant_id, device_id, site_id, msg_type, seq, metrics)
+    ORDER BY tenant_id, device_id, time, seq
+    ON CONFLICT DO NOTHING
+    RETURNING tenant_id
+)
+SELECT tenant_id, count(*) AS rows FROM inserted GROUP BY tenant_id
 
 -- name: lock_devices
 -- One host at a time counts a device's sensors. Writes of telemetry do not wait for this lock.
