@@ -1,0 +1,156 @@
+"""Lets devices in by MQTT: answers nats-server's question who a client is.
+
+nats-server asks about every client that its configuration does not name (auth callout). A device
+proves itself by its token as password or by its certificate, and may then publish and subscribe
+below its own topics only. When its token, certificate or status changes, its session ends.
+"""
+
+import hmac
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from functions.device_auth.identity import Claimant, Refusal, permissions_of, read_claimant
+from functions.device_auth.sessions import QUERIES, SessionGuard
+from functions.device_auth.tokens import (
+    AuthRequest,
+    BadRequest,
+    read_request,
+    write_accepted,
+    write_refused,
+)
+from functions.domain.failed_attempts import FailedAttempts
+from functions.domain.registry import RegisteredDevice, Registry
+from runtime import AccountKey, Context, Event, Reject
+
+_NOT_PROVEN = Refusal("the device is not known, or this is not its token or certificate")
+_LIMITED = Refusal("this address has failed too often to prove this device")
+_REVOKED = Refusal("the device is revoked, or its tenant is suspended")
+
+
+class DeviceAuthSettings(BaseModel):
+    """The key that signs the answers, and where devices belong.
+
+    Attributes:
+        issuer: seed of the account key whose public part nats-server's `auth_callout` names;
+            without it the function lets nobody in.
+        account: the NATS account of the devices; `$G` where the configuration names none.
+        sweep_s: seconds between two comparisons of all open sessions with the registry. A change of
+            the registry ends a session at once; this is for changes that were not heard.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer: SecretStr | None = None
+    account: str = "$G"
+    sweep_s: float = Field(default=30.0, ge=1, le=3600)
+
+    @field_validator("issuer")
+    @classmethod
+    def _is_seed(cls, seed: SecretStr | None) -> SecretStr | None:
+        if seed is not None:
+            AccountKey.from_seed(seed.get_secret_value())
+        return seed
+
+
+# The name under which the host looks for a function's settings.
+Settings = DeviceAuthSettings
+
+
+@dataclass(slots=True)
+class State:
+    """What the function keeps from start to stop."""
+
+    key: AccountKey
+    registry: Registry
+    attempts: FailedAttempts
+    sessions: SessionGuard
+
+
+async def start(ctx: Context[State | None]) -> State | None:
+    """Listen for changes of the registry, and look after open sessions."""
+    settings: DeviceAuthSettings = ctx.settings
+    if settings.issuer is None:
+        ctx.log.info(
+            "Devices cannot connect by MQTT with their own token: NATS_AUTH_ISSUER is not set"
+        )
+        return None
+    sessions = SessionGuard(ctx, ctx.nats_system, settings.sweep_s)
+    registry = Registry(ctx.postgres, ctx.log, on_change=sessions.hear)
+    await registry.start()
+    sessions.start()
+    key = AccountKey.from_seed(settings.issuer.get_secret_value())
+    return State(key, registry, FailedAttempts(ctx.log, "device by MQTT"), sessions)
+
+
+async def stop(ctx: Context[State | None]) -> None:
+    """Stop both."""
+    if ctx.state is None:
+        return
+    await ctx.state.sessions.stop()
+    await ctx.state.registry.stop()
+
+
+async def authorize(event: Event[bytes], ctx: Context[State | None]) -> bytes:
+    """The answer to one authorization request.
+
+    Raises:
+        Reject: no server has signed the request, or no key was given to sign the answer.
+    """
+    state = ctx.state
+    if state is None:
+        raise Reject("NO_ISSUER", "no key was given to sign the answer", status=503)
+    try:
+        request = read_request(event.data)
+    except BadRequest as bad:
+        raise Reject("NOT_AN_AUTHORIZATION_REQUEST", str(bad)) from None
+    claimant = await _identify(request, state, ctx)
+    if isinstance(claimant, Refusal):
+        return write_refused(request, state.key, claimant.reason)
+    return write_accepted(
+        request,
+        state.key,
+        account=ctx.settings.account,
+        name=claimant.name,
+        permissions=permissions_of(claimant),
+        until_s=claimant.until_s,
+    )
+
+
+async def _identify(
+    request: AuthRequest, state: State, ctx: Context[State | None]
+) -> Claimant | Refusal:
+    claimant = read_claimant(request)
+    attempts = state.attempts
+    if isinstance(claimant, Refusal):
+        attempts.fail(request.host, request.user[:64])
+        return claimant
+    proof = (claimant.name, claimant.fingerprint or claimant.token_hash)
+    if not attempts.may_try(request.host, claimant.name, proof):
+        return _LIMITED
+    key = (claimant.tenant_id, claimant.device_id)
+    device = (await state.registry.devices([key]))[key]
+    if not await _is_proven(claimant, device, ctx):
+        attempts.fail(request.host, claimant.name)
+        return _NOT_PROVEN
+    attempts.succeed(request.host, proof)
+    if device is None or device.status != "ACTIVE" or device.tenant_status != "ACTIVE":
+        return _REVOKED
+    return claimant
+
+
+async def _is_proven(
+    claimant: Claimant, device: RegisteredDevice | None, ctx: Context[State | None]
+) -> bool:
+    if claimant.fingerprint:
+        found: bool | None = await ctx.postgres.fetchval(
+            QUERIES["find_active_certificate"],
+            *(claimant.tenant_id, claimant.device_id, claimant.fingerprint),
+        )
+        return found is True
+    expected = device.token_hash if device else None
+    # An unknown device costs the same time as a wrong token.
+    return hmac.compare_digest(claimant.token_hash, expected or bytes(32)) and expected is not None
+
+
+__all__ = ["DeviceAuthSettings", "Settings", "authorize", "start", "stop"]

@@ -1,0 +1,206 @@
+"""Ends the MQTT sessions of devices that may no longer connect with what they proved."""
+
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import orjson
+
+from functions.device_auth.identity import read_client_id
+from functions.domain.named_sql import read_queries
+from functions.domain.topics import is_device_id, is_tenant_id
+from runtime import Context, NoAnswer, RequestFailed, SystemPort, Unavailable
+
+if TYPE_CHECKING:
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
+
+_PAGE = 1000
+# From that many changed devices on it is cheaper to list all sessions.
+_MANY = 20
+_WAIT_S = 0.3
+_KICK_S = 2.0
+_AGAIN_S = 1.0
+# The servers' clocks may differ by this. A session as young may have shown the old proof.
+_CLOCKS_APART = timedelta(seconds=5)
+# Of a device that is unknown, revoked or of a suspended tenant: later than any session began.
+_NOT_ALLOWED = datetime(9000, 1, 1, tzinfo=UTC)
+
+Device = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open connection of a device, as its server lists it."""
+
+    server_id: str
+    connection_id: int
+    device: Device
+    started_at: datetime
+
+
+def read_sessions(answer: bytes) -> list[Session]:
+    """The devices' connections in a server's answer to CONNZ; others are left out."""
+    content = orjson.loads(answer)
+    server_id = content["server"]["id"]
+    return [
+        Session(server_id, each["cid"], device, _read_time(each["start"]))
+        for each in content.get("data", {}).get("connections") or []
+        if each.get("type") == "mqtt" and (device := _device_of(each))
+    ]
+
+
+def _device_of(connection: dict[str, Any]) -> Device | None:
+    client_id = read_client_id(str(connection.get("mqtt_client", "")))
+    tenant_id, slash, rest = client_id.partition("/")
+    device_id = rest.partition("/")[0]
+    known = slash and is_tenant_id(tenant_id) and is_device_id(device_id)
+    return (tenant_id, device_id) if known else None
+
+
+def _read_time(text: str) -> datetime:
+    # Python reads at most microseconds, Go writes up to nanoseconds.
+    return datetime.fromisoformat(re.sub(r"(\.\d{1,6})\d*", r"\1", text))
+
+
+class SessionGuard:
+    """Compares open sessions with the registry whenever it changes, and at intervals.
+
+    Every host looks; a session that two of them end is ended once.
+
+    Args:
+        ctx: of the function, with PostgreSQL.
+        system: the system account of the servers.
+        every_s: seconds between two looks at all sessions, in case that a change was not heard.
+    """
+
+    def __init__(self, ctx: Context[Any], system: SystemPort, every_s: float) -> None:
+        self._ctx = ctx
+        self._system = system
+        self._every_s = every_s
+        self._changed: set[Device] = set()
+        self._all_changed = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.ended = 0
+
+    def start(self) -> None:
+        """Start to look."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def hear(self, change: str) -> None:
+        """Take a notification of the registry, see `functions.domain.changes`."""
+        match change.split("/"):
+            case ["device", tenant_id, device_id]:
+                self._changed.add((tenant_id, device_id))
+            case ["routes", _]:
+                return
+            case _:
+                self._all_changed = True
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._every_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._all_changed = True
+            self._wake.clear()
+            changed, self._changed = self._changed, set()
+            everything, self._all_changed = self._all_changed, False
+            try:
+                await self._look(None if everything or len(changed) > _MANY else changed)
+            except (asyncpg.PostgresError, OSError, TimeoutError, Unavailable) as failure:
+                self._ctx.log.warning(
+                    "Sessions of devices could not be compared with the registry; tried again",
+                    error_type=type(failure).__name__,
+                )
+                self._all_changed = self._all_changed or everything
+                self._changed |= changed
+                self._wake.set()
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _look(self, changed: Iterable[Device] | None) -> None:
+        sessions = await (self._list_all() if changed is None else self._list_of(changed))
+        for start in range(0, len(sessions), _PAGE):
+            await self._end_unproven(sessions[start : start + _PAGE])
+
+    async def _end_unproven(self, sessions: Sequence[Session]) -> None:
+        devices = sorted({session.device for session in sessions})
+        rows = await self._ctx.postgres.fetch(
+            QUERIES["find_devices"],
+            [tenant_id for tenant_id, _ in devices],
+            [device_id for _, device_id in devices],
+        )
+        ended_at = {(row["tenant_id"], row["device_id"]): row["proof_ended_at"] for row in rows}
+        for session in sessions:
+            # Which proof a session showed is not known: the device has to show one again.
+            at = ended_at.get(session.device, _NOT_ALLOWED)
+            if at is not None and session.started_at < at + _CLOCKS_APART:
+                await self._end(session)
+
+    async def _end(self, session: Session) -> None:
+        tenant_id, device_id = session.device
+        try:
+            await self._system.request(
+                f"$SYS.REQ.SERVER.{session.server_id}.KICK",
+                orjson.dumps({"cid": session.connection_id}),
+                timeout_s=_KICK_S,
+            )
+        except (NoAnswer, RequestFailed):
+            return  # The server or the connection is gone.
+        self.ended += 1
+        self._ctx.log.info(
+            "The session of a device was ended: what it proved may no longer count",
+            tenant_id=tenant_id,
+            device_id=device_id,
+        )
+
+    async def _list_of(self, devices: Iterable[Device]) -> list[Session]:
+        names = (f"{tenant_id}/{device_id}" for tenant_id, device_id in devices)
+        questions = (self._ask("PING", {"auth": True, "user": name}) for name in names)
+        found = {
+            session
+            for answers in await asyncio.gather(*questions)
+            for answer in answers
+            for session in read_sessions(answer)
+        }
+        return sorted(found, key=lambda session: (session.server_id, session.connection_id))
+
+    async def _list_all(self) -> list[Session]:
+        sessions: list[Session] = []
+        for answer in await self._ask("PING", {"auth": True, "limit": _PAGE}):
+            content = orjson.loads(answer)
+            server_id, total = content["server"]["id"], content.get("data", {}).get("total", 0)
+            sessions += read_sessions(answer)
+            for offset in range(_PAGE, total, _PAGE):
+                options = {"auth": True, "limit": _PAGE, "offset": offset}
+                for page in await self._ask(server_id, options):
+                    sessions += read_sessions(page)
+        return sessions
+
+    async def _ask(self, whom: str, options: dict[str, Any]) -> list[bytes]:
+        subject, data = f"$SYS.REQ.SERVER.{whom}.CONNZ", orjson.dumps(options)
+        system = self._system
+        if whom != "PING":
+            try:
+                return [(await system.request(subject, data, timeout_s=_KICK_S)).data]
+            except (NoAnswer, RequestFailed):
+                return []
+        return [reply.data for reply in await system.request_many(subject, data, wait_s=_WAIT_S)]
+
+
+__all__ = ["QUERIES", "Session", "SessionGuard", "read_sessions"]
