@@ -1,81 +1,122 @@
 """Builds the ASGI application: the gateway's own paths, and the forwarder for all others."""
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.boundary import Boundary
+from functions.http_gateway.caller_admission import CallerAdmission
 from functions.http_gateway.client_addresses import ClientAddresses
+from functions.http_gateway.command_polls import CommandPolls
 from functions.http_gateway.device_admission import DeviceAdmission
+from functions.http_gateway.device_commands import DeviceCommands, is_poll
 from functions.http_gateway.device_ingest import DeviceIngest
+from functions.http_gateway.device_messages import INGEST
 from functions.http_gateway.device_proofs import DeviceProofs
 from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.emqx_bridge import EmqxBridge
 from functions.http_gateway.forwarding import Forwarder
 from functions.http_gateway.host_names import HostNames
+from functions.http_gateway.named_schemas import NamedSchemas
 from functions.http_gateway.pages import Pages
 from functions.http_gateway.problems import ProblemError, code_of, title
+from functions.http_gateway.requests import Request
 from functions.http_gateway.routes import RouteTable
 from functions.http_gateway.storing import Storage
+from functions.http_gateway.tenant_keys import TenantKeys
 from runtime import Context
 
 
 def build_application(
-    ctx: Context, table: RouteTable, discovery: RouteDiscovery, proofs: DeviceProofs
-) -> Starlette:
+    ctx: Context,
+    table: RouteTable,
+    discovery: RouteDiscovery,
+    proofs: DeviceProofs,
+    keys: TenantKeys,
+) -> ASGIApp:
     """The gateway as an ASGI application."""
-    pages = Pages(table)
+    pages = Pages(table, NamedSchemas(ctx))
     storage = Storage(ctx)
     bodies = BodyReader(ctx.settings.read_timeout_s, ctx.settings.max_buffered_bytes)
     addresses = ClientAddresses(ctx.settings.trusted_proxies)
     admission = DeviceAdmission(ctx, proofs, addresses) if ctx.settings.require_token else None
-    device_ingest = DeviceIngest(ctx, storage, bodies, admission)
+    polls = CommandPolls(ctx)
+    device_ingest = DeviceIngest(ctx, storage, bodies, admission, polls)
+    device_commands = DeviceCommands(bodies, admission, polls)
     emqx_bridge = EmqxBridge(ctx, storage, bodies, addresses)
-    forwarder = Forwarder(ctx, table, discovery, bodies, addresses)
+    forwarder = Forwarder(ctx, table, discovery, bodies, CallerAdmission(ctx, keys, addresses))
 
-    async def ingest(request: Request) -> Response:
-        return await device_ingest(request)
-
-    async def bridge(request: Request) -> Response:
-        return await emqx_bridge(request)
-
-    async def forward(scope: Scope, receive: Receive, send: Send) -> None:
-        response = await forwarder(Request(scope, receive, send))
+    async def bridge(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await emqx_bridge(Request(scope, receive))
         await response(scope, receive, send)
 
-    application = Starlette(
+    async def forward(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await forwarder(Request(scope, receive))
+        await response(scope, receive, send)
+
+    router = Router(
         routes=[
             Route("/healthz", pages.healthz),
             Route("/openapi.json", pages.openapi),
             Route("/docs", pages.docs),
             Route("/docs/docs.js", pages.docs),
             Route("/docs/docs.css", pages.docs),
-            Route("/ingest/v1/tenant/{rest:path}", ingest, methods=["POST"]),
-            Route("/bridge/v1/mqtt", bridge, methods=["POST"]),
+            Route(f"{INGEST}{{rest:path}}", _Endpoint(device_ingest), methods=["POST"]),
+            Route("/bridge/v1/mqtt", _Endpoint(bridge), methods=["POST"]),
         ],
-        middleware=[
-            Middleware(
-                Boundary,
-                max_concurrent=ctx.settings.max_concurrent,
-                hosts=HostNames(ctx.settings.host, ctx.settings.allowed_hosts),
-                log=ctx.log,
-            )
-        ],
-        exception_handlers={HTTPException: _as_problem},
+        redirect_slashes=False,
+        # Not a catch-all route: a request with a wrong method for a path above would match that
+        # route and not get 405.
+        default=forward,
     )
-    # Not a catch-all route: a request with a wrong method for a path above would match that route
-    # and not get 405.
-    application.router.default = forward
-    application.router.redirect_slashes = False
-    return application
+    return Boundary(
+        _Paths(router, device_ingest, device_commands),
+        max_concurrent=ctx.settings.max_concurrent,
+        hosts=HostNames(ctx.settings.host, ctx.settings.allowed_hosts),
+        log=ctx.log,
+    )
 
 
-async def _as_problem(request: Request, failure: Exception) -> Response:
+class _Endpoint:
+    """An ASGI application as the endpoint of a route, which takes a plain function for another."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+class _Paths:
+    """Sends what devices post to its place at once, and everything else through the router.
+
+    The router and what belongs to it take 30 us a request, as long as publishing a message does.
+    """
+
+    def __init__(
+        self, router: Router, device_ingest: DeviceIngest, device_commands: DeviceCommands
+    ) -> None:
+        self._router = ExceptionMiddleware(router, handlers={HTTPException: _as_problem})
+        self._device_ingest = device_ingest
+        self._device_commands = device_commands
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST" and scope["path"].startswith(INGEST):
+            await self._device_ingest(scope, receive, send)
+            return
+        if is_poll(scope):
+            await self._device_commands(scope, receive, send)
+            return
+        # Only within an application does the router raise its 405.
+        scope["app"] = self
+        await self._router(scope, receive, send)
+
+
+async def _as_problem(request: StarletteRequest, failure: Exception) -> Response:
     """Turn the router's own 404 and 405 into problem details; answer OPTIONS with 204."""
     if not isinstance(failure, HTTPException):
         raise failure

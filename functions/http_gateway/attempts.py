@@ -1,40 +1,20 @@
-"""Limits failed proofs of identity by the address that they come from, and logs their number."""
+"""Answers to whoever has failed too often to prove an identity over HTTP."""
 
-import time
 from collections.abc import Hashable
 
 import structlog
 
-from functions.domain.rate_limiter import RateLimiter
+from functions.domain import failed_attempts
+from functions.domain.failed_attempts import BURST, INTERVAL_S
 from functions.http_gateway.problems import ProblemError
-
-BURST = 10
-INTERVAL_S = 10
-_ADDRESS_BURST = 60
-_ADDRESS_RATE_PER_S = 2.0
-_TELL_EVERY_S = 60.0
-_MAX_PASSED = 100_000
 
 
 class FailedAttempts:
-    """Counts failed proofs by address and identity, such as a device or the admin's key.
-
-    An address may fail `BURST` times for one identity, and then once in `INTERVAL_S`. Apart from
-    that it may fail 60 times for any identity, and then twice a second.
-
-    A proof that has passed before from the same address is not limited, so that whoever guesses
-    does not lock out somebody behind the same address.
-    """
+    """Limits failed proofs, see `functions.domain.failed_attempts`; the answer is 429."""
 
     def __init__(self, log: structlog.stdlib.BoundLogger, identity: str) -> None:
         """`identity` says in the log which identity is to be proved, such as `device`."""
-        self._log = log
-        self._identity = identity
-        self._by_identity: RateLimiter[tuple[str, Hashable]] = RateLimiter(1 / INTERVAL_S, BURST)
-        self._by_address: RateLimiter[str] = RateLimiter(_ADDRESS_RATE_PER_S, _ADDRESS_BURST)
-        self._passed: dict[tuple[str, Hashable], None] = {}
-        self._refused = 0
-        self._told_at_s = float("-inf")
+        self._attempts = failed_attempts.FailedAttempts(log, identity)
 
     def require_room(self, source: str, identity: Hashable, proof: Hashable) -> None:
         """Require that the address may try this proof.
@@ -42,44 +22,26 @@ class FailedAttempts:
         Raises:
             ProblemError: 429, because the address has failed too often to prove this identity.
         """
-        if (source, proof) in self._passed:
-            return
-        if self._by_identity.is_empty((source, identity), time.monotonic_ns()):
-            raise self._limited()
+        if not self._attempts.may_try(source, identity, proof):
+            raise _limited()
 
     def succeed(self, source: str, proof: Hashable) -> None:
         """Note that the proof has passed from this address."""
-        passed = self._passed
-        if (source, proof) not in passed and len(passed) >= _MAX_PASSED:
-            del passed[next(iter(passed))]
-        passed[source, proof] = None
+        self._attempts.succeed(source, proof)
 
     def fail(self, source: str, identity: Hashable, refusal: ProblemError) -> ProblemError:
         """Count a failure; the answer is `refusal`, or 429 when the address fails too often."""
-        now_ns = time.monotonic_ns()
-        may_fail = self._by_identity.take((source, identity), now_ns)
-        may_fail = self._by_address.take(source, now_ns) and may_fail
-        self._tell(source)
-        return refusal if may_fail else self._limited()
+        return refusal if self._attempts.fail(source, identity) else _limited()
 
-    def _limited(self) -> ProblemError:
-        """The answer to an address that has failed too often; its connection is closed."""
-        return ProblemError(
-            429,
-            "TOO_MANY_ATTEMPTS",
-            "This address has failed too often to prove its identity.",
-            headers={"Retry-After": str(INTERVAL_S), "Connection": "close"},
-        )
 
-    def _tell(self, source: str) -> None:
-        self._refused += 1
-        now_s = time.monotonic()
-        if now_s - self._told_at_s < _TELL_EVERY_S:
-            return
-        self._log.warning(
-            "Requests are refused, as they do not prove an identity.",
-            identity=self._identity,
-            requests=self._refused,
-            last_source=source,
-        )
-        self._refused, self._told_at_s = 0, now_s
+def _limited() -> ProblemError:
+    """The answer to an address that has failed too often; its connection is closed."""
+    return ProblemError(
+        429,
+        "TOO_MANY_ATTEMPTS",
+        "This address has failed too often to prove its identity.",
+        headers={"Retry-After": str(INTERVAL_S), "Connection": "close"},
+    )
+
+
+__all__ = ["BURST", "INTERVAL_S", "FailedAttempts"]

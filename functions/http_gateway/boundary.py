@@ -1,7 +1,8 @@
 """The outermost middleware: request ids, a limit on concurrency, problem details for errors."""
 
+import itertools
 import re
-import uuid
+import secrets
 from urllib.parse import unquote
 
 import structlog
@@ -14,6 +15,12 @@ from functions.http_gateway.problems import ProblemError
 MAX_URL_BYTES = 8192
 MAX_HEAD_BYTES = 32_768
 
+LEAVE = "leave"
+"""Name of a function in the request's state that gives its place back, before a wait that has a
+limit of its own."""
+
+_STARTED_AS = secrets.token_hex(8)
+_numbers = itertools.count()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -51,6 +58,13 @@ class Boundary:
         scope["state"]["request_id"] = request_id
         started = has_place = False
 
+        def leave() -> None:
+            nonlocal has_place
+            self._inside -= has_place
+            has_place = False
+
+        scope["state"][LEAVE] = leave
+
         async def receive_whole() -> Message:
             nonlocal has_place
             message = await receive()
@@ -64,8 +78,7 @@ class Boundary:
             nonlocal started, has_place
             if message["type"] == "http.response.start":
                 started = True
-                self._inside -= has_place
-                has_place = False
+                leave()
                 message["headers"] = [*message["headers"], *_common_headers(request_id)]
             await send(message)
 
@@ -81,7 +94,7 @@ class Boundary:
                 response = problem.response(instance=_instance(scope), request_id=request_id)
                 await response(scope, receive, send_marked)
         finally:
-            self._inside -= has_place
+            leave()
 
     def _take_place(self) -> None:
         if self._inside >= self._max_concurrent:
@@ -89,20 +102,6 @@ class Boundary:
         self._inside += 1
 
     def _check(self, scope: Scope) -> None:
-        names = [name for name, _ in scope["headers"]]
-        if b"content-length" in names and b"transfer-encoding" in names:
-            # Source: RFC 9112, section 6.3: it may be an attempt to smuggle a request.
-            raise ProblemError(
-                400,
-                "MALFORMED_HTTP",
-                "Send Content-Length or Transfer-Encoding, not both.",
-                headers={"Connection": "close"},
-            )
-        # The parser bounds a head only while it is incomplete.
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
-            raise ProblemError(
-                431, "HEADERS_TOO_LARGE", f"Headers may have at most {MAX_HEAD_BYTES} bytes."
-            )
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
             raise ProblemError(
                 414, "URL_TOO_LONG", f"A URL may have at most {MAX_URL_BYTES} bytes."
@@ -137,7 +136,8 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return uuid.uuid4().hex
+    # Unique, and no secret.
+    return f"{_STARTED_AS}{next(_numbers):016x}"
 
 
 def _common_headers(request_id: str) -> list[tuple[bytes, bytes]]:

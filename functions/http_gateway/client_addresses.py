@@ -2,11 +2,14 @@
 
 import ipaddress
 from collections.abc import Collection
+from functools import lru_cache
 
 from starlette.types import Scope
 
 _IPV6_NETWORK_BITS = 64
 _UNKNOWN = "unknown"
+_MAX_NAMES_KEPT = 16_384
+_MAX_LENGTH = 64
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -29,20 +32,15 @@ class ClientAddresses:
         everything before it.
         """
         client = scope.get("client")
-        found = _parse(client[0]) if client else None
-        if found is None:
-            return _UNKNOWN
-        if self._is_trusted(found):
+        nearest = client[0] if client else ""
+        if self.is_proxy(nearest):
             for written in reversed(_forwarded(scope)):
-                address = _parse(written)
-                if address is None:
+                if _parse(written) is None:
                     break
-                found = address
-                if not self._is_trusted(address):
+                nearest = written
+                if not self.is_proxy(written):
                     break
-        if isinstance(found, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False))
-        return str(found)
+        return _name(nearest)
 
     def is_proxy(self, text: str) -> bool:
         """Whether an address is a trusted proxy's."""
@@ -62,7 +60,27 @@ def _forwarded(scope: Scope) -> list[str]:
     ]
 
 
+def _name(text: str) -> str:
+    return _short_name(text) if len(text) <= _MAX_LENGTH else _UNKNOWN
+
+
+@lru_cache(_MAX_NAMES_KEPT)
+def _short_name(text: str) -> str:
+    found = _parse(text)
+    if found is None:
+        return _UNKNOWN
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False))
+    return str(found)
+
+
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    # A longer text would fill the cache with what its author likes.
+    return _parse_short(text) if len(text) <= _MAX_LENGTH else None
+
+
+@lru_cache(_MAX_NAMES_KEPT)
+def _parse_short(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -1,28 +1,30 @@
 """Device ingest over HTTP: `/ingest/v1/tenant/{tenant_id}/device/{device_id}/{msg_type}`."""
 
-import hashlib
-import re
-import uuid
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from typing import Any
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
-from functions.http_gateway.bodies import BodyReader, read_object, require_json
+from functions.http_gateway.bodies import BodyReader, read_object, require_json_type
+from functions.http_gateway.command_polls import CommandPolls, read_poll
+from functions.http_gateway.content_coding import expand, is_gzip
 from functions.http_gateway.device_admission import DeviceAdmission
-from functions.http_gateway.paths import decode_segments
-from functions.http_gateway.problems import ProblemError
+from functions.http_gateway.device_batches import DeviceBatches, is_batch
+from functions.http_gateway.device_messages import (
+    header_token,
+    make_envelope,
+    message_id,
+    read_topic,
+    with_token,
+)
+from functions.http_gateway.idempotency import idempotency_key
+from functions.http_gateway.json_answers import send_json
+from functions.http_gateway.requests import Request
 from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
-PREFIX = ("ingest", "v1")
-
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_MAX_TOKEN_LENGTH = 512
+_ACCEPTED = 202
 
 
 class DeviceIngest:
@@ -38,92 +40,52 @@ class DeviceIngest:
         storage: Storage,
         bodies: BodyReader,
         admission: DeviceAdmission | None,
+        polls: CommandPolls,
     ) -> None:
         """`admission` checks tokens; None leaves that to function `ingest`."""
+        self._polls = polls
         self._bodies = bodies
         self._storage = storage
         self._admission = admission
         self._settings: GatewaySettings = ctx.settings
+        self._batches = DeviceBatches(ctx, storage, bodies, admission)
 
-    async def __call__(self, request: Request) -> Response:
-        """Store one message."""
-        topic = _topic(request)
-        require_json(request)
-        key = _idempotency_key(request)
-        body = await self._bodies.read(request, limit_bytes=self._settings.max_device_body_bytes)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Store one message, and answer."""
+        request = Request(scope, receive)
+        if is_batch(scope["raw_path"]):
+            await send_json(send, *await self._batches.store(request))
+            return
+        topic = read_topic(scope["raw_path"])
+        require_json_type(request)
+        key = idempotency_key(request)
+        wants_commands = self._admission is not None and b"ttd=" in scope["query_string"]
+        poll = read_poll(request) if wants_commands else None
+        body = await self._read(request)
         fields = read_object(body, code="INVALID_PAYLOAD")
-        token = fields.get("provision_token", _header_token(request))
+        token = fields.get("provision_token", header_token(request))
+        username = ""
         if self._admission is not None:
-            await self._admission.require(request, topic, token)
-        payload = body if "provision_token" in fields else _with_token(body, fields, token)
+            username = await self._admission.require(request, topic, token)
+            self._admission.rates.take(topic)
+        payload = body if "provision_token" in fields else with_token(body, fields, token)
         ack = await self._storage.store(
             topic.stream_subject,
-            make_envelope(topic, payload),
-            msg_id=_message_id(topic, key, payload),
+            make_envelope(topic, payload, username),
+            msg_id=message_id(topic, key, payload),
             headers=trace_headers(request),
         )
-        answer = {"stream": ack.stream, "sequence": ack.sequence, "duplicate": ack.duplicate}
-        return Response(orjson.dumps(answer), 202, media_type="application/json")
+        answer: dict[str, Any] = {
+            "stream": ack.stream,
+            "sequence": ack.sequence,
+            "duplicate": ack.duplicate,
+        }
+        if poll is not None:
+            answer["commands"] = await self._polls.find_after(request, topic, poll)
+        await send_json(send, _ACCEPTED, orjson.dumps(answer))
 
-
-def make_envelope(topic: Topic, payload: bytes) -> bytes:
-    """The message to store. `payload` is JSON and is copied unchanged, so quarantine keeps it."""
-    fields = {
-        "topic": topic.text,
-        "tenant_id": topic.tenant_id,
-        "device_id": topic.device_id,
-        "msg_type": topic.msg_type,
-        "username": "",
-        "ts": datetime.now(UTC).isoformat(),
-    }
-    return orjson.dumps(fields)[:-1] + b',"payload":' + payload + b"}"
-
-
-def _topic(request: Request) -> Topic:
-    segments = decode_segments(request.scope)
-    topic = parse_topic("/".join(segments[len(PREFIX) :]))
-    if any("/" in segment for segment in segments):
-        topic = BadTopic("an id holds an encoded slash")
-    elif isinstance(topic, Topic) and topic.msg_type in DOWNLINKS:
-        topic = BadTopic("this message type is sent to devices, not by devices")
-    if isinstance(topic, BadTopic):
-        raise ProblemError(400, "BAD_TOPIC_FORMAT", f"Not a device's path: {topic.reason}.")
-    return topic
-
-
-def _header_token(request: Request) -> str | None:
-    token = request.headers.get("x-provision-token")
-    if token is not None and len(token) > _MAX_TOKEN_LENGTH:
-        raise ProblemError(
-            400, "INVALID_TOKEN", f"A token may have at most {_MAX_TOKEN_LENGTH} characters."
-        )
-    return token
-
-
-def _with_token(body: bytes, fields: Mapping[str, object], token: object) -> bytes:
-    if token is None:
-        return body
-    opened = body[body.index(b"{") + 1 :]
-    comma = b"," if fields else b""
-    return b'{"provision_token":' + orjson.dumps(token) + comma + opened
-
-
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise ProblemError(
-            400, "INVALID_IDEMPOTENCY_KEY", "Idempotency-Key may hold 1 to 255 visible characters."
-        )
-    return key
-
-
-def _message_id(topic: Topic, key: str | None, payload: bytes) -> str:
-    """The id by which JetStream drops a repeat.
-
-    The id holds the digest of what is stored, with the token: otherwise a device that used one key
-    for two measurements, for example after it lost its counter, or that corrected its token, would
-    get 202 for a message that JetStream dropped.
-    """
-    if key is None:
-        return f"http/{uuid.uuid4().hex}"
-    return f"http/{topic.text}/{hashlib.sha256(payload).hexdigest()[:32]}/{key}"
+    async def _read(self, request: Request) -> bytes:
+        limit_bytes = self._settings.max_device_body_bytes
+        is_coded = is_gzip(request)
+        body = await self._bodies.read(request, limit_bytes=limit_bytes)
+        return expand(body, limit_bytes=limit_bytes) if is_coded else body

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import orjson
 
-from functions.domain.device_proof import MAX_CLAIMS, SUBJECT, Claim, Standing
+from functions.domain.device_proof import MAX_CLAIMS, SUBJECT, MadeClaim, Standing
 from runtime import Context, RequestFailed, Unavailable, Unsendable
 
 _ASK_AGAIN_AFTER_S = 1.0
@@ -33,13 +33,13 @@ class DeviceProofs:
         self._ctx = ctx
         self._fresh_s: float = ctx.settings.token_cache_s
         # Apart, so that a flood of guesses does not evict what devices have proved.
-        self._proved: dict[Claim, _Known] = {}
-        self._others: dict[Claim, _Known] = {}
-        self._asked: dict[Claim, asyncio.Future[Standing | None]] = {}
+        self._proved: dict[MadeClaim, _Known] = {}
+        self._others: dict[MadeClaim, _Known] = {}
+        self._asked: dict[MadeClaim, asyncio.Future[Standing | None]] = {}
         self._asking: asyncio.Task[None] | None = None
         self._silent_until_s = 0.0
 
-    async def find(self, claim: Claim) -> Standing | None:
+    async def find(self, claim: MadeClaim) -> Standing | None:
         """The standing of a claim; None when nobody answers and the claim was never proved."""
         now_s = asyncio.get_running_loop().time()
         known = self._proved.get(claim) or self._others.get(claim)
@@ -56,7 +56,7 @@ class DeviceProofs:
             self._asking.cancel()
             await asyncio.wait([self._asking])
 
-    async def _ask(self, claim: Claim) -> Standing | None:
+    async def _ask(self, claim: MadeClaim) -> Standing | None:
         answer = self._asked.get(claim)
         if answer is None:
             answer = self._asked[claim] = asyncio.get_running_loop().create_future()
@@ -80,8 +80,8 @@ class DeviceProofs:
                 answer.cancel()
             self._asked.clear()
 
-    async def _request(self, claims: list[Claim]) -> dict[Claim, Standing]:
-        asked = orjson.dumps({"claims": [claim.model_dump() for claim in claims]})
+    async def _request(self, claims: list[MadeClaim]) -> dict[MadeClaim, Standing]:
+        asked = orjson.dumps({"claims": [_as_fields(claim) for claim in claims]})
         loop = asyncio.get_running_loop()
         try:
             reply = await self._ctx.request(SUBJECT, asked, timeout_s=_TIMEOUT_S)
@@ -101,7 +101,7 @@ class DeviceProofs:
         self._keep(standings, loop.time())
         return standings
 
-    def _keep(self, standings: dict[Claim, Standing], now_s: float) -> None:
+    def _keep(self, standings: dict[MadeClaim, Standing], now_s: float) -> None:
         for claim, standing in standings.items():
             is_proved = standing is Standing.PROVEN
             kept, other = (
@@ -113,3 +113,8 @@ class DeviceProofs:
                 del kept[next(iter(kept))]
             kept.pop(claim, None)
             kept[claim] = _Known(standing, now_s)
+
+
+def _as_fields(claim: MadeClaim) -> dict[str, str]:
+    """Without the field that is empty: a host of an older version does not know certificates."""
+    return {name: value for name, value in claim._asdict().items() if value}

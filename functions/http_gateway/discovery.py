@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from functions.http_gateway.route_trust import RouteTrust
-from functions.http_gateway.routes import BadRouteError, HttpRoute, RouteTable, parse_route
+from functions.http_gateway.routes import BadRouteError, HttpRoute, Match, RouteTable, parse_route
 from functions.http_gateway.settings import GatewaySettings
 from runtime import Context, Reply, Unavailable
 
@@ -41,7 +41,7 @@ class RouteDiscovery:
         self._round: asyncio.Task[None] | None = None
         self._credit_spent_at_s = 0.0
         self._warned: set[tuple[str, str]] = set()
-        self._is_first_round = True
+        self._is_starting = True
 
     async def run(self) -> None:
         """Ask in rounds until cancelled."""
@@ -53,18 +53,30 @@ class RouteDiscovery:
                 self._ctx.log.exception("A round of discovery failed.")
             await asyncio.sleep(self._settings.discovery_every_s)
 
-    async def refresh(self) -> None:
-        """Ask now, since a request's path is unknown. Concurrent callers share one round.
+    async def find(self, method: str, segments: tuple[str, ...]) -> Match | None:
+        """The route of a request; asks all services now when its path is unknown.
 
-        At most one such round starts per second, after a burst of a few, so that requests for
-        random paths do not flood the cluster.
+        A round in progress may have asked before the endpoint was there, so a further round follows
+        it. Concurrent callers share a round. At most one starts per second, after a burst of a few,
+        so that requests for random paths do not flood the cluster.
         """
+        match = self._table.find(method, segments)
+        if match is None and self._round is not None:
+            await self._join_round()
+            match = self._table.find(method, segments)
+        if match is None and self._may_ask():
+            await self._join_round()
+            match = self._table.find(method, segments)
+        return match
+
+    def _may_ask(self) -> bool:
+        if self._round is not None:
+            return True
         now = asyncio.get_running_loop().time()
-        if self._round is None:
-            if self._credit_spent_at_s > now + _ON_DEMAND_BURST:
-                return
-            self._credit_spent_at_s = max(self._credit_spent_at_s, now) + 1.0
-        await self._join_round()
+        if self._credit_spent_at_s > now + _ON_DEMAND_BURST:
+            return False
+        self._credit_spent_at_s = max(self._credit_spent_at_s, now) + 1.0
+        return True
 
     async def close(self) -> None:
         """Cancel a round in progress."""
@@ -117,10 +129,11 @@ class RouteDiscovery:
                 )
             self._known[key] = _Known(route)
         if added:
-            # The routes of the first round are expected, so they are logged at DEBUG.
-            tell = self._ctx.log.debug if self._is_first_round else self._ctx.log.info
+            # The routes of the first rounds are expected, so they are logged at DEBUG. There may be
+            # several: in one round not every endpoint of a busy machine answers.
+            tell = self._ctx.log.debug if self._is_starting else self._ctx.log.info
             tell("Routes were found.", added=added, served=len(self._known))
-        self._is_first_round = False
+        self._is_starting = self._is_starting and added > 0
         self._table.replace(known.route for known in self._known.values())
 
     def _choose(self, seen: dict[_Key, HttpRoute], route: HttpRoute) -> None:

@@ -14,7 +14,6 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
 from functions.domain.topics import BadTopic, Topic, is_tenant_id, parse_topic
@@ -22,6 +21,7 @@ from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.keys import KeyCheck, require_bridge
 from functions.http_gateway.problems import ProblemError
+from functions.http_gateway.requests import Request
 from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context

@@ -7,24 +7,26 @@ from http import HTTPStatus
 from urllib.parse import parse_qsl
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
 from functions.http_gateway.bodies import BodyReader, read_object, require_json
-from functions.http_gateway.client_addresses import ClientAddresses
+from functions.http_gateway.caller_admission import CallerAdmission
 from functions.http_gateway.discovery import RouteDiscovery
-from functions.http_gateway.keys import KeyCheck, require_admin
+from functions.http_gateway.idempotency import idempotency_key
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError, code_of, title
+from functions.http_gateway.requests import Request
 from functions.http_gateway.routes import HttpRoute, Match, RouteTable
 from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import explain_refusal, trace_headers
-from runtime import Context, RequestFailed, Unavailable, Unsendable
+from runtime import Context, Reply, RequestFailed, Unavailable, Unsendable
 
+_JSON, _BYTES = "application/json", "application/octet-stream"
 _SHARE = 4
 _MAX_QUERY_FIELDS = 100
 _MAX_TEXT_LENGTH = 1024
 _ERRORS = range(400, 600)
+_LONGEST_RETRY_AFTER_S = 86_400
 
 
 class Forwarder:
@@ -36,12 +38,13 @@ class Forwarder:
         table: RouteTable,
         discovery: RouteDiscovery,
         bodies: BodyReader,
-        addresses: ClientAddresses,
+        callers: CallerAdmission,
     ) -> None:
         self._bodies = bodies
         self._ctx = ctx
         self._settings: GatewaySettings = ctx.settings
-        self._admin = KeyCheck(ctx, self._settings.admin_key, "admin", addresses)
+        self._callers = callers
+        self._tokens = callers.tokens
         self._table = table
         self._discovery = discovery
         self._share = max(1, self._settings.max_concurrent // _SHARE)
@@ -49,19 +52,19 @@ class Forwarder:
 
     async def __call__(self, request: Request) -> Response:
         """Forward the request to the endpoint of its path."""
-        segments = decode_segments(request.scope)
-        match = self._table.find(request.method, segments)
-        if match is None:
-            await self._discovery.refresh()
-            match = self._table.find(request.method, segments)
+        segments = decode_segments(request.scope["raw_path"])
+        match = await self._discovery.find(request.method, segments)
         if match is None:
             return self._without_route(request, segments)
         route = match.route
-        if route.auth == "admin":
-            require_admin(request, self._admin)
-        payload = await self._payload(request, match)
+        tenant_id = await self._callers.require(request, route)
+        token = self._tokens.require(request) if route.auth == "bearer" else None
+        fields = await self._fields(request, match)
+        if tenant_id is not None:
+            fields = _of_tenant(fields, tenant_id)
+        payload = orjson.dumps(fields)
         with self._place(route):
-            return await self._ask(route, payload, request)
+            return await self._ask(route, payload, request, token)
 
     def _without_route(self, request: Request, segments: tuple[str, ...]) -> Response:
         methods = self._table.methods(segments)
@@ -77,14 +80,14 @@ class Forwarder:
             headers={"Allow": allow},
         )
 
-    async def _payload(self, request: Request, match: Match) -> bytes:
+    async def _fields(self, request: Request, match: Match) -> dict[str, object]:
         query = _read_query(request.scope["query_string"])
         body = await self._bodies.read(request, limit_bytes=self._settings.max_body_bytes)
         fields: Mapping[str, object] = {}
         if body:
             require_json(request)
             fields = read_object(body, code="INVALID_BODY")
-        return orjson.dumps({**fields, **query, **match.parameters})
+        return {**fields, **query, **match.parameters}
 
     @contextlib.contextmanager
     def _place(self, route: HttpRoute) -> Iterator[None]:
@@ -99,26 +102,43 @@ class Forwarder:
             if not self._waiting[route.subject]:
                 del self._waiting[route.subject]
 
-    async def _ask(self, route: HttpRoute, payload: bytes, request: Request) -> Response:
+    async def _ask(
+        self, route: HttpRoute, payload: bytes, request: Request, token: bytes | None
+    ) -> Response:
+        headers = trace_headers(request) | _idempotency(request)
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token.decode()}"
         try:
             reply = await self._ctx.request(
                 route.subject,
                 payload,
                 timeout_s=self._settings.request_timeout_s,
-                headers=trace_headers(request),
+                headers=headers,
             )
         except RequestFailed as failed:
-            raise explain_failure(failed) from failed
+            refusal = explain_failure(failed)
+            if token is not None:
+                refusal = self._tokens.refused(request, refusal)
+            raise refusal from failed
         except Unavailable as away:
             raise explain_absence(away) from away
-        except Unsendable as refusal:
-            raise explain_refusal(refusal) from refusal
+        except Unsendable as unsendable:
+            raise explain_refusal(unsendable) from unsendable
+        if token is not None:
+            self._tokens.accepted(request, token)
         if not reply.data:
             empty = HTTPStatus.NO_CONTENT if route.status == HTTPStatus.OK else route.status
             return Response(status_code=empty)
-        known = route.response_schema is not None
-        media_type = "application/json" if known else "application/octet-stream"
-        return Response(reply.data, route.status, media_type=media_type)
+        return Response(reply.data, route.status, media_type=_media_type(route, reply))
+
+
+def _media_type(route: HttpRoute, reply: Reply) -> str:
+    """JSON by the route's schema or the reply's own header; no other type, as browsers run some.
+
+    The schema `{}`, of the annotation `Any`, says nothing about the type.
+    """
+    says_json = reply.headers.get("Content-Type") == _JSON
+    return _JSON if says_json or route.response_schema else _BYTES
 
 
 def explain_failure(failed: RequestFailed) -> ProblemError:
@@ -138,8 +158,15 @@ def explain_failure(failed: RequestFailed) -> ProblemError:
         status,
         code[:_MAX_TEXT_LENGTH],
         detail[:_MAX_TEXT_LENGTH],
+        headers=_retry_after(failed),
         event_id=told.get("event_id", "")[:128] or None,
     )
+
+
+def _retry_after(failed: RequestFailed) -> dict[str, str]:
+    if failed.retry_after_s is None:
+        return {}
+    return {"Retry-After": str(min(failed.retry_after_s, _LONGEST_RETRY_AFTER_S))}
 
 
 def explain_absence(away: Unavailable) -> ProblemError:
@@ -147,6 +174,22 @@ def explain_absence(away: Unavailable) -> ProblemError:
     if away.reason == "timeout":
         return ProblemError(504, "ENDPOINT_TIMEOUT", "The endpoint did not answer in time.")
     return ProblemError(503, "ENDPOINT_UNAVAILABLE", "No host serves this endpoint at present.")
+
+
+def _of_tenant(fields: dict[str, object], tenant_id: str) -> dict[str, object]:
+    """The fields, with the tenant that the key says; nobody may name another.
+
+    Raises:
+        ProblemError: 403, because the request names another tenant.
+    """
+    if fields.get("tenant_id", tenant_id) != tenant_id:
+        raise ProblemError(403, "FORBIDDEN", "The key is another tenant's.")
+    return {**fields, "tenant_id": tenant_id}
+
+
+def _idempotency(request: Request) -> dict[str, str]:
+    key = idempotency_key(request)
+    return {} if key is None else {"Idempotency-Key": key}
 
 
 def _read_query(query: bytes) -> dict[str, str]:

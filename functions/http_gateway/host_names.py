@@ -6,8 +6,11 @@ page's origin, so the page may read the answers. The `Host` header holds the pag
 
 import ipaddress
 from collections.abc import Collection
+from functools import lru_cache
 
 from starlette.types import Scope
+
+_MAX_LENGTH = 255
 
 
 class HostNames:
@@ -30,7 +33,7 @@ class HostNames:
         for name, value in scope["headers"]:
             if name == b"host":
                 host = _without_port(value.decode("latin-1"))
-                return not host or host in self._allowed or _is_loopback(host)
+                return not host or host in self._allowed or _names_loopback(host)
         return True
 
 
@@ -40,6 +43,12 @@ def _without_port(value: str) -> str:
     return value.partition(":")[0].lower().rstrip(".")
 
 
+def _names_loopback(host: str) -> bool:
+    # A longer text would fill the cache with what its author likes.
+    return len(host) <= _MAX_LENGTH and _is_loopback(host)
+
+
+@lru_cache(1024)
 def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True

@@ -3,11 +3,11 @@
 import hmac
 
 from pydantic import SecretStr
-from starlette.requests import Request
 
 from functions.http_gateway.attempts import FailedAttempts
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.problems import ProblemError
+from functions.http_gateway.requests import Request
 from runtime import Context
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="admin"'}
@@ -30,6 +30,10 @@ class KeyCheck:
         """Whether there is a key."""
         return is_set(self._key)
 
+    def is_shown(self, shown: bytes) -> bool:
+        """Whether `shown` is the key; counts nothing."""
+        return is_key(shown, self._key)
+
     def check(self, request: Request, shown: bytes, refusal: ProblemError) -> None:
         """Require that `shown` is the key.
 
@@ -50,13 +54,19 @@ def require_admin(request: Request, key: KeyCheck) -> None:
         ProblemError: 401 without a bearer token, 403 with a wrong one or when no key is set, 429
             after too many wrong ones.
     """
-    scheme, _, token = _header(request, b"authorization").partition(b" ")
-    if scheme.lower() != b"bearer" or not token.strip():
+    token = bearer_token(request)
+    if not token:
         raise ProblemError(
             401, "UNAUTHORIZED", "Send the admin key as a bearer token.", headers=_CHALLENGE
         )
     refusal = ProblemError(403, "FORBIDDEN", "This is not the admin key.")
-    key.check(request, token.strip(), refusal)
+    key.check(request, token, refusal)
+
+
+def bearer_token(request: Request) -> bytes:
+    """The bearer token that a request shows; empty when it shows none."""
+    scheme, _, token = _header(request, b"authorization").partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else b""
 
 
 def require_bridge(request: Request, key: KeyCheck) -> None:

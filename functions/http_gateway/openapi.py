@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from functions.http_gateway.named_schemas import NO_SCHEMAS, SCHEMAS_OF, Schemas
 from functions.http_gateway.problems import title
 from functions.http_gateway.routes import HttpRoute
 
@@ -12,6 +13,15 @@ _COMPONENTS = "#/components/schemas/"
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 _QUERY_METHODS = {"GET", "DELETE"}
 _TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0}
+
+_Forms = Mapping[str, list[dict[str, str]]]
+_SECURITY: dict[str, list[dict[str, list[str]]]] = {
+    "admin": [{"adminKey": []}],
+    "tenant": [{"tenantKey": []}, {"adminKey": []}],
+    "bearer": [{"bearerToken": []}],
+    "none": [],
+}
 
 _PROBLEM = {
     "type": "object",
@@ -42,12 +52,20 @@ _PROBLEM_ANSWER = {
 }
 
 
-def draw_openapi(routes: Iterable[HttpRoute]) -> dict[str, Any]:
-    """The document: the paths of device ingest first, then every discovered route."""
+def draw_openapi(routes: Iterable[HttpRoute], schemas: Schemas = NO_SCHEMAS) -> dict[str, Any]:
+    """The document: the paths of device ingest first, then every discovered route.
+
+    Args:
+        routes: the discovered ones.
+        schemas: the forms of fields that have one of several.
+    """
     components = _Components()
+    forms = {subject: components.add(named) for subject, named in schemas.items()}
     paths = _ingest_paths()
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, components)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(
+            route, components, forms
+        )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -58,7 +76,15 @@ def draw_openapi(routes: Iterable[HttpRoute]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components.schemas,
-            "securitySchemes": {"adminKey": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "adminKey": {"type": "http", "scheme": "bearer"},
+                "bearerToken": {"type": "http", "scheme": "bearer"},
+                "tenantKey": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A key of the tenant, which then needs no tenant_id.",
+                },
+            },
         },
     }
 
@@ -83,6 +109,16 @@ class _Components:
         renamed: dict[str, Any] = _rename(rest, names)
         return renamed
 
+    def add(self, named: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+        """References to schemas, which become components under their names."""
+        found = []
+        for name, schema in named.items():
+            hoisted = self.hoist(schema, name)
+            component = self._name(f"config.{name}", hoisted, "schema")
+            self.schemas[component] = hoisted
+            found.append({"$ref": _COMPONENTS + component})
+        return found
+
     def _name(self, name: str, definition: object, owner: str) -> str:
         plain = _NAME.sub("_", name)
         for candidate in (plain, f"{plain}.{_NAME.sub('_', owner)}"):
@@ -105,11 +141,25 @@ def _rename(value: object, names: Mapping[str, str]) -> Any:  # noqa: ANN401 - a
     return renamed
 
 
-def _operation(route: HttpRoute, components: _Components) -> dict[str, Any]:
-    schema = components.hoist(route.request_schema or {}, f"{route.function}.request")
+def _with_forms(schema: Any, forms: _Forms) -> Any:  # noqa: ANN401 - as deep as the schema
+    """The schema, with the forms of each field that has one of several."""
+    if isinstance(schema, list):
+        return [_with_forms(item, forms) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if found := forms.get(str(schema.get(SCHEMAS_OF))):
+        return {**schema, "anyOf": found}
+    return {key: _with_forms(item, forms) for key, item in schema.items()}
+
+
+def _operation(route: HttpRoute, components: _Components, forms: _Forms) -> dict[str, Any]:
+    hoisted = components.hoist(route.request_schema or {}, f"{route.function}.request")
+    schema: dict[str, Any] = _with_forms(hoisted, forms)
     properties = schema.get("properties")
     fields: dict[str, Any] = dict(properties) if isinstance(properties, dict) else {}
-    required = [name for name in _texts(schema.get("required")) if name not in route.parameters]
+    # The key of a tenant says whose request it is; only the admin has to.
+    known = {*route.parameters, *(["tenant_id"] if route.auth == "tenant" else [])}
+    required = [name for name in _texts(schema.get("required")) if name not in known]
     parameters = [
         _parameter(name, "path", fields.pop(name, _TEXT), required=True)
         for name in route.parameters
@@ -125,8 +175,8 @@ def _operation(route: HttpRoute, components: _Components) -> dict[str, Any]:
     }
     if route.description:
         operation["description"] = route.description
-    if route.auth == "admin":
-        operation["security"] = [{"adminKey": []}]
+    if security := _SECURITY[route.auth]:
+        operation["security"] = security
     if route.method in _QUERY_METHODS:
         parameters += [
             _parameter(name, "query", field, required=name in required)
@@ -138,6 +188,8 @@ def _operation(route: HttpRoute, components: _Components) -> dict[str, Any]:
             "required": bool(required) or "properties" not in body,
             "content": {"application/json": {"schema": body}},
         }
+    if route.auth == "tenant" and route.method == "POST":
+        parameters.append(_parameter("Idempotency-Key", "header", _TEXT, required=False))
     if parameters:
         operation["parameters"] = parameters
     return operation
@@ -187,11 +239,70 @@ def _ingest_paths() -> dict[str, Any]:
         f"{base}/{{msg_type}}": {
             "post": _ingest_operation("post_message", "Send a message", [*ids, msg_type])
         },
+        f"{base}/{{msg_type}}/batch": {
+            "post": _batch_operation("post_messages", "Send messages", [*ids, msg_type])
+        },
+        f"{base}/commands": {"get": _poll_operation(ids)},
         f"{base}/shadow/reported": {
             "post": _ingest_operation("post_reported", "Report the state", ids)
         },
         f"{base}/commands/ack": {
             "post": _ingest_operation("post_ack", "Acknowledge a command", ids)
+        },
+    }
+
+
+def _poll_operation(ids: list[dict[str, Any]]) -> dict[str, Any]:
+    answer = {
+        "type": "object",
+        "properties": {"commands": {"type": "array", "items": {"type": "object"}}},
+    }
+    ttd = {"type": "integer", "minimum": 0, "maximum": 60}
+    return {
+        "operationId": "poll_commands",
+        "tags": ["devices"],
+        "summary": "Get open commands",
+        "description": "Waits for `ttd` seconds when there is none.",
+        "parameters": [
+            *ids,
+            _parameter("X-Provision-Token", "header", _TEXT, required=True),
+            _parameter("ttd", "query", ttd, required=False),
+            _parameter("known", "query", _TEXT, required=False),
+        ],
+        "responses": {
+            "200": {"description": "Open", "content": {"application/json": {"schema": answer}}},
+            "204": {"description": "None"},
+            "default": _PROBLEM_ANSWER,
+        },
+    }
+
+
+def _batch_operation(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    operation = _ingest_operation(name, summary, parameters)
+    item = {"type": "object", "properties": {"index": _COUNT, "status": _COUNT, "code": _TEXT}}
+    answer = {
+        "type": "object",
+        "properties": {
+            "accepted": _COUNT,
+            "refused": _COUNT,
+            "items": {"type": "array", "items": item},
+        },
+    }
+    content = {"application/json": {"schema": answer}}
+    return {
+        **operation,
+        "description": "Answers for each message by itself.",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
+                "application/x-ndjson": {"schema": {"type": "string"}},
+            },
+        },
+        "responses": {
+            "202": {"description": "All are stored", "content": content},
+            "207": {"description": "Some are not stored", "content": content},
+            "default": _PROBLEM_ANSWER,
         },
     }
 

@@ -6,6 +6,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from functions.http_gateway.named_schemas import NamedSchemas
 from functions.http_gateway.openapi import draw_openapi
 from functions.http_gateway.routes import RouteTable
 
@@ -21,11 +22,17 @@ _ASSETS = {
 
 
 class Pages:
-    """Answers from the route table and from files beside this module, without NATS."""
+    """Answers from the route table and from files beside this module.
 
-    def __init__(self, table: RouteTable) -> None:
+    Args:
+        table: the routes that are served.
+        schemas: what the schemas of requests leave open.
+    """
+
+    def __init__(self, table: RouteTable, schemas: NamedSchemas) -> None:
         self._table = table
-        self._drawn: tuple[int, bytes] = (-1, b"")
+        self._schemas = schemas
+        self._drawn: tuple[tuple[int, bytes], bytes] = ((-1, b""), b"")
         folder = files(__package__) / "page"
         self._assets = {
             path: (folder.joinpath(name).read_bytes(), media_type)
@@ -38,9 +45,11 @@ class Pages:
         return Response(body, media_type="application/json")
 
     async def openapi(self, request: Request) -> Response:
-        """The OpenAPI document, made again after the routes have changed."""
-        if self._drawn[0] != self._table.revision:
-            self._drawn = (self._table.revision, orjson.dumps(draw_openapi(self._table)))
+        """The OpenAPI document, made again after routes or schemas have changed."""
+        schemas = await self._schemas.read(self._table)
+        of = (self._table.revision, orjson.dumps(schemas))
+        if self._drawn[0] != of:
+            self._drawn = (of, orjson.dumps(draw_openapi(self._table, schemas)))
         return Response(self._drawn[1], media_type="application/json")
 
     async def docs(self, request: Request) -> Response:

@@ -2,18 +2,16 @@
 
 from urllib.parse import unquote
 
-from starlette.types import Scope
-
 from functions.http_gateway.problems import ProblemError
 
 
-def decode_segments(scope: Scope) -> tuple[str, ...]:
+def decode_segments(raw_path: bytes) -> tuple[str, ...]:
     """The path's segments, percent-decoded.
 
     Raises:
         ProblemError: 400 when a segment is not UTF-8 text or holds control characters.
     """
-    raw = scope["raw_path"].decode("ascii", "replace").split("/")[1:]
+    raw = raw_path.decode("ascii", "replace").split("/")[1:]
     try:
         segments = tuple(unquote(segment, errors="strict") for segment in raw)
     except UnicodeDecodeError:

@@ -16,6 +16,14 @@ from functions.http_gateway.route_trust import RouteTrust
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 RESERVED = ("ingest", "bridge", "docs", "openapi.json", "healthz")
 
+Auth = Literal["admin", "bearer", "tenant", "none"]
+
+_AUTHS: Mapping[str, Auth] = {
+    "admin": "admin",
+    "bearer": "bearer",
+    "tenant": "tenant",
+    "none": "none",
+}
 _SEGMENT = re.compile(r"[A-Za-z0-9_\-.~]{1,128}")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
 _SUBJECT = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
@@ -34,7 +42,8 @@ class HttpRoute:
 
     Attributes:
         segments: the path's segments; `{name}` is a parameter.
-        auth: `admin` needs the admin key.
+        auth: `admin` needs the admin key; `tenant` a key of a tenant, or the admin key; `bearer` a
+            token, which the endpoint checks.
         status: HTTP status of a successful answer.
         request_schema: JSON Schema of the payload; None when the endpoint gives none.
         response_schema: JSON Schema of the reply; None when the endpoint gives none.
@@ -46,7 +55,7 @@ class HttpRoute:
     subject: str
     function: str
     description: str
-    auth: Literal["admin", "none"]
+    auth: Auth
     status: int
     request_schema: Mapping[str, Any] | None
     response_schema: Mapping[str, Any] | None
@@ -92,8 +101,8 @@ def parse_route(endpoint: Mapping[str, Any], trust: RouteTrust) -> HttpRoute | N
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
         raise BadRouteError("the subject is not one that the gateway may send to")
     auth = _text(metadata, "http.auth", "admin")
-    if auth not in {"admin", "none"}:
-        raise BadRouteError("http.auth is neither admin nor none")
+    if auth not in _AUTHS:
+        raise BadRouteError(f"http.auth is not one of {', '.join(_AUTHS)}")
     status = _text(metadata, "http.status", "200")
     if not re.fullmatch(r"2\d\d", status, re.ASCII):
         raise BadRouteError("http.status is not in 200 to 299")
@@ -107,7 +116,7 @@ def parse_route(endpoint: Mapping[str, Any], trust: RouteTrust) -> HttpRoute | N
         subject=subject,
         function=_text(metadata, "function", "") or str(endpoint.get("name", ""))[:64],
         description=_text(metadata, "description", "")[:1024],
-        auth="admin" if auth == "admin" else "none",
+        auth=_AUTHS[auth],
         status=int(status),
         request_schema=_schema(metadata, "schema.request"),
         response_schema=_schema(metadata, "schema.response"),

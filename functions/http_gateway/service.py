@@ -5,10 +5,12 @@ import asyncio
 from functions.http_gateway.application import build_application
 from functions.http_gateway.device_proofs import DeviceProofs
 from functions.http_gateway.discovery import RouteDiscovery
+from functions.http_gateway.http1 import Server
 from functions.http_gateway.keys import is_set
-from functions.http_gateway.listener import Server, open_listener
+from functions.http_gateway.listener import make_server, open_listener
 from functions.http_gateway.routes import RouteTable
 from functions.http_gateway.settings import GatewaySettings
+from functions.http_gateway.tenant_keys import TenantKeys
 from runtime import Context
 
 
@@ -22,8 +24,8 @@ async def serve(ctx: Context) -> None:
     listener = open_listener(settings.host, settings.port)
     table = RouteTable()
     discovery = RouteDiscovery(ctx, table)
-    proofs = DeviceProofs(ctx)
-    server = Server(build_application(ctx, table, discovery, proofs), settings)
+    proofs, keys = DeviceProofs(ctx), TenantKeys(ctx)
+    server = make_server(build_application(ctx, table, discovery, proofs, keys), settings, ctx.log)
     _warn_of_missing_keys(ctx, settings)
     host, port = listener.getsockname()[:2]
     tasks = [
@@ -32,15 +34,15 @@ async def serve(ctx: Context) -> None:
     ]
     try:
         ctx.log.info("The gateway listens.", host=host, port=port)
-        await server.serve(sockets=[listener])
+        await server.serve(listener)
     finally:
-        server.abandon()
         listener.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await discovery.close()
         await proofs.close()
+        await keys.close()
     ctx.log.info("All requests are answered.", port=port)
 
 
@@ -48,7 +50,7 @@ async def _stop_with(stopping: asyncio.Event, server: Server, linger_s: float) -
     await stopping.wait()
     # A connection that is closed before its request was read is a failed request for its client.
     await asyncio.sleep(linger_s)
-    server.should_exit = True
+    server.stop()
 
 
 def _warn_of_missing_keys(ctx: Context, settings: GatewaySettings) -> None:

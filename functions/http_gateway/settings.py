@@ -34,6 +34,9 @@ class GatewaySettings(BaseModel):
         trusted_proxies: networks of reverse proxies, such as `10.0.0.0/8,127.0.0.1/32`, separated
             by commas. Only from these is `X-Forwarded-For` read. Without it all clients behind a
             proxy count as one address.
+        client_certificate_header: header in which a trusted proxy passes on the client certificate
+            that it has verified, such as `Client-Cert` (RFC 9440); empty to read none. The proxy
+            must drop what clients write into it.
         require_token: whether a device must prove itself by its token before its message is stored.
             Turn it off together with `require_token` of function `ingest`, or if certificates
             replace tokens.
@@ -49,6 +52,14 @@ class GatewaySettings(BaseModel):
             a key, or with an empty one, the bridge answers 503.
         max_device_body_bytes: largest body of a device's message; ingest takes 8192 bytes unless
             its settings say otherwise, and quarantines more.
+        max_batch_items: most messages in one batch.
+        max_batch_bytes: largest body of a batch, expanded if it is coded.
+        max_polls: devices that may wait for a command at a time.
+        device_rate_per_s: messages a second that the gateway stores for a device, after a first
+            `device_burst`; 0 for no limit. Function `ingest` has finer rates.
+        device_burst: messages that a device may send at once.
+        tenant_rate_per_s: the same for all devices of a tenant together; 0 for no limit.
+        tenant_burst: messages that the devices of a tenant may send at once.
         max_body_bytes: largest body of any other request, except EMQX's. NATS accepts 1 MiB by
             default, envelope included.
         max_bridge_body_bytes: largest body of EMQX's request, in which JSON may need six bytes for
@@ -77,6 +88,7 @@ class GatewaySettings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)] = ()
+    client_certificate_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
     require_token: bool = True
     token_cache_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     registration_key: SecretStr | None = None
@@ -84,6 +96,13 @@ class GatewaySettings(BaseModel):
     admin_key: Key = None
     bridge_key: Key = None
     max_device_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 65_536
+    max_batch_items: Annotated[int, Field(ge=1, le=10_000)] = 500
+    max_batch_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 524_288
+    max_polls: Annotated[int, Field(ge=0, le=100_000)] = 1_000
+    device_rate_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 100.0
+    device_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    tenant_rate_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 10_000.0
+    tenant_burst: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
     max_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 1_000_000
     max_bridge_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 8_000_000
     max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 1_000_000

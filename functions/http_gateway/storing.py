@@ -4,9 +4,8 @@ import asyncio
 import re
 from collections.abc import Mapping
 
-from starlette.requests import Request
-
 from functions.http_gateway.problems import ProblemError
+from functions.http_gateway.requests import Request
 from runtime import Context, PubAck, TooLarge, Unavailable, Unsendable
 
 _TELL_EVERY_S = 10.0
@@ -63,7 +62,7 @@ def explain_refusal(refusal: Unsendable) -> ProblemError:
 
 def trace_headers(request: Request) -> dict[str, str]:
     """Headers for NATS messages of a request: its id, and its W3C trace context if it has one."""
-    headers = {"X-Request-Id": request.state.request_id}
+    headers = {"X-Request-Id": request.id}
     traceparent = request.headers.get("traceparent", "")
     if _TRACEPARENT.fullmatch(traceparent):
         headers["traceparent"] = traceparent

@@ -1,0 +1,40 @@
+"""Limits how many messages the gateway stores for a device and for a tenant."""
+
+import time
+
+from functions.domain.rate_limiter import RateLimiter
+from functions.domain.topics import Topic
+from functions.http_gateway.problems import ProblemError
+from functions.http_gateway.settings import GatewaySettings
+
+
+class DoorRates:
+    """Two token buckets for each message: its device's and its tenant's.
+
+    Charged after the device is proved, so that nobody can use up another's. Function `ingest` has
+    finer rates; these keep one device or tenant from filling the gateway and the stream. Each
+    gateway counts by itself.
+    """
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._devices: RateLimiter[tuple[str, str]] | None = None
+        self._tenants: RateLimiter[str] | None = None
+        if settings.device_rate_per_s:
+            self._devices = RateLimiter(settings.device_rate_per_s, settings.device_burst)
+        if settings.tenant_rate_per_s:
+            self._tenants = RateLimiter(settings.tenant_rate_per_s, settings.tenant_burst)
+
+    def take(self, topic: Topic) -> None:
+        """Take one message's place.
+
+        Raises:
+            ProblemError: 429, the device or its tenant has sent too many.
+        """
+        now_ns = time.monotonic_ns()
+        devices, tenants = self._devices, self._tenants
+        if devices is not None and not devices.take((topic.tenant_id, topic.device_id), now_ns):
+            raise ProblemError(429, "RATE_LIMITED", "The device sends too many messages.")
+        if tenants is not None and not tenants.take(topic.tenant_id, now_ns):
+            raise ProblemError(
+                429, "TENANT_RATE_LIMITED", "The tenant's devices send too many messages."
+            )
