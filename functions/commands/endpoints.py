@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import asyncpg
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from functions.commands.lifecycle import AckStatus, Status
+from functions.domain.command_polls import CommandId
 from functions.domain.identifiers import DeviceId, TenantId
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Cursor, Page, as_text, as_time, cut, read_cursor
@@ -21,7 +22,22 @@ from runtime import Context, Event, Reject, Unavailable
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 _DAY_S = 86_400
 
-CommandId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+class CommandSettings(BaseModel):
+    """Settings of the endpoints for commands.
+
+    Attributes:
+        max_open: how many commands of a tenant may be under way: neither answered finally nor
+            ended by their times. One more is refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_open: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+
+
+# The name under which the host looks for a function's settings.
+Settings = CommandSettings
 
 
 class DeviceCommandsRequest(BaseModel):
@@ -112,6 +128,7 @@ async def create_command(event: Event[CreateCommand], ctx: Context) -> Command:
         raise Reject("DEVICE_NOT_FOUND", "The tenant has no such device.", status=404)
     if status != "ACTIVE":
         raise Reject("DEVICE_REVOKED", "The device is revoked.", status=409)
+    max_open: int = ctx.settings.max_open
     row = await ctx.postgres.fetchrow(
         _QUERIES["insert"],
         command_id,
@@ -121,6 +138,7 @@ async def create_command(event: Event[CreateCommand], ctx: Context) -> Command:
         json.dumps(wanted.arguments),
         wanted.expires_in_s,
         wanted.timeout_s,
+        max_open,
     )
     if row is None:
         return await _repeated(ctx, wanted, command_id)
@@ -190,6 +208,10 @@ async def _send(ctx: Context, command: Command) -> Command:
 
 async def _repeated(ctx: Context, wanted: CreateCommand, command_id: str) -> Command:
     existing = await _find(ctx, wanted.tenant_id, wanted.device_id, command_id)
+    if existing is None and not await ctx.postgres.fetchval(_QUERIES["is_used"], command_id):
+        raise Reject(
+            "TOO_MANY_COMMANDS", "Too many commands of the tenant are under way.", status=429
+        )
     if existing is None or (existing.name, existing.arguments) != (wanted.name, wanted.arguments):
         raise Reject("COMMAND_EXISTS", "A command with this id exists.", status=409)
     return existing

@@ -2,11 +2,18 @@
 SELECT status FROM device_registry WHERE tenant_id = $1 AND device_id = $2
 
 -- name: insert
+-- Returns no row when the id is used, or when the tenant has $8 commands under way.
 INSERT INTO device_commands (command_id, tenant_id, device_id, name, arguments, expires_at, timeout_s)
-VALUES ($1, $2, $3, $4, $5::text::jsonb, now() + make_interval(secs => $6), $7)
+SELECT $1, $2, $3, $4, $5::text::jsonb, now() + make_interval(secs => $6), $7
+WHERE (SELECT count(*) FROM (
+    SELECT FROM device_commands WHERE tenant_id = $2 AND finished_at IS NULL LIMIT $8
+) AS under_way) < $8
 ON CONFLICT DO NOTHING
 RETURNING command_id, tenant_id, device_id, name, arguments::text, status, created_at, expires_at, timeout_s,
           sent_at, acked_at, finished_at, result::text
+
+-- name: is_used
+SELECT EXISTS (SELECT FROM device_commands WHERE command_id = $1)
 
 -- name: find
 SELECT command_id, tenant_id, device_id, name, arguments::text, status, created_at, expires_at, timeout_s,
@@ -65,6 +72,10 @@ VALUES ($1, $2, $3, $4, $5::text::jsonb, $6, $7)
 ON CONFLICT DO NOTHING
 RETURNING command_id
 
+-- name: count_answers
+-- $1 command, $2 how many at most
+SELECT count(*) FROM (SELECT FROM device_command_acks WHERE command_id = $1 LIMIT $2) AS answer
+
 -- name: is_noted
 SELECT EXISTS (
     SELECT FROM device_commands c JOIN device_command_acks a ON a.command_id = c.command_id
@@ -87,3 +98,15 @@ FROM device_command_acks
 WHERE command_id = $1
 ORDER BY received_at, sequence
 LIMIT 100
+
+-- name: open
+-- A command without an answer that neither expired nor timed out, whether or not it was handed to MQTT.
+SELECT command_id, name, arguments::text, status, expires_at
+FROM device_commands
+WHERE tenant_id = $1 AND device_id = $2 AND status IN ('queued', 'sent') AND command_id <> ALL ($3::text[])
+  AND CASE status WHEN 'queued' THEN expires_at ELSE sent_at + make_interval(secs => timeout_s) END > now()
+ORDER BY created_at, command_id
+LIMIT $4
+
+-- name: mark_all_sent
+UPDATE device_commands SET status = 'sent', sent_at = now() WHERE command_id = ANY ($1::text[]) AND status = 'queued'
