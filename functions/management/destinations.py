@@ -1,134 +1,146 @@
-"""Reads and shows the configuration of each destination type.
+"""Reads and completes the configuration of a route's destination, by the schema of its type.
 
-`functions.route_delivery` delivers. A type without a delivery function is refused, since its jobs
-would never be delivered.
+`functions.domain.destination_annotations` says what a schema may ask of this module: values that
+are generated, kept, rotated, or shown as a public key.
 """
 
-import base64
-import secrets
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
-
-from functions.domain.signing_keys import make_signing_key, public_key_of
-from functions.domain.webhooks import (
-    MAX_HEADERS,
-    SECRET_PREFIX,
-    HeaderName,
-    HeaderValue,
-    check_secret,
-    check_url,
+from functions.domain.destination_annotations import (
+    GENERATED,
+    GENERATED_IF,
+    GENERATORS,
+    ROTATES_TO,
 )
-from functions.management.requests import Request
+from functions.domain.destination_schemas import HIDDEN, DestinationSchema
 from runtime import Reject
 
-DestinationType = Literal["webhook"]
-HIDDEN = "***"
-
-_SECRET_BYTES = 32
-_MAX_PREVIOUS_SECRETS = 10
+_MAX_PREVIOUS = 10
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class WebhookConfig(Request):
-    """The configuration of a webhook; a secret is generated when absent.
-
-    `ed25519: true` generates a signing key as well, whose public key every answer shows.
-    """
-
-    url: Annotated[
-        str,
-        StringConstraints(max_length=2048, pattern=r"^[\x21-\x7e]+$"),
-        AfterValidator(check_url),
-    ]
-    secret: Annotated[SecretStr, AfterValidator(check_secret)] | None = None
-    ed25519: bool = False
-    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=MAX_HEADERS)] = Field(
-        default_factory=dict
-    )
-
-
-def read_destination(
-    destination_type: DestinationType,
-    config: dict[str, Any],
+def complete(
+    destination_type: str,
+    schema: DestinationSchema | None,
+    given: dict[str, Any],
     *,
-    old: Mapping[str, Any] = MappingProxyType({}),
+    old: Mapping[str, Any] = _NOTHING,
 ) -> dict[str, Any]:
-    """The configuration as it is stored, secrets in clear.
+    """The whole configuration, secrets in clear.
 
     Args:
-        destination_type: selects the model.
-        config: the caller's configuration.
-        old: the configuration before, whose keys are kept unless `config` has others.
+        destination_type: the type's name.
+        schema: the type's; None if it is not known.
+        given: the caller's configuration. `***` stands for the secret that is in its place.
+        old: the configuration before, whose generated values are kept unless `given` has others.
 
     Raises:
         Reject: `DESTINATION_INVALID`; the text names fields and rules but no value.
     """
     try:
-        webhook = WebhookConfig.model_validate(config)
-    except ValidationError as invalid:
-        errors = invalid.errors(include_url=False, include_input=False, include_context=False)
-        told = "; ".join(
-            f"{'.'.join(str(part)[:64] for part in error['loc'])}: {error['msg']}"
-            for error in errors[:5]
-        )
-        raise Reject(
-            "DESTINATION_INVALID", f"destination_config of a {destination_type}: {told}", status=422
-        ) from None
-    given = webhook.secret.get_secret_value() if webhook.secret else None
-    stored: dict[str, Any] = {
-        "url": webhook.url,
-        "secret": given or old.get("secret") or make_secret(),
-        "headers": {name: value.get_secret_value() for name, value in webhook.headers.items()},
-    }
-    if given is None and "previous_secrets" in old:
-        stored["previous_secrets"] = old["previous_secrets"]
-    if webhook.ed25519 or "signing_key" in old:
-        stored["signing_key"] = old.get("signing_key") or make_signing_key()
-    return stored
+        config: dict[str, Any] = _revealed(given, old)
+        problems = schema.find_problems(config) if schema else []
+    except (LookupError, TypeError):
+        problems = [f"{HIDDEN} stands for a secret that the route does not have"]
+    except RecursionError:
+        problems = ["the configuration is nested too deeply"]
+    if problems:
+        told = "; ".join(problems)
+        text = f"destination_config of a {destination_type}: {told}"
+        raise Reject("DESTINATION_INVALID", text, status=422)
+    if schema is None:
+        return config
+    _keep(schema, config, old)
+    for name, field in schema.properties.items():
+        condition = field.get(GENERATED_IF)
+        is_wanted = GENERATED in field and (condition is None or config.get(condition))
+        if is_wanted and name not in config:
+            config[name] = GENERATORS[field[GENERATED]]()
+    return schema.with_public_keys(config)
 
 
-def rotate_secret(config: dict[str, Any], *, now: datetime, overlap: timedelta) -> dict[str, Any]:
-    """The configuration with a new secret; the old one signs too until `overlap` has passed.
+def _keep(schema: DestinationSchema, config: dict[str, Any], old: Mapping[str, Any]) -> None:
+    """Keep what the API has written, but no older values of a secret that the caller replaces."""
+    for name, field in schema.properties.items():
+        if name in config or old.get(name) is None:
+            continue
+        newest = _replaced_by(schema, name)
+        is_void = newest is not None and config.get(newest, old.get(newest)) != old.get(newest)
+        if (GENERATED in field or field.get("readOnly")) and not is_void:
+            config[name] = old[name]
 
-    Without an overlap no older secret signs any more.
+
+def rotate(
+    schema: DestinationSchema | None, config: dict[str, Any], *, now: datetime, overlap: timedelta
+) -> dict[str, Any]:
+    """The configuration with a new secret; the old one is used too until `overlap` has passed.
+
+    Without an overlap no older secret is used any more.
 
     Raises:
-        Reject: `TOO_MANY_SECRETS`; that many secrets still sign.
+        Reject: `NO_ROTATION`, the type has no secret that is rotated; `TOO_MANY_SECRETS`, that many
+            are still used.
     """
+    name = _rotating(schema)
+    if schema is None or name is None:
+        raise Reject("NO_ROTATION", "Routes of this type have no generated secret.", status=409)
+    field = schema.properties[name]
+    place = field[ROTATES_TO]
     previous = [
         one
-        for one in config.get("previous_secrets", [])
+        for one in config.get(place, [])
         if overlap and datetime.fromisoformat(one["until"]) > now
     ]
-    if overlap:
-        previous.insert(0, {"secret": config["secret"], "until": (now + overlap).isoformat()})
-    if len(previous) > _MAX_PREVIOUS_SECRETS:
+    if overlap and name in config:
+        previous.insert(0, {"secret": config[name], "until": (now + overlap).isoformat()})
+    if len(previous) > _MAX_PREVIOUS:
         raise Reject(
             "TOO_MANY_SECRETS",
-            f"{_MAX_PREVIOUS_SECRETS} older secrets of this route still sign; wait, or rotate with"
+            f"{_MAX_PREVIOUS} older secrets of this route still sign; wait, or rotate with"
             " an overlap of 0.",
             status=409,
         )
-    return config | {"secret": make_secret(), "previous_secrets": previous}
+    return config | {name: GENERATORS[field[GENERATED]](), place: previous}
 
 
-def hide_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as callers see it: every value but the URL and public keys is hidden."""
-    shown = {key: value if key == "url" else HIDDEN for key, value in config.items()}
-    if isinstance(config.get("previous_secrets"), list):
-        shown["previous_secrets"] = [
-            {"secret": HIDDEN, "until": one["until"]} for one in config["previous_secrets"]
+def secret_to_show(schema: DestinationSchema | None, config: Mapping[str, Any]) -> str | None:
+    """The generated secret that the caller has to know; None if the type has none."""
+    name = _rotating(schema)
+    return config.get(name) if name else None
+
+
+def _rotating(schema: DestinationSchema | None) -> str | None:
+    if schema is None:
+        return None
+    fields = schema.properties.items()
+    return next((name for name, field in fields if ROTATES_TO in field), None)
+
+
+def _replaced_by(schema: DestinationSchema, name: str) -> str | None:
+    """The field whose older values are in `name`; None if there is none."""
+    fields = schema.properties.items()
+    return next((other for other, field in fields if field.get(ROTATES_TO) == name), None)
+
+
+def _revealed(given: Any, old: Any) -> Any:  # noqa: ANN401 - JSON
+    """The caller's value, with the old one in the place of each `***`."""
+    if given == HIDDEN:
+        if not isinstance(old, str):
+            raise LookupError(HIDDEN)
+        return old
+    if isinstance(given, dict):
+        before = old if isinstance(old, Mapping) else _NOTHING
+        return {key: _revealed(value, before.get(key)) for key, value in given.items()}
+    if isinstance(given, list):
+        items = old if isinstance(old, list) else []
+        return [
+            _revealed(value, items[at] if at < len(items) else None)
+            for at, value in enumerate(given)
         ]
-    if isinstance(config.get("signing_key"), str):
-        shown["public_key"] = public_key_of(config["signing_key"])
-    if isinstance(config.get("headers"), dict):
-        shown["headers"] = dict.fromkeys(config["headers"], HIDDEN)
-    return shown
+    return given
 
 
-def make_secret() -> str:
-    """A new signing secret."""
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+__all__ = ["complete", "rotate", "secret_to_show"]

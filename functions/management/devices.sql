@@ -4,7 +4,14 @@ SELECT TRUE FROM tenants WHERE tenant_id = $1 FOR NO KEY UPDATE
 
 -- name: has_room
 -- NULL when the tenant has no such subscription: no limit applies, but ingest refuses the device's messages.
-SELECT max(s.device_limit) > (
+-- Subscriptions that are not in force count only when none is.
+SELECT coalesce(
+    max(s.device_limit) FILTER (
+        WHERE s.status IN ('ACTIVE', 'TRIAL', 'GRACE') AND s.starts_at <= now()
+          AND (s.expires_at IS NULL OR s.expires_at > now())
+    ),
+    max(s.device_limit)
+) > (
     SELECT count(*) FROM device_registry d
     WHERE d.tenant_id = $1 AND d.status = 'ACTIVE'
       AND d.subscription_id IS NOT DISTINCT FROM $2::uuid

@@ -1,20 +1,25 @@
-"""Endpoints for quarantine: refused messages, with the reason and the original bytes."""
+"""Endpoints for quarantine: refused messages with their original bytes, and how many there were."""
 
 import base64
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, Field, StringConstraints
 
 from functions.domain.named_sql import read_queries
-from functions.domain.paging import Page, as_integer, as_time, cut, read_cursor
+from functions.domain.paging import Page, as_integer, as_text, as_time, cut, read_cursor
 from functions.domain.values import NO_NUL, ShortText, Time
 from functions.management.requests import ListRequest, Request
 from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("quarantine.sql"))
+
+QuarantineId = Annotated[int, Field(ge=1, lt=2**63)]
+Status = Literal["quarantined", "replaying", "replayed"]
+Reason = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 
 
 class ListQuarantine(ListRequest):
@@ -22,18 +27,54 @@ class ListQuarantine(ListRequest):
 
     tenant_id: ShortText | None = None
     device_id: ShortText | None = None
-    reason: Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)] | None = None
+    reason: Reason | None = None
+    status: Status | None = None
     since: Time | None = None
 
 
 class GetQuarantined(Request):
     """A request for one refused message."""
 
-    quarantine_id: Annotated[int, Field(ge=1, lt=2**63)]
+    quarantine_id: QuarantineId
+
+
+class CountQuarantine(ListRequest):
+    """A request for numbers of refused messages; tenant "" stands for all that do not exist."""
+
+    tenant_id: ShortText | None = None
+    reason: Reason | None = None
+    since: Time | None = None
+    until: Time | None = None
+
+
+class RefusedInMinute(BaseModel):
+    """How many messages were refused for one reason within one minute.
+
+    Attributes:
+        minute: its begin.
+        tenant_id: the tenant in the messages' subjects; empty for tenants that do not exist.
+        reason: the reason code, without what a sender wrote into it.
+        quarantined: messages that went into quarantine.
+        refused: messages that were counted only, since quarantine had no room for them.
+    """
+
+    minute: datetime
+    tenant_id: str
+    reason: str
+    quarantined: int
+    refused: int
 
 
 class Quarantined(BaseModel):
-    """A refused message without its payload."""
+    """A refused message without its payload.
+
+    Attributes:
+        status: `quarantined`; `replaying` while a copy is on its way; `replayed` when the copy was
+            accepted, which is where the message is now.
+        replay_id: the last replay that took the message.
+        replayed_at: when that replay sent its copy, or when the copy was judged.
+        replays: how many replays took it.
+    """
 
     quarantine_id: int
     event_ts: datetime
@@ -49,6 +90,10 @@ class Quarantined(BaseModel):
     reason: str
     detail: str
     payload_bytes: int
+    status: Status
+    replay_id: UUID | None
+    replayed_at: datetime | None
+    replays: int
 
 
 class QuarantinedMessage(Quarantined):
@@ -66,6 +111,7 @@ async def list_quarantine(event: Event[ListQuarantine], ctx: Context) -> Page[Qu
         query.tenant_id,
         query.device_id,
         query.reason,
+        query.status,
         query.since,
         *read_cursor(query.cursor, as_time, as_integer),
         query.limit + 1,
@@ -83,3 +129,16 @@ async def get_quarantined(event: Event[GetQuarantined], ctx: Context) -> Quarant
     payload = base64.b64encode(known.pop("payload")).decode()
     headers = orjson.loads(known.pop("headers"))
     return QuarantinedMessage(**known, headers=headers, payload_base64=payload)
+
+
+async def count_quarantine(event: Event[CountQuarantine], ctx: Context) -> Page[RefusedInMinute]:
+    """Numbers of refused messages by minute, tenant and reason, newest minute first."""
+    query = event.data
+    rows = await ctx.postgres.fetch(
+        _QUERIES["minutes"],
+        *(query.tenant_id, query.reason, query.since, query.until),
+        *read_cursor(query.cursor, as_time, as_text, as_text),
+        query.limit + 1,
+    )
+    items = [RefusedInMinute.model_validate(dict(row)) for row in rows]
+    return cut(items, query.limit, lambda item: (item.minute, item.tenant_id, item.reason))

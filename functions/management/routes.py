@@ -1,26 +1,35 @@
 """Endpoints for routes, which send a tenant's messages to destinations."""
 
-import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
-import orjson
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_text, cut, read_cursor
 from functions.domain.payload_filters import validate_filter
 from functions.domain.topic_filters import validate_topic_filter
-from functions.domain.values import JsonObject, Name
+from functions.domain.values import ConfigObject, Name
 from functions.management import destinations
-from functions.management.destinations import DestinationType, hide_secrets, read_destination
 from functions.management.requests import ListRequest, TenantRequest
+from functions.management.route_room import check_room
+from functions.management.route_states import RouteState, find_states
+from functions.management.stored_destinations import RouteSettings, StoredDestinations, check_type
 from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("routes.sql"))
+
+# Filters, options and the state of a route beside its configuration.
+_ROW_BYTES = 4_000
+_PAGE_BYTES = 700_000
+
+# The name under which the host looks for a function's settings.
+Settings = RouteSettings
 
 
 def _check_topic_filter(text: str) -> str:
@@ -35,15 +44,23 @@ def _check_filter(text: str) -> str:
 
 TopicFilter = Annotated[str, AfterValidator(_check_topic_filter)]
 PayloadFilter = Annotated[str, AfterValidator(_check_filter)]
+DestinationTypeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
+# The OpenAPI document shows here the schemas that this subject lists.
+DestinationConfig = Annotated[
+    ConfigObject, Field(json_schema_extra={"x-schemas-of": "management.destination-types.list"})
+]
 
 
 class CreateRoute(TenantRequest):
-    """A new route; a webhook's secret is generated unless `destination_config` has one."""
+    """A new route; `GET /api/v1/destination-types` says what `destination_config` has.
+
+    Secrets that the type generates, such as a webhook's, are generated unless they are given.
+    """
 
     name: Name
     topic_filter: TopicFilter
-    destination_type: DestinationType = "webhook"
-    destination_config: JsonObject
+    destination_type: DestinationTypeName = "webhook"
+    destination_config: DestinationConfig
     payload_filter: PayloadFilter | None = None
     is_enabled: bool = True
 
@@ -61,13 +78,14 @@ class ListRoutes(ListRequest, TenantRequest):
 class UpdateRoute(RouteRequest):
     """A change of a route; an absent field stays as it is.
 
-    A `destination_config` replaces the whole configuration, but keeps the secret when it names
-    none; `payload_filter: null` removes the filter.
+    A `destination_config` replaces the whole configuration, but keeps generated secrets that it
+    does not name, and every secret for which it says `***`; `payload_filter: null` removes the
+    filter.
     """
 
     name: Name | None = None
     topic_filter: TopicFilter | None = None
-    destination_config: JsonObject | None = None
+    destination_config: DestinationConfig | None = None
     payload_filter: PayloadFilter | None = None
     is_enabled: bool | None = None
 
@@ -83,7 +101,12 @@ class RotateSecret(RouteRequest):
 
 
 class Route(BaseModel):
-    """A route, with its secrets hidden."""
+    """A route, with its secrets hidden.
+
+    Attributes:
+        warning: why its jobs wait, if they do.
+        health: the state of the route and its endpoint, in the answers to `GET`.
+    """
 
     route_id: UUID
     tenant_id: str
@@ -95,12 +118,18 @@ class Route(BaseModel):
     is_enabled: bool
     created_at: datetime
     updated_at: datetime
+    warning: str | None = None
+    health: RouteState | None = None
 
 
 class RouteWithSecret(Route):
-    """A route and its signing secret in clear; no other answer shows the secret."""
+    """A route and its generated secret in clear; no other answer shows the secret.
 
-    secret: str
+    Attributes:
+        secret: None for a type that has no generated secret.
+    """
+
+    secret: str | None
 
 
 class DeletedRoute(BaseModel):
@@ -113,23 +142,24 @@ class DeletedRoute(BaseModel):
 async def create_route(event: Event[CreateRoute], ctx: Context) -> RouteWithSecret:
     """Create a route."""
     wanted = event.data
-    config = read_destination(wanted.destination_type, wanted.destination_config)
+    kind = wanted.destination_type
+    stored = await StoredDestinations.of(ctx.postgres, ctx, kind)
+    check_type(stored.types, kind, _settings(ctx).accept_types)
+    schema = stored.schema(kind)
+    config = destinations.complete(kind, schema, wanted.destination_config)
+    route_id = uuid4()
+    parts = stored.write(kind, config, route_id)
     try:
-        row = await ctx.postgres.fetchrow(
-            _QUERIES["insert"],
-            wanted.tenant_id,
-            wanted.name,
-            wanted.topic_filter,
-            wanted.destination_type,
-            json.dumps(config),
-            wanted.payload_filter,
-            wanted.is_enabled,
-        )
-    except asyncpg.ForeignKeyViolationError:
-        raise Reject("TENANT_NOT_FOUND", "There is no such tenant.", status=404) from None
+        async with ctx.postgres.acquire() as connection, connection.transaction():
+            await check_room(connection, wanted.tenant_id, _settings(ctx).max_routes)
+            row = await connection.fetchrow(
+                _QUERIES["insert"],
+                *(wanted.tenant_id, wanted.name, wanted.topic_filter, kind, parts.shown),
+                *(wanted.payload_filter, wanted.is_enabled, parts.secrets, route_id),
+            )
     except asyncpg.UniqueViolationError:
         raise _name_taken() from None
-    return RouteWithSecret(**_route(row).model_dump(), secret=config["secret"])
+    return _with_secret(row, stored, destinations.secret_to_show(schema, config))
 
 
 async def get_route(event: Event[RouteRequest], ctx: Context) -> Route:
@@ -137,7 +167,9 @@ async def get_route(event: Event[RouteRequest], ctx: Context) -> Route:
     row = await ctx.postgres.fetchrow(_QUERIES["find"], event.data.tenant_id, event.data.route_id)
     if row is None:
         raise _not_found()
-    return _route(row)
+    stored = await StoredDestinations.of(ctx.postgres, ctx, row["destination_type"])
+    states = await find_states(ctx.postgres, event.data.tenant_id, [row["id"]])
+    return _route(row, stored, states)
 
 
 async def list_routes(event: Event[ListRoutes], ctx: Context) -> Page[Route]:
@@ -145,7 +177,13 @@ async def list_routes(event: Event[ListRoutes], ctx: Context) -> Page[Route]:
     query = event.data
     (after,) = read_cursor(query.cursor, as_text)
     rows = await ctx.postgres.fetch(_QUERIES["page"], query.tenant_id, after, query.limit + 1)
-    return cut([_route(row) for row in rows], query.limit, lambda route: (route.name,))
+    limit = min(query.limit, _count_fitting(rows))
+    rows = rows[: limit + 1]
+    kinds = [row["destination_type"] for row in rows]
+    stored = await StoredDestinations.of(ctx.postgres, ctx, *kinds)
+    states = await find_states(ctx.postgres, query.tenant_id, [row["id"] for row in rows])
+    items = [_route(row, stored, states) for row in rows]
+    return cut(items, limit, lambda route: (route.name,))
 
 
 async def update_route(event: Event[UpdateRoute], ctx: Context) -> Route:
@@ -155,31 +193,45 @@ async def update_route(event: Event[UpdateRoute], ctx: Context) -> Route:
         row = await connection.fetchrow(_QUERIES["lock"], change.tenant_id, change.route_id)
         if row is None:
             raise _not_found()
+        stored = await StoredDestinations.of(connection, ctx, row["destination_type"])
+        if change.is_enabled is False:
+            await connection.execute(_QUERIES["disable"], change.tenant_id, change.route_id)
         try:
             row = await connection.fetchrow(
-                _QUERIES["update"], change.tenant_id, change.route_id, *_changed(row, change)
+                _QUERIES["update"],
+                change.tenant_id,
+                change.route_id,
+                *_changed(row, change, stored),
             )
         except asyncpg.UniqueViolationError:
             raise _name_taken() from None
-    return _route(row)
+    return _route(row, stored)
 
 
 async def rotate_secret(event: Event[RotateSecret], ctx: Context) -> RouteWithSecret:
-    """Replace a route's signing secret and show the new one once."""
+    """Replace a route's generated secret and show the new one once."""
     wanted = event.data
     overlap = timedelta(seconds=wanted.overlap_s)
     async with ctx.postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(_QUERIES["lock"], wanted.tenant_id, wanted.route_id)
         if row is None:
             raise _not_found()
-        old = orjson.loads(row["destination_config"])
-        config = destinations.rotate_secret(old, now=datetime.now(UTC), overlap=overlap)
+        kind, endpoint = row["destination_type"], row["endpoint"]
+        stored = await StoredDestinations.of(connection, ctx, kind)
+        schema = stored.schema(kind)
+        now = datetime.now(UTC)
+        config = destinations.rotate(schema, stored.read(row), now=now, overlap=overlap)
+        parts = stored.write(kind, config, row["id"])
         row = await connection.fetchrow(
             _QUERIES["update"],
             *(wanted.tenant_id, wanted.route_id, row["name"], row["topic_filter"]),
-            *(json.dumps(config), row["payload_filter"], row["is_enabled"]),
+            *(parts.shown, row["payload_filter"], row["is_enabled"], parts.secrets),
         )
-    return RouteWithSecret(**_route(row).model_dump(), secret=config["secret"])
+        # Without it, a route that was disabled for its endpoint's failures would not be probed.
+        await connection.execute(
+            _QUERIES["link_endpoint"], wanted.tenant_id, wanted.route_id, endpoint
+        )
+    return _with_secret(row, stored, destinations.secret_to_show(schema, config))
 
 
 async def delete_route(event: Event[RouteRequest], ctx: Context) -> DeletedRoute:
@@ -190,28 +242,61 @@ async def delete_route(event: Event[RouteRequest], ctx: Context) -> DeletedRoute
     return DeletedRoute(route_id=query.route_id, tenant_id=query.tenant_id)
 
 
-def _changed(row: asyncpg.Record, change: UpdateRoute) -> tuple[Any, ...]:
-    config = row["destination_config"]
+def _count_fitting(rows: Sequence[asyncpg.Record]) -> int:
+    """How many of the rows a page holds: a reply is one NATS message."""
+    size_bytes = 0
+    for count, row in enumerate(rows):
+        size_bytes += len(row["destination_config"].encode()) + _ROW_BYTES
+        if size_bytes > _PAGE_BYTES and count:
+            return count
+    return len(rows)
+
+
+def _settings(ctx: Context) -> RouteSettings:
+    return ctx.settings if isinstance(ctx.settings, RouteSettings) else RouteSettings()
+
+
+def _changed(
+    row: asyncpg.Record, change: UpdateRoute, stored: StoredDestinations
+) -> tuple[Any, ...]:
+    shown, secrets = row["destination_config"], row["destination_secrets"]
     if change.destination_config is not None:
-        config = json.dumps(
-            read_destination(
-                row["destination_type"], change.destination_config, old=orjson.loads(config)
-            )
+        kind = row["destination_type"]
+        config = destinations.complete(
+            kind, stored.schema(kind), change.destination_config, old=stored.read(row)
         )
+        parts = stored.write(kind, config, row["id"])
+        shown, secrets = parts.shown, parts.secrets
     given = change.model_fields_set
     return (
         row["name"] if change.name is None else change.name,
         row["topic_filter"] if change.topic_filter is None else change.topic_filter,
-        config,
+        shown,
         change.payload_filter if "payload_filter" in given else row["payload_filter"],
         row["is_enabled"] if change.is_enabled is None else change.is_enabled,
+        secrets,
     )
 
 
-def _route(row: Any) -> Route:  # noqa: ANN401 - a row, whose columns the model checks
+def _route(
+    row: Any,  # noqa: ANN401 - a row
+    stored: StoredDestinations,
+    states: Mapping[UUID, RouteState] = MappingProxyType({}),
+) -> Route:
     known = dict(row)
-    config = hide_secrets(orjson.loads(known.pop("destination_config")))
-    return Route(route_id=known.pop("id"), destination_config=config, **known)
+    del known["destination_secrets"]
+    known["destination_config"] = stored.show(row)
+    warning = stored.warning(row["destination_type"])
+    health = states.get(row["id"])
+    return Route(route_id=known.pop("id"), warning=warning, health=health, **known)
+
+
+def _with_secret(
+    row: asyncpg.Record | None,
+    stored: StoredDestinations,
+    secret: str | None,
+) -> RouteWithSecret:
+    return RouteWithSecret(**_route(row, stored).model_dump(), secret=secret)
 
 
 def _not_found() -> Reject:

@@ -1,9 +1,11 @@
 """Endpoints for tenants, the owners of devices."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import asyncpg
 import orjson
@@ -24,23 +26,37 @@ from runtime import Context, Event, Reject
 _QUERIES = read_queries(Path(__file__).with_name("tenants.sql"))
 
 TenantStatus = Literal["ACTIVE", "SUSPENDED"]
+Days = Annotated[int, Field(ge=1, le=36_500)]
 
 
 class CreateTenant(Request):
-    """A new tenant, with a MAIN subscription unless `subscription` is null."""
+    """A new tenant, with a MAIN subscription unless `subscription` is null.
+
+    Attributes:
+        telemetry_days: how many whole days (UTC) before today rows and minutes of telemetry are
+            kept; null: as long as the installation keeps them.
+        rollup_days: likewise for hours and days of telemetry; at least `telemetry_days`.
+    """
 
     tenant_id: TenantId
     name: ShortText = ""
     metadata: JsonObject = Field(default_factory=dict)
+    telemetry_days: Days | None = None
+    rollup_days: Days | None = None
     subscription: NewSubscription | None = NewSubscription()
 
 
 class UpdateTenant(TenantRequest):
-    """A change of a tenant; an absent field stays. Messages of a suspended tenant are refused."""
+    """A change of a tenant; an absent field stays. Messages of a suspended tenant are refused.
+
+    `telemetry_days` and `rollup_days`: as for a new tenant; null removes the limit.
+    """
 
     status: TenantStatus | None = None
     name: ShortText | None = None
     metadata: JsonObject | None = None
+    telemetry_days: Days | None = None
+    rollup_days: Days | None = None
 
 
 class Tenant(BaseModel):
@@ -50,6 +66,8 @@ class Tenant(BaseModel):
     name: str
     status: TenantStatus
     metadata: dict[str, Any]
+    telemetry_days: int | None
+    rollup_days: int | None
     created_at: datetime
     updated_at: datetime
 
@@ -65,9 +83,14 @@ async def create_tenant(event: Event[CreateTenant], ctx: Context) -> Tenant:
     A request with other data, or with a subscription that the tenant does not have, is refused.
     """
     wanted = event.data
-    async with ctx.postgres.acquire() as connection, connection.transaction():
+    async with _retention(), ctx.postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(
-            _QUERIES["insert"], wanted.tenant_id, wanted.name, json.dumps(wanted.metadata)
+            _QUERIES["insert"],
+            wanted.tenant_id,
+            wanted.name,
+            json.dumps(wanted.metadata),
+            wanted.telemetry_days,
+            wanted.rollup_days,
         )
         if row is not None:
             if wanted.subscription is not None:
@@ -80,7 +103,7 @@ async def create_tenant(event: Event[CreateTenant], ctx: Context) -> Tenant:
         )
     if row is not None and is_same:
         existing = _tenant(row)
-        if (existing.name, existing.metadata) == (wanted.name, wanted.metadata):
+        if _data(existing) == _data(wanted):
             return existing
     raise Reject("TENANT_EXISTS", "A tenant with this id exists with other data.", status=409)
 
@@ -102,18 +125,43 @@ async def list_tenants(event: Event[ListRequest], ctx: Context) -> Page[Tenant]:
 
 
 async def update_tenant(event: Event[UpdateTenant], ctx: Context) -> Tenant:
-    """Change a tenant's name, metadata or status."""
+    """Change a tenant's name, metadata, status or retention."""
     change = event.data
-    row = await ctx.postgres.fetchrow(
-        _QUERIES["update"],
-        change.tenant_id,
-        change.status,
-        change.name,
-        None if change.metadata is None else json.dumps(change.metadata),
-    )
+    given = change.model_fields_set
+    async with _retention():
+        row = await ctx.postgres.fetchrow(
+            _QUERIES["update"],
+            change.tenant_id,
+            change.status,
+            change.name,
+            None if change.metadata is None else json.dumps(change.metadata),
+            "telemetry_days" in given,
+            change.telemetry_days,
+            "rollup_days" in given,
+            change.rollup_days,
+        )
     if row is None:
         raise tenant_not_found()
     return _tenant(row)
+
+
+@asynccontextmanager
+async def _retention() -> AsyncIterator[None]:
+    """Refuse what the table refuses: a row may not outlive what it is rolled up to."""
+    try:
+        yield
+    except asyncpg.CheckViolationError as violation:
+        if violation.constraint_name != "tenants_retention":
+            raise
+        raise Reject(
+            "RETENTION_INVALID",
+            "`rollup_days` needs `telemetry_days`, and must not be less.",
+            status=422,
+        ) from None
+
+
+def _data(tenant: CreateTenant | Tenant) -> tuple[object, ...]:
+    return tenant.name, tenant.metadata, tenant.telemetry_days, tenant.rollup_days
 
 
 def _tenant(row: asyncpg.Record) -> Tenant:
