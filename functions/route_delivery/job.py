@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from functions.domain.event_bodies import event_type
 from functions.domain.identifiers import TenantId
 
 # No dots: a webhook's signature covers the id, joined with other parts by dots.
@@ -19,7 +20,11 @@ _DEVICE_SECRET = "provision_token"  # noqa: S105 - a key's name
 class Job(BaseModel):
     """One message for one route. The job holds the route's id, not its configuration.
 
-    `stored_at` is when the device's message was stored, so it is the same on every attempt.
+    Attributes:
+        stored_at: when the device's message was stored, so it is the same on every attempt.
+        is_test: the job tests its route. It is tried once, at once, whatever the route's state.
+        is_whole: the payload, as the route's transformation has made it, is all that is sent; no
+            message carries it.
     """
 
     # Serialize NaN as NaN: null would be a silent change of the payload.
@@ -33,6 +38,15 @@ class Job(BaseModel):
     msg_type: str = ""
     payload: Any
     stored_at: AwareDatetime
+    is_test: bool = False
+    is_whole: bool = Field(default=False, init=False, exclude=True)
+
+    @property
+    def event_type(self) -> str:
+        """The type that receivers see: `device.telemetry`, `notice.endpoint_disabled`, `test`."""
+        if self.is_test:
+            return "test"
+        return event_type(self.topic, self.msg_type)
 
 
 class InlineRoute(BaseModel):

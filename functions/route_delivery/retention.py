@@ -32,9 +32,11 @@ Settings = RetentionSettings
 
 
 async def forget_old_deliveries(ctx: Context) -> None:
-    """Remove jobs whose last attempt is older than `keep_days`, with their attempts."""
+    """Remove old jobs with their attempts, old replays, and endpoints without routes."""
     age = timedelta(days=ctx.settings.keep_days)
     removed = _AT_A_TIME
     while removed == _AT_A_TIME:
         status = await ctx.postgres.execute(_QUERIES["forget_old"], age, _AT_A_TIME)
         removed = int(status.rpartition(" ")[2])
+    await ctx.postgres.execute(_QUERIES["forget_replays"], age)
+    await ctx.postgres.execute(_QUERIES["forget_endpoints"])

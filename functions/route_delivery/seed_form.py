@@ -7,21 +7,36 @@ the database.
 
 from pathlib import Path
 
+from functions.domain.delivery_options import OrderKey
+from functions.domain.evaluation.evaluator import Evaluator
 from functions.domain.identifiers import job_id
 from functions.domain.named_sql import read_queries
+from functions.domain.outbox import NewJob, add_jobs
 from functions.domain.topics import Topic, parse_topic
 from functions.route_delivery.job import Job, SeedJob, route_key, without_device_secret
-from runtime import Context, Event, Reject
+from functions.route_delivery.jobs_again import TargetRoute
+from runtime import Context, Event, Reject, Retry
 
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 
 
+async def start(ctx: Context) -> Evaluator:
+    """What evaluates the order keys of the routes."""
+    return Evaluator(ctx.log)
+
+
+async def stop(ctx: Context) -> None:
+    """End the process of the order keys."""
+    await ctx.state.close()
+
+
 async def dispatch_seed_form(event: Event[SeedJob], ctx: Context) -> None:
-    """Publish the job for its route's type, under an id that is the same on every redelivery.
+    """Make the job for its route's type, once however often the message is redelivered.
 
     Raises:
         Reject: the tenant is not the subject's, the topic is not one of the tenant's device topics,
             or the route does not exist.
+        Retry: the tenant's order keys have used up their time.
     """
     seed = event.data
     if event.subject != f"routes.{seed.tenant_id}":
@@ -29,10 +44,10 @@ async def dispatch_seed_form(event: Event[SeedJob], ctx: Context) -> None:
     topic = parse_topic(seed.topic)
     if not isinstance(topic, Topic) or topic.tenant_id != seed.tenant_id:
         raise Reject("BAD_TOPIC_FORMAT", "the job's topic is not one of its tenant's device topics")
-    destination_type = await ctx.postgres.fetchval(
+    route = await ctx.postgres.fetchrow(
         _QUERIES["find_route_type"], seed.tenant_id, route_key(seed.route.id)
     )
-    if destination_type is None:
+    if route is None:
         raise Reject("ROUTE_GONE", "the job's route does not exist")
     job = Job(
         job_id=job_id(event.message.origin, seed.route.id),
@@ -44,8 +59,13 @@ async def dispatch_seed_form(event: Event[SeedJob], ctx: Context) -> None:
         payload=without_device_secret(seed.payload),
         stored_at=event.stored_at,
     )
-    await ctx.publish(
-        f"routes.{seed.tenant_id}.{destination_type}",
-        job.model_dump_json().encode(),
-        msg_id=job.job_id,
-    )
+    order_key = OrderKey(route["order_by"], job.route_id) if route["order_by"] else None
+    target = TargetRoute(job.route_id, route["destination_type"], order_key=order_key)
+    [decision] = await target.decide(ctx.state, [job])
+    if decision.verdict != "taken":
+        raise Retry(decision.reason)
+    subject = target.subject(job, decision.key)
+    content = job.model_dump_json().encode()
+    names = (job.tenant_id, job.job_id, job.route_id, route["destination_type"])
+    async with ctx.postgres.acquire() as connection, connection.transaction():
+        await add_jobs(connection, [NewJob(*names, content, refusal=None, subject=subject)])
