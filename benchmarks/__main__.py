@@ -8,7 +8,17 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import doing_nothing, fairness, ingesting, reloading, starting, webhooks
+from benchmarks import (
+    doing_nothing,
+    fairness,
+    gateway,
+    ingesting,
+    matching,
+    reloading,
+    starting,
+    webhooks,
+)
+from benchmarks import messages as accepting
 from benchmarks.consumption import UNCOUNTED
 from benchmarks.servers import Servers, serving, temporary_directory
 from benchmarks.table import Comparison, Reloads, Waits, print_results
@@ -17,6 +27,8 @@ from runtime.observe.logs import configure_logs
 MESSAGES, ROUNDS = 100_000, 5
 QUICK_MESSAGES, QUICK_ROUNDS = 30_000, 1
 DELIVERY_SHARE = 4
+ACCEPTED_SHARE = 20
+POSTED_SHARE = 5
 
 
 async def _compare(
@@ -32,6 +44,12 @@ async def _compare(
         deliveries = messages // DELIVERY_SHARE
         print(f"webhooks: {deliveries:,} jobs each round", flush=True)
         comparisons.append(await webhooks.measure(servers, deliveries + 2 * UNCOUNTED, rounds))
+        accepted = messages // ACCEPTED_SHARE
+        print(f"messages: {accepted:,} accepted each round", flush=True)
+        comparisons.append(await accepting.measure(servers, accepted, rounds))
+        posted = messages // POSTED_SHARE
+        print(f"gateway: {posted:,} messages of devices each round", flush=True)
+        comparisons.append(await gateway.measure(servers, posted, rounds))
         print(f"a quiet tenant beside {fairness.FLOOD:,} messages of another", flush=True)
         waits = await fairness.measure(servers)
         print(f"reload: {reloading.SAVES} saves of a file", flush=True)
@@ -58,7 +76,7 @@ def main() -> None:
         comparisons, waits, reloads = uvloop.run(_compare(directory, messages, rounds))
         print("start", flush=True)
         start = starting.measure(directory, rounds)
-    print_results(comparisons, waits, start, reloads)
+    print_results(comparisons, waits, start, reloads, matching.measure())
 
 
 if __name__ == "__main__":

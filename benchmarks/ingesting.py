@@ -1,12 +1,13 @@
 """Compares the ingest function with a loop that only consumes, copies and acknowledges."""
 
+import asyncio
 import hashlib
 from pathlib import Path
 
 import asyncpg
 import orjson
 
-from benchmarks.consumption import Pace, publish_all, watch
+from benchmarks.consumption import STALL_S, Pace, publish_all, watch
 from benchmarks.servers import ROOT, Servers, running
 from benchmarks.table import Comparison
 from runtime.broker.streams import ensure
@@ -20,14 +21,22 @@ MESSAGES_PER_DEVICE = 20
 MESSAGES_PER_EVENT = 100
 SENSORS = ("temperature", "humidity", "pressure", "battery")
 BAR = 0.5
-_ROUTES = 'streams: {ROUTES: {subjects: ["routes.>"], retention: workqueue}}\n'
+_ROUTES = """
+streams: {ROUTES: {subjects: ["routes.>"], retention: workqueue}}
+functions:
+  hand_over_jobs:
+    handler: functions.route_delivery.hand_over:hand_over_jobs
+    service: true
+    uses: [postgres]
+    postgres_connections: 3
+"""
 
 
 async def measure(servers: Servers, messages: int, rounds: int) -> Comparison:
     """Measure ingest and bare loop alternately, with the shipped manifest and schema.
 
     Every message is valid and comes from a device with registered sensors. One in a hundred is an
-    event, which a route accepts.
+    event, which a route accepts; its job is published before the round ends.
     """
     await migrate(servers.database_url, ["functions.domain.migrations"])
     await ensure(servers.broker, _manifest(servers))
@@ -51,18 +60,29 @@ async def _round(servers: Servers, side: str, messages: int) -> Pace:
     await servers.broker.api(f"CONSUMER.DELETE.{STREAM}.{DURABLE}")
     await servers.broker.api("STREAM.DELETE.ROUTES")
     await ensure(servers.broker, _manifest(servers))
-    await _execute(servers, "TRUNCATE telemetry")
+    await _execute(servers, "TRUNCATE telemetry, delivery_jobs, delivery_attempts, delivery_outbox")
     if side == "ingest":
         command = ["-m", "runtime", "serve", *(str(path) for path in _paths(servers))]
     else:
         command = ["-m", "benchmarks.bare_loop", STREAM, DURABLE]
     async with running(servers, command) as process:
         pace = await watch(servers.broker, STREAM, DURABLE, messages, process)
+        if side == "ingest":
+            await _wait_for_jobs(servers, -(-messages // MESSAGES_PER_EVENT))
     rows = await _execute(servers, "SELECT count(*) FROM telemetry")
     if rows != messages:
         raise RuntimeError(f"{side} made {rows} rows of {messages} messages")
     print(f"  {side}: {pace.per_s:,.0f}/s", flush=True)
     return pace
+
+
+async def _wait_for_jobs(servers: Servers, jobs: int) -> None:
+    async with asyncio.timeout(STALL_S):
+        while True:
+            info = await servers.broker.api("STREAM.INFO.ROUTES")
+            if info["state"]["messages"] == jobs:
+                return
+            await asyncio.sleep(0.1)
 
 
 def _paths(servers: Servers) -> list[Path]:

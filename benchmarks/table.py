@@ -60,8 +60,26 @@ class Reloads:
     worst_bar_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """µs to find a message's routes among a tenant's: by the trie, and by trying each of them.
+
+    Attributes:
+        built_us: µs for each route, when the trie is made.
+    """
+
+    routes: int
+    trie_us: float
+    one_by_one_us: float
+    built_us: float
+
+
 def print_results(
-    comparisons: Sequence[Comparison], waits: Sequence[Waits], start: Start, reloads: Reloads
+    comparisons: Sequence[Comparison],
+    waits: Sequence[Waits],
+    start: Start,
+    reloads: Reloads,
+    matching: Sequence[Matching],
 ) -> None:
     """Print all results, each with its bar."""
     console = Console(width=130)
@@ -83,6 +101,7 @@ def print_results(
         )
     console.print(table)
     _print_waits(console, waits)
+    _print_matching(console, matching)
     _print_reloads(console, reloads)
     seconds = median(start.seconds)
     verdict = "met" if seconds < start.bar_s else "MISSED"
@@ -100,6 +119,20 @@ def _print_waits(console: Console, waits: Sequence[Waits]) -> None:
     for one in waits:
         figures = (median(one.seconds), one.p99_s, max(one.seconds))
         table.add_row(one.way, *(f"{figure * 1000:,.0f}" for figure in figures))
+    console.print(table)
+
+
+def _print_matching(console: Console, matching: Sequence[Matching]) -> None:
+    table = Table(title="The routes of a message, µs to find them; µs a route to make the trie")
+    for name in ("routes of the tenant", "trie", "one by one", "trie made"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in matching:
+        table.add_row(
+            f"{one.routes:,}",
+            f"{one.trie_us:.1f}",
+            f"{one.one_by_one_us:,.1f}",
+            f"{one.built_us:.1f}",
+        )
     console.print(table)
 
 

@@ -18,7 +18,7 @@ ROUTE = "demo"
 _API = "/api/v1"
 _TENANT = f"{_API}/tenants/{TENANT}"
 _DEVICE = f"{_TENANT}/devices/{DEVICE}"
-_DISCOVERY_S = 15.0
+_DISCOVERY_S = 40.0
 _NOT_FOUND = 404
 _CONFLICT = 409
 

@@ -18,7 +18,6 @@ class RunningHost:
     nats_url: str
     mqtt_port: int
     admin_key: str
-    mqtt_password: str
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ) -> "RunningHost":
@@ -34,7 +33,6 @@ class RunningHost:
             nats_url=environment.get("NATS_URL") or f"nats://127.0.0.1:{nats_port}",
             mqtt_port=int(environment.get("RUNTIME_MQTT_PORT") or "1883"),
             admin_key=_secret(environment, "ADMIN_KEY", data / "admin.key"),
-            mqtt_password=_secret(environment, "MQTT_ADMIN_PASSWORD", data / "mqtt.password"),
         )
 
 

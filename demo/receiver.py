@@ -2,12 +2,15 @@
 
 import queue
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import TracebackType
 from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
+
+_LOOK_EVERY_S = 0.5
 
 
 class Receiver:
@@ -58,15 +61,22 @@ class Receiver:
         self._deliveries.put((names["webhook-id"], event))
         return 204
 
-    def collect(self, run: int, count: int, timeout_s: float) -> dict[str, Any]:
-        """The verified events of a run by webhook id; waits for `count` of them or the timeout."""
+    def collect(
+        self, run: int, count: int, timeout_s: float, is_refused: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """The verified events of a run by webhook id.
+
+        Waits for `count` of them, until deliveries are refused, or until the timeout.
+        """
         found: dict[str, Any] = {}
         until = time.monotonic() + timeout_s
         while len(found) < count and (left := until - time.monotonic()) > 0:
             try:
-                webhook_id, event = self._deliveries.get(timeout=left)
+                webhook_id, event = self._deliveries.get(timeout=min(left, _LOOK_EVERY_S))
             except queue.Empty:
-                break
+                if is_refused():
+                    break
+                continue
             if event["data"]["payload"].get("metrics", {}).get("run") == run:
                 found[webhook_id] = event
         return found
