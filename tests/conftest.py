@@ -3,20 +3,33 @@
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from runtime.broker.connection import Broker
 from runtime.resource.postgres import migrate
 from tests.support.cluster import NatsCluster
+from tests.support.databases import Databases
 from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
 
 # Has pytest explain failed assertions in the helper modules as it does in tests.
 pytest.register_assert_rewrite("tests.contract")
+
+# An example is not wrong because the machine is busy.
+settings.register_profile(
+    "tests", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+# What the tests start shall be ended by signals, even where a shell in the background ignores them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _ROOT = Path(__file__).parent.parent
 _MIGRATIONS = ["functions.domain.migrations"]
@@ -84,15 +97,18 @@ def template_database(postgres_server: PostgresServer) -> str:
     return "migrated"
 
 
+@pytest.fixture(scope="session")
+def databases(postgres_server: PostgresServer, template_database: str) -> Databases:
+    """Databases with all migrations applied, for `postgres_dsn`."""
+    return Databases(postgres_server, template_database)
+
+
 @pytest.fixture
-async def postgres_dsn(
-    postgres_server: PostgresServer, template_database: str
-) -> AsyncIterator[str]:
-    """The address of a new database with all migrations applied."""
-    name = f"test_{next(_databases)}"
-    await postgres_server.make_database(name, template=template_database)
+async def postgres_dsn(postgres_server: PostgresServer, databases: Databases) -> AsyncIterator[str]:
+    """The address of a database with all migrations applied, and no rows."""
+    name = await databases.take()
     yield postgres_server.dsn(name)
-    await postgres_server.administer(f"DROP DATABASE {name} WITH (FORCE)")
+    await databases.give_back(name)
 
 
 @pytest.fixture

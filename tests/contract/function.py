@@ -74,7 +74,7 @@ async def _ask(ctx: Context, message: Message | None) -> None:
         answer = await reader.readline()
     finally:
         writer.close()
-    _act(answer)
+    _act(ctx, answer)
 
 
 def _ask_in_thread(ctx: Context, message: Message | None) -> None:
@@ -82,7 +82,7 @@ def _ask_in_thread(ctx: Context, message: Message | None) -> None:
         connection.connect(ctx.settings.stage)
         connection.sendall(_report(ctx, message))
         answer = connection.makefile("rb").readline()
-    _act(answer)
+    _act(ctx, answer)
 
 
 def _report(ctx: Context, message: Message | None) -> bytes:
@@ -100,11 +100,13 @@ def _report(ctx: Context, message: Message | None) -> bytes:
     return json.dumps(told).encode() + b"\n"
 
 
-def _act(answer: bytes) -> None:
+def _act(ctx: Context, answer: bytes) -> None:
     """Do what the test answered; no answer means that the test has ended without this call."""
     if not answer:
         return
     told: dict[str, Any] = json.loads(answer)
+    if "schedule" in told:
+        ctx.use_retry_schedule(told["schedule"], jitter=0)
     match told["act"]:
         case "raise":
             _raise(told["error"])

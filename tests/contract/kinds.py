@@ -41,6 +41,7 @@ class Kind:
 
 # The next tick but the first is due in 2052.
 _AT_START = {"schedule": {"every": "30000d", "at_start": True}}
+_LEVELS = {"field": "priority", "weights": {"high": 8, "bulk": 1}, "default": "bulk"}
 
 KINDS = (
     Kind("single", "on_event", "on_order"),
@@ -50,7 +51,8 @@ KINDS = (
     Kind("isolated", "on_event", "on_order", {"isolate": True}),
     Kind("ordered", "on_event", "on_order", {"ordered_by": {"token": 2}}),
     Kind("ordered_batch", "on_batch", "on_orders", {"ordered_by": {"token": 2}}),
-    Kind("fair", "on_event", "on_order", {"fair_by": {"token": 2}}),
+    # Fairness alone: tests/integration/test_fairness.py.
+    Kind("fair", "on_event", "on_order", {"fair_by": {"token": 2}, "priority_by": _LEVELS}),
     Kind("scheduled", "on_tick", spec=_AT_START),
     Kind("scheduled_in_thread", "on_tick_in_thread", spec=_AT_START),
 )

@@ -115,6 +115,11 @@ def raises(error: str) -> Act:
     return Act("raise", {"error": error})
 
 
+def raises_by(schedule_s: list[float]) -> Act:
+    """The function sets its own retry schedule and fails."""
+    return Act("raise", {"error": "ValueError", "schedule": schedule_s})
+
+
 def retries(reason: str, delay_s: float) -> Act:
     return Act("retry", {"reason": reason, "delay_s": delay_s})
 

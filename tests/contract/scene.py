@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runtime.broker.connection import Broker
+from runtime.broker.connection import ApiError, Broker
 from runtime.broker.dead_letters import DeadLetter
 from runtime.broker.stored import parse_time_ns
 from tests.contract.hosting import InProcess, OwnProcess, Served
@@ -77,6 +78,9 @@ class Scene:
         self.stage.close()
         await self.host.stop()
         await self.wire.close()
+        # A server limits the consumers of a stream, and all cases share one.
+        with suppress(ApiError):
+            await self.broker.api(f"CONSUMER.DELETE.MAILBOX.{self.name}")
 
     async def send(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         await self.broker.publish(f"{self.stream}.a", data, headers=headers)

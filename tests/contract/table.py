@@ -20,6 +20,7 @@ from tests.contract.plays import (
     Play,
     ReturnWhileDraining,
     raises,
+    raises_by,
     rejects,
     retries,
 )
@@ -40,6 +41,7 @@ from tests.support.host import QUICK
 
 HOUR_S = 3600.0
 ACK_WAIT = {"consumer": {"ack_wait": "1s"}}
+OWN = [0.2, HOUR_S, 7.0]
 PATIENT = {"retry": {**QUICK, "attempts": 50}}
 
 WITH_CONSUMER = tuple(kind for kind in KINDS if not kind.is_scheduled)
@@ -62,6 +64,8 @@ class Row:
         grace_s: how long a drain waits.
         in_own_process: whether the host needs a process of its own, since it may die.
         kinds: the kinds of functions that the row holds for.
+        steps_without_schedules: how many of the steps there are before nats-server 2.12, which then
+            gives the message up; None for all.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Row:
     grace_s: float = 10.0
     in_own_process: bool = False
     kinds: Sequence[Kind] = KINDS
+    steps_without_schedules: int | None = None
 
 
 STORED_AT_LAST = (
@@ -119,6 +124,34 @@ ROWS = (
                 Buried("ATTEMPTS_EXHAUSTED", "still away", "Retry", ["Retry"]),
             ),
         ],
+    ),
+    Row(
+        "a_call_with_a_schedule_of_its_own_has_the_attempts_and_waits_of_that_schedule",
+        [
+            (raises_by(OWN), Again(0.2)),
+            # JetStream would not deliver it a third time.
+            (raises_by(OWN), Parked(HOUR_S, "broken")),
+            (raises_by(OWN), Parked(7.0, "broken")),
+            (
+                raises_by(OWN),
+                Buried("ATTEMPTS_EXHAUSTED", "broken", "ValueError", ["ValueError: broken"]),
+            ),
+        ],
+        spec={"retry": {**QUICK, "attempts": 2}},
+        kinds=named("single", "single_in_thread", "fair"),
+        steps_without_schedules=2,
+    ),
+    Row(
+        "an_ordered_call_with_a_schedule_of_its_own_waits_in_place",
+        [
+            (raises_by([0.2]), Again(0.2)),
+            (
+                raises_by([0.2]),
+                Buried("ATTEMPTS_EXHAUSTED", "broken", "ValueError", ["ValueError: broken"]),
+            ),
+        ],
+        spec={"retry": {**QUICK, "attempts": 1}},
+        kinds=named("ordered"),
     ),
     Row(
         "a_long_wait_that_cannot_be_parked_is_waited_for_in_the_stream",

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import yaml
 
+from runtime.process.placeholders import placeholders
+from runtime.settings import HostSettings
+
 ROOT = Path(__file__).parents[2]
 RUNTIME = Path(sys.executable).parent / "runtime"
 
@@ -18,7 +21,7 @@ def run(*arguments: str, folder: Path, **environment: str) -> subprocess.Complet
         env={**kept, "COLUMNS": "120", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -165,6 +168,13 @@ def test_every_shipped_manifest_passes_the_check() -> None:
     assert done.stdout.rstrip().endswith("OK")
 
 
+def test_a_variable_of_the_host_that_is_empty_counts_as_unset() -> None:
+    # As a compose file passes on what nobody set: `ADMIN_KEY: ${ADMIN_KEY:-}`.
+    done = run("check", "manifests", folder=ROOT, **dict.fromkeys(placeholders(HostSettings()), ""))
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_version_is_printed(tmp_path: Path) -> None:
     done = run("--version", folder=tmp_path)
 
@@ -221,7 +231,9 @@ def test_resolved_shows_every_value_and_where_it_comes_from(tmp_path: Path) -> N
         "description: Books an order # the docstring",
     ):
         assert expected in lines
-    assert not [line for line in lines if line.startswith(("batch", "postgres_connections"))]
+    assert not [
+        line for line in lines if line.startswith(("batch", "postgres_connections", "http_client"))
+    ]
     written = yaml.safe_load(done.stdout)
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(written))
     assert run("check", "again.yaml", folder=tmp_path).returncode == 0

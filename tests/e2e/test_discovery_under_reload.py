@@ -16,7 +16,7 @@ from tests.support.host import eventually
 from tests.support.servers import NatsServer
 from tests.support.serving import serving
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 INSTANCES = 3
 SAVES = 6
 MANIFEST = """

@@ -24,7 +24,8 @@ from tests.support.documentation import (
 from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
 
 GUIDES = ROOT / "docs" / "guides"
-PAGES = sorted(GUIDES.glob("*.md"))
+# The page about route types has a host and a test of its own.
+PAGES = sorted(page for page in GUIDES.glob("*.md") if page.name != "route-types.md")
 
 pytestmark = pytest.mark.nats_cli
 
@@ -53,7 +54,7 @@ class Project:
             env={"PATH": os.environ["PATH"], "COLUMNS": "150", **self.environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

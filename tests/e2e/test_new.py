@@ -33,7 +33,7 @@ def _run(*command: str | Path, folder: Path, **environment: str) -> str:
         env={"PATH": programs, "HOME": str(folder), **environment},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"

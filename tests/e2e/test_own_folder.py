@@ -12,6 +12,9 @@ HELLO = (
     "    return event.data\n"
 )
 NOWHERE = "nats://127.0.0.1:9"
+BESIDE = pytest.mark.parametrize(
+    "shipped", ["gateway", pytest.param("backbone", marks=pytest.mark.long)]
+)
 
 
 def write_project(
@@ -37,7 +40,7 @@ def write_project(
     ],
     ids=["module", "package", "regular package", "one module", "in the package itself"],
 )
-@pytest.mark.parametrize("shipped", ["backbone", "gateway"])
+@BESIDE
 async def test_functions_of_ones_own_stand_beside_the_shipped_ones(
     tmp_path: Path, files: dict[str, str], handler: str, shipped: str
 ) -> None:
@@ -117,14 +120,15 @@ async def test_a_handler_in_a_folder_called_runtime_is_refused_by_the_folders_na
     assert done.err.startswith("runtime/: has the name of the package that serves functions")
 
 
+@BESIDE
 @pytest.mark.parametrize("broken", ["def (", "1 / 0", "import nowhere", "raise SystemExit"])
 async def test_a_functions_package_that_cannot_be_imported_is_one_problem_with_its_line(
-    tmp_path: Path, broken: str
+    tmp_path: Path, broken: str, shipped: str
 ) -> None:
     files = {"functions/hello.py": HELLO, "functions/__init__.py": f"\n{broken}\n"}
     write_project(tmp_path, files)
 
-    done = await runtime(NOWHERE, "check", "my.yaml", "--with", "backbone", folder=tmp_path)
+    done = await runtime(NOWHERE, "check", "my.yaml", "--with", shipped, folder=tmp_path)
 
     assert done.code == 2
     first, count = done.err.splitlines()
@@ -133,13 +137,14 @@ async def test_a_functions_package_that_cannot_be_imported_is_one_problem_with_i
     assert count == "1 problem"
 
 
+@BESIDE
 @pytest.mark.parametrize("broken", ["def (", "1 / 0", "import nowhere"])
 async def test_a_broken_module_of_ones_own_is_named_with_its_line_and_harms_no_shipped_one(
-    tmp_path: Path, broken: str
+    tmp_path: Path, broken: str, shipped: str
 ) -> None:
     write_project(tmp_path, {"functions/hello.py": f"\n{broken}\n"})
 
-    done = await runtime(NOWHERE, "check", "my.yaml", "--with", "backbone", folder=tmp_path)
+    done = await runtime(NOWHERE, "check", "my.yaml", "--with", shipped, folder=tmp_path)
 
     assert done.code == 2
     first, count = done.err.splitlines()

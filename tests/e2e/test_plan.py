@@ -279,7 +279,8 @@ class LockedServer(NatsServer):
             '{ user: "binder", password: "bind", allowed_connection_types: ["STANDARD"]'
             f", permissions: {{ publish: {{ allow: {json.dumps(allowed)} }} }} }}"
         )
-        return super().configuration().replace("  users: [\n", f"  users: [\n    {user}\n", 1)
+        text = super().configuration().replace("  users: [\n", f"  users: [\n    {user}\n", 1)
+        return text.replace("auth_users: [", 'auth_users: ["binder", ', 1)
 
     @property
     def binder_url(self) -> str:

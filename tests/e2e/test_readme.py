@@ -88,7 +88,7 @@ def test_the_demonstration_shows_what_the_page_shows(environment: dict[str, str]
             env={"PATH": os.environ["PATH"], "COLUMNS": "110", **environment},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=240,
             check=False,
         )
 

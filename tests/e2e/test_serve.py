@@ -86,13 +86,13 @@ class Project:
 
     async def take(self) -> tuple[int, bytes]:
         """Process and payload of the function's next call."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             message = await self.seen.get()
         number, _, data = message.data.partition(b" ")
         return int(number), data
 
     async def open_gate(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await self.broker.respond(await self.gates.get(), b"")
 
 
@@ -145,7 +145,7 @@ async def test_a_second_signal_ends_it_at_once_and_the_message_comes_again(
         await project.open_gate()
         await wait_until_settled(project.broker, project.stream, project.function)
 
-    assert took_s < 5
+    assert took_s < 20
     assert second != first
     assert data == b"wait"
 
@@ -181,7 +181,7 @@ async def test_a_thread_that_hangs_does_not_keep_it_from_ending(
 
         await eventually(hung, "the call")
         served.send(signal.SIGTERM)
-        assert await served.wait_until_ended(15) == 0
+        assert await served.wait_until_ended(25) == 0
 
 
 async def test_a_signal_before_it_is_ready_ends_it(
@@ -199,7 +199,7 @@ async def test_a_signal_before_it_is_ready_ends_it(
             connection.close()
 
     assert code == 0
-    assert time.monotonic() - began_s < 4
+    assert time.monotonic() - began_s < 8
 
 
 async def _ended(folder: Path, *arguments: str, **environment: str) -> tuple[int, Served, float]:
@@ -215,7 +215,7 @@ def _closed_port() -> int:
         return port
 
 
-GIVEN_UP_S = 20.0
+GIVEN_UP_S = 60.0
 """The first connection has 10 s; a busy machine needs some more to start and to end a process."""
 
 
@@ -279,7 +279,12 @@ async def test_every_mistake_of_a_manifest_is_told_before_anything_starts(projec
 
 
 @pytest.mark.parametrize(
-    "variable", ["RUNTIME_NATS_PORT", "RUNTIME_MONITOR_PORT", "RUNTIME_MQTT_PORT"]
+    "variable",
+    [
+        "RUNTIME_MQTT_PORT",
+        pytest.param("RUNTIME_NATS_PORT", marks=pytest.mark.long),
+        pytest.param("RUNTIME_MONITOR_PORT", marks=pytest.mark.long),
+    ],
 )
 async def test_a_taken_port_of_the_embedded_server_is_named(
     project: Project, addresses: dict[str, str], variable: str
@@ -407,7 +412,7 @@ async def test_a_killed_worker_is_started_again(
             await project.give(b"more")
         seen = {await project.take() for _ in range(20)}
         served.send(signal.SIGTERM)
-        code = await served.wait_until_ended()
+        code = await served.wait_until_ended(25)
 
     assert code == 0
     assert victim not in {pid for pid, _ in seen}
@@ -448,7 +453,7 @@ async def test_a_worker_that_ends_each_time_is_started_again_after_ever_longer_p
             await served.wait_for_line(sentence, count=count, worker="2") for count in (1, 2, 3)
         ]
         served.send(signal.SIGTERM)
-        code = await served.wait_until_ended(15)
+        code = await served.wait_until_ended(25)
 
     assert [end["pause_s"] for end in ends] == [0.5, 1.0, 2.0]
     assert {end["ended_by"] for end in ends} == {"exit code 3"}
@@ -488,7 +493,7 @@ async def test_a_signal_ends_a_supervisor_whose_workers_are_not_ready(
 
         await eventually(starting, "two starting workers")
         served.send(signal.SIGTERM)
-        assert await served.wait_until_ended(15) == 0
+        assert await served.wait_until_ended(25) == 0
 
 
 async def test_the_host_brings_its_servers_and_leaves_none_behind(project: Project) -> None:
@@ -507,7 +512,7 @@ async def test_the_host_brings_its_servers_and_leaves_none_behind(project: Proje
             if path.suffix in {".key", ".password"}
         ]
         served.send(signal.SIGTERM)
-        code = await served.wait_until_ended()
+        code = await served.wait_until_ended(25)
 
     assert servers
     assert not alive

@@ -97,7 +97,7 @@ class Tutorial:
             env={"PATH": os.environ["PATH"], "COLUMNS": "110", **self.environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         return done.stdout + done.stderr

@@ -15,7 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runtime.cli.manifests import SHIPPED
+from runtime.cli.manifests import SHIPPED, shipped_manifests
+from runtime.manifest import read
+from runtime.process.placeholders import placeholders
+from runtime.settings import HostSettings
 from tests.support.documentation import ROOT, free_port, read_blocks, serving, write_files
 from tests.support.servers import remove
 
@@ -28,7 +31,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program folder of an environment with the installed wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=240)
     [wheel] = folder.glob("*.whl")
     place = folder / "venv"
     venv.create(place)
@@ -37,7 +40,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python"]
     pip += [str(place / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True, timeout=60)
+    subprocess.run(pip, check=True, capture_output=True, timeout=240)
     return place / "bin"
 
 
@@ -83,7 +86,7 @@ def test_the_runtime_of_the_wheel_is_not_the_checkout(installed: Path, folder: P
 
 def test_a_source_distribution_has_the_shipped_manifests_too(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=240)
     [archive] = tmp_path.glob("*.tar.gz")
 
     with tarfile.open(archive) as opened:
@@ -114,7 +117,8 @@ def test_an_endpoint_in_an_empty_folder_is_served_by_the_backbones_gateway(
 
     program = installed / "runtime"
     with serving(folder, *arguments, environment=environment, program=program) as served:
-        assert served.wait_for("Ready")["functions"] == 46
+        shipped = read(shipped_manifests(["backbone"]), placeholders(HostSettings()))
+        assert served.wait_for("Ready")["functions"] == len(shipped.functions) + 1
         asked = documented("curl -s")[-1].replace("8080", environment["GATEWAY_PORT"])
         answer = httpx.get(asked)
         shown = httpx.get(f"http://127.0.0.1:{environment['GATEWAY_PORT']}/openapi.json")

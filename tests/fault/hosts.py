@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -83,6 +84,12 @@ class HostProcess:
         await process.wait()
         self.kills += 1
 
+    async def died(self) -> None:
+        """Return when the process has ended by itself."""
+        assert self._process is not None, "the host was not started"
+        async with asyncio.timeout(60):
+            await self._process.wait()
+
     def pause(self) -> None:
         """Send SIGSTOP: connections stay open, and the process answers nothing."""
         os.waitid(os.P_PID, self._send(signal.SIGSTOP).pid, os.WSTOPPED | os.WNOWAIT)
@@ -107,3 +114,22 @@ class HostProcess:
         assert self._process.returncode is None, self.log[-4000:]
         self._process.send_signal(number)
         return self._process
+
+
+@asynccontextmanager
+async def two_hosts(
+    nats_url: str, dsn: str, manifests: Sequence[str | Path], folder: Path, **environment: str
+) -> AsyncIterator[list[HostProcess]]:
+    """Two hosts on the same servers, not started yet; ended in the end."""
+    variables = {
+        "NATS_URL": nats_url,
+        "DATABASE_URL": dsn,
+        "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+        **environment,
+    }
+    both = [HostProcess(name, manifests, variables, folder) for name in ("one", "two")]
+    try:
+        yield both
+    finally:
+        for host in both:
+            await host.stop()

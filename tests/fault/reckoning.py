@@ -10,11 +10,11 @@ import asyncpg
 from runtime.broker.connection import ApiError, Broker
 from runtime.broker.dead_letters import DeadLetters
 from runtime.errors import Unavailable
+from tests.fault.books import assert_books_say, assert_message_books_say
 from tests.fault.endpoint import Endpoint
-from tests.fault.traffic import Traffic
+from tests.fault.rolled_up import assert_all_is_rolled_up
+from tests.fault.traffic import TENANT, Traffic
 from tests.support.host import eventually
-
-_CONSUMERS = (("TELEMETRY", "ingest-workers"), ("ROUTES", "route-delivery"))
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,12 @@ async def assert_nothing_lost_nothing_doubled(
     wrong = [place for place in places if place.lost or place.doubled or place.strange]
     assert not wrong, wrong
     assert delivered == Counter(endpoint.accepted.keys()), "the delivery log tells otherwise"
+    await assert_books_say(dsn, delivered=len(traffic.routed))
     settled = rows.total() + quarantined.total() + dead.total() + traffic.duplicates
     assert settled == traffic.received, (settled, traffic)
+    await assert_all_is_rolled_up(dsn)
     kept = rows.total() + quarantined.total()
+    await assert_message_books_say(dsn, TENANT, messages=kept)
 
     async def is_all_kept() -> bool:
         # A leader that was stopped answers with old data until it learns that it no longer leads.
@@ -95,16 +98,31 @@ async def _read_database(dsn: str) -> tuple[Counter[int], Counter[int], Counter[
     )
 
 
-async def is_settled(broker: Broker) -> bool:
-    """Whether no message waits anywhere; checks the streams in the order of the flow."""
+async def is_settled(broker: Broker, dsn: str) -> bool:
+    """Whether no message waits anywhere; checks the places in the order of the flow."""
     try:
-        for stream, durable in _CONSUMERS:
-            found = await broker.api(f"CONSUMER.INFO.{stream}.{durable}")
-            if found["num_pending"] or found["num_ack_pending"]:
-                return False
-        return not await messages_in(broker, "ROUTES") and not await messages_in(broker, "MAILBOX")
-    except (ApiError, Unavailable):
+        return (
+            await _has_settled(broker, "TELEMETRY", "ingest-workers")
+            and not await _outbox_rows(dsn)
+            and await _has_settled(broker, "ROUTES", "route-delivery")
+            and not await messages_in(broker, "ROUTES")
+            and not await messages_in(broker, "MAILBOX")
+        )
+    except (ApiError, Unavailable, OSError, asyncpg.PostgresError):
         return False
+
+
+async def _has_settled(broker: Broker, stream: str, durable: str) -> bool:
+    found = await broker.api(f"CONSUMER.INFO.{stream}.{durable}")
+    return not found["num_pending"] and not found["num_ack_pending"]
+
+
+async def _outbox_rows(dsn: str) -> int:
+    database = await asyncpg.connect(dsn)
+    try:
+        return int(await database.fetchval("SELECT count(*) FROM delivery_outbox"))
+    finally:
+        await database.close()
 
 
 async def settled_telemetry(broker: Broker) -> int:

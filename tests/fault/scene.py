@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -75,6 +75,7 @@ async def flow(
     module: str = "runtime",
     environment: Mapping[str, str] | None = None,
     endpoint: Endpoint | None = None,
+    prepare: Callable[[Broker], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Scene]:
     """Start the flow of messages; the body begins in the middle of a burst.
 
@@ -86,6 +87,7 @@ async def flow(
         module: see `HostProcess`.
         environment: environment of the hosts, in place of the servers' addresses.
         endpoint: receives the webhooks.
+        prepare: is run when the hosts are ready, before the first message.
 
     Raises:
         AssertionError: a message is lost, doubled or in a wrong place.
@@ -100,6 +102,7 @@ async def flow(
             "NATS_URL": servers.nats_url,
             "DATABASE_URL": servers.dsn,
             "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "JOB_REPEAT_WAIT_S": "1",
             **(environment or {}),
         }
         cast = [
@@ -112,11 +115,15 @@ async def flow(
         try:
             await asyncio.gather(*(host.start() for host in cast))
             await asyncio.gather(*(host.wait_until_ready() for host in cast))
+            if prepare is not None:
+                await prepare(broker)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(traffic.publish(broker))
                 await traffic.reach(chance.randint(traffic.burst.start + 1, traffic.burst.stop))
                 yield scene
-            await eventually(lambda: is_settled(broker), "the end of everything", _SETTLED_S)
+            await eventually(
+                lambda: is_settled(broker, servers.dsn), "the end of everything", _SETTLED_S
+            )
             await assert_nothing_lost_nothing_doubled(traffic, receiver, broker, servers.dsn)
         finally:
             await asyncio.gather(*(host.stop() for host in cast))

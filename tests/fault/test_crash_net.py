@@ -18,7 +18,7 @@ from tests.support.host import consumer, eventually, letters_of, wait_until_sett
 from tests.support.servers import NatsServer
 from tests.support.serving import Served, serving
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 MESSAGES = 30
 POISON = 11

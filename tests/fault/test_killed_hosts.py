@@ -10,7 +10,7 @@ import pytest
 
 from runtime.broker.connection import Broker
 from tests.fault.endpoint import SECRET, Endpoint
-from tests.fault.hosts import HostProcess
+from tests.fault.hosts import HostProcess, two_hosts
 from tests.fault.reckoning import (
     assert_nothing_lost_nothing_doubled,
     is_settled,
@@ -31,16 +31,10 @@ KILLS_EACH = int(os.environ.get("FAULT_RESTARTS", "2"))
 async def hosts(
     nats_server: NatsServer, postgres_dsn: str, tmp_path: Path
 ) -> AsyncIterator[list[HostProcess]]:
-    """Two hosts on the same servers, not started yet."""
-    environment = {
-        "NATS_URL": nats_server.url,
-        "DATABASE_URL": postgres_dsn,
-        "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
-    }
-    both = [HostProcess(name, MANIFESTS, environment, tmp_path) for name in ("one", "two")]
-    yield both
-    for host in both:
-        await host.stop()
+    async with two_hosts(
+        nats_server.url, postgres_dsn, MANIFESTS, tmp_path, JOB_REPEAT_WAIT_S="1"
+    ) as both:
+        yield both
 
 
 async def test_every_message_becomes_one_row_and_every_job_is_delivered_though_hosts_are_killed(
@@ -56,7 +50,7 @@ async def test_every_message_becomes_one_row_and_every_job_is_delivered_though_h
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(traffic.publish(broker))
             await kill_now_and_then(hosts, broker)
-        await eventually(lambda: is_settled(broker), "the end of everything", 300)
+        await eventually(lambda: is_settled(broker, postgres_dsn), "the end of everything", 300)
         await assert_nothing_lost_nothing_doubled(traffic, endpoint, broker, postgres_dsn)
         assert [host.kills for host in hosts] == [KILLS_EACH, KILLS_EACH]
 

@@ -17,7 +17,7 @@ from tests.support.host import eventually, fresh, letters_of, wait_until_settled
 from tests.support.servers import NatsServer
 from tests.support.serving import serving
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 KEYS = 12

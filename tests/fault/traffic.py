@@ -11,6 +11,7 @@ from runtime.broker.connection import Broker
 from runtime.context import PubAck, Publication
 from runtime.errors import PublishFailed, Unavailable
 
+TENANT = "fault"
 TOKEN, WRONG_TOKEN = "tok", "wrong"
 DEVICES = 10_000
 ROUTED_EVERY = 50

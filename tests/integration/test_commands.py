@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from functions.commands.acks import apply_ack
 from functions.commands.endpoints import (
     Command,
+    CommandSettings,
     cancel_command,
     create_command,
     get_command,
@@ -28,8 +30,10 @@ DEVICE = {"tenant_id": "test", "device_id": "d.1"}
 async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=8)
     caller = Caller(pool, settings=devices.DeviceSettings(min_token_length=3))
-    await caller.ask(tenants.create_tenant, tenant_id="test")
+    long_since = {"starts_at": "2000-01-01T00:00:00Z"}
+    await caller.ask(tenants.create_tenant, tenant_id="test", subscription=long_since)
     await caller.ask(devices.register_device, **DEVICE, site_id="s1", provision_token="tok")
+    caller.settings = CommandSettings()
     yield caller
     await pool.close()
 
@@ -241,16 +245,19 @@ async def test_a_message_on_another_topic_than_answers_is_refused(api: Caller) -
     assert await status(api, command) == "sent"
 
 
-async def test_a_verdict_on_an_answer_stands_on_redelivery(api: Caller) -> None:
+@pytest.mark.parametrize("repeated", [{"attempt": 2}, {"called_before": True}])
+async def test_a_verdict_on_an_answer_stands_on_redelivery(
+    api: Caller, repeated: dict[str, Any]
+) -> None:
+    """Redelivered, or handed over or redriven with attempt 1 again."""
     first, second = await create(api), await create(api)
     applied, refused = ack(1, first, "succeeded"), ack(2, second, "succeeded")
     await api.deliver(apply_ack, applied)
     await api.ask(devices.revoke_device, **DEVICE)
     await api.deliver(apply_ack, refused)
-    applied.attempt = refused.attempt = 2
-    await api.deliver(apply_ack, applied)
+    await api.deliver(apply_ack, replace(applied, **repeated))
     await api.ask(devices.reactivate_device, **DEVICE)
-    await api.deliver(apply_ack, refused)
+    await api.deliver(apply_ack, replace(refused, **repeated))
     assert [reason for reason, _ in await quarantined(api)] == ["DEVICE_REVOKED"]
     assert [await status(api, each) for each in (first, second)] == ["succeeded", "sent"]
 
@@ -258,6 +265,7 @@ async def test_a_verdict_on_an_answer_stands_on_redelivery(api: Caller) -> None:
 async def test_no_device_answers_for_another(api: Caller) -> None:
     command = await create(api)
     other = {"tenant_id": "test", "device_id": "d2", "site_id": "s1", "provision_token": "tok"}
+    api.settings = devices.DeviceSettings(min_token_length=3)
     await api.ask(devices.register_device, **other)
     answer = ack(1, command, "succeeded")
     answer.subject = "commands.test.d2.ack"

@@ -191,7 +191,7 @@ async def test_a_stop_that_does_not_end_is_ended(
 
     monkeypatch.setattr(workload, "stop", stop, raising=False)
     spec = {"handler": "on_tick", "schedule": {"every": "1h"}}
-    functions = {fresh("work"): spec for _ in range(10)}
+    functions = {fresh("work"): spec for _ in range(20)}
     async with running_host(nats_server.url, functions) as host:
         began_s = asyncio.get_running_loop().time()
         await host.drain(1)
@@ -199,7 +199,7 @@ async def test_a_stop_that_does_not_end_is_ended(
 
     assert ended.is_set()
     # The stop hooks run together: one after the other, each could use its whole time limit.
-    assert took_s < 5
+    assert took_s < 15
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, GeneratorExit])

@@ -125,7 +125,7 @@ async def test_a_device_hears_what_is_published_for_it(nats_server: NatsServer) 
         assert session.subscribe("tenant/test/device/dev1/commands") == "Granted QoS 1"
         await client.publish("tenant.test.device.dev1.commands", b"reboot")
         await client.flush()
-        message = session.received.get(timeout=10)
+        message = session.received.get(timeout=60)
     assert (message.topic, message.payload) == ("tenant/test/device/dev1/commands", b"reboot")
     await client.close()
 

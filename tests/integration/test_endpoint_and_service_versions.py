@@ -39,7 +39,7 @@ async def test_an_endpoint_answers_every_request_while_its_versions_and_its_bind
 
     async def keep_asking() -> None:
         while not is_over.is_set():
-            reply = await broker.request(ask, b"{}", timeout_s=5)
+            reply = await broker.request(ask, b"{}", timeout_s=30)
             answers.append(json.loads(reply.data)["from"])
 
     async with running_host(nats_server.url, project.specs, {ask: _answer_first}) as host:
@@ -56,7 +56,7 @@ async def test_an_endpoint_answers_every_request_while_its_versions_and_its_bind
         await asyncio.gather(*asking)
         project.declare(ask, endpoint={"subject": other})
         [moved] = (await project.reload(host)).values()
-        reply = await broker.request(other, b"{}", timeout_s=5)
+        reply = await broker.request(other, b"{}", timeout_s=30)
 
     assert set(answers) <= {"first", *map(str, range(10))}
     assert answers == sorted(answers, key=lambda each: -1 if each == "first" else int(each))
@@ -156,7 +156,7 @@ async def test_a_consumer_that_becomes_an_endpoint_is_shown_as_one(
         project.specs[work] = {"handler": "on_request", "endpoint": {"subject": f"ask.{work}"}}
         project.write(work, "endpoint", handler=_answering("endpoint"))
         became = await change()
-        reply = await broker.request(f"ask.{work}", b"{}", timeout_s=5)
+        reply = await broker.request(f"ask.{work}", b"{}", timeout_s=30)
         as_endpoint = await _info(broker, work)
         project.specs[work] = spec
         project.write(work, "consumer", handler=noting(journal.add, "consumer"))
@@ -197,7 +197,7 @@ async def test_a_function_that_cannot_start_is_not_added_and_is_added_when_mende
         names = _names_in(host)
         shown = await host.probes.check_reload()
         started = await project.save(host, more, "2", start=None)
-        reply = await broker.request(more, b"{}", timeout_s=5)
+        reply = await broker.request(more, b"{}", timeout_s=30)
         mended = await host.probes.check_reload()
 
     assert (failed.action, failed.to_version) == ("failed", "")

@@ -47,6 +47,8 @@ async def test_what_the_function_returns_is_the_reply(
         empty = await broker.request(f"{name}.call", b"")
 
     assert json.loads(full.data) == {"doubled": 42, "attempt": 1}
+    # The function declares no schema of its reply that would say so.
+    assert full.headers["Content-Type"] == "application/json"
     assert json.loads(empty.data) == {"doubled": 0, "attempt": 1}
 
 
@@ -60,6 +62,7 @@ async def test_raw_bytes_go_in_and_out_as_they_are(broker: Broker, nats_server: 
         reply = await broker.request(f"{name}.call", b"\x00\xffab")
 
     assert reply.data == b"ba\xff\x00"
+    assert "Content-Type" not in reply.headers
 
 
 def _raise(failure: Exception) -> Callable[..., Any]:
@@ -164,7 +167,7 @@ async def test_retry_after_tells_how_long_to_wait(broker: Broker, nats_server: N
     async with running_host(nats_server.url, _spec(name), {name: _raise(Retry(delay_s=7))}):
         await broker.subscribe(inbox, found.put_nowait)
         await broker.send(f"{name}.call", b"{}", inbox)
-        answer = await asyncio.wait_for(found.get(), 10)
+        answer = await asyncio.wait_for(found.get(), 60)
 
     assert answer.headers["Retry-After"] == "7"
     assert answer.headers["Nats-Service-Error-Code"] == "503"

@@ -210,3 +210,30 @@ async def test_a_rate_is_kept_and_does_not_narrow_what_is_seen(
 
 async def _all_quiet(clocked: Clocked, count: int) -> bool:
     return sum(tenant == "quiet" for tenant, _ in clocked.runs) == count
+
+
+async def test_an_urgent_message_is_called_at_once_beside_a_flood_of_the_same_tenant(
+    tenants: Tenants,
+) -> None:
+    calls = Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        await asyncio.sleep(0.001)
+        calls.add(event.subject.rsplit(".", 1)[1])
+
+    weights = {"high": 8, "bulk": 1}
+    levels = {"token": 2, "weights": weights, "default": "bulk"}
+    waits = []
+    async with tenants.run(act, priority_by=levels):
+        await tenants.give("bulk", range(3000))
+        for number in range(20):
+            before = len(calls.entries)
+            await tenants.give("high", range(number, number + 1))
+            while "high" not in calls.entries[before:]:
+                await calls.wait(len(calls.entries) + 1)
+            waits.append(calls.entries[before:].index("high"))
+        await calls.wait(3020, 60)
+        await tenants.settle()
+
+    assert sorted(waits)[len(waits) // 2] < 30
+    assert Counter(calls.entries) == {"bulk": 3000, "high": 20}

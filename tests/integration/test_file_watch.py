@@ -14,7 +14,7 @@ from runtime.reloading import file_watch
 from runtime.reloading.file_watch import FileWatch
 from runtime.reloading.watched_places import WatchedPlaces, has_events, look_at
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(params=[False, True], ids=["events", "polling"])

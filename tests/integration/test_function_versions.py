@@ -45,7 +45,6 @@ async def test_held_messages_go_to_the_new_version_and_a_running_call_ends_with_
         assert host.bindings[0] is binding
 
     assert (change.action, change.to_version, change.error) == ("swapped", "new", None)
-    assert change.elapsed_ms < 1000
     assert entries == [("old", b"1"), ("new", b"2"), ("new", b"3")]
     assert found["num_redelivered"] == 0
     assert found["delivered"]["consumer_seq"] == 3

@@ -13,20 +13,14 @@ import pytest
 
 from runtime.broker.connection import Broker
 from runtime.resource.postgres import open_pool
-from tests.support.gateway import Gateway, count_stored, make_streams, run_gateway
+from tests.support.gateway import PROVE_DEVICES, Gateway, count_stored, make_streams, run_gateway
 from tests.support.host import eventually, running_host
 from tests.support.ingest import TOKEN, register
 from tests.support.servers import NatsServer
 
 PATH = "/ingest/v1/tenant/test/device/dev1/telemetry"
 PROXY = "127.0.0.0/8"
-REGISTRY = {
-    "prove_devices": {
-        "handler": "functions.ingest.device_proof:prove_devices",
-        "endpoint": {"service": "management", "subject": "management.devices.prove"},
-        "uses": ["postgres"],
-    }
-}
+REGISTRY = {"prove_devices": PROVE_DEVICES}
 
 
 @pytest.fixture
@@ -214,3 +208,34 @@ async def test_while_the_registry_is_away_known_devices_are_served_and_others_to
     assert known.status_code == 202
     assert (unknown.status_code, unknown.json()["code"]) == (503, "REGISTRY_UNAVAILABLE")
     assert unknown.headers["retry-after"] == "5"
+
+
+async def test_a_batch_is_proved_once_and_counts_each_message_against_the_rates(
+    nats_server: NatsServer, broker: Broker, postgres_dsn: str, pool: "asyncpg.Pool[Any]"
+) -> None:
+    await register(pool, device="dev2")
+    rates: dict[str, Any] = {"device_rate_per_s": 0.001, "device_burst": 3}
+    rates |= {"tenant_rate_per_s": 0.001, "tenant_burst": 5}
+
+    async def post(path: str, token: str | None, *items: dict[str, Any]) -> httpx.Response:
+        headers = {} if token is None else {"X-Provision-Token": token}
+        return await gateway.client.post(f"{path}/batch", json=items, headers=headers)
+
+    async with serving(nats_server, broker, postgres_dsn, **rates) as gateway:
+        other = PATH.replace("dev1", "dev2")
+        refused = [
+            (await post(PATH, token, {"provision_token": TOKEN})).status_code
+            for token in (None, "wrong")
+        ]
+        own = await post(PATH, TOKEN, {}, {"provision_token": "wrong"}, {"n": 1}, {"n": 2}, {})
+        assert (await send(gateway, TOKEN)).json()["code"] == "RATE_LIMITED"
+        shared = await post(other, TOKEN, {}, {}, {})
+        stored = await count_stored(broker)
+    assert refused == [401, 403]
+    assert [item.get("code") for item in own.json()["items"]] == [
+        *(None, "TOKEN_INVALID", None, None, "RATE_LIMITED"),
+    ]
+    assert [item.get("code") for item in shared.json()["items"]] == [
+        *(None, None, "TENANT_RATE_LIMITED"),
+    ]
+    assert stored == {"TELEMETRY": 5}

@@ -26,6 +26,18 @@ async def test_a_new_function_is_served_without_a_restart(gateway: Gateway, brok
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_a_function_younger_than_the_round_in_progress_is_found(broker: Broker) -> None:
+    asked = asyncio.Event()
+    subscription = await broker.subscribe("$SRV.INFO", lambda _message: asked.set())
+    async with run_gateway(broker, discovery_wait_s=0.5, discovery_every_s=3600) as gateway:
+        await asked.wait()
+        async with run_endpoint(broker, echo):
+            answer = await gateway.client.post("/probe", json={})
+    await subscription.unsubscribe()
+
+    assert answer.status_code == 200
+
+
 async def test_a_function_that_is_gone_disappears_after_some_rounds(
     gateway: Gateway, broker: Broker
 ) -> None:
@@ -36,6 +48,22 @@ async def test_a_function_that_is_gone_disappears_after_some_rounds(
     await gateway.lines.wait("A route is gone.", path="/probe")
     answer = await gateway.client.post("/probe", json={})
     assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("said", "passed_on"),
+    [("30", "30"), ("86401", "86400"), ("soon", "1"), ("-1", "1"), ("9" * 20, "1"), ("", "1")],
+)
+async def test_an_endpoint_says_when_to_ask_again(
+    gateway: Gateway, broker: Broker, said: str, passed_on: str
+) -> None:
+    async def refuse(_message: Message) -> Answer:
+        return Answer(b"", headers={"Retry-After": said}, error=(503, "TRY_AGAIN"))
+
+    async with run_endpoint(broker, refuse):
+        answer = await gateway.client.post("/probe", json={})
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, passed_on)
 
 
 async def test_the_path_wins_over_the_query_and_the_query_over_the_body(
@@ -178,6 +206,26 @@ async def test_bytes_come_back_as_bytes(gateway: Gateway, broker: Broker) -> Non
         assert answer.content == b"<script>\xff"
 
 
+@pytest.mark.parametrize(
+    ("said", "media_type"),
+    [
+        ("application/json", "application/json"),
+        ("text/html", "application/octet-stream"),
+        ("application/json; charset=x", "application/octet-stream"),
+        ("", "application/octet-stream"),
+    ],
+)
+async def test_a_reply_may_say_that_it_is_json_and_nothing_else(
+    gateway: Gateway, broker: Broker, said: str, media_type: str
+) -> None:
+    async def answer_so(message: Message) -> Answer:
+        return Answer(b"{}", headers={"Content-Type": said})
+
+    async with run_endpoint(broker, answer_so):
+        answer = await gateway.client.post("/probe", json={})
+    assert answer.headers["content-type"] == media_type
+
+
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 429, 500, 503])
 async def test_an_endpoints_error_becomes_problem_details(
     gateway: Gateway, broker: Broker, status: int
@@ -223,7 +271,7 @@ async def test_a_stuck_endpoint_does_not_block_the_others(broker: Broker) -> Non
         run_endpoint(broker, echo, name="quick"),
     ):
         stuck = asyncio.create_task(gateway.client.post("/stuck", json={}))
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), 60)
         refused = await gateway.client.post("/stuck", json={})
         assert (refused.status_code, refused.json()["code"]) == (503, "OVERLOADED")
         assert (await gateway.client.post("/quick", json={})).status_code == 200
@@ -374,3 +422,36 @@ async def test_after_ten_wrong_keys_an_address_is_not_told_that_the_next_one_is_
             last_source="192.0.2.1",
         )
         assert "guess" not in gateway.lines.text
+
+
+async def test_a_token_is_passed_on_and_wrong_ones_are_limited(
+    gateway: Gateway, broker: Broker
+) -> None:
+    shown: list[str] = []
+
+    async def check(message: Message) -> Answer:
+        shown.append(message.headers["Authorization"])
+        if shown[-1] != "Bearer right":
+            return Answer.failure(403, "WRONG_TOKEN", "This is not the route's token.")
+        return Answer(b"{}")
+
+    async with run_endpoint(broker, check, http__auth="bearer", http__method="GET"):
+        none = await gateway.client.get("/probe")
+        assert (none.status_code, none.headers["www-authenticate"]) == (401, "Bearer")
+        for wrong in ("Bearer", "Basic right", "Bearer a b", f"Bearer {'x' * 513}"):
+            refused = await gateway.client.get("/probe", headers={"Authorization": wrong})
+            assert refused.status_code == 401
+        assert shown == []
+        right = {"Authorization": "bearer  right"}
+        assert (await gateway.client.get("/probe", headers=right)).status_code == 200
+        answers = [
+            await gateway.client.get("/probe", headers={"Authorization": f"Bearer w{number}"})
+            for number in range(12)
+        ]
+        assert [answer.status_code for answer in answers] == [403] * 10 + [429] * 2
+        assert answers[0].json()["code"] == "WRONG_TOKEN"
+        # Whoever guesses does not lock out somebody behind the same address.
+        assert (await gateway.client.get("/probe", headers=right)).status_code == 200
+        assert shown[0] == "Bearer right"
+        openapi = (await gateway.client.get("/openapi.json")).json()
+        assert openapi["paths"]["/probe"]["get"]["security"] == [{"bearerToken": []}]

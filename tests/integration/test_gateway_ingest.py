@@ -196,7 +196,8 @@ async def test_a_bad_id_is_refused_and_nothing_is_stored(
         {},
         {"Content-Type": "text/plain"},
         {"Content-Type": "application/x-www-form-urlencoded"},
-        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+        {"Content-Type": "application/json", "Content-Encoding": "br"},
+        {"Content-Type": "application/json", "Content-Encoding": "gzip, gzip"},
         {"Content-Type": "evil/application/json; x"},
     ],
 )
@@ -214,7 +215,7 @@ async def test_json_may_name_its_charset(gateway: Gateway) -> None:
     assert answer.status_code == 202
 
 
-@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\x7f"])
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "a\tb"])
 async def test_a_key_that_could_not_be_a_message_id_is_refused(gateway: Gateway, key: str) -> None:
     answer = await gateway.client.post(PATH, json={}, headers={"Idempotency-Key": key})
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_IDEMPOTENCY_KEY")
@@ -232,7 +233,7 @@ async def test_a_body_that_says_it_is_too_large_is_refused_unread(gateway: Gatew
     head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(f"{head}Content-Length: 65537\r\n\r\n".encode())
-    status = await asyncio.wait_for(reader.readline(), 10)
+    status = await asyncio.wait_for(reader.readline(), 60)
     assert status.startswith(b"HTTP/1.1 413")
     writer.close()
 

@@ -68,21 +68,21 @@ async def test_stopping_answers_what_is_under_way_and_takes_nothing_new(
 
     async with run_endpoint(broker, wait):
         under_way = asyncio.create_task(gateway.client.post("/probe", json={}))
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), 60)
         gateway.stopping.set()
         await _until_closed(gateway.port)
         assert not gateway.served.done()
         release.set()
         answer = await under_way
         assert (answer.status_code, answer.content) == (200, b'"done"')
-        await asyncio.wait_for(gateway.served, 10)
+        await asyncio.wait_for(gateway.served, 60)
 
 
 async def test_an_idle_connection_does_not_hold_up_the_end(gateway: Gateway) -> None:
     await gateway.client.get("/healthz")
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     gateway.stopping.set()
-    await asyncio.wait_for(gateway.served, 5)
+    await asyncio.wait_for(gateway.served, 60)
     assert await reader.read() == b""
     writer.close()
 
@@ -142,7 +142,7 @@ async def test_too_many_requests_get_503_and_health_still_answers(broker: Broker
 
     async with run_gateway(broker, max_concurrent=1) as gateway, run_endpoint(broker, wait):
         first = asyncio.create_task(gateway.client.post("/probe", json={}))
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), 60)
         refused = await gateway.client.post("/probe", json={})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert refused.json()["code"] == "OVERLOADED"
@@ -158,7 +158,7 @@ async def test_clients_that_do_not_read_or_do_not_send_take_no_place_from_others
 ) -> None:
     schema = json.dumps({"type": "object", "description": "x" * 200_000})
     async with (
-        run_gateway(broker, max_concurrent=4, write_timeout_s=0.5) as gateway,
+        run_gateway(broker, max_concurrent=4, write_timeout_s=0.5, read_timeout_s=2) as gateway,
         run_endpoint(broker, echo, schema__request=schema),
     ):
         await gateway.lines.wait("A route is served.", path="/probe")
@@ -176,7 +176,9 @@ async def test_clients_that_do_not_read_or_do_not_send_take_no_place_from_others
             read.append(reader)
         answers = [await gateway.client.post("/probe", json={"n": n}) for n in range(20)]
         assert {answer.status_code for answer in answers} == {200}
-        # The deadline for writing ends the connections that do not read.
+        # Wait for the end of another connection, which lasts longer than the deadline for writing.
+        assert await gateway.ask_raw(b"G") == b""
+        # The deadline ends the connections that do not read.
         assert not (await asyncio.wait_for(_read_end(read[1]), 20)).endswith(b"}")
         for writer in slow:
             writer.transport.abort()
@@ -216,7 +218,7 @@ async def test_when_all_connections_are_at_work_one_more_is_told_to_come_back(
         under_way = [
             asyncio.create_task(gateway.client.post("/probe", json={"n": n})) for n in range(2)
         ]
-        await asyncio.wait_for(both.wait(), 10)
+        await asyncio.wait_for(both.wait(), 60)
         refused = await gateway.ask_raw(b"")
         assert refused.startswith(b"HTTP/1.1 503")
         assert b"Retry-After: 1" in refused
@@ -344,7 +346,7 @@ async def test_while_nats_is_away_senders_are_told_and_afterwards_all_goes_on(
 
 
 async def _until_closed(port: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -445,7 +447,15 @@ async def test_a_client_that_closes_its_side_after_the_request_gets_its_answer(
         head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         writer.write(head + b'Content-Length: 7\r\n\r\n{"a":1}')
         writer.write_eof()
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b'{"a":1}')
+
+
+async def test_empty_lines_between_two_requests_are_skipped(gateway: Gateway) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    answers = await gateway.ask_raw(
+        b"\r\n" + request + b"\r\n\r\n\r\n" + request + b"Connection: close\r\n\r\n"
+    )
+    assert answers.count(b"HTTP/1.1 200 OK") == 2

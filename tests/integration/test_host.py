@@ -434,7 +434,7 @@ async def test_threads_that_hang_do_not_hold_up_another_function(
             await broker.publish(f"{stream}.stuck", b"x")
         await journal.wait(64)
         await broker.publish(f"{stream}.fine", b"x")
-        await journal.wait(65, timeout_s=5)
+        await journal.wait(65)
         release.set()
 
     assert journal.entries[-1] == "fine"
@@ -462,7 +462,7 @@ async def test_parked_messages_do_not_starve_the_stream(
             await broker.publish(f"{stream}.a", b"bad")
         for _ in range(50):
             await broker.publish(f"{stream}.a", b"good")
-        await journal.wait(50, timeout_s=10)
+        await journal.wait(50)
 
 
 async def test_a_start_hook_that_fails_says_which_function_and_leaves_nothing_running(

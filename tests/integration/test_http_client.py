@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from runtime import AddressPolicy, Reject, parse_networks
+from runtime.loader import Function, load
+from runtime.manifest.model import FunctionSpec, HttpClientSpec, ScheduleBindingSpec
 from runtime.resource.http import open_http
+from runtime.resource.shared import SharedResources
 from tests.support.certificates import contexts, self_signed
 from tests.support.hostile import HostileReceiver
 from tests.support.receiver import Answer, Receiver
@@ -111,3 +115,65 @@ async def test_an_unknown_authority_is_not_trusted(
     async with Receiver(tls=served) as receiver:
         with pytest.raises(httpx.ConnectError):
             await http.get(receiver.url)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]"])
+async def test_a_guard_refuses_a_private_address_without_a_connection(host: str) -> None:
+    async with Receiver() as receiver, open_http(AddressPolicy()) as http:
+        with pytest.raises(Reject) as refused:
+            await http.get(f"http://{host}:{receiver.port}/")
+    assert receiver.connections == 0
+    assert refused.value.code == "ADDRESS_NOT_ALLOWED"
+    assert "127" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.0.0.1"])
+async def test_no_odd_spelling_of_a_private_address_gets_around_a_guard(host: str) -> None:
+    async with Receiver() as receiver, open_http(AddressPolicy()) as http:
+        # Which one depends on whether the resolver of the machine reads the spelling.
+        with pytest.raises((Reject, httpx.TransportError)):
+            await http.get(f"http://{host}:{receiver.port}/")
+    assert receiver.connections == 0
+
+
+async def test_a_guard_lets_the_allowed_port_of_an_address_through() -> None:
+    async with Receiver() as allowed, Receiver() as other:
+        policy = AddressPolicy(parse_networks(f"127.0.0.1:{allowed.port}"))
+        async with open_http(policy) as http:
+            # The name has two addresses on most machines, of which one is allowed.
+            assert (await http.get(allowed.url)).status_code == 200
+            with pytest.raises(Reject):
+                await http.get(other.url)
+            allowed.answers = [Answer(302, {"Location": other.url})]
+            assert (await http.get(allowed.url)).status_code == 302
+    assert other.connections == 0
+
+
+async def test_a_function_has_the_guard_of_its_manifest_and_no_other_function_has_it() -> None:
+    async with Receiver() as receiver:
+        networks = f"127.0.0.1:{receiver.port}"
+        specs = {
+            "open": HttpClientSpec(),
+            "guarded": HttpClientSpec(guard=True),
+            "allowing": HttpClientSpec(guard=True, allowed_networks=networks),
+        }
+        functions = {name: function(name, spec) for name, spec in specs.items()}
+        resources = SharedResources(functions, None, 1)
+        await resources.open()
+        opened = {name: resources.of(each)["http"] for name, each in functions.items()}
+        for name in ("open", "allowing"):
+            assert (await opened[name].get(receiver.url)).status_code == 200
+        with pytest.raises(Reject):
+            await opened["guarded"].get(receiver.url)
+        await resources.close()
+
+
+def function(name: str, client: HttpClientSpec) -> Function:
+    """A function that uses `ctx.http`; its code does not matter."""
+    spec = FunctionSpec(
+        handler="functions.route_delivery.retention:forget_old_deliveries",
+        schedule=ScheduleBindingSpec(every="1h"),
+        uses=("http",),
+        http_client=client,
+    )
+    return load(name, spec)

@@ -20,7 +20,7 @@ from runtime.process_identity import ProcessIdentity
 from tests.support.host import eventually
 from tests.support.servers import NatsServer
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 INBOX = "_INBOX.runtime.logs"
 
 

@@ -9,20 +9,25 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from functions.domain.paging import write_cursor
 from functions.domain.quarantine import Refusal, quarantine
+from functions.domain.secret_box import SecretBox
 from functions.domain.topics import Topic
 from functions.management import certificates, deliveries, devices, routes, subscriptions
 from functions.management import quarantine as refused
 from functions.management import telemetry as measured
 from functions.management import tenants as owners
+from functions.management.stored_destinations import RouteSettings, StoredDestinations
+from functions.outbound.endpoint import WebhookDestination
+from functions.route_delivery.announcement import Announcement
 from runtime import Message
 from runtime.loader.payload import encode
 from runtime.resource.postgres import open_pool
@@ -38,9 +43,22 @@ DAY = datetime(2026, 11, 20, tzinfo=UTC)
 async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=4)
     caller = Caller(pool, settings=devices.DeviceSettings())
+    schema = WebhookDestination.model_json_schema()
+    await Announcement(pool, "webhook", schema, structlog.get_logger()).start()
     await caller.ask(owners.create_tenant, tenant_id="test", name="Test")
     yield caller
     await pool.close()
+
+
+ROUTE_SETTINGS = RouteSettings(secrets_keys=SecretStr("k" * 32))
+
+
+async def secrets_in_clear(api: Caller) -> dict[str, Any]:
+    """The configuration of the only route, as a deliverer reads it."""
+    row = await api.pool.fetchrow("SELECT *, destination_config::text FROM message_routes")
+    assert row is not None
+    stored = StoredDestinations({}, SecretBox(["k" * 32]))
+    return stored.read(row)
 
 
 async def register(api: Caller, **fields: Any) -> devices.DeviceWithToken:
@@ -49,6 +67,7 @@ async def register(api: Caller, **fields: Any) -> devices.DeviceWithToken:
 
 
 async def add_route(api: Caller, **fields: Any) -> routes.RouteWithSecret:
+    api.settings = ROUTE_SETTINGS
     wanted = {
         "tenant_id": "test",
         "name": "hook",
@@ -233,6 +252,28 @@ async def test_a_full_subscription_takes_no_further_device(api: Caller) -> None:
     assert await api.refuse(devices.reactivate_device, **DEVICE) == full
 
 
+async def test_a_subscription_that_is_not_in_force_gives_no_room_beside_one_that_is(
+    api: Caller,
+) -> None:
+    await api.pool.execute("UPDATE subscriptions SET device_limit = 1")
+    for status, starts_at, expires_at in (
+        ("EXPIRED", "2020-01-01", None),
+        ("ACTIVE", "2020-01-01", "2020-02-01"),
+        ("ACTIVE", "2100-01-01", None),
+    ):
+        await api.pool.execute(
+            "INSERT INTO subscriptions"
+            " (tenant_id, type, status, device_limit, starts_at, expires_at)"
+            " VALUES ('test', 'MAIN', $1, 100, $2::text::timestamptz, $3::text::timestamptz)",
+            *(status, starts_at, expires_at),
+        )
+    await register(api)
+    second = {"tenant_id": "test", "device_id": "dev2", "site_id": "s1"}
+    assert await api.refuse(devices.register_device, **second) == ("DEVICE_LIMIT_REACHED", 409)
+    await api.pool.execute("UPDATE subscriptions SET status = 'EXPIRED' WHERE device_limit = 1")
+    await api.ask(devices.register_device, **second)
+
+
 async def test_devices_are_revoked_reactivated_and_listed_by_status(api: Caller) -> None:
     for number in range(3):
         await register(api, device_id=f"d{number}")
@@ -324,9 +365,10 @@ async def test_a_certificate_must_carry_the_devices_name(api: Caller) -> None:
 
 async def test_a_routes_secret_is_made_and_shown_once(api: Caller) -> None:
     route = await add_route(api)
+    assert route.secret is not None
     assert route.secret.startswith("whsec_")
     assert len(base64.b64decode(route.secret.removeprefix("whsec_"))) == 32
-    stored = json.loads(await api.pool.fetchval("SELECT destination_config FROM message_routes"))
+    stored = await secrets_in_clear(api)
     assert stored["secret"] == route.secret
     identity = {"tenant_id": "test", "route_id": route.route_id}
     shown = await api.ask(routes.get_route, **identity)
@@ -339,9 +381,13 @@ async def test_a_routes_secret_is_made_and_shown_once(api: Caller) -> None:
 async def test_a_routes_secret_is_rotated_and_the_old_one_signs_for_a_while(api: Caller) -> None:
     route = await add_route(api)
     identity = {"tenant_id": "test", "route_id": route.route_id}
+    await api.pool.execute("UPDATE message_routes SET endpoint = 'e'")
     rotated = await api.ask(routes.rotate_secret, **identity, overlap_s=3600)
+    # Only a route with an endpoint is probed while it is disabled.
+    assert await api.pool.fetchval("SELECT endpoint FROM message_routes") == "e"
+    assert route.secret is not None
     assert rotated.secret not in {route.secret, None}
-    stored = json.loads(await api.pool.fetchval("SELECT destination_config FROM message_routes"))
+    stored = await secrets_in_clear(api)
     [previous] = stored["previous_secrets"]
     assert (stored["secret"], previous["secret"]) == (rotated.secret, route.secret)
     left = datetime.fromisoformat(previous["until"]) - datetime.now(UTC)
@@ -352,10 +398,10 @@ async def test_a_routes_secret_is_rotated_and_the_old_one_signs_for_a_while(api:
 
     moved = {"url": "https://example.com/"}
     await api.ask(routes.update_route, **identity, destination_config=moved)
-    stored = json.loads(await api.pool.fetchval("SELECT destination_config FROM message_routes"))
+    stored = await secrets_in_clear(api)
     assert stored["previous_secrets"] == [previous]
     await api.ask(routes.rotate_secret, **identity, overlap_s=0)
-    stored = json.loads(await api.pool.fetchval("SELECT destination_config FROM message_routes"))
+    stored = await secrets_in_clear(api)
     assert stored["previous_secrets"] == []
 
 
@@ -390,8 +436,8 @@ async def test_a_route_is_changed_disabled_and_deleted(api: Caller) -> None:
     assert (await api.ask(change, **identity, payload_filter=None)).payload_filter is None
     moved = await api.ask(change, **identity, destination_config={"url": "https://example.com/"})
     assert "hush" not in encode(moved).decode()
-    stored = json.loads(await api.pool.fetchval("SELECT destination_config FROM message_routes"))
-    assert stored == {"url": "https://example.com/", "secret": SECRET, "headers": {}}
+    stored = await secrets_in_clear(api)
+    assert stored == {"url": "https://example.com/", "secret": SECRET}
     await api.ask(routes.delete_route, **identity)
     gone = ("ROUTE_NOT_FOUND", 404)
     for call in (routes.get_route, routes.delete_route):
@@ -441,6 +487,7 @@ async def test_a_webhook_that_cannot_be_delivered_to_is_refused(
     api: Caller, config: dict[str, Any]
 ) -> None:
     wanted = {"tenant_id": "test", "name": "hook", "topic_filter": "#"}
+    api.settings = ROUTE_SETTINGS
     request = routes.CreateRoute.model_validate({**wanted, "destination_config": config})
     refusal = await api.refuse(routes.create_route, **request.model_dump(exclude_unset=True))
     assert refusal == ("DESTINATION_INVALID", 422)
@@ -454,7 +501,7 @@ async def test_a_webhook_that_cannot_be_delivered_to_is_refused(
         {"topic_filter": ""},
         {"payload_filter": "payload >"},
         {"payload_filter": "unknown > 1"},
-        {"destination_type": "pigeon"},
+        {"destination_type": "Pigeon!"},
         {"name": ""},
     ],
 )
@@ -590,3 +637,34 @@ async def test_delivery_attempts_are_listed_newest_first(api: Caller) -> None:
     first = await api.ask(listing, limit=1)
     second = await api.ask(listing, limit=1, cursor=first.next_cursor)
     assert second.items == everything.items[1:2]
+
+
+async def test_a_configuration_has_room_for_certificates_and_a_bound(api: Caller) -> None:
+    wanted = {"tenant_id": "test", "name": "hook", "topic_filter": "#"}
+    config = {"url": "https://example.org/", "authorities": "x" * 60_000}
+    request = routes.CreateRoute.model_validate({**wanted, "destination_config": config})
+    api.settings = ROUTE_SETTINGS
+    refusal = await api.refuse(routes.create_route, **request.model_dump(exclude_unset=True))
+    assert refusal == ("DESTINATION_INVALID", 422)
+    config["authorities"] = "x" * 66_000
+    with pytest.raises(ValidationError, match="at most 65536 bytes"):
+        routes.CreateRoute.model_validate({**wanted, "destination_config": config})
+
+
+async def test_a_page_of_large_routes_ends_early_and_the_next_one_goes_on(api: Caller) -> None:
+    config = {"url": "https://example.org/", "authorities": "x" * 60_000}
+    await api.pool.executemany(
+        "INSERT INTO message_routes"
+        " (tenant_id, name, topic_filter, destination_type, destination_config)"
+        " VALUES ('test', $1, '#', 'webhook', $2::text::jsonb)",
+        [(f"r{number:02}", json.dumps(config)) for number in range(20)],
+    )
+    names: list[str] = []
+    cursor = None
+    while len(names) < 20:
+        page = await api.ask(routes.list_routes, tenant_id="test", limit=500, cursor=cursor)
+        assert len(encode(page)) < 1_000_000
+        names += [route.name for route in page.items]
+        cursor = page.next_cursor
+    assert names == [f"r{number:02}" for number in range(20)]
+    assert cursor is None

@@ -20,7 +20,7 @@ from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
 
 _MANIFESTS = ROOT / "manifests"
-_NAMES = ("management", "shadow", "commands", "unmapped")
+_NAMES = ("management", "telemetry", "routes", "shadow", "commands", "unmapped")
 TENANT = "/api/v1/tenants/test"
 DEVICE = f"{TENANT}/devices/dev.1"
 TOPIC = "tenant/test/device/dev.1"
@@ -31,7 +31,8 @@ async def http(
     nats_server: NatsServer, broker: Broker, postgres_dsn: str
 ) -> AsyncIterator[httpx.AsyncClient]:
     declared = manifest.read(
-        [_MANIFESTS / f"{name}.yaml" for name in _NAMES], {"DEVICE_TOKEN_MIN_LENGTH": "3"}
+        [_MANIFESTS / f"{name}.yaml" for name in _NAMES],
+        {"DEVICE_TOKEN_MIN_LENGTH": "3", "SECRETS_KEYS": "s" * 32},
     )
     addresses = Addresses(nats_server.url, postgres_dsn)
     options = HostOptions(registration_key=REGISTRATION_KEY)
@@ -63,7 +64,7 @@ async def test_a_device_is_told_and_answers(
     with MqttSession(nats_server.mqtt_port, *credentials) as device:
         device.subscribe(f"{TOPIC}/commands")
         made = await ask(http, "POST", f"{DEVICE}/commands", 201, name="reboot")
-        message = await asyncio.to_thread(device.received.get, timeout=10)
+        message = await asyncio.to_thread(device.received.get, timeout=60)
         assert message.topic == f"{TOPIC}/commands"
         command_id = json.loads(message.payload)["command_id"]
         assert command_id == made["command_id"]
@@ -76,6 +77,46 @@ async def test_a_device_is_told_and_answers(
 
         await eventually(has_succeeded, "the device's answer")
     assert (await ask(http, "GET", "/api/v1/quarantine", 200))["items"] == []
+    assert (await ask(http, "GET", "/api/v1/quarantine-counts", 200))["items"] == []
+    for path in ("/api/v1/message-books", f"{TENANT}/message-books"):
+        assert (await ask(http, "GET", path, 200))["is_balanced"] is True
+    again = await ask(http, "POST", "/api/v1/quarantine-replays", 201, reason="X")
+    replay = f"/api/v1/quarantine-replays/{again['replay_id']}"
+    await ask(http, "GET", replay, 200)
+    await ask(http, "POST", f"{replay}/cancel", 200)
+    assert len((await ask(http, "GET", "/api/v1/quarantine-replays", 200))["items"]) == 1
+    gone = await ask(http, "POST", "/api/v1/quarantine/7/replay", 404)
+    assert gone["code"] == "QUARANTINE_NOT_FOUND"
+
+
+async def test_a_refused_message_is_replayed_when_its_cause_is_mended(
+    http: httpx.AsyncClient, broker: Broker
+) -> None:
+    await ask(http, "POST", "/api/v1/tenants", 201, tenant_id="test")
+    body = {"site_id": "s1", "provision_token": "tok", "metrics": {"temp": 21.5}}
+    await broker.publish("telemetry.test.late", json.dumps(body).encode(), msg_id=None)
+
+    async def refused() -> Any:
+        return (await ask(http, "GET", "/api/v1/quarantine?tenant_id=test", 200))["items"]
+
+    [message] = await eventually(refused, "the refused message")
+    assert (message["reason"], message["status"]) == ("UNREGISTERED_DEVICE", "quarantined")
+    counts = await ask(http, "GET", "/api/v1/quarantine-counts?reason=UNREGISTERED_DEVICE", 200)
+    assert [each["quarantined"] for each in counts["items"]] == [1]
+    device = {"device_id": "late", "site_id": "s1", "provision_token": "tok"}
+    await ask(http, "POST", f"{TENANT}/devices", 201, **device)
+    made = await ask(http, "POST", "/api/v1/quarantine-replays", 201, tenant_id="test")
+
+    async def is_accepted() -> bool:
+        shown = await ask(http, "GET", f"/api/v1/quarantine-replays/{made['replay_id']}", 200)
+        return bool(shown["accepted"] == 1)
+
+    await eventually(is_accepted, "the accepted message")
+    row = await ask(http, "GET", f"{TENANT}/devices/late/telemetry/latest", 200)
+    assert row["metrics"] == {"temp": 21.5}
+    assert row["time"][:19] == message["stored_at"][:19]
+    books = await ask(http, "GET", f"{TENANT}/message-books", 200)
+    assert (books["received"], books["written"], books["quarantined"]) == (1, 1, 0)
 
 
 async def test_a_device_reports_and_is_told_what_is_missing(
@@ -87,7 +128,7 @@ async def test_a_device_reports_and_is_told_what_is_missing(
         device.subscribe(f"{TOPIC}/shadow/delta")
         state = {"desired": {"fan": True}}
         await ask(http, "PATCH", f"{DEVICE}/shadow", 200, state=state)
-        message = await asyncio.to_thread(device.received.get, timeout=10)
+        message = await asyncio.to_thread(device.received.get, timeout=60)
         assert json.loads(message.payload)["state"] == {"fan": True}
         report = {"reported": {"fan": True}, "provision_token": "tok"}
         device.publish(f"{TOPIC}/shadow/reported", json.dumps(report))
@@ -115,16 +156,50 @@ async def test_queries_and_mistakes_come_through_http(http: httpx.AsyncClient) -
     refused = await http.post(f"{TENANT}/devices", json=token)
     assert refused.status_code in {400, 422}
     assert "a secret token" not in refused.text
+    await find_faults_of_expressions(http)
     http.headers.pop("Authorization")
     assert (await http.get(f"{TENANT}/devices")).status_code == 401
+
+
+async def find_faults_of_expressions(http: httpx.AsyncClient) -> None:
+    """A route with a bad expression is refused with the place of its fault."""
+    route = f"{TENANT}/routes/0b0e0f5c-9f6e-4f0c-8a53-2f5c3f3a7d11"
+    wanted = {"name": "r", "topic_filter": "#", "destination_config": {}}
+    bad = "metrics.temp > 1\n AND x"
+    requests: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", f"{TENANT}/routes", {**wanted, "payload_filter": bad}),
+        ("PATCH", route, {"payload_filter": bad}),
+        ("PUT", f"{route}/delivery-options", {"order_by": bad}),
+        ("PUT", f"{route}/delivery-options", {"transformation": {"fields": {"t": bad}}}),
+    ]
+    for method, path, body in requests:
+        refusal = await ask(http, method, path, 422, **body)
+        assert refusal["code"] == "PAYLOAD_INVALID"
+        told = "line 2, column 2: unexpected 'AND'; expected an operator or the end"
+        assert told in refusal["detail"]
 
 
 async def test_the_examples_of_the_documentation_work(http: httpx.AsyncClient) -> None:
     blocks = read_blocks(ROOT / "docs" / "management-api.md")
     requests = [block.text for block in blocks if block.language == "http"]
-    assert len(requests) == 5
+    assert len(requests) >= 8
     for request in requests:
         line, _, body = request.partition("\n")
         method, path = line.split()
-        response = await http.request(method, path, json=json.loads(body))
+        response = await http.request(method, path, json=json.loads(body) if body.strip() else None)
         assert response.status_code in {200, 201}, response.text
+
+
+async def test_the_openapi_document_shows_every_type_of_destination(
+    http: httpx.AsyncClient,
+) -> None:
+    listed = await ask(http, "GET", "/api/v1/destination-types", 200)
+    names = [kind["name"] for kind in listed["items"]]
+    assert "webhook" in names
+    document = (await http.get("/openapi.json")).json()
+    body = document["paths"]["/api/v1/tenants/{tenant_id}/routes"]["post"]["requestBody"]
+    schema = body["content"]["application/json"]["schema"]
+    forms = schema["properties"]["destination_config"]["anyOf"]
+    assert [form["$ref"].rpartition(".")[2] for form in forms] == names
+    webhook = document["components"]["schemas"]["config.webhook"]
+    assert webhook["properties"]["secret"]["writeOnly"] is True

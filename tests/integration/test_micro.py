@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from runtime.errors import ConfigError, RequestFailed
 from runtime.message import Message
 from tests.support.servers import NatsServer
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture
@@ -414,3 +415,15 @@ async def test_the_official_command_line_shows_the_service(
     stats = json.loads(await run("micro", "stats", "backbone", "--json"))
     assert [endpoint["num_requests"] for endpoint in stats[0]["endpoints"]] == [1, 10]
     await host.stop(1)
+
+
+async def test_a_blocked_loop_costs_a_request_to_many_no_answer(broker: Broker) -> None:
+    async def block(message: Message) -> None:
+        time.sleep(0.4)  # noqa: ASYNC251 - what blocks the loop is what is tested
+        await broker.respond(message, b"here")
+
+    subscription = await broker.subscribe("everyone", block)
+    replies = await broker.request_many("everyone", b"", wait_s=0.2)
+    await subscription.unsubscribe()
+
+    assert [reply.data for reply in replies] == [b"here"]

@@ -11,6 +11,7 @@ from runtime import Context, Unavailable
 from runtime.context import Scope
 from runtime.errors import ConfigError
 from runtime.resource.postgres import migrate, open_pool
+from tests.support.gateway import Lines
 
 PACKAGE = "functions.domain.migrations"
 VERSIONS = Path(__file__).parents[2] / "functions" / "domain" / "migrations" / "versions"
@@ -98,4 +99,24 @@ async def test_old_partitions_are_dropped_and_others_kept(postgres_dsn: str) -> 
     before = await pool.fetchval(days)
     assert await pool.fetchval("SELECT drop_old_telemetry_partitions(30)") == 1
     assert await pool.fetchval(days) == before - 1
+    await pool.close()
+
+
+async def test_who_holds_the_telemetry_table_is_given_way_to(postgres_dsn: str) -> None:
+    pool = await open_pool(postgres_dsn, max_size=2)
+    await pool.execute(
+        "CREATE TABLE telemetry_20200101 PARTITION OF telemetry"
+        " FOR VALUES FROM ('2020-01-01Z') TO ('2020-01-02Z')"
+    )
+    lines = Lines()
+    settings = PartitionSettings(days_ahead=10, keep_days=30)
+    scope = Scope("p", settings, None, {"postgres": pool}, lines.logger())  # type: ignore[arg-type]
+    async with pool.acquire() as reader, reader.transaction():
+        await reader.execute("LOCK TABLE telemetry, telemetry_default IN ACCESS SHARE MODE")
+        await make_partitions(Context(scope))
+        in_use = [e["function"] for e in lines.entries if e["level"] == "warning"]
+        assert in_use == ["ensure_telemetry_partitions", "drop_old_telemetry_partitions"]
+        await pool.execute("INSERT INTO telemetry SELECT now(), 't', 'd', 's', 'x', 1, '{}'")
+    await make_partitions(Context(scope))
+    assert lines.entries[-1]["dropped"] == 1
     await pool.close()

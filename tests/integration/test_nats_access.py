@@ -24,6 +24,7 @@ from runtime.manifest import Manifest
 from runtime.message import Message
 from tests.support.command import runtime
 from tests.support.host import fresh
+from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
 
 _OWN = ("MAILBOX", "DEAD_LETTERS", "LEASES", "SCHEDULES", "ADVISORIES")
@@ -199,7 +200,7 @@ async def test_a_micro_service_without_a_name_answers_the_host(
     service = await nats.micro.add_service(anonymous, name="echo", version="1.0.0")
     await service.add_endpoint(name="echo", subject=subject, handler=answer)
     await anonymous.flush()
-    assert (await broker.request(subject, b"", timeout_s=5)).data == b"answered"
+    assert (await broker.request(subject, b"", timeout_s=30)).data == b"answered"
     await service.stop()
 
 
@@ -225,14 +226,26 @@ async def test_nobody_without_the_password_is_let_in_where_names_are_asked_for(
 
 @pytest.fixture(scope="module")
 def closed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A server that refuses clients without a name."""
+    """A server that refuses clients without a name, and has no shared MQTT user."""
 
     class Closed(NatsServer):
         anonymous = False
+        shared_mqtt_user = False
 
     server = Closed(tmp_path_factory.mktemp("closed") / "nats")
     yield server
     server.stop()
+
+
+def test_the_shared_mqtt_user_can_be_switched_off(
+    nats_server: NatsServer, closed_server: NatsServer
+) -> None:
+    answers = []
+    for server in (nats_server, closed_server):
+        with MqttSession(server.mqtt_port, server.mqtt_user, server.mqtt_password) as session:
+            answers.append(session.connected)
+
+    assert answers == ["Success", "Not authorized"]
 
 
 def _project(folder: Path, server: NatsServer) -> dict[str, str]:
@@ -339,9 +352,9 @@ async def test_what_jetstream_delivers_to_an_endpoint_is_no_request(
     if way == "direct get":
         await anonymous.publish(f"$JS.API.DIRECT.GET.{stream}", b'{"seq":1}', reply=subject)
     await anonymous.flush()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while endpoint.counters.num_errors == 0:
-            assert (await broker.request(subject, b"asked", timeout_s=5)).data == b"done"
+            assert (await broker.request(subject, b"asked", timeout_s=30)).data == b"done"
     await service.stop()
     assert b"forged" not in recorder.asked
 
@@ -357,6 +370,6 @@ async def test_an_endpoint_answers_to_no_subject_of_the_hosts(
     await service.start()
     await anonymous.publish(subject, b"forged", reply=reply)
     await anonymous.flush()
-    assert (await broker.request(subject, b"asked", timeout_s=5)).data == b"done"
+    assert (await broker.request(subject, b"asked", timeout_s=30)).data == b"done"
     await service.stop()
     assert recorder.asked == [b"asked"]

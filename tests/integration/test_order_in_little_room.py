@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from runtime import Context, Retry
+from runtime import Context, Publication, Retry
 from runtime.broker import function_consumers
+from runtime.broker.connection import Broker
 from runtime.broker.function_consumers import FunctionConsumer
 from runtime.broker.stream_configs import MAILBOX
 from runtime.errors import ConfigError
 from tests.integration.test_ordering import OrderedStream, Watched, ordered
-from tests.support.host import Journal, consumer, eventually
+from tests.support.host import Journal, consumer, eventually, fresh, running_host
+from tests.support.servers import NatsServer
 
 __all__ = ["ordered"]
 
@@ -101,7 +103,7 @@ async def test_messages_too_large_to_be_set_aside_wait_for_those_that_were(
 
 
 @pytest.mark.parametrize("end", ["drain", "stop"])
-@pytest.mark.parametrize("size_bytes", [90_000, 400_000])
+@pytest.mark.parametrize("size_bytes", [350_000, 400_000])
 async def test_what_waited_for_a_retry_comes_first_although_it_is_more_than_there_is_room_for(
     ordered: OrderedStream, end: str, size_bytes: int
 ) -> None:
@@ -136,6 +138,47 @@ async def test_what_waited_for_a_retry_comes_first_although_it_is_more_than_ther
         await journal.wait(39)
 
     assert journal.entries == list(range(1, 40))
+
+
+async def test_messages_behind_keys_that_fail_leave_room_for_those_of_others(
+    broker: Broker, nats_server: NatsServer
+) -> None:
+    """They are many times what the function may hold, and wait longer than the test lasts."""
+    stream, name, journal = fresh("JOBS"), fresh("ordered"), Journal()
+
+    async def act(ctx: Context, event: Any) -> None:
+        if ".dead." in event.subject:
+            raise Retry("it is away", delay_s=1000)
+        journal.add(int(event.raw[:4]))
+
+    async def are_all_fetched() -> bool:
+        return not (await consumer(broker, stream, name))["num_pending"]
+
+    async def give(tenant: str, keys: int, count: int) -> None:
+        await broker.publish_many(
+            [
+                Publication(
+                    f"{stream}.{tenant}.{n % keys}", b"%4d" % n + bytes(500), f"{tenant}{n}"
+                )
+                for n in range(count)
+            ]
+        )
+
+    spec = {
+        "handler": "on_event",
+        "consumer": {"stream": stream},
+        "ordered_by": {"token": 3},
+        "fair_by": {"token": 2},
+        "max_in_flight_bytes": "100KB",
+    }
+    streams = {stream: {"subjects": [f"{stream}.>"]}}
+    async with running_host(nats_server.url, {name: spec}, {name: act}, streams=streams):
+        await give("dead", 20, 1500)
+        await eventually(are_all_fetched, "all messages that wait, fetched or set aside")
+        await give("good", 1, 600)
+        await journal.wait(600)
+
+    assert journal.entries == list(range(600))
 
 
 async def test_a_message_that_fails_while_the_function_is_paused_is_finished_in_order(

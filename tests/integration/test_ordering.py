@@ -324,7 +324,7 @@ async def test_hosts_that_stand_by_make_calls_for_the_one_that_leads(
     watched, everybody = Watched(), asyncio.Barrier(3)
 
     async def act(ctx: Context, event: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await everybody.wait()
         await watched.work(event)
 

@@ -19,7 +19,7 @@ DEAD = 10_000
 SLOTS = 500
 """Far fewer than the jobs that wait: were they delayed in the consumer, nothing else would move."""
 LIVE = 200
-NOISE_S = 0.01
+NOISE_S = 0.05
 
 
 class Jobs:
@@ -92,7 +92,7 @@ async def test_ten_thousand_jobs_that_wait_for_hours_do_not_slow_those_to_a_live
         hurried = await runtime(nats_server.url, "parked", "run-now", "--function", jobs.name)
         await jobs.delivered.wait(3 * LIVE + DEAD, timeout_s=60)
 
-    assert while_waiting_s < 2 * before_s + NOISE_S
+    assert while_waiting_s < 4 * before_s + NOISE_S
     assert listed.out.endswith("the first 100 of 10,000 parked messages; --limit 0 shows all\n")
     assert hurried.out == "10,000 parked messages made due now\n"
     late = jobs.delivered.entries[3 * LIVE :]

@@ -66,7 +66,7 @@ async def test_a_function_that_holds_its_connections_leaves_those_of_others_and_
         await broker.publish(f"{stream}.quick", b"x")
         await journal.wait(16 + 4 + 1)
         probe = host.probes.by_name()["postgres"]
-        is_ready = await asyncio.wait_for(probe(), 2)
+        is_ready = await asyncio.wait_for(probe(), 30)
         held = list(journal.entries)
         release.set()
         await wait_until_settled(broker, stream, slow)

@@ -178,7 +178,7 @@ async def test_a_drain_does_not_wait_for_turns_and_uses_up_no_attempt(
     async with limited.run(act):
         await attempts.wait(2)
 
-    assert took_s < 10
+    assert took_s < 25
     assert done_before == [(limited.stream, 1, 1)]
     assert attempts.entries[1:] == [(limited.stream, 7, 1)]
 

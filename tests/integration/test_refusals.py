@@ -16,7 +16,7 @@ from tests.support.host import fresh, running_host
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer, nats_url
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 ERRORS = [
     "User Authentication Expired", "User Authentication Revoked", "Account Authentication Expired",
     "Authorization Violation", "Authentication Timeout", "maximum connections exceeded",

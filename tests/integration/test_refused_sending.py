@@ -66,7 +66,7 @@ async def test_a_payload_of_exactly_the_servers_limit_is_sent(broker: Broker) ->
     headed = broker.max_payload_bytes - len("NATS/1.0\r\nA: b\r\n\r\n")
     await broker.publish_core("exactly", b"x" * headed, headers={"A": "b"})
 
-    sizes = [len((await asyncio.wait_for(arrived.get(), 10)).data) for _ in range(2)]
+    sizes = [len((await asyncio.wait_for(arrived.get(), 60)).data) for _ in range(2)]
     assert sizes == [broker.max_payload_bytes, headed]
     await subscription.unsubscribe()
 

@@ -78,7 +78,7 @@ async def test_a_service_that_does_not_stop_is_ended(nats_server: NatsServer) ->
     await host.drain(0.2)
 
     assert journal.entries == ["began", "ended"]
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 30
 
 
 async def test_a_service_that_cannot_run_as_it_is_configured_ends_the_host(
@@ -94,7 +94,7 @@ async def test_a_service_that_cannot_run_as_it_is_configured_ends_the_host(
     host = await start_host(nats_server.url, _spec(name))
     try:
         with pytest.raises(ConfigError, match="8080 is taken"):
-            await asyncio.wait_for(host.wait_for_failure(), 10)
+            await asyncio.wait_for(host.wait_for_failure(), 60)
     finally:
         await host.drain(1)
 

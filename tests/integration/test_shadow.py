@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ DELTA = "tenant.test.device.d//1.shadow.delta"
 async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=8)
     caller = Caller(pool, settings=devices.DeviceSettings(min_token_length=3))
-    await caller.ask(tenants.create_tenant, tenant_id="test")
+    long_since = {"starts_at": "2000-01-01T00:00:00Z"}
+    await caller.ask(tenants.create_tenant, tenant_id="test", subscription=long_since)
     await caller.ask(devices.register_device, **DEVICE, site_id="s1", provision_token="tok")
     yield caller
     await pool.close()
@@ -67,16 +69,19 @@ async def test_a_redelivered_report_raises_no_version(api: Caller) -> None:
     assert await shown(api) == (2, {"n": 2})
 
 
-async def test_a_verdict_on_a_report_stands_on_redelivery(api: Caller) -> None:
+@pytest.mark.parametrize("repeated", [{"attempt": 2}, {"called_before": True}])
+async def test_a_verdict_on_a_report_stands_on_redelivery(
+    api: Caller, repeated: dict[str, Any]
+) -> None:
+    """Redelivered, or handed over or redriven with attempt 1 again."""
     applied = report(1, {"reported": {"n": 1}})
     await api.deliver(apply_reported, applied)
     await api.ask(devices.revoke_device, **DEVICE)
     refused = report(2, {"reported": {"n": 2}})
     await api.deliver(apply_reported, refused)
-    applied.attempt = refused.attempt = 2
-    await api.deliver(apply_reported, applied)
+    await api.deliver(apply_reported, replace(applied, **repeated))
     await api.ask(devices.reactivate_device, **DEVICE)
-    await api.deliver(apply_reported, refused)
+    await api.deliver(apply_reported, replace(refused, **repeated))
     assert await shown(api) == (1, {"n": 1})
     assert await reasons(api) == ["DEVICE_REVOKED"]
 
@@ -194,13 +199,18 @@ async def test_revoked_and_unknown_devices_and_lapsed_subscriptions_are_refused(
     await api.deliver(apply_reported, report(3, {"reported": {"a": 1}}))
     await api.pool.execute("UPDATE subscriptions SET status = 'SUSPENDED'")
     await api.deliver(apply_reported, report(4, {"reported": {"a": 1}}))
-    await api.pool.execute("DELETE FROM subscriptions")
+    await api.pool.execute(
+        "UPDATE subscriptions SET status = 'ACTIVE', starts_at = '2100-01-01Z', expires_at = NULL"
+    )
     await api.deliver(apply_reported, report(5, {"reported": {"a": 1}}))
+    await api.pool.execute("DELETE FROM subscriptions")
+    await api.deliver(apply_reported, report(6, {"reported": {"a": 1}}))
     assert await reasons(api) == [
         "UNREGISTERED_DEVICE",
         "DEVICE_REVOKED",
         "SUBSCRIPTION_EXPIRED",
         "SUBSCRIPTION_SUSPENDED",
+        "NO_SUBSCRIPTION_CAPACITY",
         "NO_SUBSCRIPTION_CAPACITY",
     ]
 

@@ -66,7 +66,7 @@ async def test_a_key_is_not_forgotten_by_an_answer_from_before_it_was_stored(
         if spill.admit(message, places):
             buffer.add(message, places)
     queues.is_watched = True
-    await asyncio.wait_for(queues.answered.wait(), 10)
+    await asyncio.wait_for(queues.answered.wait(), 60)
 
     async def is_released() -> bool:
         return places.taken == queue.waiting

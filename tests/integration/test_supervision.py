@@ -76,7 +76,7 @@ async def test_a_settler_that_failed_settles_what_comes_after(
             fault = Fault(monkeypatch, Broker, "send_all")
             for _ in range(2):
                 await broker.publish(f"{stream}.a", b"x")
-            await asyncio.wait_for(fault.called_again.wait(), 10)
+            await asyncio.wait_for(fault.called_again.wait(), 60)
             await wait_until_settled(broker, stream, work)
 
     assert tasks_that_failed(lines) == ["settler"]
@@ -153,7 +153,7 @@ async def test_a_watch_that_failed_looks_again(
     streams = {stream: {"subjects": [f"{stream}.>"]}}
     with structlog.testing.capture_logs() as lines:
         async with running_host(nats_server.url, {work: spec}, streams=streams):
-            await asyncio.wait_for(fault.called_again.wait(), 10)
+            await asyncio.wait_for(fault.called_again.wait(), 60)
 
     assert tasks_that_failed(lines) == [task]
 
@@ -207,7 +207,7 @@ async def test_a_standby_that_failed_is_heard_again(
             await eventually(_is_false(lambda: not leader.leads), "a leader")
             fault = Fault(monkeypatch, CallServer, "_announce")
             async with running_host(nats_server.url, functions, streams=streams):
-                await asyncio.wait_for(fault.called_again.wait(), 10)
+                await asyncio.wait_for(fault.called_again.wait(), 60)
 
     failed = [line["callback"] for line in lines if line["log_level"] == "error"]
     assert failed == ["CallServer._on_leader"]
@@ -261,7 +261,7 @@ async def test_messages_that_could_not_be_moved_aside_are_moved_later(
         async with running_host(nats_server.url, {work: spec}, {work: act}, streams=streams):
             for _ in range(60):
                 await broker.publish(f"{stream}.a", b"x")
-            await asyncio.wait_for(fault.called_again.wait(), 10)
+            await asyncio.wait_for(fault.called_again.wait(), 60)
             release.set()
             await journal.wait(60)
 

@@ -2,92 +2,34 @@
 
 import asyncio
 import base64
-import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import asyncpg
 import pytest
 import structlog
 from standardwebhooks import Webhook
+from svix.webhooks import Webhook as SvixWebhook
 
 from functions.domain.signing_keys import make_signing_key, read_signing_key
-from functions.route_delivery.job import Job
-from functions.route_delivery.webhook import State, WebhookSettings, deliver_webhook, start, stop
-from runtime import Context, Event, Message, Reject, Retry
-from runtime.context import Scope
-from runtime.resource.postgres import open_pool
+from functions.route_delivery.webhook import start, stop
+from runtime import Context, Message, Reject, Retry
+from runtime.call.threads import FunctionThreads
+from runtime.cli.manifests import shipped_manifests
+from runtime.dispatch import Dispatcher, Later
+from runtime.loader import load
+from runtime.manifest import read
+from runtime.process.placeholders import placeholders
+from runtime.settings import HostSettings
 from tests.support.receiver import Answer, Receiver
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-SETTINGS = WebhookSettings(allowed_networks="127.0.0.0/8, ::1/128", timeout_s=5.0)
-
-
-@dataclass
-class WebhookFunction:
-    """A started webhook function on a new database, with one tenant."""
-
-    pool: "asyncpg.Pool[asyncpg.Record]"
-    scope: Scope
-
-    async def add_route(self, url: str, *, kind: str = "webhook", **config: Any) -> str:
-        return str(
-            await self.pool.fetchval(
-                "INSERT INTO message_routes"
-                " (tenant_id, name, topic_filter, destination_type, destination_config)"
-                " VALUES ('test', gen_random_uuid()::text, 'tenant/#', $1, $2::text::jsonb)"
-                " RETURNING id",
-                kind,
-                json.dumps({"url": url, "secret": SECRET} | config),
-            )
-        )
-
-    async def deliver(self, route_id: str, *, job_id: str = "T-1-1-r", **fields: Any) -> None:
-        job = Job(
-            job_id=job_id,
-            route_id=route_id,
-            tenant_id=fields.pop("tenant_id", "test"),
-            device_id="dev1",
-            topic="tenant/test/device/dev1/telemetry",
-            msg_type="telemetry",
-            payload=fields.pop("payload", {"metrics": {"temp": 22}}),
-            stored_at=datetime(2026, 8, 1, tzinfo=UTC),
-        )
-        attempt = fields.pop("attempt", 1)
-        message = Message(fields.pop("subject", "routes.test.webhook"), b"", stream="ROUTES")
-        context: Context[State] = Context(self.scope, message, attempt=attempt)
-        await deliver_webhook(Event(message, job), context)
-
-    async def attempts(self) -> list[dict[str, Any]]:
-        rows = await self.pool.fetch("SELECT * FROM delivery_attempts ORDER BY job_id, attempt")
-        return [dict(row) for row in rows]
-
-    async def job_status(self) -> str:
-        return str(await self.pool.fetchval("SELECT status FROM delivery_jobs"))
+from tests.support.webhook_function import SECRET, SETTINGS, WebhookFunction, started
 
 
 @pytest.fixture
 async def webhook(postgres_dsn: str) -> AsyncIterator[WebhookFunction]:
-    pool = await open_pool(postgres_dsn, max_size=4)
-    await pool.execute("INSERT INTO tenants (tenant_id) VALUES ('test'), ('other')")
-    scope = Scope(
-        function="deliver_webhook",
-        settings=SETTINGS,
-        broker=None,  # type: ignore[arg-type] # deliveries publish nothing
-        resources={"postgres": pool},
-        log=structlog.get_logger(),
-    )
-    await _begin(scope)
-    yield WebhookFunction(pool, scope)
-    await stop(Context(scope))
-    await pool.close()
-
-
-async def _begin(scope: Scope) -> None:
-    scope.state = await start(Context(scope))
+    async with started(postgres_dsn) as function:
+        yield function
 
 
 async def test_a_delivery_is_signed_logged_and_done(webhook: WebhookFunction) -> None:
@@ -133,6 +75,7 @@ async def test_receivers_with_the_new_the_old_or_the_public_key_verify_one_deliv
     [request] = receiver.requests
     for secret in (SECRET, old):
         assert Webhook(secret).verify(request.body, request.headers)
+        SvixWebhook(secret).verify(request.body, request.headers)
     *_, asymmetric = request.headers["webhook-signature"].split(" ")
     read_signing_key(private).public_key().verify(
         base64.b64decode(asymmetric.removeprefix("v1a,")),
@@ -180,30 +123,30 @@ async def test_a_redirection_is_a_failure_and_is_not_followed(
     assert other.requests == []
 
 
-async def test_410_disables_the_route_and_later_jobs_are_refused_unsent(
+async def test_410_disables_the_route_and_later_jobs_are_held_unsent(
     webhook: WebhookFunction,
 ) -> None:
     async with Receiver(Answer(410)) as receiver:
         route_id, kept = [await webhook.add_route(receiver.url) for _ in range(2)]
         with pytest.raises(Reject) as gone:
             await webhook.deliver(route_id)
-        with pytest.raises(Reject) as disabled:
-            await webhook.deliver(route_id, job_id="T-2-1-r")
-    assert (gone.value.code, disabled.value.code) == ("ENDPOINT_GONE", "ROUTE_DISABLED")
+        await webhook.deliver(route_id, job_id="T-2-1-r")
+    assert gone.value.code == "ENDPOINT_GONE"
     assert len(receiver.requests) == 1
     enabled = await webhook.pool.fetch("SELECT id FROM message_routes WHERE is_enabled")
     assert [str(row["id"]) for row in enabled] == [kept]
     assert [(a["outcome"], a["error_code"]) for a in await webhook.attempts()] == [
-        ("refused", "ENDPOINT_GONE"),
-        ("refused", "ROUTE_DISABLED"),
+        ("refused", "ENDPOINT_GONE")
     ]
+    held = "SELECT job_id FROM delivery_jobs WHERE status = 'held'"
+    assert await webhook.pool.fetchval(held) == "T-2-1-r"
 
 
 async def test_retry_after_in_seconds_sets_the_delay(webhook: WebhookFunction) -> None:
     async with Receiver(Answer(429, {"Retry-After": "17"})) as receiver:
         with pytest.raises(Retry) as later:
             await webhook.deliver(await webhook.add_route(receiver.url))
-    assert later.value.delay_s == 17.0
+    assert later.value.at_least_s == 17.0
 
 
 async def test_retry_after_as_a_date_sets_the_delay(webhook: WebhookFunction) -> None:
@@ -211,14 +154,14 @@ async def test_retry_after_as_a_date_sets_the_delay(webhook: WebhookFunction) ->
     async with Receiver(Answer(503, {"Retry-After": at})) as receiver:
         with pytest.raises(Retry) as later:
             await webhook.deliver(await webhook.add_route(receiver.url))
-    assert later.value.delay_s is not None
-    assert 90.0 < later.value.delay_s <= 100.0
+    assert later.value.at_least_s is not None
+    assert 90.0 < later.value.at_least_s <= 100.0
 
 
 async def test_an_endpoint_that_hangs_is_a_timeout(webhook: WebhookFunction) -> None:
     webhook.scope.settings = SETTINGS.model_copy(update={"timeout_s": 0.2})
     await stop(Context(webhook.scope))
-    await _begin(webhook.scope)
+    webhook.scope.state = await start(Context(webhook.scope))
     async with Receiver(Answer(held=asyncio.Event())) as receiver:
         with pytest.raises(Retry, match="TIMEOUT"):
             await webhook.deliver(await webhook.add_route(receiver.url))
@@ -423,20 +366,33 @@ async def test_jobs_at_the_same_time_are_logged_together_and_each_once(
 
 @pytest.mark.parametrize(
     ("attempt", "retry_after", "wait_s"),
-    [(1, "1", 1.0), (2, "1", None), (2, "299", None), (2, "300", 300.0), (6, "3600", 3600.0)],
+    [
+        (1, "1", 5.0),
+        (1, "60", 60.0),
+        (5, "300", 18_000.0),
+        (2, "3600", 3600.0),
+        (9, "99999", 86_400.0),
+    ],
 )
-async def test_a_short_retry_after_cannot_hurry_a_job_through_its_attempts(
-    webhook: WebhookFunction, attempt: int, retry_after: str, wait_s: float | None
+async def test_retry_after_cannot_hurry_a_job_through_its_attempts(
+    webhook: WebhookFunction, attempt: int, retry_after: str, wait_s: float
 ) -> None:
     async with Receiver(Answer(503, headers={"retry-after": retry_after})) as receiver:
         route_id = await webhook.add_route(receiver.url)
         with pytest.raises(Retry, match="HTTP_503") as later:
             await webhook.deliver(route_id, attempt=attempt)
-    assert later.value.delay_s == wait_s
+    manifest = read(shipped_manifests(["routes"]), placeholders(HostSettings()))
+    function = load("deliver_webhook", manifest.functions["deliver_webhook"])
+    threads = FunctionThreads("deliver_webhook", 1)
+    # In the middle of the schedule's jitter.
+    dispatcher = Dispatcher(function, webhook.scope, threads=threads, chance=lambda: 0.5)
+    outcome = dispatcher.judge(Message("routes.t.webhook", b"", attempt=attempt), later.value)
+    assert isinstance(outcome, Later)
+    assert outcome.delay_s == wait_s
 
 
 async def test_no_secret_is_in_what_is_logged_or_raised(webhook: WebhookFunction) -> None:
-    async with Receiver(Answer(500, body=b"no")) as receiver:
+    async with Receiver(Answer(500, body=b"your header: Bearer s3cret")) as receiver:
         url = receiver.url.replace("/hook", "/T0KEN")
         route_id = await webhook.add_route(url, headers={"authorization": "Bearer s3cret"})
         with structlog.testing.capture_logs() as logged, pytest.raises(Retry) as later:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from functions.route_delivery.addresses import AddressPolicy, parse_networks
-from functions.route_delivery.transport.client import HttpClient
-from functions.route_delivery.transport.connector import Origin
-from functions.route_delivery.transport.faults import DestinationRefused, TlsFailed
+from functions.outbound.transport.client import HttpClient
+from functions.outbound.transport.connector import Origin
+from functions.outbound.transport.faults import DestinationRefused, TlsFailed
+from runtime import AddressPolicy, parse_networks
 from tests.support.certificates import contexts, self_signed
 from tests.support.name_server import NameServer
 from tests.support.receiver import Receiver

@@ -14,6 +14,8 @@ from runtime import Context, Event, Message, Reject
 from runtime.broker.connection import Broker
 from runtime.context import Scope
 from runtime.resource.postgres import open_pool
+from tests.support.evaluation import EvaluatorHere
+from tests.support.outbox import hand_over_of
 
 STORED_AT_NS = 1_785_585_600_123_456_789
 
@@ -26,6 +28,7 @@ class SeedFormFunction:
         self.pool = pool
         log = structlog.get_logger()
         self.scope = Scope("dispatch_seed_form", None, broker, {"postgres": pool}, log)
+        self.scope.state = EvaluatorHere()
 
     async def dispatch(self, route_id: object, **fields: Any) -> None:
         subject = fields.pop("subject", "routes.test")
@@ -40,7 +43,8 @@ class SeedFormFunction:
         await dispatch_seed_form(Event(message, data), Context(self.scope, message))
 
     async def stored(self) -> list[tuple[str, str]]:
-        """Subject and payload of every message in the stream."""
+        """Subject and payload of every message in the stream, once the jobs are handed over."""
+        await hand_over_of(self.pool, self.broker).move()
         state = (await self.broker.api("STREAM.INFO.ROUTES", None))["state"]
         messages = [
             (await self.broker.api("STREAM.MSG.GET.ROUTES", {"seq": sequence}))["message"]
@@ -86,6 +90,7 @@ async def test_a_job_is_published_for_its_routes_type_without_anything_inlined(
         "msg_type": "telemetry",
         "payload": {"metrics": {"temp": 22}},
         "stored_at": "2026-08-01T12:00:00.123456Z",
+        "is_test": False,
     }
 
 

@@ -59,6 +59,11 @@ class Outbox:
     async def request_many(self, subject: str, data: bytes, *, wait_s: float) -> list[Reply]:
         raise NotImplementedError
 
+    async def pull(
+        self, stream: str, durable: str, *, messages: int, size_bytes: int, wait_s: float
+    ) -> list[Message]:
+        raise NotImplementedError
+
     async def in_progress(self, message: Message) -> None:
         raise NotImplementedError
 
@@ -70,10 +75,12 @@ class Caller:
     pool: "asyncpg.Pool[asyncpg.Record]"
     outbox: Outbox = field(default_factory=Outbox)
     settings: Any = None
+    state: Any = None
 
     def context(self, message: Message | None = None) -> Context:
         resources = {"postgres": self.pool}
         scope = Scope("test", self.settings, self.outbox, resources, structlog.get_logger())
+        scope.state = self.state
         return Context(scope, message)
 
     async def ask(

@@ -9,9 +9,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+HOUR = timedelta(hours=1)
 
-def self_signed(name: str, folder: Path) -> Path:
-    """A PEM file with certificate and key of a server with that name, valid for an hour."""
+
+def self_signed(
+    name: str, folder: Path, *, begins: timedelta = -HOUR, ends: timedelta = HOUR
+) -> Path:
+    """A PEM file with key and certificate of a server or client with that name.
+
+    Args:
+        name: of the server; the address 127.0.0.77 is another one.
+        folder: where the file is made.
+        begins: of its validity, from now.
+        ends: of its validity, from now.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -21,8 +32,8 @@ def self_signed(name: str, folder: Path) -> Path:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
+        .not_valid_before(now + begins)
+        .not_valid_after(now + ends)
         .add_extension(
             x509.SubjectAlternativeName(
                 [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.77"))]
@@ -32,7 +43,7 @@ def self_signed(name: str, folder: Path) -> Path:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pem = folder / "certificate.pem"
+    pem = folder / f"{name}.pem"
     pem.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,

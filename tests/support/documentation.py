@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ RUNTIME = Path(sys.executable).parent / "runtime"
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# (\S+\.(?:py|yaml))\n")
-_DEADLINE_S = 30.0
+_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +125,20 @@ def in_code(text: str) -> list[str]:
     return re.findall(r"`([^`]+)`", text)
 
 
+_WORKER = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", ""))) or "9") % 10
+_ports = iter(range(10_000 + 2_000 * _WORKER, 12_000 + 2_000 * _WORKER))
+
+
 def free_port() -> int:
-    """A free port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A free port, below those that the system gives to others, and of this test process alone.
+
+    A port that the system chose and that was given back may be another test's server by the time
+    when it is used.
+    """
+    for port in _ports:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError("all ports of this test process have been used")
 
 
 class Served:

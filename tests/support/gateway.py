@@ -32,6 +32,13 @@ STREAMS = {
     "UNMAPPED": "tenant.>",
 }
 
+PROVE_DEVICES = {
+    "handler": "functions.ingest.device_proof:prove_devices",
+    "endpoint": {"service": "management", "subject": "management.devices.prove"},
+    "uses": ["postgres"],
+}
+"""The function that tells a gateway with `require_token` who is a device, in a manifest's form."""
+
 Handler = Callable[[Message], Awaitable[Answer]]
 
 

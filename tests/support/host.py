@@ -21,7 +21,7 @@ from tests.support.workload import behaviours
 
 T = TypeVar("T")
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 GRACE_S = 10.0
 QUICK: dict[str, Any] = {"attempts": 3, "delay": "100ms", "jitter": 0}
 """A retry policy for those who wait."""
@@ -93,6 +93,7 @@ async def start_host(
     *,
     streams: Mapping[str, Any] | None = None,
     database_url: str | None = None,
+    nats_system_url: str | None = None,
     services: bool = True,
     metrics: Metrics | None = None,
     clock: Clock | None = None,
@@ -102,7 +103,7 @@ async def start_host(
     host = Host(
         manifest,
         load_all(manifest),
-        Addresses(nats_url, database_url),
+        Addresses(nats_url, database_url, nats_system_url),
         metrics or Metrics("0.0.0"),
         HostOptions(services=services, clock=clock),
     )

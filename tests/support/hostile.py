@@ -36,3 +36,19 @@ class HostileReceiver(Listener):
             return
         finally:
             writer.close()
+
+
+class HostileListener(Listener):
+    """Does what the behaviour does with each connection, reads nothing by itself, and closes it."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        super().__init__()
+        self._behaviour = behaviour
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._behaviour(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()

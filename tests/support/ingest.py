@@ -85,7 +85,7 @@ async def register(
     """Register a tenant with a subscription and one device at site s1 with token `tok`."""
     await pool.execute("INSERT INTO tenants (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING", tenant)
     await pool.execute(
-        "INSERT INTO subscriptions (tenant_id) SELECT $1::text"
+        "INSERT INTO subscriptions (tenant_id, starts_at) SELECT $1::text, '2000-01-01Z'"
         " WHERE NOT EXISTS (SELECT 1 FROM subscriptions WHERE tenant_id = $1::text)",
         tenant,
     )

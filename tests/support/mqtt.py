@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,23 +18,39 @@ class MqttSession:
     Attributes:
         connected: the broker's answer to CONNECT, such as "Success" or "Not authorized".
         received: the messages of all subscriptions.
+        ended: set when a connection has ended; the client then connects again by itself.
     """
 
-    def __init__(self, port: int, username: str | None = None, password: str | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        username: str | None = None,
+        password: str | None = None,
+        *,
+        client_id: str = "",
+    ) -> None:
+        self.ended = threading.Event()
         self.connected = ""
         self.received: queue.Queue[MQTTMessage] = queue.Queue()
         self._granted: queue.Queue[str] = queue.Queue()
         self._answered = threading.Event()
         self._port = port
-        self._client = Client(CallbackAPIVersion.VERSION2)
+        self._host = "127.0.0.1"
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id)
         if username is not None:
             self._client.username_pw_set(username, password)
         self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
         self._client.on_subscribe = self._on_subscribe
 
+    def use_tls(self, authorities: Path, certificate: Path) -> None:
+        """Connect by TLS to `localhost` with a client certificate; call it before the start."""
+        self._client.tls_set(str(authorities), str(certificate), str(certificate))
+        self._host = "localhost"
+
     def __enter__(self) -> Self:
-        self._client.connect("127.0.0.1", self._port)
+        self._client.connect(self._host, self._port)
         self._client.loop_start()
         assert self._answered.wait(_TIMEOUT_S), "the broker did not answer CONNECT"
         return self
@@ -47,9 +64,11 @@ class MqttSession:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def publish(self, topic: str, payload: str | bytes, qos: int = 1) -> None:
+    def publish(
+        self, topic: str, payload: str | bytes, qos: int = 1, *, retain: bool = False
+    ) -> None:
         """Return when the message is sent; for QoS 1 and 2, when the broker confirmed it."""
-        self._client.publish(topic, payload, qos).wait_for_publish(_TIMEOUT_S)
+        self._client.publish(topic, payload, qos, retain).wait_for_publish(_TIMEOUT_S)
 
     def subscribe(self, topic: str, qos: int = 1) -> str:
         """Subscribe; the broker's answer, such as "Granted QoS 1" or "Unspecified error"."""
@@ -62,6 +81,11 @@ class MqttSession:
     ) -> None:
         self.connected = str(reason)
         self._answered.set()
+
+    def _on_disconnect(
+        self, _client: Client, _data: Any, _flags: Any, _reason: Any, _more: Any
+    ) -> None:
+        self.ended.set()
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         self.received.put(message)

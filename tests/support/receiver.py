@@ -62,7 +62,7 @@ class Receiver(Listener):
 
     async def received(self, count: int) -> list[Received]:
         """The requests, as soon as there are `count`."""
-        async with asyncio.timeout(10), self._came:
+        async with asyncio.timeout(60), self._came:
             await self._came.wait_for(lambda: len(self.requests) >= count)
         return self.requests
 

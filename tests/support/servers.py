@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import asyncpg
 import psutil
 
-from runtime.embedded.credentials import host_url
+from runtime.embedded.credentials import host_url, system_url
 from runtime.embedded.nats_config import (
     NatsPasswords,
     NatsPorts,
@@ -25,10 +25,11 @@ from runtime.embedded.nats_ports import read_ports
 from runtime.embedded.postgres_cluster import PostgresCluster
 from runtime.embedded.postgres_roles import DATABASE, FUNCTIONS, Passwords
 from runtime.embedded.processes import launch_command
+from runtime.nkeys import AccountKey
 
 T = TypeVar("T")
 
-_DEADLINE_S = 30.0
+_DEADLINE_S = 60.0
 
 
 def wait_until(condition: Callable[[], T | None], what: str, timeout_s: float = _DEADLINE_S) -> T:
@@ -57,6 +58,8 @@ class NatsServer:
     mqtt_password = 'a password, \\"quoted\\"'
     password = "the-password-of-the-host"
     anonymous = True
+    shared_mqtt_user = True
+    issuer = AccountKey(bytes(range(32)))
     max_file = 10**15
 
     def __init__(self, directory: Path) -> None:
@@ -71,6 +74,11 @@ class NatsServer:
     def url(self) -> str:
         """The address for the host and its operator."""
         return host_url(self.ports.nats, self.password)
+
+    @property
+    def system_url(self) -> str:
+        """The address of the system account."""
+        return system_url(self.ports.nats, self.password)
 
     @property
     def anonymous_url(self) -> str:
@@ -108,15 +116,26 @@ class NatsServer:
         with (self.directory / "stderr.log").open("wb") as stderr:
             self._child = subprocess.Popen(
                 launch_command([nats_program(), "-c", config], death_signal=signal.SIGKILL),
-                env={**os.environ, **self._passwords.environment()},
+                env={**os.environ, **self.secrets()},
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
             )
         self.ports = wait_until(self._read_ports, "a ready nats-server")
 
+    def secrets(self) -> dict[str, str]:
+        """The variables that the configuration reads."""
+        return self._passwords.environment()
+
     def configuration(self) -> str:
-        return render(self.directory, self.ports, max_file=self.max_file, anonymous=self.anonymous)
+        return render(
+            self.directory,
+            self.ports,
+            max_file=self.max_file,
+            anonymous=self.anonymous,
+            shared_mqtt_user=self.shared_mqtt_user,
+            auth_issuer=self.issuer.public,
+        )
 
     def kill(self) -> None:
         """Send SIGKILL, and wait until the process has ended."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RUNTIME = Path(sys.executable).parent / "runtime"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 class Served:

@@ -21,7 +21,7 @@ from rich.cells import cell_len
 _ERASE = "\r\x1b[K"
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _HOME = "\x1b[H"
-_DEADLINE_S = 60.0
+_DEADLINE_S = 120.0
 _TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
     " os.execv(sys.argv[1], sys.argv[1:])"

@@ -13,5 +13,5 @@ async def test_another_worker_is_woken_when_the_one_that_was_is_cancelled() -> N
     buffer.add(Message("subject", b""), Places())
     first.cancel()
 
-    await asyncio.wait_for(second, 5)
+    await asyncio.wait_for(second, 60)
     assert first.cancelled()

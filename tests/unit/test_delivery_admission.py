@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
-from functions.route_delivery.admission import Admission, Limits, Refusal
-from functions.route_delivery.pace import FIRST_WINDOW, Result
+from functions.outbound.admission import Admission, Limits, Refusal
+from functions.outbound.pace import ASSUMED_RATE, FIRST_WINDOW, Result
 
 ORIGIN = "https://host:443"
 A, B = ("tenant", "https://host/a"), ("tenant", "https://host/b")
@@ -132,3 +132,31 @@ async def test_nothing_is_kept_of_endpoints_that_have_nothing_to_do() -> None:
     admission._sweep(asyncio.get_running_loop().time() + 1)
     assert admission._endpoints == {}
     assert admission._in_flight_by_origin == {}
+
+
+async def test_jobs_of_an_endpoint_that_has_not_answered_come_again_soon() -> None:
+    admission = Admission(Limits())
+    longest_s = await longest_wait_s(admission, [A], 2000)
+    assert longest_s <= 2000 / ASSUMED_RATE * 1.2
+
+
+async def test_endpoints_that_have_not_answered_share_the_rate_at_which_jobs_come_again() -> None:
+    admission = Admission(Limits())
+    hanging = [("tenant", f"https://host/{number}") for number in range(50)]
+    longest_s = await longest_wait_s(admission, hanging, 200)
+    # 50 endpoints with 200 jobs each: 20 of each a second.
+    assert longest_s >= 200 / (ASSUMED_RATE / 50) * 0.7
+
+
+async def longest_wait_s(admission: Admission, keys: Sequence[object], jobs: int) -> float:
+    """How long the last of so many jobs for each endpoint, none of which answers, stays away."""
+    waits_s = []
+    for key in keys:
+        await admitted(admission, key, int(FIRST_WINDOW))
+        waiting = [asyncio.create_task(admission.enter(key, ORIGIN)) for _ in range(jobs)]
+        await asyncio.sleep(0)
+        sent_away = [task.result() for task in waiting if task.done()]
+        waits_s += [refusal.wait_s for refusal in sent_away if refusal is not None]
+        for task in waiting:
+            task.cancel()
+    return max(waits_s)

@@ -1,6 +1,6 @@
 """The circuit breaker, by its decisions at given times."""
 
-from functions.route_delivery.breaker import Breaker
+from functions.outbound.breaker import Breaker
 
 PAUSE_S = 30.0
 
@@ -57,12 +57,16 @@ def test_a_probe_that_fails_begins_another_pause() -> None:
     assert circuit.open_for_s("a", 100.0) == 100.0
 
 
-def test_idle_closed_circuits_are_forgotten_and_open_ones_are_not() -> None:
+def test_idle_closed_circuits_are_forgotten_and_open_ones_after_a_day() -> None:
     circuit = opened()
     circuit.succeeded("b", 0.0)
     circuit.forget_idle(1000.0)
     assert circuit.open_for_s("a", 1000.0) == 1000.0
     assert set(circuit._circuits) == {"a"}
+    circuit.forget_idle(PAUSE_S + 86_399.0)
+    assert set(circuit._circuits) == {"a"}
+    circuit.forget_idle(PAUSE_S + 86_401.0)
+    assert circuit._circuits == {}
 
 
 def opened() -> Breaker:

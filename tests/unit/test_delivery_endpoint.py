@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from functions.route_delivery.endpoint import (
+from functions.domain.retry_after import parse_retry_after
+from functions.outbound.endpoint import (
     WebhookDestination,
+    health_of,
     judge,
-    parse_retry_after,
-    result_of,
 )
-from functions.route_delivery.transport.connection import Answer
+from functions.outbound.transport.connection import Answer
 
 NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -86,7 +86,7 @@ def test_a_retry_after_that_cannot_be_read_is_ignored(text: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "result"),
+    ("status", "health"),
     [
         (200, "answered"),
         (404, "answered"),
@@ -97,8 +97,8 @@ def test_a_retry_after_that_cannot_be_read_is_ignored(text: str | None) -> None:
         (503, "failed"),
     ],
 )
-def test_an_answer_says_whether_its_endpoint_works(status: int, result: str) -> None:
-    assert result_of(answer(status)) == result
+def test_an_answer_says_whether_its_endpoint_works(status: int, health: str) -> None:
+    assert health_of(status) == health
 
 
 def destination(**fields: Any) -> WebhookDestination:

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from functions.domain.identifiers import job_id
+from functions.route_delivery.bodies import encode_event
 from functions.route_delivery.job import Job, SeedJob, route_key
-from functions.route_delivery.webhook import encode_body
 from runtime import Message
 
 ROUTE = "0b0e0f5c-9f6e-4f0c-8a53-2f5c3f3a7d11"
@@ -31,7 +31,7 @@ def job(**fields: Any) -> Job:
 
 
 def test_the_body_says_what_happened_when_and_where() -> None:
-    assert json.loads(encode_body(job())) == {
+    assert json.loads(encode_event(job())) == {
         "type": "device.telemetry",
         "timestamp": "2026-08-01T12:00:00.123456Z",
         "data": {
@@ -45,19 +45,19 @@ def test_the_body_says_what_happened_when_and_where() -> None:
 
 
 def test_a_message_type_of_two_levels_becomes_a_dotted_type() -> None:
-    assert json.loads(encode_body(job(msg_type="shadow/reported")))["type"] == (
+    assert json.loads(encode_event(job(msg_type="shadow/reported")))["type"] == (
         "device.shadow.reported"
     )
 
 
 def test_the_device_secret_does_not_reach_a_receiver() -> None:
-    body = encode_body(job(payload={"site_id": "s1", "provision_token": "tok"}))
+    body = encode_event(job(payload={"site_id": "s1", "provision_token": "tok"}))
     assert json.loads(body)["data"]["payload"] == {"site_id": "s1"}
 
 
 @pytest.mark.parametrize("payload", [None, 1, "text", [1, {"provision_token": "kept"}], 2**80])
 def test_a_payload_that_is_not_an_object_is_sent_unchanged(payload: Any) -> None:
-    assert json.loads(encode_body(job(payload=payload)))["data"]["payload"] == payload
+    assert json.loads(encode_event(job(payload=payload)))["data"]["payload"] == payload
 
 
 @pytest.mark.parametrize("payload", ["NaN", "Infinity", "[1, -Infinity]"])
@@ -65,7 +65,7 @@ def test_a_value_that_json_lacks_is_kept_in_a_job_and_makes_no_body(payload: str
     original = job().model_dump_json().replace('{"metrics":{"temp":22}}', payload)
     again = Job.model_validate_json(Job.model_validate_json(original).model_dump_json())
     with pytest.raises(ValueError, match="JSON"):
-        encode_body(again)
+        encode_event(again)
 
 
 def test_the_job_id_is_the_same_for_the_same_stored_message_and_route() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from functions.route_delivery.pace import FIRST_WINDOW, LEAST_RATE, LONGEST_WAIT_S, Pace
+from functions.outbound.pace import FIRST_WINDOW, LEAST_RATE, LONGEST_WAIT_S, Pace
 
 
 def answered(pace: Pace, *, per_s: float, seconds: float, from_s: float = 0.0) -> float:

@@ -76,6 +76,9 @@ async def test_a_function_that_returns_is_done() -> None:
     [
         (Retry("later", delay_s=7), 1, Later(7, "later", "Retry")),
         (Retry("later"), 2, Later(2, "later", "Retry")),
+        (Retry("later", at_least_s=1), 2, Later(2, "later", "Retry")),
+        (Retry("later", at_least_s=7), 2, Later(7, "later", "Retry")),
+        (Retry("later", at_least_s=float("nan")), 2, Later(2, "later", "Retry")),
         (ValueError("bad"), 1, Later(1, "bad", "ValueError")),
         (ValueError(), 1, Later(1, "ValueError", "ValueError")),
         (Reject("NO", "never"), 1, Dead("NO", "never", "Reject")),
@@ -97,6 +100,76 @@ async def test_a_retry_that_does_not_count_is_never_the_last_attempt() -> None:
     outcome = await dispatcher.run_event(_message(attempt=3))
 
     assert outcome == Later(7, "too early", "Retry", counts=False)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "delays_s", "outcome"),
+    [
+        (1, (5, 300), Later(5, "bad", "ValueError", attempts=3)),
+        (2, (5, 300), Later(300, "bad", "ValueError", attempts=3)),
+        # Beyond the manifest's three attempts the server delivers nothing again by itself.
+        (3, (5, 6, 7, 8), Later(7, "bad", "ValueError", attempts=5, is_beyond=True)),
+    ],
+)
+async def test_a_call_that_sets_its_own_schedule_is_judged_by_it(
+    attempt: int, delays_s: tuple[float, ...], outcome: object
+) -> None:
+    async def act(ctx: Context, given: Any) -> None:
+        ctx.use_retry_schedule(delays_s)
+        raise ValueError("bad")
+
+    assert await _dispatcher(act).run_event(_message(attempt=attempt)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("attempt", "delays_s"), [(1, ()), (2, (5,)), (5, (1, 2, 3, 4))], ids=["one", "two", "five"]
+)
+async def test_the_last_attempt_of_a_calls_own_schedule_ends_in_a_dead_letter(
+    attempt: int, delays_s: tuple[float, ...]
+) -> None:
+    async def act(ctx: Context, given: Any) -> None:
+        ctx.use_retry_schedule(delays_s)
+        raise Retry("later", delay_s=7)
+
+    outcome = await _dispatcher(act).run_event(_message(attempt=attempt))
+
+    assert isinstance(outcome, Dead)
+    assert (outcome.code, outcome.attempts) == ("ATTEMPTS_EXHAUSTED", len(delays_s) + 1)
+
+
+async def test_the_time_limit_of_a_call_is_judged_by_its_own_schedule() -> None:
+    async def act(ctx: Context, given: Any) -> None:
+        ctx.use_retry_schedule([300])
+        await asyncio.sleep(10)
+
+    outcome = await _dispatcher(act, timeout="50ms").run_event(_message())
+
+    assert isinstance(outcome, Later)
+    assert (outcome.delay_s, outcome.attempts) == (300, 2)
+
+
+@pytest.mark.parametrize(
+    ("delays_s", "jitter"),
+    [([0], 0.2), ([-1], 0.2), ([float("nan")], 0.2), ([604_801], 0.2), ([1] * 100, 0.2), ([1], 2)],
+)
+async def test_a_schedule_out_of_bounds_is_refused(delays_s: list[float], jitter: float) -> None:
+    async def act(ctx: Context, given: Any) -> None:
+        with pytest.raises(ValueError, match=r"delay|jitter"):
+            ctx.use_retry_schedule(delays_s, jitter=jitter)
+        raise ValueError("bad")
+
+    # What was refused changes nothing.
+    assert await _dispatcher(act).run_event(_message()) == Later(1, "bad", "ValueError")
+
+
+async def test_a_batch_has_no_schedule_of_its_own() -> None:
+    async def act(ctx: Context, batch: Any) -> None:
+        ctx.use_retry_schedule([5])
+
+    [outcome] = await _dispatcher(act, "on_batch").run_batch([_message()])
+
+    assert isinstance(outcome, Later)
+    assert "single stored message" in outcome.reason
 
 
 @pytest.mark.parametrize("failure", [ValueError("bad"), Retry("later", delay_s=7)])

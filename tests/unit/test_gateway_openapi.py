@@ -1,10 +1,11 @@
 """The OpenAPI document describes the requests and answers of the routes."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from functions.http_gateway.named_schemas import SCHEMAS_OF
 from functions.http_gateway.openapi import draw_openapi
 from functions.http_gateway.route_trust import RouteTrust
 from functions.http_gateway.routes import HttpRoute, parse_route
@@ -125,7 +126,8 @@ def test_only_routes_with_the_admin_key_ask_for_it() -> None:
 def test_device_ingest_is_described_too() -> None:
     paths = draw_openapi([])["paths"]
     base = "/ingest/v1/tenant/{tenant_id}/device/{device_id}"
-    assert set(paths) == {f"{base}/{{msg_type}}", f"{base}/shadow/reported", f"{base}/commands/ack"}
+    ends = ("{msg_type}", "{msg_type}/batch", "shadow/reported", "commands", "commands/ack")
+    assert set(paths) == {f"{base}/{end}" for end in ends}
     assert "202" in paths[f"{base}/commands/ack"]["post"]["responses"]
 
 
@@ -138,3 +140,28 @@ def test_an_invalid_schema_makes_a_document_without_failing() -> None:
         ]
     )
     assert set(drawn["paths"]["/x"]) == {"get", "post"}
+
+
+class Wanted(BaseModel):
+    name: str
+    form: Annotated[dict[str, Any], Field(json_schema_extra={SCHEMAS_OF: "forms.list"})]
+
+
+def test_a_field_with_one_of_several_forms_shows_all_of_them() -> None:
+    forms = {"forms.list": {"device": Device.model_json_schema(), "place": {"type": "object"}}}
+    drawn = draw_openapi([make("POST", "/x", schema__request=schema_of(Wanted))], forms)
+    body = drawn["paths"]["/x"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["form"]["anyOf"] == [
+        {"$ref": "#/components/schemas/config.device"},
+        {"$ref": "#/components/schemas/config.place"},
+    ]
+    device = drawn["components"]["schemas"]["config.device"]
+    assert device == {"$ref": "#/components/schemas/Device"}
+    names = {f"#/components/schemas/{name}" for name in drawn["components"]["schemas"]}
+    assert references(drawn) <= names
+
+
+def test_a_field_whose_forms_are_not_known_stays_as_it_is() -> None:
+    drawn = draw_openapi([make("POST", "/x", schema__request=schema_of(Wanted))])
+    body = drawn["paths"]["/x"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "anyOf" not in body["properties"]["form"]

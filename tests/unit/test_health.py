@@ -14,7 +14,7 @@ from runtime.errors import Unavailable
 from runtime.observe.health import Check, LoopWatch, Probe, Readiness
 from runtime.observe.metrics import Metrics
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Lines:

@@ -15,6 +15,7 @@ from runtime.manifest.model import (
 )
 
 CONSUMER: dict[str, Any] = {"handler": "on_event", "consumer": {"stream": "S"}}
+PRIORITY = {"field": "p", "weights": {"high": 8, "bulk": 1}, "default": "bulk"}
 BATCH: dict[str, Any] = {"handler": "on_batch", "consumer": {"stream": "S"}}
 ENDPOINT: dict[str, Any] = {"handler": "on_request", "endpoint": {"subject": "ask"}}
 SCHEDULE: dict[str, Any] = {"handler": "on_tick", "schedule": {"every": "1h"}}
@@ -37,6 +38,7 @@ CHANGES: list[tuple[dict[str, Any], str, Any, How]] = [
     # What the scope holds.
     (CONSUMER, "uses", ["http"], STARTS),
     (CONSUMER, "postgres_connections", 2, STARTS),
+    (CONSUMER, "http_client", {"guard": True}, STARTS),
     (ENDPOINT, "uses", ["http"], STARTS),
     (SERVICE, "uses", ["http"], Restart()),
     # What the binding is built from.
@@ -46,6 +48,7 @@ CHANGES: list[tuple[dict[str, Any], str, Any, How]] = [
     (CONSUMER, "rate", {"limit": "10/s"}, BOUND),
     (CONSUMER, "ordered_by", {"token": 2}, BOUND),
     (CONSUMER, "fair_by", {"token": 2}, BOUND),
+    (CONSUMER, "priority_by", PRIORITY, BOUND),
     (BATCH, "batch", {"size": 7}, BOUND),
     (ENDPOINT, "concurrency", 3, BOUND),
     (SCHEDULE, "concurrency", 3, BOUND),

@@ -5,7 +5,7 @@ import pytest
 
 from functions.domain.envelope import Envelope
 from functions.domain.rate_limiter import RateLimiter
-from functions.domain.registry import DeviceKey, RegisteredDevice
+from functions.domain.registry import DeviceKey, RegisteredDevice, Subscription
 from functions.domain.topics import Topic
 from functions.ingest.checks import Accepted, Limits, Refused, check
 
@@ -17,6 +17,21 @@ GOOD: dict[str, Any] = {"site_id": "s1", "provision_token": "tok", "metrics": {"
 
 def device(**changes: Any) -> RegisteredDevice:
     return RegisteredDevice(**{"site_id": "s1", "token_hash": TOKEN_HASH, **changes})
+
+
+def subscribed(*fields: Any, **more: Any) -> dict[str, Any]:
+    return {"subscriptions": (Subscription(*fields, **more),)}
+
+
+RENEWED = (
+    Subscription("ACTIVE", NOW_NS + HOUR_NS),
+    Subscription("ACTIVE", NOW_NS - HOUR_NS, NOW_NS + HOUR_NS),
+    Subscription("SUSPENDED"),
+)
+ENDED_AND_NEXT = (
+    Subscription("ACTIVE", NOW_NS + HOUR_NS),
+    Subscription("ACTIVE", NOW_NS - HOUR_NS, NOW_NS),
+)
 
 
 def envelope(payload: dict[str, Any] | None = None, **changes: Any) -> Envelope:
@@ -52,9 +67,10 @@ MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("TOO_MANY_METRICS", {"metrics": {f"{n} " + "a" * 129: [] for n in range(51)}}),
     ("SITE_MISMATCH_REGISTRY_VS_PAYLOAD", {"registry": {"site_id": "s2"}}),
     ("MISSING_SITE_ID", {"site_id": None}),
-    ("SUBSCRIPTION_EXPIRED", {"registry": {"expires_ns": NOW_NS}}),
-    ("SUBSCRIPTION_SUSPENDED", {"registry": {"subscription_status": "SUSPENDED"}}),
-    ("NO_SUBSCRIPTION_CAPACITY", {"registry": {"subscription_status": None}}),
+    ("SUBSCRIPTION_EXPIRED", {"registry": subscribed(expires_ns=NOW_NS)}),
+    ("SUBSCRIPTION_SUSPENDED", {"registry": subscribed("SUSPENDED")}),
+    ("NO_SUBSCRIPTION_CAPACITY", {"registry": {"subscriptions": ()}}),
+    ("NO_SUBSCRIPTION_CAPACITY", {"registry": subscribed(starts_ns=NOW_NS + 1)}),
     ("RATE_LIMITED", {"rate": True}),
     ("AUTH_FAILED", {"username": "t/other"}),
     ("TOKEN_INVALID", {"token": "wrong"}),
@@ -106,12 +122,14 @@ def test_the_first_failing_check_in_the_order_of_the_contract_names_the_reason(w
         (envelope({**GOOD, "site_id": ""}), device(), {}, "MISSING_SITE_ID"),
         (envelope({**GOOD, "site_id": 5}), device(), {}, "MISSING_SITE_ID"),
         (envelope(GOOD), device(site_id="s2"), {}, "SITE_MISMATCH_REGISTRY_VS_PAYLOAD"),
-        (envelope(), device(subscription_status="TRIAL"), {}, "accepted"),
-        (envelope(), device(subscription_status="GRACE"), {}, "accepted"),
-        (envelope(), device(subscription_status="EXPIRED"), {}, "SUBSCRIPTION_EXPIRED"),
-        (envelope(), device(expires_ns=NOW_NS + 1), {}, "accepted"),
+        (envelope(), device(**subscribed("TRIAL")), {}, "accepted"),
+        (envelope(), device(**subscribed("GRACE")), {}, "accepted"),
+        (envelope(), device(**subscribed("EXPIRED")), {}, "SUBSCRIPTION_EXPIRED"),
+        (envelope(), device(**subscribed(expires_ns=NOW_NS + 1)), {}, "accepted"),
+        (envelope(), device(subscriptions=RENEWED), {}, "accepted"),
+        (envelope(), device(subscriptions=ENDED_AND_NEXT), {}, "SUBSCRIPTION_EXPIRED"),
         (envelope(), device(tenant_status="SUSPENDED"), {}, "SUBSCRIPTION_SUSPENDED"),
-        (envelope(), device(subscription_status=None), {"require_subscription": False}, "accepted"),
+        (envelope(), device(subscriptions=()), {"require_subscription": False}, "accepted"),
         (envelope({**GOOD, "provision_token": ""}), device(), {}, "TOKEN_MISSING"),
         (envelope({**GOOD, "provision_token": 7}), device(), {}, "TOKEN_MISSING"),
         (envelope({**GOOD, "provision_token": "toké"}), device(), {}, "TOKEN_INVALID"),

@@ -1,15 +1,19 @@
+import asyncio
 from collections.abc import Sequence
-from datetime import datetime
+from typing import Any
 
 import pytest
 import structlog
 
 from functions.domain.envelope import Envelope
+from functions.domain.outbox import NewJob
 from functions.domain.registry import RegisteredDevice, RegisteredRoute, TenantRoutes
+from functions.domain.route_decisions import Decision
 from functions.ingest.checks import Accepted, Verdict
-from functions.ingest.jobs import JobMaker
+from functions.ingest.jobs import Candidate, JobMaker
 from functions.ingest.plan import Judge, Known, Plan, Settled, make_plan, read_telemetry, stored_at
-from runtime import Message, Publication
+from runtime import Message
+from tests.support.evaluation import EvaluatorHere
 
 KNOWN = Known(
     {("t", "d"): RegisteredDevice("s1")},
@@ -20,16 +24,12 @@ KNOWN = Known(
 class FailingJobs(JobMaker):
     """A job maker with a defect that fails on one message."""
 
-    def make(
-        self,
-        message: Message,
-        envelope: Envelope,
-        stored_at: datetime,
-        routes: Sequence[RegisteredRoute],
-    ) -> list[Publication]:
-        if message.sequence == 2:
+    def make_of(
+        self, candidate: Candidate, variables: dict[str, Any], decisions: Sequence[Decision]
+    ) -> list[NewJob]:
+        if candidate.message.sequence == 2:
             raise ZeroDivisionError
-        return super().make(message, envelope, stored_at, routes)
+        return super().make_of(candidate, variables, decisions)
 
 
 def accept(envelope: Envelope, device: RegisteredDevice | None, message: Message) -> Verdict:
@@ -51,7 +51,10 @@ def messages() -> list[Message]:
 
 def plan(settled: Settled, *, judge: Judge = accept, jobs: type[JobMaker] = JobMaker) -> Plan:
     read = [(message, read_telemetry(message)) for message in messages()]
-    return make_plan(read, KNOWN, settled, judge, jobs(structlog.stdlib.get_logger()))
+    made = make_plan(read, KNOWN, settled, judge)
+    maker = jobs(structlog.stdlib.get_logger(), EvaluatorHere())
+    made.add_jobs(asyncio.run(maker.make(made.candidates)))
+    return made
 
 
 @pytest.mark.parametrize(
@@ -73,8 +76,9 @@ def test_a_message_that_no_check_foresaw_is_refused_whole_and_alone(
     assert made.refused[0][1].topic == ("t", "d", "telemetry")
 
 
-def test_what_has_its_row_already_is_not_refused_for_a_job_that_cannot_be_made() -> None:
+def test_what_has_its_row_already_has_its_jobs_too_and_is_left_alone() -> None:
     second = messages()[1]
-    settled = Settled(written={(second.sequence, stored_at(second))})
-    with pytest.raises(ZeroDivisionError):
-        plan(settled, jobs=FailingJobs)
+    made = plan(Settled(written={(second.sequence, stored_at(second))}), jobs=FailingJobs)
+    assert [row.seq for row in made.rows] == [1, 3]
+    assert [message.sequence for message, _ in made.jobs] == [1, 3]
+    assert not made.refused

@@ -6,6 +6,9 @@ import pytest
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.quarantine import Refusal
 from functions.domain.topics import Topic
+from functions.http_gateway.bodies import read_object
+from functions.http_gateway.device_messages import make_envelope
+from functions.http_gateway.problems import ProblemError
 from functions.ingest.plan import read_telemetry
 from functions.ingest.unmapped import judge
 from runtime import Message
@@ -51,6 +54,32 @@ def test_the_payloads_own_size_counts_and_not_its_envelopes() -> None:
     found = read("telemetry.t", {**ENVELOPE, "more": "x" * 9000})
     assert isinstance(found, Envelope)
     assert found.payload_bytes == len(json.dumps(PAYLOAD, separators=(",", ":")))
+
+
+def nested(levels: int) -> bytes:
+    return b'{"a":' * levels + b"1" + b"}" * levels
+
+
+def test_every_door_takes_a_body_of_32_levels_and_none_takes_more() -> None:
+    topic = Topic("t", "d", "telemetry")
+    for levels, is_taken in ((1, True), (32, True), (33, False)):
+        body = nested(levels)
+        text = json.dumps({**ENVELOPE, "payload": body.decode()}).encode()
+        forms = [
+            read("telemetry.t.d", body),
+            read("telemetry.t", make_envelope(topic, body)),
+            read("telemetry.t", text),
+        ]
+        for found in forms:
+            assert isinstance(found, Envelope if is_taken else Refusal), (levels, found)
+        if is_taken:
+            assert read_object(body, code="INVALID_PAYLOAD") == json.loads(body)
+        else:
+            assert [found.reason for found in forms if isinstance(found, Refusal)] == [
+                "INVALID_JSON"
+            ] * 3
+            with pytest.raises(ProblemError, match="32 levels"):
+                read_object(body, code="INVALID_PAYLOAD")
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,24 @@ S = streams("S: {subjects: [s.>]}")
             "m.yaml:4: functions.f1.ordered_by.token: s.* has no part 3; use 1 to 2, or a field of the payload",
         ),
         (
+            S
+            + functions(
+                "consumer: {stream: S}, ordered_by: {token: 1}, "
+                "priority_by: {field: p, weights: {a: 2, b: 1}, default: b}"
+            ),
+            "m.yaml:4: functions.f1.priority_by: has no effect with `ordered_by`, which calls messages in their order; remove one of the two",
+        ),
+        (
             S + functions("endpoint: {subject: e}, fair_by: {token: 1}"),
             "m.yaml:4: functions.f1.fair_by: has no effect on a function with `endpoint:`; remove it",
         ),
         (
             streams("LEASES: {subjects: [l]}"),
             "m.yaml:2: streams.LEASES: the host makes a stream LEASES itself; use another name",
+        ),
+        (
+            S + functions("consumer: {stream: DEAD_LETTERS}"),
+            "m.yaml:4: functions.f1.consumer.filter_subjects: DEAD_LETTERS has the dead letters of all functions, this one's too; name those to read, such as dead_letters.deliver_webhook",
         ),
         (
             S + functions("consumer: {stream: T}"),

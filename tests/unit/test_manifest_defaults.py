@@ -102,7 +102,7 @@ functions:
   three: {handler: a:b, consumer: {}}
 """) == [
         "m.yaml:3: defaults.timeout: 10 is not a duration; write it like 250ms, 30s, 5m, 1h30m or 7d",
-        "m.yaml:4: defaults.handler: no such key; known are batch, concurrency, consumer, endpoint, fair_by, isolate, max_in_flight, max_in_flight_bytes, ordered_by, postgres_connections, rate, retry, schedule, settings, start_timeout, timeout, uses",
+        "m.yaml:4: defaults.handler: no such key; known are batch, concurrency, consumer, endpoint, fair_by, http_client, isolate, max_in_flight, max_in_flight_bytes, ordered_by, postgres_connections, priority_by, rate, retry, schedule, settings, start_timeout, timeout, uses",
         "m.yaml:5: defaults.endpoint.servce: no such key; did you mean service?",
         "m.yaml:5: defaults.endpoint.subject: no such key; known are http, max_waiting, queue_group, service",
         "m.yaml:6: defaults.consumer.stream: 'a b' does not fit; use 1 to 64 letters, digits, - or _",
@@ -215,8 +215,8 @@ def test_a_value_of_a_trigger_has_the_line_and_the_field_as_written() -> None:
         ("triggers: {x: {endpoint: {subject: x}}}", ["m.yaml:2: functions.f.handler: is missing; add `handler:`"]),
         ("handler: a:b\n    triggers: {x: 5}", ["m.yaml:4: functions.f.triggers.x: 5 is not a mapping; write `key: value` lines below it"]),
         ("handler: a:b\n    triggers: {x: {concurrency: 1}}", ["m.yaml:4: functions.f.triggers.x: no binding found; write exactly one of consumer, endpoint, schedule, service"]),
-        ("handler: a:b\n    service: true\n    triggers: {x: {endpoint: {subject: x}}}", ["m.yaml:4: functions.f.service: no such key beside `triggers:`; known are batch, concurrency, consumer, description, endpoint, fair_by, handler, isolate, max_in_flight, max_in_flight_bytes, ordered_by, postgres_connections, rate, retry, schedule, settings, start_timeout, timeout, triggers, uses"]),
-        ("handler: a:b\n    triggers: {x: {handlr: c:d, endpoint: {subject: x}}}", ["m.yaml:4: functions.f.triggers.x.handlr: no such key in a trigger; known are batch, concurrency, consumer, description, endpoint, fair_by, isolate, max_in_flight, max_in_flight_bytes, ordered_by, postgres_connections, rate, retry, schedule, settings, start_timeout, timeout, uses"]),
+        ("handler: a:b\n    service: true\n    triggers: {x: {endpoint: {subject: x}}}", ["m.yaml:4: functions.f.service: no such key beside `triggers:`; known are batch, concurrency, consumer, description, endpoint, fair_by, handler, http_client, isolate, max_in_flight, max_in_flight_bytes, ordered_by, postgres_connections, priority_by, rate, retry, schedule, settings, start_timeout, timeout, triggers, uses"]),
+        ("handler: a:b\n    triggers: {x: {handlr: c:d, endpoint: {subject: x}}}", ["m.yaml:4: functions.f.triggers.x.handlr: no such key in a trigger; known are batch, concurrency, consumer, description, endpoint, fair_by, http_client, isolate, max_in_flight, max_in_flight_bytes, ordered_by, postgres_connections, priority_by, rate, retry, schedule, settings, start_timeout, timeout, uses"]),
         ("handler: a:b\n    concurrency: 0\n    triggers: {x: {endpoint: {subject: x}}, y: {endpoint: {subject: y}}}", ["m.yaml:4: functions.f.concurrency: 0 is too small; use at least 1"]),
         ("handler: a:b\n    rate: {limit: 1/s}\n    triggers: {x: {endpoint: {subject: x}}}", ["m.yaml:4: functions.f.rate: has no effect on any of the triggers; remove it"]),
         ("handler: a:b\n    triggers: {x: {endpoint: {subject: x}}, y: {endpoint: {subject: x}}}", ["m.yaml:4: functions.f.triggers.y.endpoint.subject: x overlaps x of function f_x; give each endpoint its own subject: a request must reach one function only"]),

@@ -1,11 +1,14 @@
 # ruff: noqa: E501 - a mistake and the exact text it gets read best in one line
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from runtime.errors import ConfigError
 from runtime.manifest import read
+from runtime.manifest.libyaml import LibyamlLoader
 from runtime.manifest.model import Manifest
 from tests.unit.manifests import problems_of, read_text
 
@@ -141,6 +144,7 @@ streams:
         (b"? [a]\n: b\n", "m.yaml:1: a list or mapping is used as a key; write a plain name"),
         (b"<<: 5\n", "m.yaml:1: << merges something that is not a mapping; name a mapping"),
         (b"[" * 5000, "m.yaml:1: nested too deeply; flatten it"),
+        (b"[" * 50_000 + b"]" * 50_000, "m.yaml:1: nested too deeply; flatten it"),
         (b"stream: {}\n", "m.yaml:1: stream: no such key; did you mean streams?"),
         (b"zzz: {}\n", "m.yaml:1: zzz: no such key; known are defaults, functions, migrations, streams"),
         (b"streams:\n", "m.yaml:1: streams: nothing is not a mapping; write `key: value` lines below it"),
@@ -153,6 +157,56 @@ def test_a_file_that_is_no_manifest_is_told_so_with_its_line(content: bytes, exp
         read([Path("m.yaml")], {})
 
     assert [str(problem) for problem in caught.value.problems] == [expected]
+
+
+_ALL_OF_YAML = r"""%YAML 1.1
+---
+streams: &all   # with a comment
+  "quoted": 'single ''quotes'''
+  plain: 08:30
+  empty:
+  ~: null
+  numbers: [1, 0x1F, 1_000, 1e3, 1.5, .inf, yes, 2026-01-01]
+  folded: >-
+    one
+    line
+  literal: |2
+      two
+     lines
+  {nested: {flow: [a, {b: c}]}}: !!str 5
+  ? long key
+  : - - item
+    -
+      - of lists
+functions:
+  <<: *all
+  again: *all
+  "escaped \u00e9\n": "é and 😀"
+"""
+
+
+def _nodes(text: str, loader: type[Any]) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    waiting: list[Any] = list(yaml.compose_all(text, Loader=loader))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, tuple):
+            waiting += node
+        elif isinstance(node, yaml.ScalarNode):
+            found.append((node.tag, node.value, node.start_mark.line, bool(node.style)))
+        else:
+            found.append((node.tag, len(node.value), node.start_mark.line))
+            waiting += node.value
+    return found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [_ALL_OF_YAML, *(path.read_text() for path in sorted(SHIPPED.glob("*.yaml")))],
+    ids=["all of YAML", *sorted(path.stem for path in SHIPPED.glob("*.yaml"))],
+)
+def test_libyaml_reads_the_same_as_pyyaml_itself(text: str) -> None:
+    assert _nodes(text, LibyamlLoader) == _nodes(text, yaml.SafeLoader)
 
 
 def test_a_missing_file_and_an_empty_folder_are_both_reported() -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from functions.domain.secret_box import SecretsSettings
 from runtime.cli.manifests import GROUPS, SHIPPED, shipped_manifests, shipped_names
 from runtime.loader import load_all
 from runtime.manifest import read
-from runtime.process.lifecycle import placeholders
+from runtime.process.placeholders import placeholders
 from runtime.settings import HostSettings
 from tests.support.documentation import ROOT, in_code, read_blocks, read_table
 
@@ -71,3 +72,17 @@ def test_every_manifest_that_a_document_shows_can_be_read(page: Path, tmp_path: 
         ]
         kept = {name: manifest.functions[name] for name in shipped}
         load_all(manifest.model_copy(update={"functions": kept, "migrations": {}}))
+
+
+def test_whatever_reads_or_writes_the_secrets_of_destinations_gets_their_keys() -> None:
+    manifest = read(sorted(SHIPPED.glob("*.yaml")), {**ENVIRONMENT, "SECRETS_KEYS": "k" * 32})
+    functions = load_all(manifest).values()
+    concerned = [each for each in functions if isinstance(each.settings, SecretsSettings)]
+    assert len(concerned) > len(shipped_names()) / 2
+    for function in concerned:
+        if function.spec.handler.rpartition(":")[2] not in {
+            "get_route",
+            "list_routes",
+            "delete_route",
+        }:
+            assert function.settings.secrets_keys, function.name

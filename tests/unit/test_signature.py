@@ -8,6 +8,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
+from svix.webhooks import Webhook as SvixWebhook
 
 from functions.domain.signing_keys import (
     PUBLIC_PREFIX,
@@ -15,7 +16,7 @@ from functions.domain.signing_keys import (
     public_key_of,
     read_signing_key,
 )
-from functions.route_delivery.signature import Signer
+from functions.outbound.signature import Signer
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OLD_SECRET = "whsec_" + "b2xk" * 8
@@ -49,6 +50,27 @@ def test_a_receiver_with_either_key_verifies_while_a_key_is_rotated() -> None:
     headers = sign(b"{}", SECRET, OLD_SECRET)
     assert Webhook(SECRET).verify("{}", headers) == {}
     assert Webhook(OLD_SECRET).verify("{}", headers) == {}
+
+
+def test_the_library_of_svix_verifies_what_was_signed_while_a_key_is_rotated() -> None:
+    private = make_signing_key()
+    keys = [(SECRET, math.inf), (OLD_SECRET, time.time() + 60)]
+    # Receivers ignore signatures of versions that they do not know, such as v1a.
+    headers = Signer(keys, private).sign("job-1", int(time.time()), b'{"a": 1}')
+    for secret in (SECRET, OLD_SECRET):
+        SvixWebhook(secret).verify(b'{"a": 1}', headers)
+        assert Webhook(secret).verify(b'{"a": 1}', headers) == {"a": 1}
+    for secret, body in ((SECRET, b'{"a": 2}'), ("whsec_" + "bm9u" * 8, b'{"a": 1}')):
+        with pytest.raises(WebhookVerificationError):
+            SvixWebhook(secret).verify(body, headers)
+
+
+def test_a_key_that_was_replaced_signs_until_its_time_and_not_longer() -> None:
+    now_s = int(time.time())
+    headers = Signer([(SECRET, math.inf), (OLD_SECRET, now_s)]).sign("job-1", now_s, b"{}")
+    SvixWebhook(SECRET).verify(b"{}", headers)
+    with pytest.raises(WebhookVerificationError):
+        SvixWebhook(OLD_SECRET).verify(b"{}", headers)
 
 
 def test_a_changed_body_is_not_verified() -> None:

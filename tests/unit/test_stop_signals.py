@@ -25,7 +25,7 @@ async def _turn_after_signal() -> None:
     seen = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, seen.set)
     os.kill(os.getpid(), signal.SIGUSR1)
-    await asyncio.wait_for(seen.wait(), 5)
+    await asyncio.wait_for(seen.wait(), 60)
     asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
 
 

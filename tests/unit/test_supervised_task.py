@@ -46,7 +46,7 @@ async def test_whatever_a_run_raises_another_begins(
     runs = Runs(failure, failure)
     task = SupervisedTask(runs.run, "the task").start()
 
-    await asyncio.wait_for(runs.waits.wait(), 5)
+    await asyncio.wait_for(runs.waits.wait(), 60)
     assert runs.count == 3
     assert task.is_flowing
     await task.stop()
@@ -56,12 +56,12 @@ async def test_whatever_a_run_raises_another_begins(
 async def test_a_task_that_is_cancelled_from_elsewhere_begins_again() -> None:
     runs = Runs()
     task = SupervisedTask(runs.run, "the task").start()
-    await asyncio.wait_for(runs.waits.wait(), 5)
+    await asyncio.wait_for(runs.waits.wait(), 60)
     runs.waits.clear()
     [running] = [each for each in asyncio.all_tasks() if each.get_name() == "the task"]
     running.cancel()
 
-    await asyncio.wait_for(runs.waits.wait(), 5)
+    await asyncio.wait_for(runs.waits.wait(), 60)
     assert runs.count == 2
     await task.stop()
 
@@ -72,7 +72,7 @@ async def test_a_task_does_not_flow_until_it_runs_again(monkeypatch: pytest.Monk
     task = SupervisedTask(Runs(ValueError("bad")).run, "the task", on_failure=failed.set).start()
     assert task.is_flowing
 
-    await asyncio.wait_for(failed.wait(), 5)
+    await asyncio.wait_for(failed.wait(), 60)
     assert not task.is_flowing
     assert not task.has_ended
     await task.stop()
@@ -113,7 +113,7 @@ async def test_a_failure_is_logged_with_the_name_and_the_traceback() -> None:
     runs = Runs(failure)
     with structlog.testing.capture_logs() as lines:
         task = SupervisedTask(runs.run, "the task").start()
-        await asyncio.wait_for(runs.waits.wait(), 5)
+        await asyncio.wait_for(runs.waits.wait(), 60)
         await task.stop()
 
     [line] = lines

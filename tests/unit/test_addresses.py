@@ -2,7 +2,7 @@
 
 import pytest
 
-from functions.route_delivery.addresses import AddressPolicy, parse_networks
+from runtime import AddressPolicy, parse_networks
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.support.host import consumer, fresh, letters_of, wait_until_settled
 from tests.support.servers import NatsServer
 from tests.support.serving import Served, serving
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 RESTARTS = int(os.environ.get("FAULT_RESTARTS", "4"))
 GRACE_S = "0.5"
