@@ -6,10 +6,15 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-TESTS ?= tests
+TESTS ?= tests/contract tests/e2e tests/integration tests/unit
+# Tests of killed processes and of much work; `make test` has a limit of ten minutes.
+FAULTS := tests/fault tests/contract/test_in_processes.py tests/e2e/test_reload_under_load.py \
+	$(addprefix tests/integration/test_,embedded_servers.py fairness.py large_messages.py \
+	ordered_takeover.py parking_at_scale.py puller_soak.py supervision.py)
 # Tests spend half of their time waiting for a server, so more of them run at once than there are cores.
 # The tests of one file run in one process, because they share servers. The folder order puts quick tests last.
 PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST_MOST := $(PYTEST) $(addprefix --ignore=,$(filter-out $(TESTS),$(FAULTS)))
 
 # Older nats-servers, pinned in tools/nats-server, and the tests of the delivery contract that run on them.
 VERSIONS ?= $(patsubst tools/nats-server/%.lock,%,$(sort $(wildcard tools/nats-server/*.lock)))
@@ -21,7 +26,7 @@ QUICK_CONTRACT := tests/contract/test_on_the_loop.py $(addprefix tests/integrati
 	dead_letters.py mailbox.py puller.py streams.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev test check fmt fault versions bench demo reference picture lock
+.PHONY: help install run dev test check fmt fault long versions oldest bench demo seeds reference picture lock
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -46,14 +51,12 @@ run: $(INSTALLED) ## serve manifests/ on embedded servers, until Ctrl-C
 dev: $(INSTALLED) ## as run, and reload a function when its files are saved
 	@$(BIN)/runtime serve manifests/ --reload
 
-# CI runs all tests that are not `long`. Elsewhere the tests of the official command line run only with Go or a `nats` binary.
-test: $(INSTALLED) ## all tests but the longest; TESTS=tests/unit for some
-	@if tools/nats-cli/build; then $(PYTEST) -m "not long" $(TESTS); \
+# Outside CI the tests of the official command line run only with Go or a `nats` binary.
+test: $(INSTALLED) ## all tests but those of `make fault`; TESTS=tests/unit for some
+	@if tools/nats-cli/build; then $(PYTEST_MOST) -m "not long" $(TESTS); \
 	elif [ -n "$$CI" ]; then echo "CI needs the nats command line, and Go to build it"; exit 1; \
 	else echo "no Go and no nats command line here: the tests marked nats_cli are left out"; \
-		$(PYTEST) -m "not nats_cli and not long" $(TESTS); fi
-	@if [ -n "$$CI" ] && [ "$(TESTS)" = tests ]; then $(MAKE) --no-print-directory versions \
-		VERSIONS="$(firstword $(VERSIONS))" CONTRACT="$(QUICK_CONTRACT)"; fi
+		$(PYTEST_MOST) -m "not nats_cli and not long" $(TESTS); fi
 
 check: $(INSTALLED) ## formatting, lint, types, layers, manifests
 	$(BIN)/ruff format --check .
@@ -67,12 +70,21 @@ fmt: $(INSTALLED) ## format, and fix lint errors that ruff can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-fault: export FAULT_ROUNDS ?= 20
-fault: export FAULT_READINGS ?= 20000
-fault: export FAULT_MESSAGES ?= 100000
-fault: export FAULT_RESTARTS ?= 10
-fault: $(INSTALLED) ## fault tests, many rounds: counts lost and doubled messages
-	$(BIN)/pytest --numprocesses 2 --dist load tests/fault tests/e2e/test_rolling_restarts.py
+fault: $(INSTALLED) ## killed processes and much work, one short round
+	$(PYTEST) -m "not long" $(FAULTS)
+
+oldest: ## a part of the delivery contract on the oldest nats-server
+	@$(MAKE) --no-print-directory versions VERSIONS="$(firstword $(VERSIONS))" CONTRACT="$(QUICK_CONTRACT)"
+
+long: export FAULT_ROUNDS ?= 20
+long: export FAULT_READINGS ?= 20000
+long: export FAULT_MESSAGES ?= 100000
+long: export FAULT_RESTARTS ?= 10
+long: export FAULT_JOBS ?= 100000
+long: export FAULT_ENDPOINTS ?= 1000
+long: $(INSTALLED) ## fault tests, many rounds, and further long cases; takes hours
+	$(BIN)/pytest --numprocesses 2 --dist load tests/fault
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m long $(TESTS)
 
 versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
 	@for version in $(VERSIONS); do echo "nats-server $$version"; \
@@ -90,8 +102,13 @@ bench: $(INSTALLED) ## compare the speed with other software, in one run
 demo: $(INSTALLED) ## with a running `make run`: three messages in, three deliveries out
 	@$(BIN)/python -m demo
 
-reference: $(INSTALLED) ## write the tables of docs/manifest.md from the models
+seeds: $(INSTALLED) ## the commands of the documents that the project began from, on a host of their own
+	@tools/nats-cli/build || echo "no Go to build the nats command line with"
+	@$(BIN)/python -m tools.seeds
+
+reference: $(INSTALLED) ## write the tables of docs/manifest.md and compose/nats/nats.conf from the code
 	@$(BIN)/python -m tools.manifest_reference
+	@$(BIN)/python -m tools.compose_conf
 
 picture: $(INSTALLED) ## draw docs/terminal.svg from a real run; needs the nats command line and free ports
 	@$(BIN)/python -m tools.terminal_picture
