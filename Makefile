@@ -13,7 +13,8 @@ FAULTS := tests/fault tests/contract/test_in_processes.py tests/e2e/test_reload_
 	ordered_takeover.py parking_at_scale.py puller_soak.py supervision.py)
 # Tests spend half of their time waiting for a server, so more of them run at once than there are cores.
 # The tests of one file run in one process, because they share servers. The folder order puts quick tests last.
-PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# In CI what fails is repeated alone.
+PYTEST := $(BIN)/python -m tools.run_tests --numprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST_MOST := $(PYTEST) $(addprefix --ignore=,$(filter-out $(TESTS),$(FAULTS)))
 
 # Older nats-servers, pinned in tools/nats-server, and the tests of the delivery contract that run on them.

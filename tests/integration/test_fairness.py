@@ -179,7 +179,8 @@ async def test_batches_are_made_of_all_tenants_in_turn(tenants: Tenants) -> None
         gate.set()
         await tenants.settle()
 
-    assert batches.entries[1] == {"loud": 20, "quiet": 20}
+    # What the server has delivered may still be on its way when the second batch is made.
+    assert {"loud": 20, "quiet": 20} in batches.entries[1:3]
 
 
 async def _delivered(tenants: Tenants, count: int) -> bool:
