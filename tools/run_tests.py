@@ -1,4 +1,4 @@
-"""Runs pytest, and in CI what failed once more, alone: `python -m tools.run_tests PYTEST_ARGUMENT...`.
+"""Runs pytest, and in CI what failed once more, alone: `python -m tools.run_tests ARGUMENT...`.
 
 Thousands of tests with real servers, four at a time on whatever machine CI has, now and then meet a
 delay that none of them met before. A test that passes three times alone met one, and is named for

@@ -259,7 +259,7 @@ async def test_a_blocked_loop_keeps_its_connection_and_all_that_is_sent_to_it(
             other = await Broker.connect(impatient.url, name="other")
             for data in payloads:
                 await other.publish_core("flood", data)
-            # `close` drops what the server has not read in its time, and the server slows the flood.
+            # `close` drops what the server, which slows the flood, has not read in its time.
             await other.flush(timeout_s=60)
             await other.close()
 
