@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from functions.commands.lifecycle import AckStatus, leaves
-from functions.domain.admission import refuse_device
+from functions.domain.admission import SenderSettings, refuse_device
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.message_counts import count_duplicate, count_written
 from functions.domain.named_sql import read_queries
@@ -24,6 +24,8 @@ from functions.domain.refusal_log import log_refusals
 from runtime import Context, Event
 
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
+# The name under which the host looks for a function's settings.
+Settings = SenderSettings
 MAX_ANSWERS = 100
 """The answers to one command beyond which those that come too late are refused."""
 
@@ -54,7 +56,7 @@ async def apply_ack(event: Event[bytes], ctx: Context) -> None:
     if event.may_be_repeated and await _is_settled(event, ctx, envelope):
         await count_duplicate(ctx.postgres, event.message)
         return
-    refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns)
+    refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns, ctx.settings)
     if refusal is None:
         refusal = await _apply(event, ctx, envelope, copy)
     if refusal is not None:

@@ -4,13 +4,15 @@ Proof of identity comes before everything that counts for or against the device.
 a device's rate, or learn the state of its subscription, without being that device.
 
 `functions.ingest.checks` applies these rules to telemetry, together with rules of its own, and
-reads the registry through a cache. For the rarer messages (reported state, answers to commands)
+reads the registry through a cache. For the rarer messages (shadows, answers to commands)
 `refuse_device` asks the database each time.
 """
 
 import hashlib
 import hmac
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
 
 from functions.domain.envelope import (
     MAX_PAYLOAD_BYTES,
@@ -21,6 +23,11 @@ from functions.domain.envelope import (
 from functions.domain.quarantine import Executor, Refusal
 from functions.domain.registry import RegisteredDevice, find_device
 
+CertificatePolicy = Literal["off", "optional", "required"]
+"""`off` ignores user names. `optional` accepts a user name tenant/device, which the ingress takes
+from a client certificate's common name, in place of a token that is not sent. `required` refuses
+every other message."""
+
 
 class Refused(NamedTuple):
     """The reason code of a refusal, and a sentence that holds no secret."""
@@ -29,8 +36,24 @@ class Refused(NamedTuple):
     detail: str
 
 
+class SenderSettings(BaseModel):
+    """How a device proves its messages, for the functions that call `refuse_device`.
+
+    Attributes:
+        require_token: False only where nobody but devices with credentials of their own can
+            publish; the subject then is the proof.
+        certificates: see `CertificatePolicy`. Set it only where every ingress sets the user name
+            itself: a client that may publish to NATS can claim any name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    require_token: bool = True
+    certificates: CertificatePolicy = "off"
+
+
 async def refuse_device(
-    executor: Executor, envelope: Envelope, stored_at_ns: int
+    executor: Executor, envelope: Envelope, stored_at_ns: int, settings: SenderSettings
 ) -> Refusal | None:
     """Why the device's message is not accepted; None when it is.
 
@@ -39,23 +62,28 @@ async def refuse_device(
     Args:
         executor: the pool or a connection.
         envelope: the message.
-        stored_at_ns: when the stream stored the message; the subscription must have been in force.
+        stored_at_ns: when the stream stored the message; the subscription must have been in force,
+            and a certificate valid.
+        settings: what proves a device.
     """
     found = judge_size(envelope, MAX_PAYLOAD_BYTES) or judge_tenant(envelope)
     if found is None:
         device = await find_device(executor, envelope.tenant_id, envelope.device_id)
-        found = _judge_device(device, envelope, stored_at_ns)
+        found = _judge_device(device, envelope, stored_at_ns, settings)
     return None if found is None else Refusal.of_envelope(envelope, *found)
 
 
 def _judge_device(
-    device: RegisteredDevice | None, envelope: Envelope, now_ns: int
+    device: RegisteredDevice | None, envelope: Envelope, now_ns: int, settings: SenderSettings
 ) -> Refused | None:
     if device is None:
         return UNREGISTERED
     return (
         judge_status(device)
-        or judge_token(device, envelope.payload.get("provision_token"))
+        or (
+            judge_proof(device, envelope, settings.certificates) if settings.require_token else None
+        )
+        or judge_certificate(device, envelope, now_ns, settings.certificates)
         or judge_subscription(device, now_ns)
         or judge_site(device, envelope.payload.get("site_id", device.site_id))
     )
@@ -119,6 +147,33 @@ def judge_site(device: RegisteredDevice, site_id: object) -> Refused | None:
     return None
 
 
+def judge_proof(
+    device: RegisteredDevice, envelope: Envelope, certificates: CertificatePolicy
+) -> Refused | None:
+    """Check the message's token, in whose place a certificate's name may stand."""
+    token = envelope.payload.get("provision_token")
+    if token is None and certificates != "off" and _names_device(envelope):
+        return None
+    return judge_token(device, token)
+
+
+def judge_certificate(
+    device: RegisteredDevice, envelope: Envelope, now_ns: int, certificates: CertificatePolicy
+) -> Refused | None:
+    """Check that a certificate's name is the device's, and that one of its certificates counts."""
+    if certificates == "off" or (certificates == "optional" and "/" not in envelope.username):
+        return None
+    if not _names_device(envelope):
+        return Refused("AUTH_FAILED", "the certificate's common name is not tenant/device")
+    if not any(first <= now_ns < last for first, last in device.certificates):
+        return Refused("AUTH_FAILED", "the device has no certificate that is active and valid")
+    return None
+
+
+def _names_device(envelope: Envelope) -> bool:
+    return envelope.username == f"{envelope.tenant_id}/{envelope.device_id}"
+
+
 def judge_token(device: RegisteredDevice, token: object) -> Refused | None:
     """Check that the token is the device's; compares the hashes in constant time."""
     expected = device.token_hash
@@ -133,7 +188,11 @@ def judge_token(device: RegisteredDevice, token: object) -> Refused | None:
 
 __all__ = [
     "UNREGISTERED",
+    "CertificatePolicy",
     "Refused",
+    "SenderSettings",
+    "judge_certificate",
+    "judge_proof",
     "judge_site",
     "judge_size",
     "judge_status",

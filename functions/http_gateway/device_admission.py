@@ -14,8 +14,6 @@ from runtime import Context
 
 _CHALLENGE = {"WWW-Authenticate": 'ProvisionToken realm="devices"'}
 _AWAY_S = 5
-# Of the other families functions ask for a token in each message.
-_CERTIFIED = "telemetry"
 
 
 class DeviceAdmission:
@@ -43,9 +41,7 @@ class DeviceAdmission:
         """
         device = (topic.tenant_id, topic.device_id)
         source = self._addresses.source(request.scope)
-        certificate = None
-        if token is None and topic.family == _CERTIFIED:
-            certificate = self._certificates.read(request)
+        certificate = self._certificates.read(request) if token is None else None
         if certificate is None and (not isinstance(token, str) or not token):
             refusal = ProblemError(
                 401, "TOKEN_MISSING", "Send the device's provision token.", headers=_CHALLENGE

@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from functions.domain.admission import CertificatePolicy
 from functions.domain.envelope import Envelope
 from functions.domain.evaluation.budget import EvaluationLimits
 from functions.domain.evaluation.evaluator import Evaluator
@@ -37,9 +38,7 @@ _PARTITION_DAYS = 7
 class IngestSettings(BaseModel):
     """Limits of a device's message, and the credentials that a device must send.
 
-    `certificates`: `off` ignores user names. `optional` accepts a user name tenant/device, which
-    the ingress takes from a client certificate's common name, in place of a token that is not sent.
-    `required` refuses every other message. Set it only where every ingress sets the user name
+    `certificates`: see `CertificatePolicy`. Set it only where every ingress sets the user name
     itself: a client that may publish to NATS can claim any name.
 
     `max_jobs_per_message`, `max_waiting_bytes` of a tenant: a job beyond them is refused. It leaves
@@ -59,7 +58,7 @@ class IngestSettings(BaseModel):
     max_metric_key_length: Annotated[int, Field(ge=1, le=512)] = 128
     require_token: bool = True
     require_subscription: bool = True
-    certificates: Literal["off", "optional", "required"] = "off"
+    certificates: CertificatePolicy = "off"
     max_jobs_per_message: Annotated[int, Field(ge=1, le=10_000)] = 100
     max_waiting_bytes: Annotated[int, Field(ge=1_000, le=10**15)] = 256_000_000
     max_given_up_bytes: Annotated[int, Field(ge=0, le=10**15)] = 64_000_000

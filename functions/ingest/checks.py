@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 from functions.domain.admission import (
     UNREGISTERED,
+    CertificatePolicy,
     Refused,
+    judge_certificate,
+    judge_proof,
     judge_site,
     judge_size,
     judge_status,
     judge_subscription,
     judge_tenant,
-    judge_token,
 )
 from functions.domain.envelope import Envelope
 from functions.domain.rate_limiter import RateLimiter
@@ -44,7 +46,7 @@ class Limits:
     max_metric_key_length: int = 128
     require_token: bool = True
     require_subscription: bool = True
-    certificates: str = "off"
+    certificates: CertificatePolicy = "off"
     known_keys: set[str] = field(default_factory=set)
 
 
@@ -106,9 +108,9 @@ def _judge_sender(
     # A rule is called only where it applies: to look costs less than a call.
     refused = None if device.status == "ACTIVE" else judge_status(device)
     if refused is None and limits.require_token:
-        refused = _judge_token(device, envelope, limits)
+        refused = judge_proof(device, envelope, limits.certificates)
     if refused is None and limits.certificates != "off":
-        refused = _judge_certificate(device, envelope, stored_at_ns, limits)
+        refused = judge_certificate(device, envelope, stored_at_ns, limits.certificates)
     return refused
 
 
@@ -133,30 +135,6 @@ def _judge_content(
     if device.site_id != site_id and (refused := judge_site(device, site_id)):
         return refused
     return _judge_metrics(site_id, payload.get("metrics"), limits)
-
-
-def _judge_token(device: RegisteredDevice, envelope: Envelope, limits: Limits) -> Refused | None:
-    token = envelope[2].get("provision_token")
-    if token is None and limits.certificates != "off" and _names_device(envelope):
-        return None
-    return judge_token(device, token)
-
-
-def _names_device(envelope: Envelope) -> bool:
-    return envelope.username == f"{envelope.tenant_id}/{envelope.device_id}"
-
-
-def _judge_certificate(
-    device: RegisteredDevice, envelope: Envelope, now_ns: int, limits: Limits
-) -> Refused | None:
-    policy = limits.certificates
-    if policy == "optional" and "/" not in envelope.username:
-        return None
-    if not _names_device(envelope):
-        return Refused("AUTH_FAILED", "the certificate's common name is not tenant/device")
-    if not any(first <= now_ns < last for first, last in device.certificates):
-        return Refused("AUTH_FAILED", "the device has no certificate that is active and valid")
-    return None
 
 
 def _judge_metrics(site_id: str, metrics: object, limits: Limits) -> Verdict:

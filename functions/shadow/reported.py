@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from functions.domain.admission import refuse_device
+from functions.domain.admission import SenderSettings, refuse_device
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.message_counts import count_duplicate, count_written
 from functions.domain.quarantine import Refusal, is_refused
@@ -26,6 +26,8 @@ from functions.shadow.changes import (
 )
 from runtime import Context, Event
 
+# The name under which the host looks for a function's settings.
+Settings = SenderSettings
 _MAX_CLIENT_TOKEN_BYTES = 64
 
 
@@ -44,7 +46,7 @@ async def apply_reported(event: Event[bytes], ctx: Context) -> None:
         if event.may_be_repeated and await _is_settled(event, ctx, envelope):
             await count_duplicate(ctx.postgres, event.message)
             return
-        refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns)
+        refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns, ctx.settings)
         update = None if refusal else read_update(envelope)
     except BadEnvelope as bad:
         refusal, update = Refusal.of_message(event.message, bad), None

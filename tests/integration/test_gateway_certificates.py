@@ -100,9 +100,10 @@ async def test_a_certificate_of_the_device_takes_the_place_of_its_token(
             assert (await send(gateway, value)).status_code == 202
         batch = await send(gateway, as_bytes(certificate), path=f"{PATH}/batch", json=[{}, {}])
         assert batch.json()["accepted"] == 2
-        # Whoever applies reported state asks for a token in each report.
-        report = await send(gateway, as_bytes(certificate), path=PATH[:-9] + "shadow/reported")
-        assert (report.status_code, report.json()["code"]) == (401, "TOKEN_MISSING")
+        for kind, stream in (("shadow/reported", "SHADOW"), ("commands/ack", "COMMANDS")):
+            report = await send(gateway, as_bytes(certificate), path=PATH[:-9] + kind)
+            assert report.status_code == 202
+            assert (await read_stored(broker, stream)).document["username"] == "test/dev1"
         # With a token beside it, as some clients send both, the token counts.
         assert (await send(gateway, as_bytes(certificate), token=TOKEN)).status_code == 202
         assert (await send(gateway, as_bytes(certificate), token="guess")).status_code == 403
@@ -110,7 +111,7 @@ async def test_a_certificate_of_the_device_takes_the_place_of_its_token(
             (await read_stored(broker, "TELEMETRY", number)).document["username"]
             for number in range(1, 6)
         ]
-        # Function `ingest` accepts this name in place of a token.
+        # Functions accept this name in place of a token.
         assert names == ["test/dev1"] * 4 + [""]
 
         await pool.execute("UPDATE device_certificates SET status = 'REVOKED'")

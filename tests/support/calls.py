@@ -1,5 +1,6 @@
 """Calls functions directly on a real database, and records the messages that they send."""
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -77,9 +78,10 @@ class Caller:
     settings: Any = None
     state: Any = None
 
-    def context(self, message: Message | None = None) -> Context:
+    def context(self, message: Message | None = None, settings: Any = None) -> Context:
         resources = {"postgres": self.pool}
-        scope = Scope("test", self.settings, self.outbox, resources, structlog.get_logger())
+        chosen = self.settings if settings is None else settings
+        scope = Scope("test", chosen, self.outbox, resources, structlog.get_logger())
         scope.state = self.state
         return Context(scope, message)
 
@@ -106,8 +108,13 @@ class Caller:
     async def deliver(
         self, handler: Callable[[Event[bytes], Context], Awaitable[None]], message: Message
     ) -> None:
-        """Call a consumer's function with a stored message."""
-        await handler(Event(message, message.data), self.context(message))
+        """Call a consumer's function with a stored message.
+
+        A function whose `Settings` the caller has not gets its defaults.
+        """
+        model = getattr(sys.modules[handler.__module__], "Settings", None)
+        settings = model() if model and not isinstance(self.settings, model) else None
+        await handler(Event(message, message.data), self.context(message, settings))
 
 
 def stored(subject: str, data: bytes, sequence: int, *, stream: str) -> Message:
