@@ -26,7 +26,10 @@ def event_body(kind: str, stored_at: datetime, data: Mapping[str, Any]) -> dict[
 
 def written(moment: datetime) -> str:
     """The time in UTC, in RFC 3339."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    text = moment.isoformat()
+    if not text.endswith("+00:00"):
+        text = moment.astimezone(UTC).isoformat()
+    return f"{text[:-6]}Z"
 
 
 __all__ = ["event_body", "event_type", "written"]

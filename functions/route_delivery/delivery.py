@@ -9,10 +9,9 @@ a receiver can recognize it.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeAlias, TypeVar
-from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -139,7 +138,7 @@ class Delivery(Generic[D]):
         logged = self._logged(event, route, receipt, started_at, started_s)
         if receipt.outcome != "delivered":
             # The endpoint is not to be disabled for tests, whatever it answers.
-            logged = replace(logged, status="refused", content=None, endpoint=None, route=None)
+            logged = logged._replace(status="refused", content=None, endpoint=None, route=None)
         await self.journal.record(logged)
 
     def _logged(
@@ -224,8 +223,11 @@ class Delivery(Generic[D]):
         self, route: FoundRoute, job: Job, ctx: Context[Any]
     ) -> ReadDestination[D] | Receipt:
         """The destination, or why no attempt is made."""
+        key = route_key(job.route_id)
+        if key is None:
+            return _NO_ROUTE
         try:
-            found = self.reader.read(route.stored, UUID(job.route_id))
+            found = self.reader.read(route.stored, key)
         except Unreadable as fault:
             self.unreadable.tell(ctx.log, job.route_id, str(fault))
             return _UNREADABLE
@@ -282,6 +284,7 @@ _UNREADABLE = Receipt(
     "no key opens the secrets of the route",
     retry_after_s=60.0,
 )
+_NO_ROUTE = Receipt("refused", "ROUTE_GONE", "the job's route does not exist")
 _RAISED = Receipt("failed", "SEND_FAILED", "the delivery function failed")
 _TIMED_OUT = Receipt("failed", "TIMEOUT", "the attempt did not end in time")
 
@@ -305,7 +308,7 @@ def _check_route(
 ) -> FoundRoute | Receipt:
     """The route, or why no attempt is made."""
     if route is None:
-        return Receipt("refused", "ROUTE_GONE", "the job's route does not exist")
+        return _NO_ROUTE
     if route.refusal is not None:
         return Receipt("refused", route.refusal, "the job was refused when it was made")
     if not (route.is_enabled or is_test):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 from urllib.parse import quote
 from uuid import UUID
@@ -37,8 +38,7 @@ class EndpointKey:
 
     def digest(self, destination_type: str) -> str:
         """What names the endpoint in the database, since the name may hold a secret."""
-        name = f"{destination_type}\0{self.name}".encode(errors="replace")
-        return hashlib.sha256(name).hexdigest()[:32]
+        return _digest(destination_type, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,12 @@ def spellings_of(destination: object) -> tuple[str, ...]:
     quoted = {quote(each, safe="") for each in plain} | {quote(each) for each in plain}
     spellings = plain | quoted | {each for each in targets if len(each) > _SHORTEST_SECRET}
     return tuple(sorted(spellings, key=len, reverse=True))
+
+
+@lru_cache(maxsize=_MAX_KEPT)
+def _digest(destination_type: str, name: str) -> str:
+    text = f"{destination_type}\0{name}".encode(errors="replace")
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def _key_of(config: str) -> EndpointKey:

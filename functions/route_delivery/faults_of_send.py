@@ -10,6 +10,7 @@ from functions.outbound.receipt import Receipt
 HIDDEN = "***"
 # The value of an `Authorization` header, and no word such as "authentication".
 _CREDENTIAL = re.compile(r"\b(basic|bearer) +[A-Za-z0-9._~+/=-]{16,}", re.IGNORECASE)
+_SHORTEST_CREDENTIAL = len("basic ") + 16
 _TEXT_CHARACTERS = 500
 
 
@@ -46,7 +47,9 @@ def _without(text: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, HIDDEN)
-    return _CREDENTIAL.sub(rf"\1 {HIDDEN}", text) if text else text
+    if len(text) < _SHORTEST_CREDENTIAL:
+        return text
+    return _CREDENTIAL.sub(rf"\1 {HIDDEN}", text)
 
 
 __all__ = ["SendFailed", "receipt_without_secrets", "without_secrets"]

@@ -1,5 +1,6 @@
 """Models of a delivery job: the form that ingest makes, and the older form with an inline route."""
 
+from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -75,6 +76,7 @@ def without_device_secret(payload: Any) -> Any:  # noqa: ANN401 - whatever a dev
     return payload
 
 
+@lru_cache(maxsize=10_000)
 def route_key(route_id: str) -> UUID | None:
     """The route's key in the database; None when the id is not a UUID."""
     try:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -83,9 +83,8 @@ class HeldJob:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt.
+class Attempt(NamedTuple):
+    """One attempt. A tuple, since one is made for every delivery and read as a row.
 
     Attributes:
         content: the job as it was published, if it is not delivered, to send it again.
@@ -124,7 +123,7 @@ class RouteChange:
 
 
 # In the order of the statements' parameters. Not `astuple`, which copies each value deeply.
-_VALUES = attrgetter(*[field.name for field in fields(Attempt)][:-2])
+_VALUES = itemgetter(slice(-2))
 _HELD = attrgetter(*(field.name for field in fields(HeldJob)))
 
 

@@ -80,14 +80,18 @@ class HttpClient:
         if deadline_s is None:
             deadline_s = self._loop.time() + self._timeout_s
         connection = self._take_idle(origin)
+        answer: Answer | None = None
         if connection is not None:
             try:
-                return await self._exchange(origin, connection, request, deadline_s)
+                answer = await connection.exchange(request, deadline_s)
             except ConnectionLost:
                 if connection.has_answer_bytes:
                     raise
-        connection = await self._connector.open(origin, deadline_s)
-        return await self._exchange(origin, connection, request, deadline_s)
+        if connection is None or answer is None:
+            connection = await self._connector.open(origin, deadline_s)
+            answer = await connection.exchange(request, deadline_s)
+        self._keep(origin, connection)
+        return answer
 
     async def close(self) -> None:
         """Close every idle connection, and the resolver."""
@@ -97,16 +101,6 @@ class HttpClient:
                 connection.close()
         self._idle.clear()
         await self._resolver.close()
-
-    async def _exchange(
-        self, origin: Origin, connection: Connection, request: bytes, deadline_s: float
-    ) -> Answer:
-        answer = await connection.exchange(request, deadline_s)
-        if connection.is_open:
-            self._put_idle(origin, connection)
-        else:
-            connection.close()
-        return answer
 
     def _take_idle(self, origin: Origin) -> Connection | None:
         idle = self._idle.get(origin)
@@ -118,7 +112,10 @@ class HttpClient:
             connection.close()
         return None
 
-    def _put_idle(self, origin: Origin, connection: Connection) -> None:
+    def _keep(self, origin: Origin, connection: Connection) -> None:
+        if not connection.is_open:
+            connection.close()
+            return
         idle = self._idle.get(origin)
         if idle is None:
             idle = self._idle[origin] = _Idle()

@@ -6,6 +6,7 @@ exactly where it said: bytes after that end would be read as the next request's 
 """
 
 import asyncio
+import contextvars
 import select
 from dataclasses import dataclass, field
 from typing import cast
@@ -65,7 +66,9 @@ class Connection(asyncio.Protocol):
         self._poll: select.poll | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._answered: asyncio.Future[Answer] | None = None
+        # One for all exchanges: it looks at its time whether the present one is due.
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = self._due_at_s = 0.0
         self._is_closed = False
         self._begin_reading()
 
@@ -80,6 +83,7 @@ class Connection(asyncio.Protocol):
         """End the answer that is being read: complete if its end was not told otherwise."""
         del exc
         self._is_closed = True
+        self._cancel_timer()
         self._end_of_input()
 
     def eof_received(self) -> None:
@@ -115,7 +119,7 @@ class Connection(asyncio.Protocol):
         self._begin_reading()
         answered: asyncio.Future[Answer] = self._loop.create_future()
         self._answered = answered
-        self._timer = self._loop.call_at(deadline_s, self._time_is_up)
+        self._set_due(deadline_s)
         self._transport.write(request)
         try:
             return await answered
@@ -125,6 +129,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once; unsent bytes are dropped."""
         self._is_closed = True
+        self._cancel_timer()
         if self._transport is not None:
             self._transport.abort()
 
@@ -223,7 +228,7 @@ class Connection(asyncio.Protocol):
             self._finish(is_complete=False)
         elif not self._has_body_timer:
             self._has_body_timer = True
-            self._set_timer(self._loop.time() + BODY_S)
+            self._set_due(self._loop.time() + BODY_S)
 
     def _time_is_up(self) -> None:
         if self._has_head:
@@ -260,15 +265,32 @@ class Connection(asyncio.Protocol):
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(fault)
 
-    def _set_timer(self, at_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(at_s, self._time_is_up)
+    def _set_due(self, at_s: float) -> None:
+        self._due_at_s = at_s
+        if self._timer is None or at_s < self._timer_at_s:
+            self._start_timer(at_s)
 
-    def _end_exchange(self) -> None:
+    def _start_timer(self, at_s: float) -> None:
+        self._cancel_timer()
+        self._timer_at_s = at_s
+        # In no call's context, which the timer of an idle connection would keep alive.
+        self._timer = self._loop.call_at(at_s, self._look_at_time, context=contextvars.Context())
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _look_at_time(self) -> None:
+        self._timer = None
+        if self._answered is None:
+            return
+        if self._timer_at_s < self._due_at_s:
+            self._start_timer(self._due_at_s)
+        else:
+            self._time_is_up()
+
+    def _end_exchange(self) -> None:
         if self._answered is not None and self._answered.cancelled():
             self.close()
         self._parser, self._answered = None, None
