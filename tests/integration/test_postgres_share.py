@@ -19,6 +19,7 @@ from tests.support.host import (
     letters_of,
     running_host,
     start_host,
+    wait_for_letters,
     wait_until_settled,
 )
 from tests.support.servers import NatsServer
@@ -146,9 +147,8 @@ async def test_a_call_that_holds_a_connection_and_waits_for_another_is_given_up_
         nats_server.url, {work: spec}, {work: act}, streams=streams, database_url=postgres_dsn
     ):
         await broker.publish(f"{stream}.a", b"x")
-        await wait_until_settled(broker, stream, work)
+        [letter] = await wait_for_letters(broker, work)
 
-    [letter] = await letters_of(broker, work)
     assert letter.error_type == "NoConnection"
     assert "the function holds 1 of 1" in letter.reason
 
