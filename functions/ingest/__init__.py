@@ -20,10 +20,10 @@ from functions.domain.evaluation.budget import EvaluationLimits
 from functions.domain.evaluation.evaluator import Evaluator
 from functions.domain.quarantine import Refusal
 from functions.domain.quarantine_replays import Copy, find_copies
-from functions.domain.rate_limiter import RateLimiter
 from functions.domain.refusal_log import log_refusals
-from functions.domain.registry import DeviceKey, RegisteredDevice, Registry
+from functions.domain.registry import RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
+from functions.ingest.device_rates import DeviceRates
 from functions.ingest.job_bounds import JobBounds, JobLimits
 from functions.ingest.jobs import JobMaker
 from functions.ingest.ordered_writes import OrderedWrites
@@ -37,6 +37,9 @@ _PARTITION_DAYS = 7
 
 class IngestSettings(BaseModel):
     """Limits of a device's message, and the credentials that a device must send.
+
+    `rate_per_s`, `burst`: messages of a device. `backfill_rate_per_s`, `backfill_burst`: those that
+    it measured long before it sent them, as after an outage; see `DeviceRates`.
 
     `certificates`: see `CertificatePolicy`. Set it only where every ingress sets the user name
     itself: a client that may publish to NATS can claim any name.
@@ -54,6 +57,8 @@ class IngestSettings(BaseModel):
     max_payload_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 8192
     rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 5.0
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    backfill_rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 5.0
+    backfill_burst: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
     max_metrics: Annotated[int, Field(ge=0, le=1000)] = 50
     max_metric_key_length: Annotated[int, Field(ge=1, le=512)] = 128
     require_token: bool = True
@@ -72,6 +77,12 @@ class IngestSettings(BaseModel):
     def job_limits(self) -> JobLimits:
         """The bounds on jobs."""
         return JobLimits(self.max_jobs_per_message, self.max_waiting_bytes, self.max_given_up_bytes)
+
+    def device_rates(self) -> DeviceRates:
+        """The message rates of the devices, with nothing used."""
+        return DeviceRates(
+            self.rate_per_s, self.burst, self.backfill_rate_per_s, self.backfill_burst
+        )
 
     def limits(self) -> Limits:
         """The limits that the checks use."""
@@ -96,7 +107,7 @@ class IngestState:
     Attributes:
         registry: looks up devices and routes.
         limits: limits of a message.
-        rate: rate limiter per device.
+        rates: message rates of the devices.
         evaluator: evaluates filters and order keys in another process.
         job_maker: makes route jobs.
         in_order: held while a batch is judged, since the rate limiter needs the stream's order.
@@ -106,7 +117,7 @@ class IngestState:
 
     registry: Registry
     limits: Limits
-    rate: RateLimiter[DeviceKey]
+    rates: DeviceRates
     evaluator: Evaluator
     job_maker: JobMaker
     in_order: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -116,8 +127,8 @@ class IngestState:
         self, envelope: Envelope, device: RegisteredDevice | None, message: Message
     ) -> Verdict:
         """The verdict on a message. A repeat takes no rate token: its row may exist already."""
-        rate = None if message.may_be_repeated else self.rate
-        return check(envelope, device, message.stored_at_ns, self.limits, rate)
+        rates = None if message.may_be_repeated else self.rates
+        return check(envelope, device, message.stored_at_ns, self.limits, rates)
 
 
 async def start(ctx: Context[IngestState]) -> IngestState:
@@ -130,7 +141,7 @@ async def start(ctx: Context[IngestState]) -> IngestState:
     return IngestState(
         registry,
         settings.limits(),
-        RateLimiter(settings.rate_per_s, settings.burst),
+        settings.device_rates(),
         evaluator,
         JobMaker(ctx.log, evaluator, JobBounds(settings.job_limits(), ctx.log)),
     )

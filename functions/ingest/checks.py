@@ -17,9 +17,10 @@ from functions.domain.admission import (
     judge_subscription,
     judge_tenant,
 )
+from functions.domain.device_time import read_device_time_ns
 from functions.domain.envelope import Envelope
-from functions.domain.rate_limiter import RateLimiter
-from functions.domain.registry import DeviceKey, RegisteredDevice
+from functions.domain.registry import RegisteredDevice
+from functions.ingest.device_rates import DeviceRates
 
 PLAIN = frozenset({int, float, bool, NoneType})
 _METRIC_KEY = re.compile(r"[A-Za-z0-9_.:/%-]+", re.ASCII)
@@ -28,10 +29,14 @@ _MAX_KNOWN_KEYS = 10_000
 
 
 class Accepted(NamedTuple):
-    """The values of an accepted message that are written."""
+    """The values of an accepted message that are written.
+
+    `measured_at_ns`: when the device measured, if it says so, in nanoseconds since 1970.
+    """
 
     site_id: str
     metrics: dict[str, Any]
+    measured_at_ns: int | None = None
 
 
 Verdict = Accepted | Refused
@@ -55,7 +60,7 @@ def check(
     device: RegisteredDevice | None,
     stored_at_ns: int,
     limits: Limits,
-    rate: RateLimiter[DeviceKey] | None,
+    rates: DeviceRates | None,
 ) -> Verdict:
     """The verdict on a message with a valid topic and valid JSON.
 
@@ -65,14 +70,14 @@ def check(
         stored_at_ns: when the stream stored the message; subscription and certificate must have
             been in force then.
         limits: limits of the message.
-        rate: the rate limiter; None on a redelivery, whose first delivery took a token.
+        rates: the devices' rates; None on a redelivery, whose first delivery took a token.
     """
     if refused := judge_size(envelope, limits.max_payload_bytes) or judge_tenant(envelope):
         return refused
     if device is None:
         return UNREGISTERED
     return _judge_sender(envelope, device, stored_at_ns, limits) or _judge_content(
-        envelope, device, stored_at_ns, limits, rate
+        envelope, device, stored_at_ns, limits, rates
     )
 
 
@@ -119,11 +124,15 @@ def _judge_content(
     device: RegisteredDevice,
     stored_at_ns: int,
     limits: Limits,
-    rate: RateLimiter[DeviceKey] | None,
+    rates: DeviceRates | None,
 ) -> Verdict:
     """The verdict on a message that its device sent: what counts for or against the device."""
     topic, payload = envelope.topic, envelope.payload
-    if rate is not None and not rate.take((topic[0], topic[1]), stored_at_ns):
+    written = payload.get("ts")
+    measured_at_ns = None if written is None else read_device_time_ns(written, stored_at_ns)
+    if rates is not None and not rates.take(
+        (topic[0], topic[1]), stored_at_ns, measured_at_ns, envelope.ts
+    ):
         return Refused("RATE_LIMITED", "the device exceeds its message rate")
     if not device.regular_from_ns <= stored_at_ns < device.regular_until_ns and (
         refused := judge_subscription(device, stored_at_ns, required=limits.require_subscription)
@@ -134,12 +143,14 @@ def _judge_content(
         return Refused("MISSING_SITE_ID", "the payload names no site_id")
     if device.site_id != site_id and (refused := judge_site(device, site_id)):
         return refused
-    return _judge_metrics(site_id, payload.get("metrics"), limits)
+    return _judge_metrics(site_id, payload.get("metrics"), limits, measured_at_ns)
 
 
-def _judge_metrics(site_id: str, metrics: object, limits: Limits) -> Verdict:
+def _judge_metrics(
+    site_id: str, metrics: object, limits: Limits, measured_at_ns: int | None = None
+) -> Verdict:
     if metrics is None:
-        return Accepted(site_id, {})
+        return Accepted(site_id, {}, measured_at_ns)
     if not isinstance(metrics, dict):
         return Refused("METRICS_INVALID", "metrics is not a JSON object")
     if len(metrics) > limits.max_metrics:
@@ -148,7 +159,7 @@ def _judge_metrics(site_id: str, metrics: object, limits: Limits) -> Verdict:
         return bad
     if not PLAIN.issuperset(map(type, metrics.values())) and (bad := _judge_values(metrics)):
         return bad
-    return Accepted(site_id, metrics)
+    return Accepted(site_id, metrics, measured_at_ns)
 
 
 def _judge_keys(metrics: dict[str, Any], limits: Limits) -> Refused | None:

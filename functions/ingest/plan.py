@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from functions.domain.device_time import as_time
 from functions.domain.envelope import MAX_PAYLOAD_BYTES, BadEnvelope, Envelope, read_envelope
 from functions.domain.notices import Notice
 from functions.domain.outbox import NewJob
@@ -26,7 +27,10 @@ Judge = Callable[[Envelope, RegisteredDevice | None, Message], Verdict]
 
 
 class Row(NamedTuple):
-    """A row of table `telemetry`, in the order of its columns."""
+    """A row of table `telemetry`, in the order of its columns.
+
+    `time`: when the stream stored the message. `device_time`: when the device measured, if it says.
+    """
 
     time: datetime
     tenant_id: str
@@ -35,6 +39,7 @@ class Row(NamedTuple):
     msg_type: str
     seq: int
     metrics: str
+    device_time: datetime | None = None
 
 
 class DiscoveredSensor(NamedTuple):
@@ -69,9 +74,13 @@ class Plan:
     def accept(self, message: Message, topic: Topic, time: datetime, accepted: Accepted) -> None:
         """Add the row of an accepted message."""
         tenant_id, device_id, msg_type = topic
-        site_id, metrics = accepted
+        site_id, metrics, measured_at_ns = accepted
         text = orjson.dumps(metrics).decode()
-        self.rows.append(Row(time, tenant_id, device_id, site_id, msg_type, message.sequence, text))
+        device_time = None if measured_at_ns is None else as_time(measured_at_ns)
+        sequence = message.sequence
+        self.rows.append(
+            Row(time, tenant_id, device_id, site_id, msg_type, sequence, text, device_time)
+        )
         self.sources.append(message)
 
     def discover(

@@ -23,10 +23,11 @@ WHERE EXISTS (
 -- name: insert_new
 -- Inserts in the order of the key, so that two hosts with the same messages do not deadlock. Returns how many rows are new.
 WITH inserted AS (
-    INSERT INTO telemetry (time, tenant_id, device_id, site_id, msg_type, seq, metrics)
-    SELECT time, tenant_id, device_id, site_id, msg_type, seq, metrics::jsonb
-    FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[])
-        AS row_of (time, tenant_id, device_id, site_id, msg_type, seq, metrics)
+    INSERT INTO telemetry (time, tenant_id, device_id, site_id, msg_type, seq, metrics, device_time)
+    SELECT time, tenant_id, device_id, site_id, msg_type, seq, metrics::jsonb, device_time
+    FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
+                $8::timestamptz[])
+        AS row_of (time, tenant_id, device_id, site_id, msg_type, seq, metrics, device_time)
     ORDER BY tenant_id, device_id, time, seq
     ON CONFLICT DO NOTHING
     RETURNING tenant_id

@@ -8,6 +8,7 @@ from functions.domain.rate_limiter import RateLimiter
 from functions.domain.registry import DeviceKey, RegisteredDevice, Subscription
 from functions.domain.topics import Topic
 from functions.ingest.checks import Accepted, Limits, Refused, check
+from functions.ingest.device_rates import DeviceRates
 
 NOW_NS = 1_700_000_000_000_000_000
 HOUR_NS = 3600 * 1_000_000_000
@@ -42,7 +43,7 @@ def envelope(payload: dict[str, Any] | None = None, **changes: Any) -> Envelope:
 def judge(
     given: Envelope,
     known: RegisteredDevice | None = None,
-    rate: RateLimiter[DeviceKey] | None = None,
+    rate: DeviceRates | None = None,
     **limits: Any,
 ) -> str:
     verdict = check(given, known or device(), NOW_NS, Limits(**limits), rate)
@@ -53,9 +54,9 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in GOOD.items() if name != key}
 
 
-def empty_rate() -> RateLimiter[DeviceKey]:
-    rate: RateLimiter[DeviceKey] = RateLimiter(1, 1)
-    assert rate.take(("t", "d"), NOW_NS)
+def empty_rate() -> DeviceRates:
+    rate = DeviceRates(1, 1, 1, 1)
+    assert rate.take(("t", "d"), NOW_NS, None, None)
     return rate
 
 
@@ -206,7 +207,7 @@ def test_an_accepted_message_gives_site_and_metrics() -> None:
 def test_whoever_does_not_prove_to_be_the_device_does_not_use_up_its_rate(
     unproven: Envelope,
 ) -> None:
-    rate: RateLimiter[DeviceKey] = RateLimiter(1, 1)
+    rate = DeviceRates(1, 1, 1, 1)
     for _ in range(250):
         assert judge(unproven, rate=rate, certificates="optional") != "RATE_LIMITED"
     assert judge(envelope(), rate=rate) == "accepted"
