@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 import orjson
@@ -23,20 +23,29 @@ _ROW_OVERHEAD_BYTES = 256
 
 
 class TelemetryQuery(ListRequest, DeviceRequest):
-    """A request for rows with `from` <= time < `to`. Default: `to` is now, `from` a day before."""
+    """A request for rows with `from` <= time < `to`. Default: `to` is now, `from` a day before.
+
+    `by` says which time: that of storage, or that of the device. A row without a time of the device
+    has its time of storage in both.
+    """
 
     from_: Time | None = Field(default=None, alias="from")
     to: Time | None = None
+    by: Literal["time", "device_time"] = "time"
 
 
 class TelemetryRow(BaseModel):
-    """One message's metrics, with the stream's stored time and sequence of the message."""
+    """One message's metrics, with the stream's stored time and sequence of the message.
+
+    `device_time` is when the device measured, by its own clock.
+    """
 
     time: datetime
     site_id: str
     msg_type: str
     seq: int
     metrics: dict[str, Any]
+    device_time: datetime | None = None
 
 
 async def get_latest_telemetry(event: Event[DeviceRequest], ctx: Context) -> TelemetryRow:
@@ -59,16 +68,27 @@ async def query_telemetry(event: Event[TelemetryQuery], ctx: Context) -> Page[Te
     after_time, after_seq = read_cursor(query.cursor, as_time, as_integer)
     device = (query.tenant_id, query.device_id)
     rows = await ctx.postgres.fetch(
-        _QUERIES["range"], *device, begin, end, after_time, after_seq, query.limit + 1
+        _QUERIES["range" if query.by == "time" else "range_by_device_time"],
+        *device,
+        begin,
+        end,
+        after_time,
+        after_seq,
+        query.limit + 1,
     )
     if not rows:
         await _check_device(ctx, *device)
     fitting = _count_fitting(rows)
     items = [_row(row) for row in rows[:fitting]]
+
+    def place(row: TelemetryRow) -> tuple[datetime, int]:
+        time = row.time if query.by == "time" else row.device_time or row.time
+        return time, row.seq
+
     if fitting < len(rows):
         kept = items[: query.limit]
-        return Page(items=kept, next_cursor=write_cursor(kept[-1].time, kept[-1].seq))
-    return cut(items, query.limit, lambda row: (row.time, row.seq))
+        return Page(items=kept, next_cursor=write_cursor(*place(kept[-1])))
+    return cut(items, query.limit, place)
 
 
 def _count_fitting(rows: list[asyncpg.Record]) -> int:
