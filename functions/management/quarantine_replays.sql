@@ -38,7 +38,7 @@ SELECT count(*) FROM quarantine_replays WHERE status = 'running'
 
 -- name: message
 -- $1 message
-SELECT status, split_part(subject, '.', 1) IN ('telemetry', 'shadow', 'commands') AS has_function
+SELECT status, is_judged(subject) AS has_function
 FROM quarantine_events
 WHERE quarantine_id = $1
 
@@ -55,7 +55,7 @@ FROM (
       AND ($5::text IS NULL OR reason = $5)
       AND ($6::timestamptz IS NULL OR event_ts >= $6)
       AND event_ts < $7::timestamptz
-      AND split_part(subject, '.', 1) IN ('telemetry', 'shadow', 'commands')
+      AND is_judged(subject)
     LIMIT 100000
 ) AS fitting
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from functions.ingest.unmapped import quarantine_unmapped
-from runtime import Batch, Context, Event, Message
+from runtime import Batch, Event, Message
 from runtime.broker.connection import Broker
 from runtime.resource.outage import is_outage
 from tests.support.ingest import GOOD, STORED_AT_NS, Ingest, raw, register, started
@@ -278,11 +278,12 @@ async def test_unmapped_topics_are_quarantined_and_the_platforms_downlinks_are_n
     ]
     messages[3].headers = {"Nmqtt-Pub": "1"}  # as nats-server marks what an MQTT client published
     batch = Batch([Event(message, message.data) for message in messages])
-    context: Context[None] = Context(function.scope)
+    context = function.context
     for _ in range(2):
         await quarantine_unmapped(batch, context)
     kept = await function.quarantined()
     assert set(kept) == {1, 3, 4}
     assert kept[1]["payload"] == b"\x00\xff"
     assert kept[1]["topic"] == "tenant/test/device/dev1/alarm"
-    assert {row["reason"] for row in kept.values()} == {"BAD_TOPIC_FORMAT"}
+    assert kept[1]["reason"] == "INVALID_JSON"
+    assert {kept[n]["reason"] for n in (3, 4)} == {"BAD_TOPIC_FORMAT"}

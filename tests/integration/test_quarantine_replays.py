@@ -392,7 +392,7 @@ async def test_one_message_is_replayed_by_its_number(scene: Scene) -> None:
         until=datetime.now(UTC) - timedelta(hours=1),
     ) == ("RANGE_INVALID", 422)
     await scene.ingest.pool.execute(
-        "UPDATE quarantine_events SET subject = 'tenant.test.device.dev1.x'"
+        "UPDATE quarantine_events SET subject = 'tenant.test.device.dev1.commands'"
         " WHERE status <> 'replayed'"
     )
     assert await refuse(one, quarantine_id=number - 1) == ("NOT_REPLAYABLE", 409)
