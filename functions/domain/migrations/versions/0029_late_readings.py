@@ -2,7 +2,7 @@
 
 from functions.domain.migrations import execute_sql
 
-revision = "0034"
+revision = "0029"
 down_revision = "0028"
 
 
