@@ -262,7 +262,7 @@ class Host:
         await self._start_bindings()
         wiring.start_watches()
         wiring.broker.api_timeout_s = API_TIMEOUT_S
-        self.probes.stream_fill = wiring.fill
+        self.probes.stream_watches = (wiring.fill, wiring.unread)
         self._changes = DeploymentChanges(
             self._manifest,
             self._deployments,

@@ -43,6 +43,10 @@ class LagWatch:
 
         return remove
 
+    def durables_of(self, stream: str) -> list[str]:
+        """The polled consumers of a stream."""
+        return [durable for name, durable in self._watched if name == stream]
+
     def start(self) -> None:
         """Start polling."""
         self._task.start()

@@ -8,6 +8,7 @@ from runtime.call.threads import FunctionThreads
 from runtime.observe.health import Probe
 from runtime.resource.shared import SharedResources
 from runtime.stream_fill import StreamFill
+from runtime.unread_watch import UnreadWatch
 
 STORAGE_FULL_S = 15.0
 SHOWN_ERRORS = 5
@@ -40,7 +41,7 @@ class Probes:
         broker: the connection; None before it.
         has_started: whether every function is bound.
         is_draining: whether the host drains, so that it should get no more requests.
-        stream_fill: watches how full streams are; None before that begins.
+        stream_watches: watch how full streams are; empty before that begins.
         tasks: tasks that every function needs: they send settlements and in-progress signals.
     """
 
@@ -54,7 +55,7 @@ class Probes:
     ) -> None:
         self.broker: Broker | None = None
         self.has_started = self.is_draining = False
-        self.stream_fill: StreamFill | None = None
+        self.stream_watches: Sequence[StreamFill | UnreadWatch] = ()
         self.tasks: Sequence[Flowing] = ()
         self._bindings = bindings
         self._threads = threads
@@ -97,8 +98,9 @@ class Probes:
         return f"NO_FREE_THREAD {' '.join(full)}" if full else None
 
     async def check_streams(self) -> str | None:
-        """Whether no stream that refuses messages when full is nearly full."""
-        return await self.stream_fill.check() if self.stream_fill else None
+        """Whether no stream is about to refuse messages, or to delete unread ones."""
+        found = [await watch.check() for watch in self.stream_watches]
+        return "; ".join(filter(None, found)) or None
 
     async def check_reload(self) -> str | None:
         """Whether the last reload of every function succeeded; else what keeps the old version."""

@@ -28,6 +28,7 @@ from runtime.resource.outage import Outages
 from runtime.resource.shared import SharedResources
 from runtime.stream_fill import StreamFill
 from runtime.supervised_task import SupervisedTask
+from runtime.unread_watch import UnreadWatch
 
 SETTLER_STOP_S = 5.0
 
@@ -82,6 +83,7 @@ class Wiring:
         self.drift = DriftWatch(broker, metrics)
         self.fill = StreamFill(broker, metrics, self._mailbox, manifest)
         self.lag = LagWatch(broker, self.drift.compare_consumer)
+        self.unread = UnreadWatch(broker, metrics, self.lag, manifest)
         process = ProcessIdentity(worker=options.worker)
         self.discovery = Discovery(broker, process, registration_key=options.registration_key)
         self.logs = LogPublisher(broker, process, self.discovery.statuses)
@@ -145,8 +147,7 @@ class Wiring:
 
     def start_watches(self) -> None:
         """Start what polls the server, and the sweeper; the stack stops them."""
-        watches: list[LagWatch | StreamFill | DriftWatch] = [self.lag, self.fill, self.drift]
-        for watch in watches:
+        for watch in (self.lag, self.fill, self.unread, self.drift):
             watch.start()
             self._stack.push_async_callback(watch.stop)
         if self.options.sweeps:

@@ -251,6 +251,7 @@ class DeploymentChanges:
         functions = {name: each.function for name, each in self._deployments.items()}
         self._wiring.streams.serve(functions)
         self._wiring.fill.follow(self._manifests.accepted)
+        self._wiring.unread.follow(self._manifests.accepted)
         for follow in self._followers:
             follow(functions)
         changed, self._changed = self._changed, asyncio.Event()

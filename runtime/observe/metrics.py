@@ -142,6 +142,9 @@ class Metrics(Collector):
         drifted_fields: by stream or consumer, the fields in which JetStream differs from the
             manifest.
         stream_fills: by stream, how full the streams are that refuse messages when full.
+        unread_percents: by stream that deletes its oldest messages when full, how much of a limit
+            its unread messages take.
+        unread_deleted: by such a stream, how many messages were deleted unread.
 
     Args:
         version: the host's version.
@@ -155,6 +158,8 @@ class Metrics(Collector):
         self.loop_blocks = 0
         self.drifted_fields: dict[str, int] = {}
         self.stream_fills: dict[str, StreamBytes] = {}
+        self.unread_percents: dict[str, int] = {}
+        self.unread_deleted: dict[str, int] = {}
         self._restarts = restarts or {}
         self._version = version
         self._functions: dict[str, FunctionMetrics] = {}
@@ -194,6 +199,7 @@ class Metrics(Collector):
         yield from self._restarts_by_process()
         yield from self._drift_by_object()
         yield from self._fill_by_stream()
+        yield from self._unread_by_stream()
         functions = list(self._functions.values())
         yield from _counters(functions)
         yield from _gauges(functions)
@@ -235,6 +241,21 @@ class Metrics(Collector):
             stored.add_metric((name,), fill.stored)
             limit.add_metric((name,), fill.limit)
         yield from (stored, limit) if self.stream_fills else ()
+
+    def _unread_by_stream(self) -> Iterator[Metric]:
+        percent = GaugeMetricFamily(
+            "runtime_stream_unread_percent",
+            "What unread messages take of a limit at which their stream deletes them.",
+            labels=("stream",),
+        )
+        for name, value in self.unread_percents.items():
+            percent.add_metric((name,), value)
+        deleted = CounterMetricFamily(
+            "runtime_unread_deleted", "Messages deleted unread, at most.", labels=("stream",)
+        )
+        for name in self.unread_percents.keys() | self.unread_deleted.keys():
+            deleted.add_metric((name,), self.unread_deleted.get(name, 0))
+        yield from (percent, deleted) if self.unread_percents or self.unread_deleted else ()
 
 
 def _counters(functions: list[FunctionMetrics]) -> Iterator[Metric]:

@@ -131,6 +131,7 @@ def test_the_table_of_metrics_is_what_the_host_shows() -> None:
     metrics = Metrics("1.0.0", restarts={"1": 0})
     metrics.drifted_fields["stream S"] = 0
     metrics.stream_fills["S"] = StreamBytes(stored=0, limit=1)
+    metrics.unread_percents["S"] = 0
     function = metrics.function("one")
     function.count_dead_letter("CODE")
     function.consumer_pending = function.consumer_ack_pending = function.consumer_redelivered = 1
