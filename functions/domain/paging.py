@@ -13,6 +13,9 @@ from functions.domain.values import check_time
 from runtime import Reject
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+PAGE_BYTES = 700_000
+"""The size of a page as JSON. A server takes messages of 1 MB unless it is set otherwise."""
 Cursor = Annotated[str, StringConstraints(max_length=1024)]
 
 
@@ -86,14 +89,29 @@ def as_uuid(value: object) -> UUID:
     return UUID(as_text(value))
 
 
-def cut(items: list[T], limit: int, key: Callable[[T], tuple[Any, ...]]) -> Page[T]:
-    """The page from `items`, the result of a query that asked for `limit` + 1."""
-    if len(items) <= limit:
+def cut(items: list[M], limit: int, key: Callable[[M], tuple[Any, ...]]) -> Page[M]:
+    """The page from `items`, the result of a query that asked for `limit` + 1.
+
+    A page is one NATS message, so it ends before an item with which it would have more than
+    `PAGE_BYTES` as JSON; it has at least one.
+    """
+    count = min(limit, _count_fitting(items))
+    if len(items) <= count:
         return Page(items=items)
-    return Page(items=items[:limit], next_cursor=write_cursor(*key(items[limit - 1])))
+    return Page(items=items[:count], next_cursor=write_cursor(*key(items[count - 1])))
+
+
+def _count_fitting(items: list[M]) -> int:
+    size_bytes = 0
+    for count, item in enumerate(items):
+        size_bytes += len(item.model_dump_json().encode()) + 1
+        if size_bytes > PAGE_BYTES and count:
+            return count
+    return len(items)
 
 
 __all__ = [
+    "PAGE_BYTES",
     "Cursor",
     "Page",
     "as_integer",

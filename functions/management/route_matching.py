@@ -34,8 +34,6 @@ from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("route_matching.sql"))
 _TOKEN = "provision_token"  # noqa: S105 - a field's name
-_ROUTE_BYTES = 2_000
-_PAGE_BYTES = 600_000
 
 
 class SampleMessage(Request):
@@ -145,8 +143,7 @@ async def match_routes(event: Event[MatchRoutes], ctx: Context) -> Page[MatchedR
         _shown(each, types.get(each.row["destination_type"]), job)
         for each, job in zip(tested, jobs, strict=True)
     ]
-    limit = min(query.limit, _count_fitting(items))
-    return cut(items[: limit + 1], limit, lambda route: (route.name,))
+    return cut(items, query.limit, lambda route: (route.name,))
 
 
 def _variables(query: MatchRoutes) -> dict[str, Any]:
@@ -247,16 +244,6 @@ def _shown(tested: _Matched, known: KnownType | None, job: MatchedJob | None) ->
         notes=notes,
         job=job,
     )
-
-
-def _count_fitting(items: Sequence[MatchedRoute]) -> int:
-    """How many of the routes a page holds: a reply is one NATS message."""
-    size_bytes = 0
-    for count, item in enumerate(items):
-        size_bytes += _ROUTE_BYTES + (len(item.model_dump_json().encode()) if item.job else 0)
-        if size_bytes > _PAGE_BYTES and count:
-            return count
-    return len(items)
 
 
 __all__ = ["match_routes", "start", "stop"]

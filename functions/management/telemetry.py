@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel, Field
 
 from functions.domain.named_sql import read_queries
-from functions.domain.paging import Page, as_integer, as_time, cut, read_cursor, write_cursor
+from functions.domain.paging import Page, as_integer, as_time, cut, read_cursor
 from functions.domain.values import Time
 from functions.management.devices import device_not_found
 from functions.management.requests import DeviceRequest, ListRequest
@@ -18,8 +18,6 @@ from runtime import Context, Event, Reject
 _QUERIES = read_queries(Path(__file__).with_name("telemetry.sql"))
 _DEFAULT_SPAN = timedelta(days=1)
 # A reply is one NATS message, and a server accepts 1 MB by default.
-_PAGE_BYTES = 500_000
-_ROW_OVERHEAD_BYTES = 256
 
 
 class TelemetryQuery(ListRequest, DeviceRequest):
@@ -78,27 +76,13 @@ async def query_telemetry(event: Event[TelemetryQuery], ctx: Context) -> Page[Te
     )
     if not rows:
         await _check_device(ctx, *device)
-    fitting = _count_fitting(rows)
-    items = [_row(row) for row in rows[:fitting]]
+    items = [_row(row) for row in rows]
 
     def place(row: TelemetryRow) -> tuple[datetime, int]:
         time = row.time if query.by == "time" else row.device_time or row.time
         return time, row.seq
 
-    if fitting < len(rows):
-        kept = items[: query.limit]
-        return Page(items=kept, next_cursor=write_cursor(*place(kept[-1])))
     return cut(items, query.limit, place)
-
-
-def _count_fitting(rows: list[asyncpg.Record]) -> int:
-    """How many rows fit into a page; at least one."""
-    size_bytes = 0
-    for count, row in enumerate(rows):
-        size_bytes += len(row["metrics"].encode()) + _ROW_OVERHEAD_BYTES
-        if size_bytes > _PAGE_BYTES and count:
-            return count
-    return len(rows)
 
 
 async def _check_device(ctx: Context, tenant_id: str, device_id: str) -> None:

@@ -554,7 +554,7 @@ async def test_a_page_of_large_rows_fits_into_one_message(api: Caller) -> None:
     span = {"from": DAY, "to": DAY + timedelta(days=1)}
     pages = await read_all(api, **span, limit=500)
     assert [seq for page in pages for seq in page] == list(range(200))
-    assert all(len(page) <= 61 for page in pages)
+    assert all(len(page) <= 88 for page in pages)
 
 
 async def test_telemetry_of_unknown_and_silent_devices_is_not_found(api: Caller) -> None:
