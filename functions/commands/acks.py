@@ -1,17 +1,16 @@
 """Applies devices' answers to commands."""
 
-from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import asyncpg
 import orjson
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from functions.commands.lifecycle import AckStatus, leaves
+from functions.commands.store import QUERIES, advance
 from functions.domain.admission import SenderSettings, refuse_device
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.message_counts import count_duplicate, count_written
-from functions.domain.named_sql import read_queries
 from functions.domain.quarantine import Refusal, is_refused
 from functions.domain.quarantine_replays import (
     Copy,
@@ -20,16 +19,32 @@ from functions.domain.quarantine_replays import (
     lock_open,
     refuse_message,
 )
+from functions.domain.rate_limiter import RateLimiter
 from functions.domain.refusal_log import log_refusals
+from functions.domain.registry import DeviceKey
 from runtime import Context, Event
 
-_QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
-# The name under which the host looks for a function's settings.
-Settings = SenderSettings
 MAX_ANSWERS = 100
 """The answers to one command beyond which those that come too late are refused."""
+TOO_FAST = ("RATE_LIMITED", "the device answers faster than its rate allows")
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+
+class AckSettings(SenderSettings):
+    """How a device proves its answers, and how many one host takes of it.
+
+    Attributes:
+        rate_per_s, burst: answers of one device. What exceeds them is quarantined.
+    """
+
+    rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 10.0
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+
+
+# The name under which the host looks for a function's settings.
+Settings = AckSettings
+Rate = RateLimiter[DeviceKey]
 
 
 class Ack(BaseModel):
@@ -42,7 +57,13 @@ class Ack(BaseModel):
     result: Any = None
 
 
-async def apply_ack(event: Event[bytes], ctx: Context) -> None:
+async def start(ctx: Context[Rate]) -> Rate:
+    """The rate of each device."""
+    settings: AckSettings = ctx.settings
+    return RateLimiter(settings.rate_per_s, settings.burst)
+
+
+async def apply_ack(event: Event[bytes], ctx: Context[Rate]) -> None:
     """Set a command to the status that its device reports; quarantine an invalid answer."""
     copy = await find_copy(ctx.postgres, event.message)
     if copy is not None and not copy.is_open:
@@ -57,6 +78,11 @@ async def apply_ack(event: Event[bytes], ctx: Context) -> None:
         await count_duplicate(ctx.postgres, event.message)
         return
     refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns, ctx.settings)
+    if refusal is None and not event.may_be_repeated and copy is None:
+        # Charged to who has proved to be the device: nobody else can silence it.
+        key = (envelope.tenant_id, envelope.device_id)
+        if not ctx.state.take(key, event.stored_at_ns):
+            refusal = Refusal.of_envelope(envelope, *TOO_FAST)
     if refusal is None:
         refusal = await _apply(event, ctx, envelope, copy)
     if refusal is not None:
@@ -74,7 +100,7 @@ async def _is_settled(event: Event[bytes], ctx: Context, envelope: Envelope) -> 
         return True
     device = (envelope.tenant_id, envelope.device_id)
     noted: bool = await ctx.postgres.fetchval(
-        _QUERIES["is_noted"], *device, event.stored_at_ns, event.sequence
+        QUERIES["is_noted"], *device, event.stored_at_ns, event.sequence
     )
     return noted
 
@@ -96,7 +122,7 @@ def _read(envelope: Envelope) -> tuple[Ack, str | None] | Refusal:
 
 
 async def _apply(
-    event: Event[bytes], ctx: Context, envelope: Envelope, copy: Copy | None
+    event: Event[bytes], ctx: Context[Rate], envelope: Envelope, copy: Copy | None
 ) -> Refusal | None:
     read = _read(envelope)
     if isinstance(read, Refusal):
@@ -104,24 +130,24 @@ async def _apply(
     ack, result = read
     # An answer from quarantine came when it came first.
     came_at = event.stored_at if copy is None else Event(copy.original, b"").stored_at
-    device = (envelope.tenant_id, envelope.device_id)
+    key = (envelope.tenant_id, envelope.device_id, ack.command_id)
     async with ctx.postgres.acquire() as connection, connection.transaction():
         if copy is not None and not await lock_open(connection, [copy]):
             await count_duplicate(connection, event.message)
             return None
-        status = await connection.fetchval(_QUERIES["lock"], *device, ack.command_id)
+        status = await connection.fetchval(QUERIES["lock"], *key)
         if status is None:
             return Refusal.of_envelope(
                 envelope, "UNKNOWN_COMMAND", "the device has no command with this id"
             )
         counts = status in leaves(ack.status)
-        if not counts and await _has_all_answers(connection, ack.command_id):
+        if not counts and await _has_all_answers(connection, key):
             return Refusal.of_envelope(
                 envelope, "TOO_MANY_ANSWERS", "the command keeps no more answers that come late"
             )
         noted = await connection.fetchval(
-            _QUERIES["note_ack"],
-            ack.command_id,
+            QUERIES["note_ack"],
+            *key,
             event.stored_at_ns,
             event.sequence,
             ack.status,
@@ -136,19 +162,12 @@ async def _apply(
         if copy is not None:
             await accept_copies(connection, [copy])
         if counts:
-            await connection.execute(
-                _QUERIES["advance"],
-                ack.command_id,
-                ack.status,
-                result,
-                list(leaves(ack.status)),
-                came_at,
-            )
+            await advance(connection, key, ack.status, result, came_at)
     return None
 
 
-async def _has_all_answers(connection: Connection, command_id: str) -> bool:
-    answers: int = await connection.fetchval(_QUERIES["count_answers"], command_id, MAX_ANSWERS)
+async def _has_all_answers(connection: Connection, key: tuple[str, str, str]) -> bool:
+    answers: int = await connection.fetchval(QUERIES["count_answers"], *key, MAX_ANSWERS)
     return answers >= MAX_ANSWERS
 
 

@@ -1,8 +1,8 @@
 """Endpoints of the management API for commands: create, get, list, cancel."""
 
 import json
+import time
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -11,15 +11,15 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.commands.lifecycle import AckStatus, Status
+from functions.commands.store import QUERIES, Wanted, add_command, cancel, load, mark_sent
 from functions.domain.command_polls import CommandId
+from functions.domain.downlinks import SentCommands
 from functions.domain.identifiers import DeviceId, TenantId
-from functions.domain.named_sql import read_queries
 from functions.domain.paging import Cursor, Page, as_text, as_time, cut, read_cursor
-from functions.domain.topics import downlink_subject
+from functions.domain.rate_limiter import RateLimiter
 from functions.domain.values import JsonObject, Limit, Name
-from runtime import Context, Event, Reject, Unavailable
+from runtime import Context, Event, Reject
 
-_QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 _DAY_S = 86_400
 
 
@@ -29,15 +29,19 @@ class CommandSettings(BaseModel):
     Attributes:
         max_open: how many commands of a tenant may be under way: neither answered finally nor
             ended by their times. One more is refused.
+        rate_per_s, burst: how many commands of a tenant one host makes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_open: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 100.0
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
 
 
 # The name under which the host looks for a function's settings.
 Settings = CommandSettings
+Rate = RateLimiter[str]
 
 
 class DeviceCommandsRequest(BaseModel):
@@ -54,8 +58,9 @@ class CreateCommand(DeviceCommandsRequest):
 
     Attributes:
         command_id: set it to make the request safe to repeat; generated when absent.
-        expires_in_s: a command that is still queued after this time expires.
+        expires_in_s: a command that is still queued after this time expires, and none is sent.
         timeout_s: a sent command without a final answer times out after this time.
+        in_order: send it only when the device's earlier commands in order have ended.
     """
 
     command_id: CommandId | None = None
@@ -63,6 +68,7 @@ class CreateCommand(DeviceCommandsRequest):
     arguments: JsonObject = Field(default_factory=dict)
     expires_in_s: Annotated[int, Field(ge=1, le=30 * _DAY_S)] = _DAY_S
     timeout_s: Annotated[int, Field(ge=1, le=30 * _DAY_S)] = 300
+    in_order: bool = False
 
 
 class CommandRequest(DeviceCommandsRequest):
@@ -80,7 +86,12 @@ class ListCommands(DeviceCommandsRequest):
 
 
 class Command(BaseModel):
-    """A command and its status."""
+    """A command and its status.
+
+    Attributes:
+        sends: how often it was handed to the doors to devices.
+        sent_at: when the first door had handed it over.
+    """
 
     command_id: str
     tenant_id: str
@@ -91,6 +102,8 @@ class Command(BaseModel):
     created_at: datetime
     expires_at: datetime
     timeout_s: int
+    in_order: bool
+    sends: int
     sent_at: datetime | None
     acked_at: datetime | None
     finished_at: datetime | None
@@ -112,25 +125,35 @@ class CommandWithAnswers(Command):
     answers: list[DeviceAnswer]
 
 
-async def create_command(event: Event[CreateCommand], ctx: Context) -> Command:
-    """Queue a command and send it to the device.
+class SentReport(BaseModel):
+    """How many of the reported commands were queued, and are sent now."""
 
-    The device receives the command by MQTT with QoS 0 if it is subscribed at this moment. The
-    server does not report whether it is, so `sent` means handed to NATS. When NATS is away the
-    command stays queued.
+    sent: int
+
+
+async def start(ctx: Context[Rate]) -> Rate:
+    """The rate of each tenant."""
+    settings: CommandSettings = ctx.settings
+    return RateLimiter(settings.rate_per_s, settings.burst)
+
+
+async def create_command(event: Event[CreateCommand], ctx: Context[Rate]) -> Command:
+    """Store a command and send it to the device, again and again until the device answers.
+
+    It is `queued` until a door has handed it to the device's broker, or to the device itself.
     """
     wanted = event.data
     command_id = wanted.command_id or uuid4().hex
     status = await ctx.postgres.fetchval(
-        _QUERIES["device_status"], wanted.tenant_id, wanted.device_id
+        QUERIES["device_status"], wanted.tenant_id, wanted.device_id
     )
     if status is None:
         raise Reject("DEVICE_NOT_FOUND", "The tenant has no such device.", status=404)
     if status != "ACTIVE":
         raise Reject("DEVICE_REVOKED", "The device is revoked.", status=409)
-    max_open: int = ctx.settings.max_open
-    row = await ctx.postgres.fetchrow(
-        _QUERIES["insert"],
+    if not ctx.state.take(wanted.tenant_id, time.time_ns()):
+        raise Reject("RATE_LIMITED", "The tenant makes commands too fast.", status=429)
+    new = Wanted(
         command_id,
         wanted.tenant_id,
         wanted.device_id,
@@ -138,11 +161,11 @@ async def create_command(event: Event[CreateCommand], ctx: Context) -> Command:
         json.dumps(wanted.arguments),
         wanted.expires_in_s,
         wanted.timeout_s,
-        max_open,
+        wanted.in_order,
     )
-    if row is None:
-        return await _repeated(ctx, wanted, command_id)
-    return await _send(ctx, _command(row))
+    max_open: int = ctx.settings.max_open
+    row = await add_command(ctx.postgres, new, max_open)
+    return _command(row) if row is not None else await _repeated(ctx, wanted, command_id)
 
 
 async def get_command(event: Event[CommandRequest], ctx: Context) -> CommandWithAnswers:
@@ -151,11 +174,12 @@ async def get_command(event: Event[CommandRequest], ctx: Context) -> CommandWith
     command = await _find(ctx, query.tenant_id, query.device_id, query.command_id)
     if command is None:
         raise _not_found()
-    answers = await ctx.postgres.fetch(_QUERIES["acks"], query.command_id)
+    key = (query.tenant_id, query.device_id, query.command_id)
+    answers = await ctx.postgres.fetch(QUERIES["acks"], *key)
     return CommandWithAnswers(
         **command.model_dump(),
         answers=[
-            DeviceAnswer.model_validate({**row, "result": _load(row["result"])}) for row in answers
+            DeviceAnswer.model_validate({**row, "result": load(row["result"])}) for row in answers
         ],
     )
 
@@ -164,7 +188,7 @@ async def list_commands(event: Event[ListCommands], ctx: Context) -> Page[Comman
     """A device's commands, newest first."""
     query = event.data
     rows = await ctx.postgres.fetch(
-        _QUERIES["page"],
+        QUERIES["page"],
         query.tenant_id,
         query.device_id,
         query.status,
@@ -178,11 +202,11 @@ async def list_commands(event: Event[ListCommands], ctx: Context) -> Page[Comman
 async def cancel_command(event: Event[CommandRequest], ctx: Context) -> Command:
     """Cancel a command. A device that received it may still run it; the answer counts as late."""
     query = event.data
-    device = (query.tenant_id, query.device_id)
-    row = await ctx.postgres.fetchrow(_QUERIES["cancel"], *device, query.command_id)
+    key = (query.tenant_id, query.device_id, query.command_id)
+    row = await cancel(ctx.postgres, *key)
     if row is not None:
         return _command(row)
-    command = await _find(ctx, *device, query.command_id)
+    command = await _find(ctx, *key)
     if command is None:
         raise _not_found()
     if command.status != "cancelled":
@@ -190,35 +214,24 @@ async def cancel_command(event: Event[CommandRequest], ctx: Context) -> Command:
     return command
 
 
-async def _send(ctx: Context, command: Command) -> Command:
-    message = {
-        "command_id": command.command_id,
-        "name": command.name,
-        "arguments": command.arguments,
-        "expires_at": command.expires_at,
-    }
-    subject = downlink_subject(command.tenant_id, command.device_id, "commands")
-    try:
-        await ctx.publish_core(subject, orjson.dumps(message))
-    except Unavailable:
-        return command
-    row = await ctx.postgres.fetchrow(_QUERIES["mark_sent"], command.command_id)
-    return command if row is None else _command(row)
+async def mark_commands_sent(event: Event[SentCommands], ctx: Context) -> SentReport:
+    """Take the report of a door: its broker has confirmed these commands."""
+    return SentReport(sent=await mark_sent(ctx.postgres, event.data.commands))
 
 
 async def _repeated(ctx: Context, wanted: CreateCommand, command_id: str) -> Command:
     existing = await _find(ctx, wanted.tenant_id, wanted.device_id, command_id)
-    if existing is None and not await ctx.postgres.fetchval(_QUERIES["is_used"], command_id):
+    if existing is None:
         raise Reject(
             "TOO_MANY_COMMANDS", "Too many commands of the tenant are under way.", status=429
         )
-    if existing is None or (existing.name, existing.arguments) != (wanted.name, wanted.arguments):
-        raise Reject("COMMAND_EXISTS", "A command with this id exists.", status=409)
+    if (existing.name, existing.arguments) != (wanted.name, wanted.arguments):
+        raise Reject("COMMAND_EXISTS", "The device has another command with this id.", status=409)
     return existing
 
 
 async def _find(ctx: Context, tenant_id: str, device_id: str, command_id: str) -> Command | None:
-    row = await ctx.postgres.fetchrow(_QUERIES["find"], tenant_id, device_id, command_id)
+    row = await ctx.postgres.fetchrow(QUERIES["find"], tenant_id, device_id, command_id)
     return None if row is None else _command(row)
 
 
@@ -228,9 +241,5 @@ def _not_found() -> Reject:
 
 def _command(row: asyncpg.Record) -> Command:
     return Command.model_validate(
-        {**row, "arguments": orjson.loads(row["arguments"]), "result": _load(row["result"])}
+        {**row, "arguments": orjson.loads(row["arguments"]), "result": load(row["result"])}
     )
-
-
-def _load(text: str | None) -> Any:  # noqa: ANN401 - any JSON
-    return None if text is None else orjson.loads(text)

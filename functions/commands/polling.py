@@ -3,22 +3,20 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-import orjson
 import structlog
 
+from functions.commands.store import QUERIES, content_of, mark_sent
 from functions.domain.changes import EVERYTHING, ChangeListener
 from functions.domain.command_polls import OpenCommands, PollCommands
-from functions.domain.named_sql import read_queries
+from functions.domain.downlinks import SentCommand
 from runtime import Context, Event
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
 
-_QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 _CHANNEL = "device_commands"
 _AT_ONCE = 20
 _MOST_BYTES = 200_000
@@ -109,26 +107,19 @@ async def poll_commands(event: Event[PollCommands], ctx: Context[CommandNotices]
 
 async def _find_open(ctx: Context[CommandNotices], query: PollCommands) -> list[dict[str, Any]]:
     device = (query.tenant_id, query.device_id)
-    rows = await ctx.postgres.fetch(_QUERIES["open"], *device, query.known, _AT_ONCE)
+    rows = await ctx.postgres.fetch(QUERIES["open"], *device, query.known, _AT_ONCE)
     commands: list[dict[str, Any]] = []
-    queued: list[str] = []
+    queued: list[SentCommand] = []
     left_bytes = _MOST_BYTES
     for row in rows:
         left_bytes -= len(row["arguments"])
         if commands and left_bytes < 0:
             break
-        commands.append(
-            {
-                "command_id": row["command_id"],
-                "name": row["name"],
-                "arguments": orjson.loads(row["arguments"]),
-                "expires_at": row["expires_at"],
-            }
-        )
+        commands.append(content_of(row))
         if row["status"] == "queued":
-            queued.append(row["command_id"])
-    if queued:
-        await ctx.postgres.execute(_QUERIES["mark_all_sent"], queued)
+            named = dict(zip(("tenant_id", "device_id"), device, strict=True))
+            queued.append(SentCommand(**named, command_id=row["command_id"]))
+    await mark_sent(ctx.postgres, queued)
     return commands
 
 

@@ -49,6 +49,24 @@ class NewJob(NamedTuple):
     subject: str | None
 
 
+class NewMessage(NamedTuple):
+    """A message to send that is no job.
+
+    Attributes:
+        queue: messages of one queue are published in the order of their making, and one that its
+            stream does not take holds up its own queue alone. Not a tenant's id, which names the
+            queue of the tenant's jobs.
+        subject: where it is published; a stream must have the subject.
+        msg_id: the stream drops a second message of this id.
+        body: the payload.
+    """
+
+    queue: str
+    subject: str
+    msg_id: str
+    body: bytes
+
+
 async def add_jobs(connection: Connection, jobs: Sequence[NewJob]) -> None:
     """Make those of the jobs that do not exist yet, and queue them for their stream.
 
@@ -63,21 +81,22 @@ async def add_jobs(connection: Connection, jobs: Sequence[NewJob]) -> None:
         await connection.execute(_QUERIES["add_jobs"], *map(list, zip(*jobs, strict=True)))
 
 
+async def add_messages(connection: Connection, messages: Sequence[NewMessage]) -> None:
+    """Queue messages that are no jobs, such as those to devices.
+
+    Args:
+        connection: inside of the transaction whose commit sends the messages.
+        messages: in the order in which those of a queue are to be published.
+    """
+    if messages:
+        await connection.execute(_QUERIES["add_messages"], *map(list, zip(*messages, strict=True)))
+
+
 async def add_message(
     connection: Connection, queue: str, subject: str, body: bytes, *, msg_id: str
 ) -> None:
-    """Queue a message that is no job, such as a notice.
-
-    Args:
-        connection: inside of the transaction whose commit sends the message.
-        queue: messages of one queue are published in the order of their making, and one that its
-            stream does not take holds up its own queue alone. Not a tenant's id, which names the
-            queue of the tenant's jobs.
-        subject: where it is published; a stream must have the subject.
-        body: the payload.
-        msg_id: the stream drops a second message of this id.
-    """
-    await connection.execute(_QUERIES["add_message"], queue, subject, msg_id, body)
+    """Queue one message; see `NewMessage`."""
+    await add_messages(connection, [NewMessage(queue, subject, msg_id, body)])
 
 
 __all__ = [
@@ -85,6 +104,8 @@ __all__ = [
     "REPEATED_HEADER",
     "Connection",
     "NewJob",
+    "NewMessage",
     "add_jobs",
     "add_message",
+    "add_messages",
 ]

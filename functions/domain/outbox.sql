@@ -29,7 +29,10 @@ FROM given JOIN made USING (tenant_id, job_id)
 WHERE subject IS NOT NULL
 ORDER BY place
 
--- name: add_message
--- Queues one message that is no job.
--- $1 queue, $2 subject, $3 message id, $4 body
-INSERT INTO delivery_outbox (queue, subject, msg_id, body) VALUES ($1, $2, $3, $4)
+-- name: add_messages
+-- Queues messages that are no jobs, in this order.
+-- $1 queues, $2 subjects, $3 message ids, $4 bodies
+INSERT INTO delivery_outbox (queue, subject, msg_id, body)
+SELECT queue, subject, msg_id, body
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS message (queue, subject, msg_id, body, place)
+ORDER BY place

@@ -1,13 +1,14 @@
 """Reports and answers of devices that have a certificate and no token."""
 
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from functions.commands.acks import apply_ack
-from functions.domain.admission import CertificatePolicy, SenderSettings
+from functions.domain.admission import CertificatePolicy
 from functions.shadow.reported import apply_reported
 from runtime import Context, Event, Message
 from runtime.resource.postgres import open_pool
@@ -53,8 +54,9 @@ async def judge(
     api: Caller, message: Message, policy: CertificatePolicy, **settings: Any
 ) -> str | None:
     """The reason of the refusal; None when the message took effect."""
-    api.settings = SenderSettings(certificates=policy, **settings)
-    await api.deliver(SENDERS[message.stream][0], message)
+    handler = SENDERS[message.stream][0]
+    api.settings = sys.modules[handler.__module__].Settings(certificates=policy, **settings)
+    await api.deliver(handler, message)
     reported = await api.pool.fetchval("SELECT count(*) FROM device_shadows WHERE version = 1")
     answered = await api.pool.fetchval("SELECT count(*) FROM device_command_acks")
     reason: str | None = await api.pool.fetchval("SELECT reason FROM quarantine_events")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from functions.commands.acks import apply_ack
+from functions.commands.acks import AckSettings, apply_ack
+from functions.commands.acks import start as start_acks
 from functions.commands.endpoints import (
     Command,
     CommandSettings,
@@ -16,8 +17,11 @@ from functions.commands.endpoints import (
     create_command,
     get_command,
     list_commands,
+    mark_commands_sent,
+    start,
 )
-from functions.commands.overdue import end_overdue
+from functions.commands.tending import tend_commands
+from functions.domain.downlinks import send_open_commands
 from functions.management import devices, tenants
 from runtime import Message
 from runtime.resource.postgres import open_pool
@@ -42,6 +46,50 @@ async def create(api: Caller, **fields: Any) -> Command:
     return await api.ask(create_command, **{**DEVICE, "name": "reboot", **fields})
 
 
+async def report(api: Caller, *commands: Command) -> None:
+    """A door's report that it has handed over these commands."""
+    named = [{**DEVICE, "command_id": each.command_id} for each in commands]
+    await api.ask(mark_commands_sent, commands=named)
+
+
+async def create_sent(api: Caller, **fields: Any) -> Command:
+    command = await create(api, **fields)
+    await report(api, command)
+    return command
+
+
+async def outbox(api: Caller, queue: str) -> list[tuple[str, dict[str, Any]]]:
+    """Subject and content of what waits to be published."""
+    rows = await api.pool.fetch(
+        "SELECT subject, body FROM delivery_outbox WHERE queue = $1 ORDER BY outbox_id",
+        f"test/{queue}",
+    )
+    return [(row["subject"], json.loads(row["body"])) for row in rows]
+
+
+async def sends(api: Caller) -> list[str]:
+    """The commands that were sent, in this order."""
+    return [content["command_id"] for _, content in await outbox(api, "downlinks")]
+
+
+async def events(api: Caller) -> list[tuple[str, str, int]]:
+    """The events so far: command, status and version."""
+    payloads = [content["payload"] for _, content in await outbox(api, "events")]
+    return [(each["command_id"], each["status"], each["version"]) for each in payloads]
+
+
+async def pass_time(api: Caller, seconds: int) -> None:
+    """As if so much time had passed for every command, and everything was published."""
+    await api.pool.execute("DELETE FROM delivery_outbox WHERE queue = 'test/downlinks'")
+    await api.pool.execute(
+        "UPDATE device_commands SET next_send_at = next_send_at - make_interval(secs => $1),"
+        " sent_at = sent_at - make_interval(secs => $1),"
+        " expires_at = expires_at - make_interval(secs => $1)",
+        float(seconds),
+    )
+    await tend_commands(api.context())
+
+
 def ack(sequence: int, command: Command | str, status: str, **fields: Any) -> Message:
     command_id = command if isinstance(command, str) else command.command_id
     content = {"command_id": command_id, "status": status, "provision_token": "tok", **fields}
@@ -64,29 +112,208 @@ async def quarantined(api: Caller) -> list[tuple[str, bytes]]:
     return [(row["reason"], row["payload"]) for row in rows]
 
 
-async def test_a_command_is_sent_to_its_device(api: Caller) -> None:
+async def test_a_command_is_handed_to_the_downlink_in_the_transaction_that_stores_it(
+    api: Caller,
+) -> None:
     command = await create(api, arguments={"delay_s": 5})
-    assert command.status == "sent"
-    assert command.sent_at is not None
-    [(subject, data)] = api.outbox.sent
-    assert subject == "tenant.test.device.d//1.commands"
-    sent = json.loads(data)
-    assert (sent["command_id"], sent["name"]) == (command.command_id, "reboot")
-    assert sent["arguments"] == {"delay_s": 5}
+    assert (command.status, command.sends, command.sent_at) == ("queued", 1, None)
+    [(subject, content)] = await outbox(api, "downlinks")
+    assert subject == f"downlinks.test.d//1.commands.{command.command_id}"
+    assert content == {
+        "command_id": command.command_id,
+        "name": "reboot",
+        "arguments": {"delay_s": 5},
+        "expires_at": command.expires_at.isoformat(),
+    }
 
 
-async def test_a_command_stays_queued_while_nats_is_away(api: Caller) -> None:
-    api.outbox.is_away = True
+async def test_a_command_is_sent_when_a_door_says_so(api: Caller) -> None:
+    command, other = await create(api), await create(api)
+    for _ in range(2):
+        await report(api, command)
+    shown = await api.ask(get_command, **DEVICE, command_id=command.command_id)
+    assert (shown.status, await status(api, other)) == ("sent", "queued")
+    assert shown.sent_at is not None
+    await api.deliver(apply_ack, ack(1, other, "acked"))
+    await report(api, other)
+    assert await status(api, other) == "acked"
+
+
+async def test_an_unanswered_command_is_sent_again_at_growing_intervals(api: Caller) -> None:
     command = await create(api)
-    assert (command.status, command.sent_at) == ("queued", None)
+    await pass_time(api, 4)
+    assert await sends(api) == []
+    for wait_s in (2, 15, 30, 60, 120, 300, 300):
+        await pass_time(api, wait_s)
+        assert await sends(api) == [command.command_id]
+    shown = await api.ask(get_command, **DEVICE, command_id=command.command_id)
+    assert (shown.status, shown.sends) == ("queued", 8)
+
+
+async def test_a_sent_command_rests_and_is_sent_again(api: Caller) -> None:
+    command = await create_sent(api)
+    await pass_time(api, 29)
+    assert await sends(api) == []
+    await pass_time(api, 2)
+    assert await sends(api) == [command.command_id]
+
+
+async def test_what_is_answered_cancelled_or_expired_is_not_sent_again(api: Caller) -> None:
+    acked, cancelled, expired = [await create(api) for _ in range(3)]
+    await api.deliver(apply_ack, ack(1, acked, "acked"))
+    await api.ask(cancel_command, **DEVICE, command_id=cancelled.command_id)
+    await api.pool.execute(
+        "UPDATE device_commands SET expires_at = now() + interval '10 seconds'"
+        " WHERE command_id = $1",
+        expired.command_id,
+    )
+    for _ in range(5):
+        await pass_time(api, 600)
+        assert await sends(api) == []
+    assert await status(api, expired) == "expired"
+
+
+async def test_a_command_near_its_end_is_not_sent_after_it(api: Caller) -> None:
+    await create(api, expires_in_s=4)
+    assert await api.pool.fetchval("SELECT count(next_send_at) FROM device_commands") == 0
+
+
+async def test_copies_do_not_pile_up_while_nothing_is_published(api: Caller) -> None:
+    await create(api)
+    await api.pool.execute("UPDATE delivery_outbox SET stored_at = now() - interval '1 minute'")
+    await api.pool.execute("UPDATE device_commands SET next_send_at = now()")
+    await tend_commands(api.context())
+    assert len(await sends(api)) == 1
+
+
+async def test_the_commands_of_a_device_that_connects_are_sent_at_once(api: Caller) -> None:
+    waiting, sent, acked = [await create(api) for _ in range(3)]
+    await report(api, sent)
+    await api.deliver(apply_ack, ack(1, acked, "acked"))
+    await api.pool.execute("DELETE FROM delivery_outbox")
+    await send_open_commands(api.pool, [("test", "d.1"), ("test", "nobody")])
+    await tend_commands(api.context())
+    assert await sends(api) == [waiting.command_id, sent.command_id]
+
+
+async def test_every_transition_is_one_event(api: Caller) -> None:
+    done = await create(api, command_id="done")
+    await report(api, done)
+    await report(api, done)
+    await api.deliver(apply_ack, ack(1, done, "acked"))
+    await api.deliver(apply_ack, ack(1, done, "acked"))
+    await api.deliver(apply_ack, ack(2, done, "failed", result={"code": 7}))
+    await api.deliver(apply_ack, ack(3, done, "succeeded"))
+    await create(api, command_id="away")
+    await api.ask(cancel_command, **DEVICE, command_id="away")
+    await create(api, command_id="old")
+    await create_sent(api, command_id="slow", timeout_s=60)
+    await api.pool.execute("UPDATE device_commands SET expires_at = now()")
+    await pass_time(api, 90)
+    found = await events(api)
+    assert found[:6] == [
+        *[("done", each, n) for n, each in enumerate(("queued", "sent", "acked", "failed"), 1)],
+        *[("away", each, n) for n, each in enumerate(("queued", "cancelled"), 1)],
+    ]
+    assert sorted(found[6:], key=lambda event: (event[0], event[2])) == [
+        *[("old", each, n) for n, each in enumerate(("queued", "expired"), 1)],
+        *[("slow", each, n) for n, each in enumerate(("queued", "sent", "timed_out"), 1)],
+    ]
+    subject, event = (await outbox(api, "events"))[3]
+    assert subject == "device_events.test.d//1.commands.state"
+    assert (event["tenant_id"], event["device_id"], event["kind"]) == (
+        *("test", "d.1"),
+        "commands/state",
+    )
+    assert event["payload"]["result"] == {"code": 7}
+
+
+async def test_in_order_the_next_command_waits_for_the_end_of_the_one_before(api: Caller) -> None:
+    first, second, third = [await create(api, in_order=True) for _ in range(3)]
+    free = await create(api)
+    assert (second.status, second.sends) == ("queued", 0)
+    assert await sends(api) == [first.command_id, free.command_id]
+    await report(api, first)
+    await api.deliver(apply_ack, ack(1, first, "acked"))
+    await pass_time(api, 3)
+    assert await sends(api) == []
+    await api.deliver(apply_ack, ack(2, first, "failed"))
+    assert await sends(api) == [second.command_id]
+    await api.ask(cancel_command, **DEVICE, command_id=second.command_id)
+    assert await sends(api) == [second.command_id, third.command_id]
+    await pass_time(api, 86_400)
+    fourth = await create(api, in_order=True)
+    assert (await status(api, third), fourth.sends) == ("expired", 1)
+
+
+async def test_in_order_a_command_follows_one_that_has_timed_out(api: Caller) -> None:
+    await create_sent(api, in_order=True, timeout_s=60)
+    second = await create(api, in_order=True)
+    await pass_time(api, 61)
+    assert await sends(api) == [second.command_id]
+
+
+async def test_in_order_a_cancelled_command_in_the_middle_lets_none_pass(api: Caller) -> None:
+    first, second, third = [await create(api, in_order=True) for _ in range(3)]
+    await api.ask(cancel_command, **DEVICE, command_id=second.command_id)
+    assert await sends(api) == [first.command_id]
+    await api.deliver(apply_ack, ack(1, first, "succeeded"))
+    assert await sends(api) == [first.command_id, third.command_id]
+
+
+async def test_in_order_one_command_at_a_time_is_under_way_however_they_race(api: Caller) -> None:
+    made = await asyncio.gather(*(create(api, in_order=True) for _ in range(12)))
+    order: list[str] = []
+    for number in range(1, len(made) + 1):
+        await tend_commands(api.context())
+        found = await sends(api)
+        assert len(found) == number
+        order.append(found[-1])
+        await asyncio.gather(
+            api.deliver(apply_ack, ack(number, found[-1], "succeeded")),
+            tend_commands(api.context()),
+        )
+    assert sorted(order) == sorted(each.command_id for each in made)
 
 
 async def test_a_repeated_request_makes_and_sends_one_command(api: Caller) -> None:
     first = await create(api, command_id="mine")
     assert await create(api, command_id="mine") == first
-    assert len(api.outbox.sent) == 1
+    assert await sends(api) == ["mine"]
     refusal = await api.refuse(create_command, **DEVICE, command_id="mine", name="other")
     assert refusal == ("COMMAND_EXISTS", 409)
+
+
+async def test_the_id_of_a_command_is_its_devices_own(api: Caller) -> None:
+    other = {"tenant_id": "test", "device_id": "d2"}
+    api.settings = devices.DeviceSettings(min_token_length=3)
+    await api.ask(devices.register_device, **other, site_id="s1", provision_token="tok")
+    api.settings = CommandSettings()
+    mine = await create(api, command_id="c1")
+    theirs = await create(api, **other, command_id="c1", name="other")
+    await api.deliver(apply_ack, ack(1, mine, "succeeded", result=1))
+    shown = await api.ask(get_command, **other, command_id="c1")
+    assert (theirs.device_id, shown.status, shown.answers) == ("d2", "queued", [])
+
+
+async def test_a_tenant_makes_commands_within_its_rate(api: Caller) -> None:
+    api.settings = CommandSettings(rate_per_s=0.001, burst=2)
+    api.state = await start(api.context())
+    await create(api)
+    await create(api)
+    assert await api.refuse(create_command, **DEVICE, name="reboot") == ("RATE_LIMITED", 429)
+
+
+async def test_a_devices_answers_beyond_its_rate_are_quarantined(api: Caller) -> None:
+    command = await create(api)
+    api.settings = AckSettings(rate_per_s=0.001, burst=1)
+    api.state = await start_acks(api.context())
+    forged = ack(1, command, "acked", provision_token="no")
+    for message in (forged, ack(2, command, "acked"), ack(3, command, "succeeded")):
+        await api.deliver(apply_ack, message)
+    reasons = [reason for reason, _ in await quarantined(api)]
+    assert reasons == ["TOKEN_INVALID", "RATE_LIMITED"]
+    assert await status(api, command) == "acked"
 
 
 async def test_unknown_and_revoked_devices_get_no_command(api: Caller) -> None:
@@ -95,7 +322,7 @@ async def test_unknown_and_revoked_devices_get_no_command(api: Caller) -> None:
     await api.ask(devices.revoke_device, **DEVICE)
     refusal = await api.refuse(create_command, **DEVICE, name="reboot")
     assert refusal == ("DEVICE_REVOKED", 409)
-    assert api.outbox.sent == []
+    assert await sends(api) == []
 
 
 @pytest.mark.parametrize("final", ["succeeded", "failed", "rejected"])
@@ -176,11 +403,8 @@ async def test_what_has_ended_cannot_be_cancelled(api: Caller) -> None:
 
 
 async def test_overdue_commands_end_and_others_do_not(api: Caller) -> None:
-    waiting = await create(api)
-    unanswered = await create(api)
-    acked = await create(api)
+    waiting, unanswered, acked = [await create_sent(api) for _ in range(3)]
     await api.deliver(apply_ack, ack(1, acked, "acked"))
-    api.outbox.is_away = True
     queued, unsent = await create(api), await create(api)
     await api.pool.execute(
         "UPDATE device_commands SET sent_at = now() - interval '1 hour'"
@@ -190,12 +414,23 @@ async def test_overdue_commands_end_and_others_do_not(api: Caller) -> None:
     await api.pool.execute(
         "UPDATE device_commands SET expires_at = now() WHERE command_id = $1", unsent.command_id
     )
-    await end_overdue(api.context())
+    await tend_commands(api.context())
     ended = [await status(api, each) for each in (waiting, unanswered, acked, queued, unsent)]
     assert ended == ["sent", "timed_out", "timed_out", "queued", "expired"]
     await api.deliver(apply_ack, ack(2, unanswered, "succeeded"))
     assert await status(api, unanswered) == "timed_out"
     assert await late(api, unanswered) == [("succeeded", True)]
+
+
+async def test_a_page_ends_before_it_is_larger_than_a_message_may_be(api: Caller) -> None:
+    made = [(await create(api, arguments={"text": "x" * 8000})).command_id for _ in range(110)]
+    cursor, found, pages = None, [], 0
+    while pages == 0 or cursor is not None:
+        page = await api.ask(list_commands, **DEVICE, limit=500, cursor=cursor)
+        assert len(page.model_dump_json()) < 800_000
+        found += [command.command_id for command in page.items]
+        cursor, pages = page.next_cursor, pages + 1
+    assert (found, pages) == (made[::-1], 2)
 
 
 async def test_commands_are_listed_newest_first(api: Caller) -> None:
@@ -230,7 +465,7 @@ async def test_an_invalid_answer_is_quarantined_unchanged(
     for _ in range(2):
         await api.deliver(apply_ack, message)
     assert await quarantined(api) == [(reason, data)]
-    assert await status(api, command) == "sent"
+    assert await status(api, command) == "queued"
 
 
 async def test_a_message_on_another_topic_than_answers_is_refused(api: Caller) -> None:
@@ -242,7 +477,7 @@ async def test_a_message_on_another_topic_than_answers_is_refused(api: Caller) -
     data = json.dumps(envelope).encode()
     await api.deliver(apply_ack, stored("commands.test", data, 1, stream="COMMANDS"))
     assert await quarantined(api) == [("BAD_TOPIC_FORMAT", data)]
-    assert await status(api, command) == "sent"
+    assert await status(api, command) == "queued"
 
 
 @pytest.mark.parametrize("repeated", [{"attempt": 2}, {"called_before": True}])
@@ -259,7 +494,7 @@ async def test_a_verdict_on_an_answer_stands_on_redelivery(
     await api.ask(devices.reactivate_device, **DEVICE)
     await api.deliver(apply_ack, replace(refused, **repeated))
     assert [reason for reason, _ in await quarantined(api)] == ["DEVICE_REVOKED"]
-    assert [await status(api, each) for each in (first, second)] == ["succeeded", "sent"]
+    assert [await status(api, each) for each in (first, second)] == ["succeeded", "queued"]
 
 
 async def test_no_device_answers_for_another(api: Caller) -> None:
@@ -271,15 +506,15 @@ async def test_no_device_answers_for_another(api: Caller) -> None:
     answer.subject = "commands.test.d2.ack"
     await api.deliver(apply_ack, answer)
     assert [reason for reason, _ in await quarantined(api)] == ["UNKNOWN_COMMAND"]
-    assert await status(api, command) == "sent"
+    assert await status(api, command) == "queued"
 
 
 async def test_whole_floats_beyond_64_bits_reach_the_device_and_come_back(api: Caller) -> None:
     arguments = {"a": 1e20, "b": [1e23], "c": 2**63 - 1}
     command = await create(api, command_id="whole", arguments=arguments)
-    assert (command.status, command.arguments) == ("sent", arguments)
-    [(_, message)] = api.outbox.sent
-    assert json.loads(message)["arguments"] == arguments
+    assert (command.status, command.arguments) == ("queued", arguments)
+    [(_, content)] = await outbox(api, "downlinks")
+    assert content["arguments"] == arguments
     assert (await create(api, command_id="whole", arguments=arguments)).arguments == arguments
     await api.deliver(apply_ack, ack(1, command, "succeeded", result={"x": 1e20}))
     found = await api.ask(get_command, **DEVICE, command_id="whole")

@@ -55,13 +55,15 @@ async def store(pool: Any, command_id: str, *, device: str = "dev1", **columns: 
     await pool.execute(
         "INSERT INTO device_commands"
         " (command_id, tenant_id, device_id, name, arguments, status, sent_at, expires_at,"
-        " timeout_s) VALUES ($1, 'test', $2, 'reboot', $3::text::jsonb, $4,"
-        " CASE $4 WHEN 'queued' THEN NULL ELSE now() END, now() + make_interval(secs => $5), 300)",
+        " timeout_s, finished_at, in_order) VALUES ($1, 'test', $2, 'reboot', $3::text::jsonb, $4,"
+        " CASE $4 WHEN 'queued' THEN NULL ELSE now() END, now() + make_interval(secs => $5), 300,"
+        " CASE $4 WHEN 'cancelled' THEN now() END, $6)",
         command_id,
         device,
         fields.get("arguments", '{"n": 1}'),
         fields["status"],
         float(fields["expires_in_s"]),
+        fields.get("in_order", False),
     )
 
 
@@ -108,6 +110,22 @@ async def test_open_commands_are_shown_until_they_are_answered(
     assert command.keys() == {"command_id", "name", "arguments", "expires_at"}
     assert command["arguments"] == {"n": 1}
     assert marked == "sent"
+
+
+async def test_in_order_a_command_is_shown_when_those_before_it_have_ended(
+    nats_server: NatsServer, broker: Broker, postgres_dsn: str, pool: Any
+) -> None:
+    async with serving(nats_server, broker, postgres_dsn) as gateway:
+        await store(pool, "c1", in_order=True)
+        await store(pool, "c2", in_order=True)
+        await store(pool, "free")
+        first = await poll(gateway)
+        await pool.execute(
+            "UPDATE device_commands SET status = 'succeeded', finished_at = now()"
+            " WHERE command_id = 'c1'"
+        )
+        second = await poll(gateway)
+    assert (ids(first), ids(second)) == (["c1", "free"], ["c2", "free"])
 
 
 async def test_a_waiting_device_is_answered_when_its_command_is_stored(

@@ -216,7 +216,9 @@ async def add_commands(pool: "asyncpg.Pool[asyncpg.Record]", *ages: int | None) 
             *(str(number), age or 0, age),
         )
         await pool.execute(
-            "INSERT INTO device_command_acks VALUES ($1, 1, $2, 'acked', NULL, true, now())",
+            "INSERT INTO device_command_acks (tenant_id, device_id, command_id, stored_at_ns,"
+            " sequence, status, late_ack, received_at)"
+            " VALUES ('test', 'dev1', $1, 1, $2, 'acked', true, now())",
             *(str(number), number),
         )
 
@@ -264,7 +266,9 @@ async def test_late_answers_to_one_command_are_bounded_and_one_that_counts_is_no
 ) -> None:
     await add_commands(function.pool, None)
     await function.pool.execute(
-        "INSERT INTO device_command_acks SELECT '0', 2, n, 'acked', NULL, true, now()"
+        "INSERT INTO device_command_acks (tenant_id, device_id, command_id, stored_at_ns,"
+        " sequence, status, late_ack, received_at)"
+        " SELECT 'test', 'dev1', '0', 2, n, 'acked', true, now()"
         " FROM generate_series(2, $1) AS n",
         MAX_ANSWERS,
     )

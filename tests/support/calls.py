@@ -9,6 +9,7 @@ import asyncpg
 import structlog
 from pydantic import BaseModel
 
+from functions.domain.rate_limiter import RateLimiter
 from runtime import Context, Event, Message, PubAck, Publication, Reject, Reply, Unavailable
 from runtime.context import Scope
 from runtime.loader.payload import encode
@@ -76,7 +77,8 @@ class Caller:
     pool: "asyncpg.Pool[asyncpg.Record]"
     outbox: Outbox = field(default_factory=Outbox)
     settings: Any = None
-    state: Any = None
+    # What limits a rate gets; other handlers do not look at it.
+    state: Any = field(default_factory=lambda: RateLimiter(100_000, 1_000_000))
 
     def context(self, message: Message | None = None, settings: Any = None) -> Context:
         resources = {"postgres": self.pool}
