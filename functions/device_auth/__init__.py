@@ -2,7 +2,8 @@
 
 nats-server asks about every client that its configuration does not name (auth callout). A device
 proves itself by its token as password or by its certificate, and may then publish and subscribe
-below its own topics only. When its token, certificate or status changes, its session ends.
+below its own topics only. When its token, certificate or status changes, its session ends. The open
+commands of a device that comes in are sent to it.
 """
 
 import hmac
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from functions.device_auth.arrivals import Arrivals
 from functions.device_auth.identity import Claimant, Refusal, permissions_of, read_claimant
 from functions.device_auth.sessions import QUERIES, SessionGuard
 from functions.device_auth.tokens import (
@@ -65,6 +67,7 @@ class State:
     registry: Registry
     attempts: FailedAttempts
     sessions: SessionGuard
+    arrivals: Arrivals
 
 
 async def start(ctx: Context[State | None]) -> State | None:
@@ -79,14 +82,18 @@ async def start(ctx: Context[State | None]) -> State | None:
     registry = Registry(ctx.postgres, ctx.log, on_change=sessions.hear)
     await registry.start()
     sessions.start()
+    arrivals = Arrivals(ctx.postgres, ctx.log)
+    arrivals.start()
     key = AccountKey.from_seed(settings.issuer.get_secret_value())
-    return State(key, registry, FailedAttempts(ctx.log, "device by MQTT"), sessions)
+    attempts = FailedAttempts(ctx.log, "device by MQTT")
+    return State(key, registry, attempts, sessions, arrivals)
 
 
 async def stop(ctx: Context[State | None]) -> None:
-    """Stop both."""
+    """Stop all of them."""
     if ctx.state is None:
         return
+    await ctx.state.arrivals.stop()
     await ctx.state.sessions.stop()
     await ctx.state.registry.stop()
 
@@ -107,6 +114,7 @@ async def authorize(event: Event[bytes], ctx: Context[State | None]) -> bytes:
     claimant = await _identify(request, state, ctx)
     if isinstance(claimant, Refusal):
         return write_refused(request, state.key, claimant.reason)
+    state.arrivals.add((claimant.tenant_id, claimant.device_id))
     return write_accepted(
         request,
         state.key,
