@@ -40,6 +40,12 @@ stream COMMANDS --subjects "commands.>" --retention limits --discard old --max-a
 stream UNMAPPED --subjects "tenant.>" --retention limits --discard old --max-age 7d \
   --max-bytes "${UNMAPPED_MAX_BYTES:-1000000000}" \
   --description "MQTT topics tenant/... that fit none of the known forms"
+stream DOWNLINKS --subjects "downlinks.>" --retention limits --discard old --max-age 1d --max-msgs-per-subject 1 \
+  --max-msg-size 256000 --max-bytes 256000000 \
+  --description "Messages to devices on downlinks.{tenant}.{device}.{kind}, for the doors that pass them on"
+stream DEVICE_EVENTS --subjects "device_events.>" --retention interest --discard new --max-age 7d \
+  --max-msg-size 256000 --max-bytes "${DEVICE_EVENTS_MAX_BYTES:-512000000}" \
+  --description "What the platform finds out of devices on device_events.{tenant}.{device}.{kind}, for routes"
 
 # ─── Delivery ──────────────────────────────────────────
 # A work queue that refuses when it is full: jobs then wait in the outbox.
