@@ -138,9 +138,8 @@ SET status = CASE command.status WHEN 'queued' THEN 'expired' ELSE 'timed_out' E
     finished_at = now(), next_send_at = NULL
 FROM (
     SELECT tenant_id, device_id, command_id FROM device_commands
-    WHERE (status = 'queued' AND expires_at <= now())
-       OR (status IN ('sent', 'acked')
-           AND coalesce(sent_at, acked_at) + make_interval(secs => timeout_s) <= now())
+    WHERE ends_at <= now()
+    ORDER BY ends_at
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 ) AS overdue
@@ -201,7 +200,7 @@ SELECT command_id, name, arguments::text, status, expires_at
 FROM device_commands AS command
 WHERE tenant_id = $1 AND device_id = $2 AND finished_at IS NULL AND status IN ('queued', 'sent')
   AND command_id <> ALL ($3::text[])
-  AND CASE status WHEN 'queued' THEN expires_at ELSE sent_at + make_interval(secs => timeout_s) END > now()
+  AND ends_at > now()
   AND NOT (in_order AND EXISTS (
       SELECT FROM device_commands AS earlier
       WHERE earlier.tenant_id = $1 AND earlier.device_id = $2

@@ -178,6 +178,14 @@ async def test_a_command_near_its_end_is_not_sent_after_it(api: Caller) -> None:
     assert await api.pool.fetchval("SELECT count(next_send_at) FROM device_commands") == 0
 
 
+async def test_several_hosts_send_a_due_command_once(api: Caller) -> None:
+    made = [(await create(api)).command_id for _ in range(20)]
+    await api.pool.execute("DELETE FROM delivery_outbox")
+    await api.pool.execute("UPDATE device_commands SET next_send_at = now()")
+    await asyncio.gather(*(tend_commands(api.context()) for _ in range(4)))
+    assert sorted(await sends(api)) == sorted(made)
+
+
 async def test_copies_do_not_pile_up_while_nothing_is_published(api: Caller) -> None:
     await create(api)
     await api.pool.execute("UPDATE delivery_outbox SET stored_at = now() - interval '1 minute'")
