@@ -6,8 +6,8 @@ below its own topics only. When its token, certificate or status changes, its se
 commands of a device that comes in are sent to it.
 """
 
-import hmac
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -25,6 +25,8 @@ from functions.domain.failed_attempts import FailedAttempts
 from functions.domain.registry import RegisteredDevice, Registry
 from runtime import AccountKey, Context, Event, Reject
 
+_NS = 1_000_000_000
+_NO_DEVICE = RegisteredDevice("", token_hash=bytes(32))
 _NOT_PROVEN = Refusal("the device is not known, or this is not its token or certificate")
 _LIMITED = Refusal("this address has failed too often to prove this device")
 _REVOKED = Refusal("the device is revoked, or its tenant is suspended")
@@ -138,17 +140,24 @@ async def _identify(
         return _LIMITED
     key = (claimant.tenant_id, claimant.device_id)
     device = (await state.registry.devices([key]))[key]
-    if not await _is_proven(claimant, device, ctx):
+    now_ns = time.time_ns()
+    if not await _is_proven(claimant, device, now_ns, ctx):
         attempts.fail(request.host, claimant.name)
         return _NOT_PROVEN
     attempts.succeed(request.host, proof)
     if device is None or device.status != "ACTIVE" or device.tenant_status != "ACTIVE":
         return _REVOKED
+    if not claimant.fingerprint and device.is_previous_token(claimant.token_hash, now_ns):
+        # The server itself ends the session together with the token.
+        return replace(claimant, until_s=max(1, device.previous_until_ns // _NS))
     return claimant
 
 
 async def _is_proven(
-    claimant: Claimant, device: RegisteredDevice | None, ctx: Context[State | None]
+    claimant: Claimant,
+    device: RegisteredDevice | None,
+    now_ns: int,
+    ctx: Context[State | None],
 ) -> bool:
     if claimant.fingerprint:
         found: bool | None = await ctx.postgres.fetchval(
@@ -156,9 +165,9 @@ async def _is_proven(
             *(claimant.tenant_id, claimant.device_id, claimant.fingerprint),
         )
         return found is True
-    expected = device.token_hash if device else None
     # An unknown device costs the same time as a wrong token.
-    return hmac.compare_digest(claimant.token_hash, expected or bytes(32)) and expected is not None
+    known = _NO_DEVICE if device is None else device
+    return known.is_token(claimant.token_hash, now_ns) and device is not None
 
 
 __all__ = ["DeviceAuthSettings", "Settings", "authorize", "start", "stop"]

@@ -22,7 +22,7 @@ class Claimant:
     Attributes:
         token: the device's token as sent; empty with a certificate.
         fingerprint: SHA-256 of the certificate in hexadecimal; empty with a token.
-        until_s: when the certificate ends, in seconds since 1970; 0 with a token.
+        until_s: when the certificate or a replaced token ends, in seconds since 1970; 0 for never.
     """
 
     tenant_id: str

@@ -1,7 +1,6 @@
 """The question whether a sender is the device that it names: what doors ask, and the answer."""
 
 import hashlib
-import hmac
 from enum import Enum
 from typing import Annotated, NamedTuple, Self
 
@@ -14,7 +13,9 @@ SUBJECT = "management.devices.prove"
 """The endpoint's subject."""
 
 MAX_CLAIMS = 200
-_NO_DEVICE = hashlib.sha256(b"no device has this hash as the hash of its token").digest()
+_NO_DEVICE = RegisteredDevice(
+    "", token_hash=hashlib.sha256(b"no device has this hash as the hash of its token").digest()
+)
 
 
 class Standing(Enum):
@@ -82,17 +83,21 @@ def judge_certificate(device: RegisteredDevice | None, *, is_active: bool) -> St
     """The standing of a claim by a certificate, which is or is not an active one of the device."""
     if device is None or not is_active:
         return Standing.UNPROVEN
-    return Standing.PROVEN if device.status == "ACTIVE" else Standing.REVOKED
+    return _standing(device)
 
 
-def judge_claim(claim: Claim, device: RegisteredDevice | None) -> Standing:
+def judge_claim(claim: Claim, device: RegisteredDevice | None, now_ns: int) -> Standing:
     """The standing of a claim by a token. An unknown device and a wrong token look the same."""
-    expected = _NO_DEVICE if device is None or device.token_hash is None else device.token_hash
-    if not hmac.compare_digest(bytes.fromhex(claim.token_sha256), expected):
-        return Standing.UNPROVEN
-    if device is None or device.token_hash is None:
-        return Standing.UNPROVEN
-    return Standing.PROVEN if device.status == "ACTIVE" else Standing.REVOKED
+    known = _NO_DEVICE if device is None else device
+    if known.is_token(bytes.fromhex(claim.token_sha256), now_ns) and device is not None:
+        return _standing(device)
+    return Standing.UNPROVEN
+
+
+def _standing(device: RegisteredDevice) -> Standing:
+    """Of a device that is proved. Of a tenant that is being erased none is let in any more."""
+    may_send = device.status == "ACTIVE" and device.tenant_status != "ERASING"
+    return Standing.PROVEN if may_send else Standing.REVOKED
 
 
 __all__ = [

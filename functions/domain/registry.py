@@ -1,5 +1,6 @@
 """Looks up devices and routes in the database, cached until a notification says they changed."""
 
+import hmac
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -52,11 +53,12 @@ class RegisteredDevice:
         site_id: the device's site.
         status: ACTIVE or REVOKED.
         token_hash: SHA-256 of the provision token; None without a token.
-        tenant_status: ACTIVE or SUSPENDED.
+        tenant_status: ACTIVE, SUSPENDED or ERASING.
         subscriptions: those that may count for the device: its own, or else the tenant's MAIN ones.
         certificates: start and end of the validity of each active certificate.
         sensors: the sensor names registered so far, and the names found while there was no room.
         sensor_limit: how many sensors may be registered.
+        previous_hash: SHA-256 of the token before, which counts until `previous_until_ns`.
         regular_from_ns: until `regular_until_ns` device, tenant and a subscription are in force.
         regular_until_ns: equal to `regular_from_ns` when they never are.
     """
@@ -69,6 +71,8 @@ class RegisteredDevice:
     certificates: tuple[tuple[int, int], ...] = ()
     sensors: set[str] = field(default_factory=set)
     sensor_limit: int = 20
+    previous_hash: bytes | None = None
+    previous_until_ns: int = 0
     regular_from_ns: int = field(init=False, default=0)
     regular_until_ns: int = field(init=False, default=0)
 
@@ -78,6 +82,18 @@ class RegisteredDevice:
             longest = max(in_force, key=lambda found: found.expires_ns - found.starts_ns)
             self.regular_from_ns = longest.starts_ns
             self.regular_until_ns = max(longest.starts_ns, longest.expires_ns)
+
+    def is_token(self, digest: bytes, time_ns: int) -> bool:
+        """Whether this is the SHA-256 of a token that counts at a time; in constant time."""
+        if self.token_hash is not None and hmac.compare_digest(digest, self.token_hash):
+            return True
+        return self.is_previous_token(digest, time_ns)
+
+    def is_previous_token(self, digest: bytes, time_ns: int) -> bool:
+        """Whether this is the SHA-256 of the replaced token, while that still counts."""
+        if self.previous_hash is None or time_ns >= self.previous_until_ns:
+            return False
+        return hmac.compare_digest(digest, self.previous_hash)
 
     def subscription_at(self, time_ns: int) -> Subscription | None:
         """The subscription that counts at a time; None when none has started by then."""
@@ -234,6 +250,8 @@ def _device(row: Any) -> RegisteredDevice:  # noqa: ANN401 - the driver's row
         ),
         set(row["sensors"]),
         row["sensor_limit"],
+        row["previous_token_hash"],
+        0 if row["previous_token_until"] is None else _ns(row["previous_token_until"]),
     )
 
 

@@ -2,6 +2,7 @@
 -- Each device with its tenant and the subscriptions that may count for it: its own, or else the tenant's MAIN
 -- ones. Which of them counts depends on the time of the message.
 SELECT d.tenant_id::text, d.device_id::text, d.site_id, d.status, d.provision_token_hash, d.sensor_limit,
+       d.previous_token_hash, d.previous_token_until,
        t.status AS tenant_status,
        ARRAY(SELECT sensor FROM device_sensors k
              WHERE k.tenant_id = d.tenant_id AND k.device_id = d.device_id) AS sensors,

@@ -35,6 +35,15 @@ def require_json(request: Request) -> None:
         ProblemError: 415 for another type, and for an encoded body.
     """
     require_json_type(request)
+    require_identity(request)
+
+
+def require_identity(request: Request) -> None:
+    """Require a body that is not encoded.
+
+    Raises:
+        ProblemError: 415 for an encoded body.
+    """
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ProblemError(415, "UNSUPPORTED_CONTENT_ENCODING", "Send the body unencoded.")
 

@@ -25,6 +25,7 @@ from functions.http_gateway.device_messages import (
     read_topic,
     with_token,
 )
+from functions.http_gateway.file_bodies import LINES
 from functions.http_gateway.idempotency import idempotency_key
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.requests import Request
@@ -33,7 +34,6 @@ from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
 _SUFFIX = b"/batch"
-_LINES = frozenset({"application/x-ndjson", "application/jsonl", "application/x-jsonlines"})
 _AT_ONCE = 50
 
 _Result = dict[str, Any]
@@ -171,7 +171,7 @@ class DeviceBatches:
 
 def _has_lines(request: Request) -> bool:
     media_type = media_type_of(request)
-    if media_type in _LINES:
+    if media_type in LINES:
         return True
     if media_type == "application/json":
         return False

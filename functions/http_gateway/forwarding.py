@@ -9,9 +9,16 @@ from urllib.parse import parse_qsl
 import orjson
 from starlette.responses import Response
 
-from functions.http_gateway.bodies import BodyReader, read_object, require_json
+from functions.http_gateway.bodies import (
+    BodyReader,
+    media_type_of,
+    read_object,
+    require_identity,
+    require_json,
+)
 from functions.http_gateway.caller_admission import CallerAdmission
 from functions.http_gateway.discovery import RouteDiscovery
+from functions.http_gateway.file_bodies import FORMATS, file_fields, takes_files
 from functions.http_gateway.idempotency import idempotency_key
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError, code_of, title
@@ -84,7 +91,11 @@ class Forwarder:
         query = _read_query(request.scope["query_string"])
         body = await self._bodies.read(request, limit_bytes=self._settings.max_body_bytes)
         fields: Mapping[str, object] = {}
-        if body:
+        media_type = media_type_of(request)
+        if media_type in FORMATS and takes_files(match.route.request_schema):
+            require_identity(request)
+            fields = file_fields(media_type, body)
+        elif body:
             require_json(request)
             fields = read_object(body, code="INVALID_BODY")
         return {**fields, **query, **match.parameters}

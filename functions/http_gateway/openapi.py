@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from functions.http_gateway.file_bodies import takes_files
 from functions.http_gateway.named_schemas import NO_SCHEMAS, SCHEMAS_OF, Schemas
 from functions.http_gateway.problems import title
 from functions.http_gateway.routes import HttpRoute
@@ -13,6 +14,7 @@ _COMPONENTS = "#/components/schemas/"
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 _QUERY_METHODS = {"GET", "DELETE"}
 _TEXT = {"type": "string"}
+_FILES = {kind: {"schema": _TEXT} for kind in ("text/csv", "application/x-ndjson")}
 _COUNT = {"type": "integer", "minimum": 0}
 
 _Forms = Mapping[str, list[dict[str, str]]]
@@ -186,7 +188,10 @@ def _operation(route: HttpRoute, components: _Components, forms: _Forms) -> dict
         body = _without_path(schema, fields, required)
         operation["requestBody"] = {
             "required": bool(required) or "properties" not in body,
-            "content": {"application/json": {"schema": body}},
+            "content": {
+                "application/json": {"schema": body},
+                **(_FILES if takes_files(route.request_schema) else {}),
+            },
         }
     if route.auth == "tenant" and route.method == "POST":
         parameters.append(_parameter("Idempotency-Key", "header", _TEXT, required=False))

@@ -113,7 +113,7 @@ def _judge_sender(
     # A rule is called only where it applies: to look costs less than a call.
     refused = None if device.status == "ACTIVE" else judge_status(device)
     if refused is None and limits.require_token:
-        refused = judge_proof(device, envelope, limits.certificates)
+        refused = judge_proof(device, envelope, stored_at_ns, limits.certificates)
     if refused is None and limits.certificates != "off":
         refused = judge_certificate(device, envelope, stored_at_ns, limits.certificates)
     return refused

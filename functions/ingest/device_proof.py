@@ -1,5 +1,6 @@
 """Endpoint by which doors ask whether a sender is the device that it names."""
 
+import time
 from pathlib import Path
 
 from functions.domain.device_proof import Claim, Claims, Standings, judge_certificate, judge_claim
@@ -27,13 +28,13 @@ async def prove_devices(event: Event[Claims], ctx: Context[Registry]) -> Standin
     claims = event.data.claims
     devices = await ctx.state.devices((claim.tenant_id, claim.device_id) for claim in claims)
     active = await _find_active(ctx, [claim for claim in claims if claim.certificate_sha256])
-    standings = []
+    standings, now_ns = [], time.time_ns()
     for claim in claims:
         device = devices[(claim.tenant_id, claim.device_id)]
         if claim.certificate_sha256:
             standings.append(judge_certificate(device, is_active=claim in active))
         else:
-            standings.append(judge_claim(claim, device))
+            standings.append(judge_claim(claim, device, now_ns))
     return Standings(standings=standings)
 
 

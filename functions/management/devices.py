@@ -1,49 +1,36 @@
-"""Endpoints for devices: register, get, list, revoke, reactivate, rotate the provision token."""
+"""Endpoints for devices: register, get, list, revoke, reactivate, rotate the token, delete."""
 
-import hashlib
 import hmac
 import json
-import re
-import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 import asyncpg
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, Field
 
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page, as_text, cut, read_cursor
+from functions.domain.quarantine import Executor
 from functions.domain.values import JsonObject, Name
+from functions.management.device_tokens import (
+    DeviceSettings,
+    Token,
+    choose_token,
+    hash_token,
+)
 from functions.management.requests import DeviceRequest, ListRequest, TenantRequest
+from functions.management.tenants import tenant_being_erased, tenant_not_found
 from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("devices.sql"))
-_TOKEN_BYTES = 24
-_TOKEN = re.compile(r"[\x21-\x7e]{1,256}")
+_AT_A_TIME = 5_000
 
 DeviceStatus = Literal["ACTIVE", "REVOKED"]
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-
-
-def _check_token(token: SecretStr) -> SecretStr:
-    if not _TOKEN.fullmatch(token.get_secret_value()):
-        raise ValueError("a token has 1 to 256 visible ASCII characters, as a header must carry it")
-    return token
-
-
-Token = Annotated[SecretStr, AfterValidator(_check_token)]
-
-
-class DeviceSettings(BaseModel):
-    """How long a token must be that is not generated: short ones can be guessed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_token_length: Annotated[int, Field(ge=1, le=256)] = 16
 
 
 # The name under which the host looks for a function's settings.
@@ -61,9 +48,13 @@ class RegisterDevice(DeviceRequest):
 
 
 class RotateToken(DeviceRequest):
-    """A request for a new token; the old token is refused from now on."""
+    """A request for a new token; the old one counts for `overlap_s` seconds more, at most a week.
+
+    Of several replaced tokens only the last one counts.
+    """
 
     provision_token: Token | None = None
+    overlap_s: Annotated[int, Field(ge=0, le=604_800)] = 0
 
 
 class ListDevices(ListRequest, TenantRequest):
@@ -73,7 +64,11 @@ class ListDevices(ListRequest, TenantRequest):
 
 
 class Device(BaseModel):
-    """A registered device."""
+    """A registered device.
+
+    Attributes:
+        previous_token_until: until when a replaced token counts, or counted; null: none ever did.
+    """
 
     tenant_id: str
     device_id: str
@@ -82,8 +77,16 @@ class Device(BaseModel):
     metadata: dict[str, Any]
     subscription_id: UUID | None
     sensor_limit: int
+    previous_token_until: datetime | None
     created_at: datetime
     updated_at: datetime
+
+
+class DeletedDevice(BaseModel):
+    """A device that is no longer registered."""
+
+    tenant_id: str
+    device_id: str
 
 
 class DeviceWithToken(Device):
@@ -100,14 +103,12 @@ def device_not_found() -> Reject:
 async def register_device(event: Event[RegisterDevice], ctx: Context) -> DeviceWithToken:
     """Register a device. A repeat of the request with the same explicit token is not an error."""
     wanted = event.data
-    token = _token(wanted.provision_token, ctx)
+    token = choose_token(wanted.provision_token, ctx.settings)
     async with ctx.postgres.acquire() as connection, connection.transaction():
-        if await connection.fetchval(_QUERIES["lock_tenant"], wanted.tenant_id) is None:
-            raise Reject("TENANT_NOT_FOUND", "There is no such tenant.", status=404)
-        row = await connection.fetchrow(_QUERIES["find"], wanted.tenant_id, wanted.device_id)
+        await lock_tenant(connection, wanted.tenant_id)
+        row = await find_device(connection, wanted.tenant_id, wanted.device_id)
         if row is None:
-            await _check_room(connection, wanted.tenant_id, wanted.subscription_id)
-            row = await _insert(connection, wanted, token)
+            row = await insert_device(connection, wanted, token)
         elif not _is_same(row, wanted, token):
             raise Reject("DEVICE_EXISTS", "The device is registered with other data.", status=409)
     return _with_token(row, token)
@@ -145,8 +146,8 @@ async def reactivate_device(event: Event[DeviceRequest], ctx: Context) -> Device
     """Accept the device again, if its subscription has room."""
     device = (event.data.tenant_id, event.data.device_id)
     async with ctx.postgres.acquire() as connection, connection.transaction():
-        await connection.execute(_QUERIES["lock_tenant"], event.data.tenant_id)
-        row = await connection.fetchrow(_QUERIES["find"], *device)
+        await lock_tenant(connection, event.data.tenant_id)
+        row = await find_device(connection, *device)
         if row is None:
             raise device_not_found()
         if row["status"] != "ACTIVE":
@@ -157,30 +158,103 @@ async def reactivate_device(event: Event[DeviceRequest], ctx: Context) -> Device
 
 async def rotate_token(event: Event[RotateToken], ctx: Context) -> DeviceWithToken:
     """Replace a device's token."""
-    token = _token(event.data.provision_token, ctx)
-    row = await ctx.postgres.fetchrow(
-        _QUERIES["set_token"], event.data.tenant_id, event.data.device_id, _hash(token)
+    wanted = event.data
+    token = choose_token(wanted.provision_token, ctx.settings)
+    row = await replace_token(
+        ctx.postgres, wanted.tenant_id, wanted.device_id, token, wanted.overlap_s
     )
     if row is None:
         raise device_not_found()
     return _with_token(row, token)
 
 
+async def delete_device(event: Event[DeviceRequest], ctx: Context) -> DeletedDevice:
+    """Forget a device with its certificates, sensors, shadow and commands; its telemetry stays.
+
+    The device is revoked first, and what can be much is deleted in parts. A request that ends in
+    the middle can be repeated.
+    """
+    device = (event.data.tenant_id, event.data.device_id)
+    if await ctx.postgres.fetchrow(_QUERIES["set_status"], *device, "REVOKED") is None:
+        raise device_not_found()
+    deleted = _AT_A_TIME
+    while deleted == _AT_A_TIME:
+        deleted = await ctx.postgres.fetchval(_QUERIES["delete_commands"], *device, _AT_A_TIME)
+    await ctx.postgres.execute(_QUERIES["delete"], *device)
+    return DeletedDevice(tenant_id=device[0], device_id=device[1])
+
+
+async def lock_tenant(connection: Connection, tenant_id: str) -> None:
+    """Serialize with other changes of the number of a tenant's devices, until the transaction ends.
+
+    Raises:
+        Reject: `TENANT_NOT_FOUND`, or `TENANT_BEING_ERASED`.
+    """
+    status = await connection.fetchval(_QUERIES["lock_tenant"], tenant_id)
+    if status is None:
+        raise tenant_not_found()
+    if status == "ERASING":
+        raise tenant_being_erased()
+
+
 async def _check_room(connection: Connection, tenant_id: str, subscription: UUID | None) -> None:
-    if await connection.fetchval(_QUERIES["has_room"], tenant_id, subscription) is False:
+    room = await find_room(connection, tenant_id, subscription)
+    if room is not None and room <= 0:
         raise Reject("DEVICE_LIMIT_REACHED", "The subscription has no room left.", status=409)
 
 
-async def _insert(
+async def find_room(
+    connection: Connection, tenant_id: str, subscription: UUID | None
+) -> int | None:
+    """How many devices more a subscription has room for, below 1 for none; None without a limit.
+
+    Without `subscription` the tenant's MAIN one counts.
+    """
+    room: int | None = await connection.fetchval(_QUERIES["room"], tenant_id, subscription)
+    return room
+
+
+async def find_device(
+    connection: Executor, tenant_id: str, device_id: str
+) -> asyncpg.Record | None:
+    """The device's row; None when it is not registered."""
+    return await connection.fetchrow(_QUERIES["find"], tenant_id, device_id)
+
+
+async def replace_token(
+    connection: Executor, tenant_id: str, device_id: str, token: str, overlap_s: int = 0
+) -> asyncpg.Record | None:
+    """Give a device another token; its row, None when it is not registered.
+
+    Args:
+        connection: the pool or a connection.
+        tenant_id: the tenant.
+        device_id: the device.
+        token: the new token.
+        overlap_s: how long the present token counts beside it.
+    """
+    return await connection.fetchrow(
+        *(_QUERIES["set_token"], tenant_id, device_id, hash_token(token)),
+        timedelta(seconds=overlap_s),
+    )
+
+
+async def insert_device(
     connection: Connection, wanted: RegisterDevice, token: str
 ) -> asyncpg.Record | None:
+    """Register a device that is not registered; its tenant is locked.
+
+    Raises:
+        Reject: `DEVICE_LIMIT_REACHED`, or `SUBSCRIPTION_NOT_FOUND`.
+    """
+    await _check_room(connection, wanted.tenant_id, wanted.subscription_id)
     try:
         return await connection.fetchrow(
             _QUERIES["insert"],
             wanted.tenant_id,
             wanted.device_id,
             wanted.site_id,
-            _hash(token),
+            hash_token(token),
             json.dumps(wanted.metadata),
             wanted.subscription_id,
             wanted.sensor_limit,
@@ -192,29 +266,12 @@ async def _insert(
 
 
 def _is_same(row: asyncpg.Record, wanted: RegisterDevice, token: str) -> bool:
-    return hmac.compare_digest(row["provision_token_hash"] or b"", _hash(token)) and (
+    return hmac.compare_digest(row["provision_token_hash"] or b"", hash_token(token)) and (
         row["site_id"],
         orjson.loads(row["metadata"]),
         row["subscription_id"],
         row["sensor_limit"],
     ) == (wanted.site_id, wanted.metadata, wanted.subscription_id, wanted.sensor_limit)
-
-
-def _token(given: SecretStr | None, ctx: Context) -> str:
-    if given is None:
-        return secrets.token_urlsafe(_TOKEN_BYTES)
-    settings: DeviceSettings = ctx.settings
-    if len(token := given.get_secret_value()) < settings.min_token_length:
-        raise Reject(
-            "TOKEN_TOO_SHORT",
-            f"A token must have at least {settings.min_token_length} characters.",
-            status=422,
-        )
-    return token
-
-
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
 
 
 def _device(row: Any) -> Device:  # noqa: ANN401 - a row, whose columns the model checks

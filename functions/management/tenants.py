@@ -26,6 +26,7 @@ from runtime import Context, Event, Reject
 _QUERIES = read_queries(Path(__file__).with_name("tenants.sql"))
 
 TenantStatus = Literal["ACTIVE", "SUSPENDED"]
+ShownStatus = Literal["ACTIVE", "SUSPENDED", "ERASING"]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 
 
@@ -64,7 +65,7 @@ class Tenant(BaseModel):
 
     tenant_id: str
     name: str
-    status: TenantStatus
+    status: ShownStatus
     metadata: dict[str, Any]
     telemetry_days: int | None
     rollup_days: int | None
@@ -77,13 +78,18 @@ def tenant_not_found() -> Reject:
     return Reject("TENANT_NOT_FOUND", "There is no such tenant.", status=404)
 
 
+def tenant_being_erased() -> Reject:
+    """The error for a tenant that is being erased."""
+    return Reject("TENANT_BEING_ERASED", "The tenant is being erased.", status=409)
+
+
 async def create_tenant(event: Event[CreateTenant], ctx: Context) -> Tenant:
     """Create a tenant. A repeat of the request returns the existing tenant.
 
     A request with other data, or with a subscription that the tenant does not have, is refused.
     """
     wanted = event.data
-    async with _retention(), ctx.postgres.acquire() as connection, connection.transaction():
+    async with _refusals(), ctx.postgres.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(
             _QUERIES["insert"],
             wanted.tenant_id,
@@ -101,6 +107,8 @@ async def create_tenant(event: Event[CreateTenant], ctx: Context) -> Tenant:
         is_same = "subscription" not in wanted.model_fields_set or await has_subscription(
             connection, wanted.tenant_id, wanted.subscription
         )
+    if row is not None and row["status"] == "ERASING":
+        raise tenant_being_erased()
     if row is not None and is_same:
         existing = _tenant(row)
         if _data(existing) == _data(wanted):
@@ -128,7 +136,7 @@ async def update_tenant(event: Event[UpdateTenant], ctx: Context) -> Tenant:
     """Change a tenant's name, metadata, status or retention."""
     change = event.data
     given = change.model_fields_set
-    async with _retention():
+    async with _refusals():
         row = await ctx.postgres.fetchrow(
             _QUERIES["update"],
             change.tenant_id,
@@ -146,10 +154,15 @@ async def update_tenant(event: Event[UpdateTenant], ctx: Context) -> Tenant:
 
 
 @asynccontextmanager
-async def _retention() -> AsyncIterator[None]:
-    """Refuse what the table refuses: a row may not outlive what it is rolled up to."""
+async def _refusals() -> AsyncIterator[None]:
+    """Refuse what the table refuses.
+
+    A row may not outlive what it is rolled up to, and a tenant's erasure does not end otherwise.
+    """
     try:
         yield
+    except asyncpg.ObjectInUseError:
+        raise tenant_being_erased() from None
     except asyncpg.CheckViolationError as violation:
         if violation.constraint_name != "tenants_retention":
             raise

@@ -22,7 +22,7 @@ from functions.commands.endpoints import (
 )
 from functions.commands.tending import tend_commands
 from functions.domain.downlinks import send_open_commands
-from functions.management import devices, tenants
+from functions.management import device_tokens, devices, tenants
 from runtime import Message
 from runtime.resource.postgres import open_pool
 from tests.support.calls import Caller, stored
@@ -33,7 +33,7 @@ DEVICE = {"tenant_id": "test", "device_id": "d.1"}
 @pytest.fixture
 async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=8)
-    caller = Caller(pool, settings=devices.DeviceSettings(min_token_length=3))
+    caller = Caller(pool, settings=device_tokens.DeviceSettings(min_token_length=3))
     long_since = {"starts_at": "2000-01-01T00:00:00Z"}
     await caller.ask(tenants.create_tenant, tenant_id="test", subscription=long_since)
     await caller.ask(devices.register_device, **DEVICE, site_id="s1", provision_token="tok")
@@ -508,7 +508,7 @@ async def test_a_verdict_on_an_answer_stands_on_redelivery(
 async def test_no_device_answers_for_another(api: Caller) -> None:
     command = await create(api)
     other = {"tenant_id": "test", "device_id": "d2", "site_id": "s1", "provision_token": "tok"}
-    api.settings = devices.DeviceSettings(min_token_length=3)
+    api.settings = device_tokens.DeviceSettings(min_token_length=3)
     await api.ask(devices.register_device, **other)
     answer = ack(1, command, "succeeded")
     answer.subject = "commands.test.d2.ack"

@@ -21,7 +21,14 @@ from functions.domain.paging import write_cursor
 from functions.domain.quarantine import Refusal, quarantine
 from functions.domain.secret_box import SecretBox
 from functions.domain.topics import Topic
-from functions.management import certificates, deliveries, devices, routes, subscriptions
+from functions.management import (
+    certificates,
+    deliveries,
+    device_tokens,
+    devices,
+    routes,
+    subscriptions,
+)
 from functions.management import quarantine as refused
 from functions.management import telemetry as measured
 from functions.management import tenants as owners
@@ -42,7 +49,7 @@ DAY = datetime(2026, 11, 20, tzinfo=UTC)
 @pytest.fixture
 async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=4)
-    caller = Caller(pool, settings=devices.DeviceSettings())
+    caller = Caller(pool, settings=device_tokens.DeviceSettings())
     schema = WebhookDestination.model_json_schema()
     await Announcement(pool, "webhook", schema, structlog.get_logger()).start()
     await caller.ask(owners.create_tenant, tenant_id="test", name="Test")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from functions.management import devices, tenants
+from functions.management import device_tokens, devices, tenants
 from functions.shadow.endpoints import delete_shadow, get_shadow, update_desired
 from functions.shadow.reported import apply_reported
 from runtime import Message
@@ -23,7 +23,7 @@ DELTA = "tenant.test.device.d//1.shadow.delta"
 @pytest.fixture
 async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=8)
-    caller = Caller(pool, settings=devices.DeviceSettings(min_token_length=3))
+    caller = Caller(pool, settings=device_tokens.DeviceSettings(min_token_length=3))
     long_since = {"starts_at": "2000-01-01T00:00:00Z"}
     await caller.ask(tenants.create_tenant, tenant_id="test", subscription=long_since)
     await caller.ask(devices.register_device, **DEVICE, site_id="s1", provision_token="tok")
