@@ -31,6 +31,11 @@ def test_every_endpoint_asks_for_the_admin_key_and_says_what_it_takes_and_gives(
         inner = endpoints.pop(name).endpoint
         assert inner is not None
         assert inner.http is None
+    claimed = endpoints.pop("claim_device").endpoint
+    assert claimed is not None
+    assert claimed.http is not None
+    # A device that has nothing but its claim code asks it.
+    assert (claimed.http.auth, claimed.http.path) == ("bearer", "/provision/v1/claim")
     assert endpoints
     for name, spec in endpoints.items():
         assert spec.endpoint is not None

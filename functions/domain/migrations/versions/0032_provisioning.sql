@@ -128,30 +128,53 @@ ALTER TABLE tenants
     DROP CONSTRAINT tenants_status_check,
     ADD CONSTRAINT tenants_status_check CHECK (status IN ('ACTIVE', 'SUSPENDED', 'ERASING'));
 
-CREATE FUNCTION refuse_to_end_erasure() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Erasures, and what each has deleted. The record is what stays of a tenant.
+CREATE TABLE tenant_erasures (
+    tenant_id         tenant_name PRIMARY KEY,
+    status            text        NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'done')),
+    requested_at      timestamptz NOT NULL DEFAULT now(),
+    -- a host that has begun a step has until then; then another one goes on
+    run_at            timestamptz NOT NULL DEFAULT now(),
+    -- since when looks have found nothing of before; NULL: the last one has found something
+    clean_since       timestamptz,
+    -- when the tenant's row was deleted
+    tenant_deleted_at timestamptz,
+    finished_at       timestamptz,
+    -- numbers by table and by stream
+    deleted_rows      jsonb       NOT NULL DEFAULT '{}',
+    deleted_messages  jsonb       NOT NULL DEFAULT '{}',
+    -- up to which sequence the streams were read whose subjects do not name tenants
+    read_to           jsonb       NOT NULL DEFAULT '{}',
+    -- what the last step failed with
+    failure           text
+);
+CREATE INDEX tenant_erasures_running ON tenant_erasures (run_at) WHERE status = 'running';
+
+CREATE FUNCTION refuse_during_erasure() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'the tenant is being erased' USING ERRCODE = 'object_in_use';
+    IF TG_OP = 'UPDATE'
+       OR EXISTS (SELECT FROM tenant_erasures WHERE tenant_id = NEW.tenant_id AND status = 'running') THEN
+        RAISE EXCEPTION 'the tenant is being erased' USING ERRCODE = 'object_in_use';
+    END IF;
+    RETURN NEW;
 END
 $$;
 CREATE TRIGGER tenants_erasing BEFORE UPDATE ON tenants FOR EACH ROW
-    WHEN (OLD.status = 'ERASING' AND NEW IS DISTINCT FROM OLD) EXECUTE FUNCTION refuse_to_end_erasure();
+    WHEN (OLD.status = 'ERASING' AND NEW IS DISTINCT FROM OLD) EXECUTE FUNCTION refuse_during_erasure();
+CREATE TRIGGER tenants_erased BEFORE INSERT ON tenants FOR EACH ROW EXECUTE FUNCTION refuse_during_erasure();
 
--- Erasures, and what each has deleted. The record is what stays of a tenant.
-CREATE TABLE tenant_erasures (
-    tenant_id    tenant_name PRIMARY KEY,
-    status       text        NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'done')),
-    requested_at timestamptz NOT NULL DEFAULT now(),
-    -- one host works on it until then
-    run_at       timestamptz NOT NULL DEFAULT now(),
-    -- since when nothing was found; NULL: something was found the last time
-    clean_since  timestamptz,
-    finished_at  timestamptz,
-    -- the rows and messages that were deleted, by table and stream
-    deleted_rows     jsonb   NOT NULL DEFAULT '{}',
-    deleted_messages jsonb   NOT NULL DEFAULT '{}',
-    -- up to which sequence a stream was read whose subjects do not name tenants
-    read_to      jsonb       NOT NULL DEFAULT '{}',
-    -- what the last run failed with
-    failure      text
-);
-CREATE INDEX tenant_erasures_running ON tenant_erasures (run_at) WHERE status = 'running';
+-- Deletes up to `at_most` rows of a tenant from one table; returns how many. Other plans than by the index would read the
+-- table once for each call.
+CREATE FUNCTION erase_rows(part regclass, of_column name, tenant text, at_most integer) RETURNS integer
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET lock_timeout = '5s' AS $$
+DECLARE
+    gone integer;
+BEGIN
+    EXECUTE format(
+        'DELETE FROM ONLY %1$s WHERE ctid = ANY (ARRAY(SELECT ctid FROM ONLY %1$s WHERE %2$I = $1 LIMIT $2))',
+        part, of_column)
+    USING tenant, at_most;
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    RETURN gone;
+END
+$$;

@@ -1,0 +1,1 @@
+"""Erases a tenant: everything in PostgreSQL and in streams, in small steps, over crashes."""
