@@ -238,6 +238,7 @@ ENDINGS = {
     "new token": "UPDATE device_registry SET provision_token_hash = sha256('another')"
     " WHERE device_id = 'dev1'",
     "deleted": "DELETE FROM device_registry WHERE device_id = 'dev1'",
+    "tenant being erased": "UPDATE tenants SET status = 'ERASING' WHERE tenant_id = 'test'",
     "tenant suspended": "UPDATE tenants SET status = 'SUSPENDED' WHERE tenant_id = 'test'",
 }
 
@@ -258,7 +259,7 @@ async def test_a_session_ends_within_moments_when_its_proof_no_longer_counts(
     assert took_s < 10
     again = await connect(sessions, nats_server)
     assert again.connected == REFUSED
-    if ending != "tenant suspended":
+    if not ending.startswith("tenant"):
         assert not of_another.ended.is_set()
 
 
@@ -277,6 +278,30 @@ async def test_a_session_ends_within_a_second_of_a_revocation(
 
     # The best of three: whatever else stalls the machine is not in all of them.
     assert min(took_s) < 1, took_s
+
+
+async def test_sessions_of_a_replaced_token_end_with_its_overlap(
+    nats_server: NatsServer, postgres_dsn: str, pool: Any, sessions: ExitStack
+) -> None:
+    async with serving(nats_server, postgres_dsn, sweep_s=1):
+        before = await connect(sessions, nats_server)
+        await pool.execute(
+            "UPDATE device_registry SET provision_token_hash = sha256('another'),"
+            " previous_token_hash = provision_token_hash,"
+            " previous_token_until = now() + interval '5 seconds' WHERE device_id = 'dev1'"
+        )
+        within = await connect(sessions, nats_server, client_id="test/dev1/within")
+        newer = await connect(sessions, nats_server, token="another", client_id="test/dev1/newer")
+        assert [each.connected for each in (before, within, newer)] == ["Success"] * 3
+        assert not before.ended.is_set()
+
+        for session in (before, within):
+            assert await asyncio.to_thread(session.ended.wait, 60)
+
+        again = await connect(sessions, nats_server, client_id="test/dev1/again")
+        assert again.connected == REFUSED
+        newest = await connect(sessions, nats_server, token="another", client_id="test/dev1/n")
+        assert newest.connected == "Success"
 
 
 async def test_a_change_that_nobody_heard_ends_a_session_at_the_next_look(
