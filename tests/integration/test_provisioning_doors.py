@@ -15,7 +15,7 @@ from runtime.broker.connection import Broker
 from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
 from runtime.observe.metrics import Metrics
-from tests.support.documentation import ROOT
+from tests.support.documentation import ROOT, read_blocks
 from tests.support.gateway import ADMIN, REGISTRATION_KEY, Gateway, run_gateway
 from tests.support.host import eventually
 from tests.support.mqtt import MqttSession
@@ -201,3 +201,29 @@ async def test_a_tenant_that_is_being_erased_is_refused_by_every_door(
         asked = {"last_by_subj": subject}
         stored = await broker.api("STREAM.MSG.GET.$MQTT_sess", asked)
         assert "test/d1" not in json.dumps(stored)
+
+
+async def test_the_examples_of_the_documentation_work(gateway: Gateway) -> None:
+    http = gateway.client
+    await ask(http, "POST", f"{TENANT}/devices", 201, device_id="dev1", site_id="s")
+    blocks = read_blocks(ROOT / "docs" / "provisioning.md")
+    answers: list[Any] = []
+    for text in (block.text for block in blocks if block.language == "http"):
+        line, _, rest = text.partition("\n")
+        method, path = line.split()
+        head, _, body = rest.rpartition("\n\n") if "\n\n" in rest else ("", "", rest)
+        headers = dict(field.split(": ", 1) for field in head.splitlines())
+        if CLAIM in path:
+            headers["Authorization"] = f"Bearer {answers[1]['code']}"
+        response = await http.request(
+            method,
+            path,
+            content=body.encode(),
+            headers={**ADMIN, "Content-Type": "application/json", **headers},
+        )
+        assert response.status_code in {200, 201, 202}, response.text
+        answers.append(response.json())
+    shown = [json.loads(block.text) for block in blocks if block.language == "json"]
+    assert answers[0] == shown[0]
+    assert set(answers[3]) == set(shown[1])
+    assert set(answers[-1]) == set(shown[2])
