@@ -2,8 +2,8 @@
 
 from functions.domain.migrations import execute_sql
 
-revision = "0032"
-down_revision = "0028"
+revision = "0030"
+down_revision = "0029"
 
 
 def upgrade() -> None:
