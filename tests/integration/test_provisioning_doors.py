@@ -196,8 +196,8 @@ async def test_a_tenant_that_is_being_erased_is_refused_by_every_door(
     assert (await http.get(TENANT, headers=ADMIN)).status_code == 404
     messages = await broker.api("STREAM.INFO.TELEMETRY")
     assert messages["state"]["messages"] == 0
-    sessions = await broker.api("STREAM.INFO.$MQTT_sess", {"subjects_filter": ">"})
-    for subject in sessions["state"].get("subjects") or {}:
+    records = await broker.api("STREAM.INFO.$MQTT_sess", {"subjects_filter": ">"})
+    for subject in records["state"].get("subjects") or {}:
         asked = {"last_by_subj": subject}
         stored = await broker.api("STREAM.MSG.GET.$MQTT_sess", asked)
         assert "test/d1" not in json.dumps(stored)
