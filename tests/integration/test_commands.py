@@ -294,7 +294,7 @@ async def test_a_repeated_request_makes_and_sends_one_command(api: Caller) -> No
 
 async def test_the_id_of_a_command_is_its_devices_own(api: Caller) -> None:
     other = {"tenant_id": "test", "device_id": "d2"}
-    api.settings = devices.DeviceSettings(min_token_length=3)
+    api.settings = device_tokens.DeviceSettings(min_token_length=3)
     await api.ask(devices.register_device, **other, site_id="s1", provision_token="tok")
     api.settings = CommandSettings()
     mine = await create(api, command_id="c1")
