@@ -18,6 +18,7 @@ from functions.http_gateway.device_ingest import DeviceIngest
 from functions.http_gateway.device_messages import INGEST
 from functions.http_gateway.device_proofs import DeviceProofs
 from functions.http_gateway.discovery import RouteDiscovery
+from functions.http_gateway.door_rates import DoorRates
 from functions.http_gateway.emqx_bridge import EmqxBridge
 from functions.http_gateway.forwarding import Forwarder
 from functions.http_gateway.host_names import HostNames
@@ -37,13 +38,16 @@ def build_application(
     discovery: RouteDiscovery,
     proofs: DeviceProofs,
     keys: TenantKeys,
+    *,
+    rates: DoorRates,
 ) -> ASGIApp:
     """The gateway as an ASGI application."""
     pages = Pages(table, NamedSchemas(ctx))
     storage = Storage(ctx)
     bodies = BodyReader(ctx.settings.read_timeout_s, ctx.settings.max_buffered_bytes)
     addresses = ClientAddresses(ctx.settings.trusted_proxies)
-    admission = DeviceAdmission(ctx, proofs, addresses) if ctx.settings.require_token else None
+    is_proved = ctx.settings.require_token
+    admission = DeviceAdmission(ctx, proofs, addresses, rates) if is_proved else None
     polls = CommandPolls(ctx)
     device_ingest = DeviceIngest(ctx, storage, bodies, admission, polls)
     device_commands = DeviceCommands(bodies, admission, polls)

@@ -23,12 +23,14 @@ class DeviceAdmission:
         rates: what a device that has proved itself may send.
     """
 
-    def __init__(self, ctx: Context, proofs: DeviceProofs, addresses: ClientAddresses) -> None:
+    def __init__(
+        self, ctx: Context, proofs: DeviceProofs, addresses: ClientAddresses, rates: DoorRates
+    ) -> None:
         self._certificates = ClientCertificates(ctx.settings.client_certificate_header, addresses)
         self._proofs = proofs
         self._addresses = addresses
         self._attempts = FailedAttempts(ctx.log, "device")
-        self.rates = DoorRates(ctx.settings)
+        self.rates = rates
 
     async def require(self, request: Request, topic: Topic, token: object) -> str:
         """Require the token of the topic's device, or its certificate without a token.

@@ -1,6 +1,7 @@
 """Limits how many messages the gateway stores for a device and for a tenant."""
 
 import time
+from typing import Any
 
 from functions.domain.rate_limiter import RateLimiter
 from functions.domain.topics import Topic
@@ -12,8 +13,11 @@ class DoorRates:
     """Two token buckets for each message: its device's and its tenant's.
 
     Charged after the device is proved, so that nobody can use up another's. Function `ingest` has
-    finer rates; these keep one device or tenant from filling the gateway and the stream. Each
-    gateway counts by itself.
+    finer rates; these keep one device or tenant from filling the gateway and the stream. All
+    gateways together keep the rates in the long run, see `RateSharing`.
+
+    Attributes:
+        limiters: by the names by which gateways share them.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
@@ -23,6 +27,10 @@ class DoorRates:
             self._devices = RateLimiter(settings.device_rate_per_s, settings.device_burst)
         if settings.tenant_rate_per_s:
             self._tenants = RateLimiter(settings.tenant_rate_per_s, settings.tenant_burst)
+        named = {"device": self._devices, "tenant": self._tenants}
+        self.limiters: dict[str, RateLimiter[Any]] = {
+            name: limiter for name, limiter in named.items() if limiter is not None
+        }
 
     def take(self, topic: Topic) -> None:
         """Take one message's place.
@@ -30,7 +38,8 @@ class DoorRates:
         Raises:
             ProblemError: 429, the device or its tenant has sent too many.
         """
-        now_ns = time.monotonic_ns()
+        # The clock of the day, which all gateways have about alike.
+        now_ns = time.time_ns()
         devices, tenants = self._devices, self._tenants
         if devices is not None and not devices.take((topic.tenant_id, topic.device_id), now_ns):
             raise ProblemError(429, "RATE_LIMITED", "The device sends too many messages.")

@@ -2,12 +2,15 @@
 
 import asyncio
 
+from functions.domain.rate_sharing import RateSharing
 from functions.http_gateway.application import build_application
 from functions.http_gateway.device_proofs import DeviceProofs
 from functions.http_gateway.discovery import RouteDiscovery
+from functions.http_gateway.door_rates import DoorRates
 from functions.http_gateway.http1 import Server
 from functions.http_gateway.keys import is_set
 from functions.http_gateway.listener import make_server, open_listener
+from functions.http_gateway.rate_store import RateStore
 from functions.http_gateway.routes import RouteTable
 from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.tenant_keys import TenantKeys
@@ -25,13 +28,18 @@ async def serve(ctx: Context) -> None:
     table = RouteTable()
     discovery = RouteDiscovery(ctx, table)
     proofs, keys = DeviceProofs(ctx), TenantKeys(ctx)
-    server = make_server(build_application(ctx, table, discovery, proofs, keys), settings, ctx.log)
+    rates = DoorRates(settings)
+    sharing = RateSharing("gateway", rates.limiters, RateStore(ctx), ctx.log)
+    application = build_application(ctx, table, discovery, proofs, keys, rates=rates)
+    server = make_server(application, settings, ctx.log)
     _warn_of_missing_keys(ctx, settings)
     host, port = listener.getsockname()[:2]
     tasks = [
         asyncio.create_task(discovery.run()),
         asyncio.create_task(_stop_with(ctx.stopping, server, settings.linger_s)),
     ]
+    if rates.limiters and settings.require_token:
+        sharing.start()
     try:
         ctx.log.info("The gateway listens.", host=host, port=port)
         await server.serve(listener)
@@ -40,6 +48,7 @@ async def serve(ctx: Context) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await sharing.stop()
         await discovery.close()
         await proofs.close()
         await keys.close()

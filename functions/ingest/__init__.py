@@ -20,6 +20,8 @@ from functions.domain.evaluation.budget import EvaluationLimits
 from functions.domain.evaluation.evaluator import Evaluator
 from functions.domain.quarantine import Refusal
 from functions.domain.quarantine_replays import Copy, find_copies
+from functions.domain.rate_limiter import RateLimiter
+from functions.domain.rate_sharing import PostgresStore, RateSharing
 from functions.domain.refusal_log import log_refusals
 from functions.domain.registry import RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
@@ -40,6 +42,7 @@ class IngestSettings(BaseModel):
 
     `rate_per_s`, `burst`: messages of a device. `backfill_rate_per_s`, `backfill_burst`: those that
     it measured long before it sent them, as after an outage; see `DeviceRates`.
+    `tenant_rate_per_s`, `tenant_burst`: messages of all devices of a tenant; 0 for no limit.
 
     `certificates`: see `CertificatePolicy`. Set it only where every ingress sets the user name
     itself: a client that may publish to NATS can claim any name.
@@ -59,6 +62,8 @@ class IngestSettings(BaseModel):
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     backfill_rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 5.0
     backfill_burst: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
+    tenant_rate_per_s: Annotated[float, Field(ge=0, le=10_000_000)] = 0.0
+    tenant_burst: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
     max_metrics: Annotated[int, Field(ge=0, le=1000)] = 50
     max_metric_key_length: Annotated[int, Field(ge=1, le=512)] = 128
     require_token: bool = True
@@ -80,8 +85,15 @@ class IngestSettings(BaseModel):
 
     def device_rates(self) -> DeviceRates:
         """The message rates of the devices, with nothing used."""
+        tenants: RateLimiter[str] | None = None
+        if self.tenant_rate_per_s:
+            tenants = RateLimiter(self.tenant_rate_per_s, self.tenant_burst)
         return DeviceRates(
-            self.rate_per_s, self.burst, self.backfill_rate_per_s, self.backfill_burst
+            self.rate_per_s,
+            self.burst,
+            self.backfill_rate_per_s,
+            self.backfill_burst,
+            tenants=tenants,
         )
 
     def limits(self) -> Limits:
@@ -108,6 +120,7 @@ class IngestState:
         registry: looks up devices and routes.
         limits: limits of a message.
         rates: message rates of the devices.
+        sharing: tells other hosts what was taken of the rates.
         evaluator: evaluates filters and order keys in another process.
         job_maker: makes route jobs.
         in_order: held while a batch is judged, since the rate limiter needs the stream's order.
@@ -118,6 +131,7 @@ class IngestState:
     registry: Registry
     limits: Limits
     rates: DeviceRates
+    sharing: RateSharing
     evaluator: Evaluator
     job_maker: JobMaker
     in_order: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -138,10 +152,14 @@ async def start(ctx: Context[IngestState]) -> IngestState:
     registry = Registry(ctx.postgres, ctx.log)
     await registry.start()
     evaluator = Evaluator(ctx.log, settings.evaluation_limits())
+    rates = settings.device_rates()
+    sharing = RateSharing("ingest", rates.limiters, PostgresStore(ctx.postgres), ctx.log)
+    sharing.start()
     return IngestState(
         registry,
         settings.limits(),
-        settings.device_rates(),
+        rates,
+        sharing,
         evaluator,
         JobMaker(ctx.log, evaluator, JobBounds(settings.job_limits(), ctx.log)),
     )
@@ -149,6 +167,7 @@ async def start(ctx: Context[IngestState]) -> IngestState:
 
 async def stop(ctx: Context[IngestState]) -> None:
     """Return the registry's connection to the pool, and end the process of the filters."""
+    await ctx.state.sharing.stop()
     await ctx.state.registry.stop()
     await ctx.state.evaluator.close()
 

@@ -134,6 +134,12 @@ def _judge_content(
         (topic[0], topic[1]), stored_at_ns, measured_at_ns, envelope.ts
     ):
         return Refused("RATE_LIMITED", "the device exceeds its message rate")
+    if (
+        rates is not None
+        and rates.tenants is not None
+        and not rates.tenants.take(topic[0], stored_at_ns)
+    ):
+        return Refused("TENANT_RATE_LIMITED", "the tenant's devices exceed their message rate")
     if not device.regular_from_ns <= stored_at_ns < device.regular_until_ns and (
         refused := judge_subscription(device, stored_at_ns, required=limits.require_subscription)
     ):

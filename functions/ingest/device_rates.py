@@ -1,5 +1,7 @@
 """The message rates of devices: one for what was just measured, one for what comes late."""
 
+from typing import Any
+
 from functions.domain.device_time import read_device_time_ns
 from functions.domain.rate_limiter import RateLimiter
 from functions.domain.registry import DeviceKey
@@ -17,13 +19,29 @@ class DeviceRates:
     outage was, and the other half is left for the readings that go on.
 
     Whoever writes old times into every message gets the sum of both rates in the long run.
+
+    Attributes:
+        tenants: a token bucket for each tenant, charged after the device's; None for no limit.
+        limiters: all of them by the names by which hosts share them.
     """
 
     def __init__(
-        self, rate_per_s: float, burst: int, backfill_rate_per_s: float, backfill_burst: int
+        self,
+        rate_per_s: float,
+        burst: int,
+        backfill_rate_per_s: float,
+        backfill_burst: int,
+        *,
+        tenants: RateLimiter[str] | None = None,
     ) -> None:
         self._rate: RateLimiter[DeviceKey] = RateLimiter(rate_per_s, burst)
         self._backfill: RateLimiter[DeviceKey] = RateLimiter(backfill_rate_per_s, backfill_burst)
+        self.tenants = tenants
+        self.limiters: dict[str, RateLimiter[Any]] = {
+            "device": self._rate,
+            "late": self._backfill,
+            **({} if tenants is None else {"tenant": tenants}),
+        }
         self._late_ns = int(_NS * burst / rate_per_s / 2)
 
     def take(

@@ -8,6 +8,7 @@ import asyncpg
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.domain.named_sql import read_queries
+from functions.domain.rate_sharing import forget_uses
 from runtime import Context
 
 _QUERIES = read_queries(Path(__file__).with_name("retention.sql"))
@@ -52,7 +53,10 @@ Settings = RefusedSettings
 
 
 async def forget_refused(ctx: Context[None]) -> None:
-    """Remove old refused messages and counters, and set the room of tenants. Several hosts may."""
+    """Remove old refused messages, counters and rates, and set the room of tenants.
+
+    Several hosts may run it.
+    """
     settings: RefusedSettings = ctx.settings
     await ctx.postgres.execute(
         _QUERIES["set_limits"],
@@ -67,6 +71,7 @@ async def forget_refused(ctx: Context[None]) -> None:
     await _forget(ctx, "forget_unkept", min(_UNKEPT_AGE, surplus or _UNKEPT_AGE))
     await _forget(ctx, "forget_replays", timedelta(days=settings.keep_days))
     await _forget(ctx, "forget_minutes", timedelta(days=settings.counters_keep_days))
+    await forget_uses(ctx.postgres)
     if events:
         ctx.log.info("Old refused messages are removed", messages=events)
 

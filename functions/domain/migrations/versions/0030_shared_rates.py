@@ -1,0 +1,11 @@
+"""Adds what processes tell each other of the rates that they limit."""
+
+from functions.domain.migrations import execute_sql
+
+revision = "0030"
+down_revision = "0029"
+
+
+def upgrade() -> None:
+    """Add the tables."""
+    execute_sql(__file__)
