@@ -158,7 +158,8 @@ async def test_a_full_quarantine_is_told_once_a_minute_for_each_tenant(
         return [(line["tenant_id"], line["messages"]) for line in wanted]
 
     async def is_summed_up() -> bool:
-        return sum(messages for _, messages in told()) == 7
+        found: int = sum(messages for _, messages in told())
+        return found == 7
 
     with capture_logs() as lines:
         async with started(postgres_dsn, broker) as function:
