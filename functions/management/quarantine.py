@@ -17,6 +17,10 @@ from runtime import Context, Event, Reject
 
 _QUERIES = read_queries(Path(__file__).with_name("quarantine.sql"))
 
+# Together less than a server's usual limit of 1 MB, also in base64.
+_SHOWN_BYTES = 500_000
+_SHOWN_HEADER_BYTES = 100_000
+
 QuarantineId = Annotated[int, Field(ge=1, lt=2**63)]
 Status = Literal["quarantined", "replaying", "replayed"]
 Reason = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
@@ -97,10 +101,16 @@ class Quarantined(BaseModel):
 
 
 class QuarantinedMessage(Quarantined):
-    """A refused message with its payload in base64."""
+    """A refused message with its payload in base64.
+
+    Attributes:
+        is_whole: False if an answer has no room for the message: of the payload it has the first
+            500,000 bytes then, and no headers of more than 100,000. A replay sends all of it.
+    """
 
     headers: dict[str, Any]
     payload_base64: str
+    is_whole: bool
 
 
 async def list_quarantine(event: Event[ListQuarantine], ctx: Context) -> Page[Quarantined]:
@@ -126,9 +136,14 @@ async def get_quarantined(event: Event[GetQuarantined], ctx: Context) -> Quarant
     if row is None:
         raise Reject("QUARANTINE_NOT_FOUND", "There is no such refused message.", status=404)
     known = dict(row)
-    payload = base64.b64encode(known.pop("payload")).decode()
-    headers = orjson.loads(known.pop("headers"))
-    return QuarantinedMessage(**known, headers=headers, payload_base64=payload)
+    payload, headers = known.pop("payload"), known.pop("headers")
+    has_headers = len(headers.encode()) <= _SHOWN_HEADER_BYTES
+    return QuarantinedMessage(
+        **known,
+        headers=orjson.loads(headers) if has_headers else {},
+        payload_base64=base64.b64encode(payload[:_SHOWN_BYTES]).decode(),
+        is_whole=has_headers and len(payload) <= _SHOWN_BYTES,
+    )
 
 
 async def count_quarantine(event: Event[CountQuarantine], ctx: Context) -> Page[RefusedInMinute]:

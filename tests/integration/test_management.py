@@ -614,7 +614,21 @@ async def test_a_refused_message_is_shown_with_its_bytes(api: Caller) -> None:
     shown = await api.ask(show, quarantine_id=page.items[0].quarantine_id)
     assert base64.b64decode(shown.payload_base64) == b"\xff\x00\x03"
     assert (shown.payload_bytes, shown.topic) == (3, "tenant/test/device/dev3/telemetry")
+    assert shown.is_whole
     assert await api.refuse(show, quarantine_id=2**62) == ("QUARANTINE_NOT_FOUND", 404)
+
+
+async def test_a_refused_message_is_shown_as_far_as_an_answer_has_room(api: Caller) -> None:
+    await refuse_messages(api)
+    await api.pool.execute(
+        "UPDATE quarantine_events SET payload = decode(repeat('ab', 1000000), 'hex'),"
+        " headers = jsonb_build_object('a', repeat('b', 200000))"
+    )
+    page = await api.ask(refused.list_quarantine)
+    quarantine_id = page.items[0].quarantine_id
+    shown = await api.ask(refused.get_quarantined, quarantine_id=quarantine_id)
+    assert base64.b64decode(shown.payload_base64) == b"\xab" * 500_000
+    assert (shown.payload_bytes, shown.headers, shown.is_whole) == (1_000_000, {}, False)
 
 
 async def test_delivery_attempts_are_listed_newest_first(api: Caller) -> None:
