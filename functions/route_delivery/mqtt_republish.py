@@ -113,11 +113,11 @@ class Destination(TlsFields):
 
 
 def endpoint_of(destination: Destination) -> EndpointKey:
-    """The endpoint is broker and user; its origin is the broker."""
+    """The endpoint is broker and user; its origin is the broker, as it is connected to."""
     if destination.host is None:
         return EndpointKey("devices")
-    origin = f"mqtt{'s' if destination.tls else ''}://{destination.host}:{destination.port_number}"
-    return EndpointKey(f"{origin} {destination.username or ''}", origin)
+    broker = f"mqtt{'s' if destination.tls else ''}://{destination.host}:{destination.port_number}"
+    return EndpointKey(f"{broker} {destination.username or ''}", destination.origin_at(broker))
 
 
 class Sender(ConnectedSender[Login, MqttConnection]):

@@ -170,11 +170,11 @@ def _clear(secret: SecretStr | None) -> str | None:
 
 
 def endpoint_of(destination: Destination) -> EndpointKey:
-    """The endpoint is server and credentials; its origin is the server."""
+    """The endpoint is server and credentials; its origin is the server, as it is connected to."""
     if destination.host is None:
         return EndpointKey("own")
-    origin = f"nats://{destination.host}:{destination.port}"
-    return EndpointKey(f"{origin} {fingerprint(destination.login)}", origin)
+    server = f"nats://{destination.host}:{destination.port}"
+    return EndpointKey(f"{server} {fingerprint(destination.login)}", destination.origin_at(server))
 
 
 class Sender(ConnectedSender[Credentials, NatsConnection]):

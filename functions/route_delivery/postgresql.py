@@ -96,10 +96,10 @@ class Destination(TlsFields):
 
 
 def endpoint_of(destination: Destination) -> EndpointKey:
-    """The endpoint is server, database and user; its origin is the server."""
-    origin = f"postgresql://{destination.host}:{destination.port}"
+    """The endpoint is server, database and user; its origin is the server, as connected to."""
+    server = f"postgresql://{destination.host}:{destination.port}"
     key = fingerprint(destination.database, destination.user)
-    return EndpointKey(f"{origin} {key}", origin)
+    return EndpointKey(f"{server} {key}", destination.origin_at(server))
 
 
 class Login(NamedTuple):

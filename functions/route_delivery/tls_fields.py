@@ -50,6 +50,17 @@ class TlsFields(BaseModel):
         """
         return _read(self.client_certificate, self.authorities)
 
+    def origin_at(self, address: str) -> str:
+        """What failures to connect to an address count for.
+
+        TLS and certificates are the tenant's choice: a handshake that they make fail says nothing
+        about the other endpoints there.
+        """
+        if not self.tls:
+            return address
+        own = self.certificates
+        return f"{address} tls {own.fingerprint if own else 'usual'}"
+
 
 class TlsChooser:
     """The context for each destination; loading the public authorities takes 20 ms."""

@@ -21,6 +21,7 @@ from runtime.cli.manifests import SHIPPED
 from runtime.manifest import read
 from runtime.process.placeholders import placeholders
 from runtime.settings import HostSettings
+from tests.support.certificates import self_signed
 from tests.support.route_types.counterpart import Counterpart, SilentListener
 from tests.support.route_types.function import PAYLOAD, RouteTypeFunction, started
 from tests.support.route_types.http import SlackCounterpart, WebhookCounterpart
@@ -203,6 +204,41 @@ async def test_a_destination_that_is_away_fails_and_gets_the_job_when_it_is_back
             await function.deliver(route_id, attempt=2)
             [arrived] = await counterpart.arrived(1)
             assert "21.5" in arrived.text
+
+
+TLS_TYPES = {"mqtt_republish", "nats_republish", "postgresql"}
+
+
+async def test_tls_that_one_tenant_asks_for_pauses_no_other_tenant(
+    counterpart: Counterpart, dsn: str
+) -> None:
+    if counterpart.type_name not in TLS_TYPES:
+        # Of a URL, TLS is a part; the operator chooses that of the mail server.
+        assert "tls" not in model_of(type(counterpart)).model_fields
+        return
+    async with function_for(counterpart, dsn) as function:
+        eager = await route_to(function, counterpart, tls=True)
+        for number in range(function.scope.settings.breaker_calls):
+            # A broker ends the connection at the first byte that it does not understand.
+            with pytest.raises(Retry, match=r"TLS_FAILED|CONNECTION_FAILED"):
+                await function.deliver(eager, job_id=f"T-{number}-1-r")
+        with pytest.raises(Retry, match="ENDPOINT_PAUSED"):
+            await function.deliver(eager)
+        function.tenant_id = await function.add_tenant()
+        await function.deliver(await route_to(function, counterpart))
+        await counterpart.arrived(1)
+
+
+@pytest.mark.parametrize("type_name", sorted(TLS_TYPES))
+def test_certificates_of_one_tenant_are_no_sign_for_the_endpoints_of_another(
+    type_name: str, tmp_path: Path
+) -> None:
+    module = importlib.import_module(COUNTERPARTS[type_name].module)
+    usual = {**BASES[type_name], "tls": True}
+    own = {**usual, "authorities": self_signed("a", tmp_path).read_text()}
+    keys = [module.endpoint_of(module.Destination.model_validate(one)) for one in (usual, own)]
+    assert keys[0].name == keys[1].name
+    assert keys[0].origin != keys[1].origin
 
 
 async def test_a_silent_destination_ends_the_attempt_in_time(

@@ -36,6 +36,10 @@ class RouteTypeFunction:
     type_name: str
     tenant_id: str
 
+    async def add_tenant(self) -> str:
+        """Another tenant; its id."""
+        return await add_tenant(self.pool)
+
     async def add_route(self, config: dict[str, Any]) -> str:
         """A route of the tenant; its id."""
         return str(
@@ -81,6 +85,13 @@ class RouteTypeFunction:
         await self.pool.execute("DELETE FROM delivery_jobs WHERE tenant_id = $1", self.tenant_id)
 
 
+async def add_tenant(pool: "asyncpg.Pool[asyncpg.Record]") -> str:
+    """A new tenant; its id."""
+    tenant_id = f"t{secrets.token_hex(6)}"
+    await pool.execute("INSERT INTO tenants (tenant_id) VALUES ($1)", tenant_id)
+    return tenant_id
+
+
 @asynccontextmanager
 async def started(
     type_name: str, module_name: str, settings: dict[str, Any], dsn: str, *, broker: Any = None
@@ -88,8 +99,7 @@ async def started(
     """The function between its `start` and its `stop`, which may take 2 s."""
     module = importlib.import_module(module_name)
     pool = await open_pool(dsn, max_size=4)
-    tenant_id = f"t{secrets.token_hex(6)}"
-    await pool.execute("INSERT INTO tenants (tenant_id) VALUES ($1)", tenant_id)
+    tenant_id = await add_tenant(pool)
     scope = Scope(
         function=f"deliver_{type_name}",
         settings=module.Settings(**settings),
