@@ -28,6 +28,7 @@ SIGNS: dict[EndpointHealth, tuple[Result | None, bool | None]] = {
     "answered": ("answered", True),
     "throttled": ("throttled", True),
     "failed": ("failed", True),
+    "unconnected": ("failed", None),
     "unreachable": (None, False),
     "unknown": (None, None),
 }

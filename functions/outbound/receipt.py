@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from functions.outbound.transport.faults import Fault
+
 Outcome = Literal["delivered", "failed", "refused", "skipped"]
-EndpointHealth = Literal["answered", "throttled", "failed", "unreachable", "unknown"]
+EndpointHealth = Literal["answered", "throttled", "failed", "unconnected", "unreachable", "unknown"]
 
 MAX_REASON_CHARACTERS = 300
 _OUTCOMES = frozenset(get_args(Outcome))
@@ -36,8 +38,9 @@ class Receipt:
         disables_route: the endpoint asked for no more deliveries.
         health: what the attempt says of the endpoint, for its breaker and its rate; None for what
             the outcome says. `failed`: the endpoint does not work. `throttled`: it asks for fewer
-            requests. `unreachable`: nothing at its origin can be connected to. `answered`: it
-            works, whatever it thinks of this job. `unknown`: nothing.
+            requests. `unconnected`: the route's own choices kept it from being connected to, so
+            nothing is known of its origin. `unreachable`: nothing at its origin can be connected
+            to. `answered`: it works, whatever it thinks of this job. `unknown`: nothing.
     """
 
     outcome: Outcome
@@ -85,6 +88,13 @@ def bounded(receipt: object, *, excerpt_characters: int, retry_after_cap_s: floa
     )
 
 
+def health_of_fault(fault: Fault) -> EndpointHealth:
+    """What a fault says of the endpoint."""
+    if fault.is_of_origin:
+        return "unreachable"
+    return "unconnected" if fault.is_of_route else "failed"
+
+
 def _code(receipt: Receipt) -> str:
     if receipt.outcome == "delivered":
         return ""
@@ -103,4 +113,4 @@ def _storable(text: str, characters: int) -> str:
     return cut.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-__all__ = ["EndpointHealth", "Outcome", "Receipt", "bounded"]
+__all__ = ["EndpointHealth", "Outcome", "Receipt", "bounded", "health_of_fault"]

@@ -9,7 +9,7 @@ from pydantic import SecretStr, field_validator
 
 from functions.domain.target_auth import OAuth2Auth
 from functions.outbound.endpoint import Endpoint, judge
-from functions.outbound.receipt import EndpointHealth, Receipt
+from functions.outbound.receipt import Receipt, health_of_fault
 from functions.outbound.settings import DeliverySettings
 from functions.outbound.transport.client import HttpClient
 from functions.outbound.transport.client_tls import TlsContexts
@@ -149,8 +149,7 @@ def _receipt_of(fault: Fault) -> Receipt:
     if fault.is_of_proxy:
         # No attempt is used up: the endpoint was not asked, and may be well.
         return Receipt("skipped", fault.code, fault.reason, retry_after_s=_PROXY_AWAY_S)
-    health: EndpointHealth = "unreachable" if fault.is_of_origin else "failed"
-    return Receipt("failed", fault.code, fault.reason, health=health)
+    return Receipt("failed", fault.code, fault.reason, health=health_of_fault(fault))
 
 
 def encode_request(endpoint: Endpoint, message_id: str, body: bytes, token: str = "") -> bytes:

@@ -4,7 +4,7 @@ import hashlib
 
 from pydantic import field_validator
 
-from functions.outbound.receipt import EndpointHealth, Receipt
+from functions.outbound.receipt import Receipt, health_of_fault
 from functions.outbound.settings import DeliverySettings
 from functions.outbound.transport.faults import DestinationRefused, Fault
 from runtime import AddressPolicy, parse_networks
@@ -50,8 +50,7 @@ def receipt_of(fault: Fault | DestinationRefused) -> Receipt:
             "the destination leads to no allowed address",
             health="unknown",
         )
-    health: EndpointHealth = "unreachable" if fault.is_of_origin else "failed"
-    return Receipt("failed", fault.code, fault.reason, health=health)
+    return Receipt("failed", fault.code, fault.reason, health=health_of_fault(fault))
 
 
 def fingerprint(*parts: object) -> str:

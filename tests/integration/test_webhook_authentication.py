@@ -16,6 +16,7 @@ from functions.outbound.endpoint import WebhookDestination
 from functions.outbound.receipt import Receipt
 from functions.outbound.webhook_sender import WebhookSender, WebhookSettings
 from tests.support.certificates import HOUR, contexts, self_signed
+from tests.support.hostile import HostileListener
 from tests.support.receiver import Answer, Received, Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -164,6 +165,8 @@ async def test_a_token_endpoint_that_gives_none_is_named_and_not_asked_for_every
         receipts = [await post(sender, receiver.url, auth=auth) for _ in range(3)]
     assert {(receipt.outcome, receipt.code) for receipt in receipts} == {("failed", code)}
     assert told in receipts[0].reason
+    # Nothing was connected to: that neither pauses the origin nor ends its pause.
+    assert receipts[0].health_of_endpoint == "unconnected"
     assert CLIENT_SECRET not in repr(receipts)
     assert (len(tokens.requests), receiver.connections) == (1, 0)
 
@@ -189,6 +192,24 @@ async def test_a_token_endpoint_that_hangs_ends_with_the_time_limit_of_the_attem
     assert receipt.code == "TOKEN_FAILED"
     assert "TIMEOUT" in receipt.reason
     assert took_s < 15
+
+
+async def test_a_tenant_that_leaves_no_time_to_connect_is_no_sign_for_the_origin(
+    sender: WebhookSender,
+) -> None:
+    async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with HostileListener(hang) as shared:
+        config = {"url": f"https://localhost:{shared.port}/", "secret": SECRET}
+        endpoint = WebhookDestination.model_validate(config).endpoint
+        in_full = await sender.post(endpoint, "message-1", b"{}")
+        # As of a route with a short `timeout_s`, or whose token endpoint has answered late.
+        soon_s = asyncio.get_running_loop().time() + 0.1
+        hurried = await sender.post(endpoint, "message-1", b"{}", soon_s)
+    assert in_full.code == hurried.code == "CONNECT_TIMEOUT"
+    assert in_full.health_of_endpoint == "unreachable"
+    assert hurried.health_of_endpoint == "unconnected"
 
 
 async def test_an_endpoint_gets_the_client_certificate_and_proves_itself_to_its_own_authority(

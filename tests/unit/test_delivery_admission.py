@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from functions.outbound.admission import Admission, Limits, Refusal
+from functions.outbound.admission import SIGNS, Admission, Limits, Refusal
 from functions.outbound.pace import ASSUMED_RATE, FIRST_WINDOW, Result
 
 ORIGIN = "https://host:443"
@@ -109,6 +109,22 @@ async def test_failures_to_connect_pause_the_origin_and_failing_answers_only_the
     for number in range(30):
         if await admission.enter(("other", str(number)), ORIGIN) is None:
             admission.leave(("other", str(number)), ORIGIN, None, connected=False)
+    paused = await admission.enter(B, ORIGIN)
+    assert paused is not None
+    assert paused.code == "ENDPOINT_PAUSED"
+
+
+async def test_what_a_route_chose_itself_neither_pauses_its_origin_nor_ends_the_pause() -> None:
+    admission = Admission(Limits(calls=3))
+    result, connected = SIGNS["unconnected"]
+    for number in range(9):
+        await admitted(admission, ("tenant", str(number)), 1)
+        admission.leave(("tenant", str(number)), ORIGIN, result, connected=connected)
+    await admitted(admission, A, 1)
+    for _ in range(3):
+        await admitted(admission, B, 1)
+        admission.leave(B, ORIGIN, None, connected=False)
+    admission.leave(A, ORIGIN, result, connected=connected)
     paused = await admission.enter(B, ORIGIN)
     assert paused is not None
     assert paused.code == "ENDPOINT_PAUSED"

@@ -62,6 +62,7 @@ def test_what_is_no_receipt_is_an_error(receipt: object) -> None:
         (Receipt("refused"), "answered"),
         (Receipt("skipped"), "unknown"),
         (Receipt("failed", health="unreachable"), "unreachable"),
+        (Receipt("failed", health="unconnected"), "unconnected"),
     ],
 )
 def test_the_outcome_says_how_the_endpoint_is_unless_the_type_does(

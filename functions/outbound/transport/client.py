@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from functions.outbound.transport.connection import Answer, Connection
 from functions.outbound.transport.connector import Origin
-from functions.outbound.transport.faults import ConnectionLost
+from functions.outbound.transport.faults import ConnectHurried, ConnectionLost, ConnectTimeout
 from functions.outbound.transport.proxy import Proxy, make_connector
 from functions.outbound.transport.resolver import Resolver
 from runtime import AddressPolicy
@@ -14,6 +14,8 @@ from runtime import AddressPolicy
 IDLE_S = 30.0
 MAX_IDLE = 1000
 MAX_IDLE_PER_ORIGIN = 64
+# The part of `timeout_s` after which an origin that is silent is to blame for it.
+_FAIR_SHARE = 0.5
 
 
 @dataclass(slots=True)
@@ -88,10 +90,19 @@ class HttpClient:
                 if connection.has_answer_bytes:
                     raise
         if connection is None or answer is None:
-            connection = await self._connector.open(origin, deadline_s)
+            connection = await self._open(origin, deadline_s)
             answer = await connection.exchange(request, deadline_s)
         self._keep(origin, connection)
         return answer
+
+    async def _open(self, origin: Origin, deadline_s: float) -> Connection:
+        began_s = self._loop.time()
+        try:
+            return await self._connector.open(origin, deadline_s)
+        except ConnectTimeout:
+            if self._loop.time() - began_s < _FAIR_SHARE * self._timeout_s:
+                raise ConnectHurried from None
+            raise
 
     async def close(self) -> None:
         """Close every idle connection, and the resolver."""

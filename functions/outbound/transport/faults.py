@@ -4,6 +4,7 @@ Fault                  the base; never raised itself
 ├── NameNotResolved    of the origin: its name has no address
 ├── ConnectFailed      of the origin: no address accepted a connection
 ├── ConnectTimeout     of the origin: no connection within the time limit
+│   └── ConnectHurried of the endpoint: little of the limit was left for it
 ├── TlsFailed          of the origin: certificate or TLS version not accepted
 ├── ProxyNoWay         of the origin: the egress proxy could not connect to it
 ├── AnswerTimeout      of the endpoint: connected, and no status within the time limit
@@ -31,12 +32,14 @@ class Fault(Exception):  # noqa: N818 - names what happened
         reason: one sentence for a person.
         is_of_origin: whether every URL of the same scheme, host and port would fail alike.
         is_of_proxy: whether the cause is this installation's proxy, whatever the URL.
+        is_of_route: whether the route's own choices kept it from being connected to.
     """
 
     code: ClassVar[str]
     reason: str
     is_of_origin: ClassVar[bool] = False
     is_of_proxy: ClassVar[bool] = False
+    is_of_route: ClassVar[bool] = False
 
 
 class NameNotResolved(Fault):
@@ -58,6 +61,16 @@ class ConnectTimeout(Fault):
 
     code, reason = "CONNECT_TIMEOUT", "the endpoint could not be connected to in time"
     is_of_origin = True
+
+
+class ConnectHurried(ConnectTimeout):
+    """The same, when the tenant's own choices had left too little time.
+
+    A route's short limit, or a token endpoint that answers late, says nothing about the origin,
+    which other tenants' endpoints share.
+    """
+
+    is_of_origin, is_of_route = False, True
 
 
 class TlsFailed(Fault):
@@ -90,6 +103,7 @@ class CertificateEnded(Fault):
     """The route's client certificate is not valid any more."""
 
     code, reason = "CLIENT_CERTIFICATE_EXPIRED", "the route's client certificate has ended"
+    is_of_route = True
 
 
 class CertificateUnusable(Fault):
@@ -97,6 +111,7 @@ class CertificateUnusable(Fault):
 
     code = "CLIENT_CERTIFICATE_UNUSABLE"
     reason = "the route's certificates or private key cannot be used"
+    is_of_route = True
 
 
 class TokenFailed(Fault):
@@ -107,6 +122,7 @@ class TokenFailed(Fault):
     """
 
     code = "TOKEN_FAILED"
+    is_of_route = True
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -172,6 +188,7 @@ __all__ = [
     "CertificateEnded",
     "CertificateUnusable",
     "ConnectFailed",
+    "ConnectHurried",
     "ConnectTimeout",
     "ConnectionLost",
     "DestinationRefused",
