@@ -180,7 +180,9 @@ class Admission:
                     "the endpoint failed repeatedly and is paused for a while",
                     max(wait_s, least_s) * random.uniform(1.0, 1.2),  # noqa: S311 - not a secret
                 )
-        if self._in_flight_by_origin.get(origin, 0) >= self._limits.of_origin:
+        # An endpoint has at most as many places of its origin as are left: so slow endpoints,
+        # however many a tenant has there, leave a place for one that has none.
+        if pace.in_flight >= self._limits.of_origin - self._in_flight_by_origin.get(origin, 0):
             return _busy(min(LONGEST_WAIT_S, pace.postpone_s(now_s, self._assumed_rate)))
         if not pace.take_token(now_s):
             return Refusal(

@@ -95,6 +95,21 @@ async def test_an_origin_has_a_bound_of_its_own() -> None:
     assert refusal.code == "ENDPOINT_BUSY"
 
 
+async def test_slow_endpoints_of_one_tenant_leave_places_of_their_origin_to_another() -> None:
+    admission = Admission(Limits())
+    slow = [("slow", str(number)) for number in range(100)]
+    for key in slow:
+        for _ in range(Limits().of_endpoint):  # Answers come, late; so its window grows.
+            if await admission.enter(key, ORIGIN) is None:
+                leave(admission, key)
+    for _ in range(Limits().of_endpoint):
+        for key in slow:
+            task = asyncio.create_task(admission.enter(key, ORIGIN))
+            await asyncio.sleep(0)
+            task.cancel()
+    assert await admission.enter(A, ORIGIN) is None
+
+
 async def test_failures_to_connect_pause_the_origin_and_failing_answers_only_the_endpoint() -> None:
     admission = Admission(Limits(calls=3))
     for _ in range(3):
