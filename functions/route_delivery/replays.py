@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from functions.domain.delivery_counts import DeliveryCounts, counts_of_tenants
 from functions.domain.evaluation.evaluator import Evaluator
 from functions.domain.named_sql import read_queries
 from functions.domain.outbox import NewJob, add_jobs
@@ -47,11 +48,13 @@ class ReplaySettings(BaseModel):
 
     Attributes:
         released: the most held jobs that are sent in one run.
+        max_waiting_bytes: while so many bytes of a tenant's jobs wait, its replays make no more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     released: Annotated[int, Field(ge=1, le=10_000)] = 2000
+    max_waiting_bytes: Annotated[int, Field(ge=1_000, le=10**15)] = 256_000_000
 
 
 # The name under which the host looks for a function's settings.
@@ -115,12 +118,25 @@ async def _step(ctx: Context, row: Any) -> None:  # noqa: ANN401 - a row
         await _note(ctx.postgres, row, replace(progress, status="cancelled"))
     elif row["kind"] == "job":
         await _note(ctx.postgres, row, await _replay_one(ctx, row, route, progress))
+    elif row["status"] == "running" and await _has_enough(ctx, row["tenant_id"]):
+        await _note(ctx.postgres, row, progress)  # Another run goes on.
     elif row["phase"] == "failed":
         await _note(ctx.postgres, row, await _replay_failed(ctx, row, route, progress))
     else:
         progress = await _replay_missing(ctx, row, route, progress)
     if progress.status != "running":
         ctx.log.info("A replay has ended", replay_id=str(row["replay_id"]))
+
+
+async def _has_enough(ctx: Context, tenant_id: str) -> bool:
+    """Whether as many bytes of the tenant's jobs wait as may wait.
+
+    A replay to an endpoint that has failed again would else fill the stream of all tenants.
+    """
+    found = await counts_of_tenants(ctx.postgres, [tenant_id])
+    settings: ReplaySettings = ctx.settings
+    waiting_bytes = found.get(tenant_id, DeliveryCounts()).waiting_bytes
+    return waiting_bytes >= settings.max_waiting_bytes
 
 
 async def _replay_one(ctx: Context, row: Any, route: TargetRoute, progress: Progress) -> Progress:  # noqa: ANN401 - a row

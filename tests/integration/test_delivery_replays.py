@@ -227,6 +227,27 @@ async def test_a_replay_keeps_to_its_rate_and_can_be_cancelled(replays: Replays)
     assert await replays.statuses() == {"waiting": 4, "dead": 5}
 
 
+async def test_a_replay_waits_while_the_tenant_has_as_much_waiting_as_it_may(
+    replays: Replays,
+) -> None:
+    for number in range(3, 0, -1):
+        await replays.add_job(number)
+    await replays.add_job(9, status="failing")
+    replays.scope.settings = ReplaySettings(max_waiting_bytes=1000)
+    await replays.pool.execute(
+        "UPDATE delivery_jobs SET size_bytes = 1000 WHERE status = 'failing'"
+    )
+    replay = await replays.ask(kind="failed", since=NOW - timedelta(minutes=5))
+    await replays.run()
+    await replays.run()
+    assert await replays.numbers() == []
+    ended = "UPDATE delivery_jobs SET status = 'delivered' WHERE status = 'failing'"
+    await replays.pool.execute(ended)
+    done = await replays.run_to_the_end(replay.replay_id)
+    assert (done.status, done.sent) == ("done", 3)
+    assert await replays.numbers() == [3, 2, 1]
+
+
 async def test_a_step_that_was_interrupted_is_made_again_and_sends_nothing_twice(
     replays: Replays,
 ) -> None:
