@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +12,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from pydantic import SecretStr
 
+from functions.domain.target_tls import TargetTls
 from functions.outbound.endpoint import WebhookDestination
 from functions.outbound.receipt import Receipt
 from functions.outbound.webhook_sender import WebhookSender, WebhookSettings
@@ -192,6 +195,45 @@ async def test_a_token_endpoint_that_hangs_ends_with_the_time_limit_of_the_attem
     assert receipt.code == "TOKEN_FAILED"
     assert "TIMEOUT" in receipt.reason
     assert took_s < 15
+
+
+async def test_a_token_that_fails_when_nobody_waits_any_more_is_no_error_of_the_event_loop(
+    sender: WebhookSender,
+) -> None:
+    loop, told = asyncio.get_running_loop(), list[str]()
+    loop.set_exception_handler(lambda _, error: told.append(error["message"]))
+    held = asyncio.Event()
+    async with Receiver(Answer(503, held=held)) as tokens:
+        auth = oauth2(f"http://localhost:{tokens.port}/token")
+        destination = WebhookDestination.model_validate(
+            {"url": "http://localhost/", "secret": SECRET, "auth": auth}
+        )
+        posting = sender.post(destination.endpoint, "message-1", b"{}", loop.time() + 0.2)
+        assert (await posting).reason.endswith("TIMEOUT")
+        requests = list(sender._tokens._requests.values())
+        held.set()
+        await asyncio.wait(requests, timeout=10)
+    assert [request.done() for request in requests] == [True]
+    del requests, posting
+    gc.collect()
+    assert told == []
+
+
+async def test_a_client_certificate_that_fails_when_nobody_waits_is_no_error_of_the_event_loop(
+    sender: WebhookSender,
+) -> None:
+    loop, told = asyncio.get_running_loop(), list[str]()
+    loop.set_exception_handler(lambda _, error: told.append(error["message"]))
+    tls = TargetTls(SecretStr("no certificate"), None, "fingerprint", None)
+    waiting = asyncio.create_task(sender._contexts.of(tls))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    making = list(sender._contexts._making.values())
+    await asyncio.wait([waiting, *making], timeout=10)
+    assert [one.done() for one in making] == [True]
+    del waiting, making
+    gc.collect()
+    assert told == []
 
 
 async def test_a_tenant_that_leaves_no_time_to_connect_is_no_sign_for_the_origin(

@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from functions.domain.target_tls import TargetTls
-from functions.outbound.transport.faults import CertificateEnded, CertificateUnusable
+from functions.outbound.transport.faults import (
+    CertificateEnded,
+    CertificateUnusable,
+    take_failure,
+)
 
 _MAX_KEPT = 1000
 
@@ -43,6 +47,7 @@ class TlsContexts:
         making = self._making.get(tls.fingerprint)
         if making is None:
             making = self._making[tls.fingerprint] = asyncio.create_task(self._make(tls))
+            making.add_done_callback(take_failure)
         # Shielded: the time limit of one caller must not end what others wait for.
         return await asyncio.shield(making)
 

@@ -19,7 +19,8 @@ DestinationRefused     the policy allows none of the addresses; another attempt 
 └── TokenUrlNotAllowed   the same, of the token endpoint
 """
 
-from typing import ClassVar
+import asyncio
+from typing import Any, ClassVar
 
 
 class Fault(Exception):  # noqa: N818 - names what happened
@@ -183,6 +184,15 @@ class TokenUrlNotAllowed(DestinationRefused):
     reason = "the token endpoint's URL leads to no allowed address"
 
 
+def take_failure(task: "asyncio.Task[Any]") -> None:
+    """Take the failure of a task, for which every caller may have ceased to wait.
+
+    Else asyncio logs it as an error, with a traceback, for every request that ended before.
+    """
+    if not task.cancelled():
+        task.exception()
+
+
 __all__ = [
     "AnswerTimeout",
     "CertificateEnded",
@@ -201,4 +211,5 @@ __all__ = [
     "TokenFailed",
     "TokenRefused",
     "TokenUrlNotAllowed",
+    "take_failure",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import aiodns
 
-from functions.outbound.transport.faults import NameNotResolved
+from functions.outbound.transport.faults import NameNotResolved, take_failure
 
 CACHED_S = 15.0
 _MAX_CACHED = 10_000
@@ -56,7 +56,7 @@ class Resolver:
         lookup = self._lookups.get(host)
         if lookup is None:
             lookup = self._lookups[host] = self._loop.create_task(self._look_up(host))
-            lookup.add_done_callback(_retrieve)
+            lookup.add_done_callback(take_failure)
         # Shielded: the time limit of one caller must not end the lookup of another.
         return await asyncio.shield(lookup)
 
@@ -85,15 +85,6 @@ class Resolver:
             self._cache.clear()
         self._cache[host] = _Cached(addresses, self._loop.time() + CACHED_S)
         return addresses
-
-
-def _retrieve(lookup: asyncio.Task[Sequence[str]]) -> None:
-    """Take a lookup's failure, for which every caller may have ceased to wait.
-
-    Else asyncio logs it as an error, with a traceback, for every request to a silent name.
-    """
-    if not lookup.cancelled():
-        lookup.exception()
 
 
 def _literal(host: str) -> str:

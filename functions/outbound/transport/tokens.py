@@ -24,6 +24,7 @@ from functions.outbound.transport.faults import (
     TokenFailed,
     TokenRefused,
     TokenUrlNotAllowed,
+    take_failure,
 )
 
 ANSWER_BYTES = 32_768
@@ -96,6 +97,7 @@ class Tokens:
         request = self._requests.get(credential)
         if request is None:
             request = self._requests[credential] = self._loop.create_task(self._fetch(credential))
+            request.add_done_callback(take_failure)
         # Shielded: the time limit of one caller must not end what others wait for.
         return await asyncio.shield(request)
 
