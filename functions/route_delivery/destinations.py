@@ -1,6 +1,7 @@
 """Reads stored configurations of destinations, each once."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,15 +127,22 @@ def secrets_of(value: object) -> Iterator[str]:
 
 
 def spellings_of(destination: object) -> tuple[str, ...]:
-    """The secrets as they are and as in a URL, the longest first: one may be part of another.
+    """The secrets as they are, as in a URL and as in quotes; the longest first, as parts of others.
 
     Of a URL, what stands behind the host is a secret by itself: endpoints name it in errors.
     """
     plain = {each for each in secrets_of(destination) if len(each) >= _SHORTEST_SECRET}
     targets = {"/" + each.split("://", 1)[1].partition("/")[2] for each in plain if "://" in each}
     quoted = {quote(each, safe="") for each in plain} | {quote(each) for each in plain}
-    spellings = plain | quoted | {each for each in targets if len(each) > _SHORTEST_SECRET}
+    # As in the text of an exception, and as an endpoint that answers in JSON repeats it.
+    escaped = {form(each)[1:-1] for each in plain for form in (repr, json.dumps, _json)}
+    targets = {each for each in targets if len(each) > _SHORTEST_SECRET}
+    spellings = plain | quoted | escaped | targets
     return tuple(sorted(spellings, key=len, reverse=True))
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 @lru_cache(maxsize=_MAX_KEPT)

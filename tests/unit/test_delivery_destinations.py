@@ -1,11 +1,14 @@
 """Reading stored configurations, and keeping their secrets out of exceptions."""
 
 import json
+import reprlib
+import time
 import traceback
+from typing import Annotated
 from uuid import uuid4
 
 import pytest
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from functions.domain.destination_secrets import Stored, owner_of
 from functions.domain.secret_box import SecretBox, Unreadable
@@ -161,3 +164,55 @@ def test_an_answer_that_repeats_a_secret_of_its_request_is_shown_without_it(
     secrets = spellings_of(Destination(host="a", token=SecretStr(secret)))
     receipt = receipt_without_secrets(Receipt("failed", "X", said, excerpt=said), secrets)
     assert (receipt.reason, receipt.excerpt) == (shown, shown)
+
+
+class _Token(BaseModel):
+    token: Annotated[str, Field(max_length=3)]
+
+
+def _shown(failure: Exception, secret: str) -> str:
+    destination = Destination(host="a", token=SecretStr(secret))
+    safe = without_secrets(failure, spellings_of(destination))
+    return "".join(traceback.format_exception(safe))
+
+
+def test_what_a_library_shortens_or_quotes_shows_no_part_of_a_secret() -> None:
+    secret = "".join(f"{number:03}-s3cret/" for number in range(20))
+    with pytest.raises(ValidationError) as invalid:
+        _Token(token=secret)
+    assert f"'{secret[:8]}" in str(invalid.value)
+    for failure in (invalid.value, ValueError(f"cannot use {reprlib.repr(secret)} here")):
+        shown = _shown(failure, secret)
+        assert secret[:8] not in shown
+        assert secret[-8:] not in shown
+    assert "cannot use '***...***' here" in shown
+    pem = "-----BEGIN KEY-----\nMIIEvQIBADANBg'kqhkiG\n-----END KEY-----"
+    for text in (repr(pem), json.dumps({"key": pem}), f"of {pem}"):
+        assert "MIIEvQ" not in _shown(ValueError(text), pem)
+
+
+def test_an_answer_that_is_cut_within_a_secret_shows_no_part_of_it() -> None:
+    secret = "the-s3cret-of-this-route"
+    secrets = spellings_of(Destination(host="a", token=SecretStr(secret)))
+    for length in range(8, len(secret)):
+        said = f"x-key: {secret[:length]}"
+        receipt = receipt_without_secrets(Receipt("failed", "X", "", excerpt=said), secrets)
+        assert receipt.excerpt == "x-key: ***"
+    plain = "x-key: the-s3cret-of-another-route"
+    receipt = receipt_without_secrets(Receipt("failed", "X", "", excerpt=plain), secrets)
+    assert receipt.excerpt == plain
+
+
+def test_many_secrets_in_a_long_answer_cost_little() -> None:
+    secrets = spellings_of(
+        Destination(
+            host="a",
+            token=SecretStr("a" * 4000),
+            headers={str(number): SecretStr("ab" * 2000) for number in range(20)},
+        )
+    )
+    said = "..." * 3000 + "ab" * 3500
+    began_s = time.process_time()
+    receipt_without_secrets(Receipt("failed", "X", "", excerpt=said), secrets)
+    without_secrets(ValueError(said), secrets)
+    assert time.process_time() - began_s < 1.0
