@@ -14,7 +14,7 @@ from runtime.manifest import read_what_is_right
 from runtime.manifest.document import read_document
 from runtime.manifest.model import ScheduleBindingSpec
 from runtime.manifest.positions import Positions
-from runtime.scaffold.names import YAML_WORDS, check_function_name
+from runtime.scaffold.names import YAML_WORDS, check_function_name, check_route_type
 from runtime.scaffold.writing import render, write_all
 
 FunctionKind = Literal["consumer", "batch", "endpoint", "schedule", "service", "route"]
@@ -83,6 +83,8 @@ def make_function(
             project; nothing is written.
     """
     check_function_name(name)
+    if kind == "route":
+        check_route_type(name)
     _check_folder(folder)
     functions, streams = _names_in(folder, environment)
     entry = f"deliver_{name}" if kind == "route" else name

@@ -10,6 +10,9 @@ from runtime.errors import ConfigError, Problem
 LONGEST = 40
 """With a longer name, lines of a template would exceed 100 characters."""
 
+LONGEST_ROUTE_TYPE = 32
+"""The last token of its jobs' subject, and what the management API takes."""
+
 _FUNCTION = re.compile(r"[a-z][a-z0-9_]*")
 _PROJECT = re.compile(r"[a-z][a-z0-9_-]*")
 _HOOKS = {"start", "stop", "hand_over"}
@@ -29,6 +32,17 @@ def check_function_name(name: str) -> None:
         _refuse(name, *wrong)
     if (_SHIPPED / name).is_dir() or (_SHIPPED / f"{name}.py").is_file():
         _refuse(name, f"functions.{name} is one of the shipped modules", "choose another name")
+
+
+def check_route_type(name: str) -> None:
+    """Refuse a name that is too long for a route type.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if len(name) > LONGEST_ROUTE_TYPE:
+        wrong = f"a route type's name has {LONGEST_ROUTE_TYPE} characters at most"
+        _refuse(name, wrong, "choose a shorter name")
 
 
 def check_project_name(name: str) -> None:

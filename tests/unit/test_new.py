@@ -58,7 +58,8 @@ def test_a_function_is_a_module_a_manifest_and_a_test(kind: str, folder: Path) -
 
 def test_what_is_made_has_the_form_that_the_projects_own_rules_ask_for(folder: Path) -> None:
     for kind in KINDS:
-        for name in (f"a_{kind}", f"{LONGEST}_{kind}"[-40:].strip("_")):
+        longest = 32 if kind == "route" else 40
+        for name in (f"a_{kind}", f"{LONGEST}_{kind}"[-longest:].strip("_")):
             assert _new(kind, name).exit_code == ExitCode.DONE
     _new("consumer", "one_more", "--stream", f"A_{'CONSUMER'}", "--subject", "a_consumer.x.*")
 
@@ -68,6 +69,17 @@ def test_what_is_made_has_the_form_that_the_projects_own_rules_ask_for(folder: P
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_name_that_no_route_type_may_have_is_refused_and_nothing_is_written(
+    folder: Path,
+) -> None:
+    done = _new("route", "a" * 33)
+
+    assert (done.exit_code, done.stdout) == (ExitCode.REFUSED, "")
+    assert "a route type's name has 32 characters at most; choose a shorter name" in done.stderr
+    assert _files(folder) == []
+    assert _new("route", "a" * 32).exit_code == ExitCode.DONE
 
 
 def test_a_project_is_a_folder_with_one_function_and_all_it_needs(folder: Path) -> None:
