@@ -41,14 +41,20 @@ async def send_downlinks(batch: Batch[bytes], ctx: Context[System]) -> None:
     A message that is none for a device, or that is too late, is dropped.
     """
     commands: list[SentCommand] = []
+    dropped: list[str] = []
     for event in batch:
         downlink = read_downlink(event.message)
         if not isinstance(downlink, Downlink):
-            ctx.log.warning("A message to no device was dropped", reason=downlink.reason)
+            dropped.append(downlink.reason)
         elif not downlink.has_expired(datetime.now(UTC)):
             await _publish(ctx, downlink)
             if downlink.command is not None:
                 commands.append(downlink.command)
+    if dropped:
+        # One line for all: whoever may publish here must not fill the log.
+        ctx.log.warning(
+            "Messages to no device were dropped", messages=len(dropped), reason=dropped[0]
+        )
     if ctx.state is not None and commands:
         await _report(ctx, ctx.state, commands)
 
