@@ -6,11 +6,19 @@ from typing import Any
 
 from functions.device_auth.tokens import AuthRequest
 from functions.domain.device_certificates import read_certificate
-from functions.domain.topics import ACK, DOWNLINKS, REPORTED, is_device_id, is_tenant_id
+from functions.domain.topics import (
+    ACK,
+    DOWNLINKS,
+    SHADOW_REQUESTS,
+    is_device_id,
+    is_tenant_id,
+)
 
 _TOKEN_LIMIT_BYTES = 256
 # nats-server delivers QoS 1 and 2 to a client on subjects of its own.
 _DELIVERY = ("$MQTT.sub.>", "$MQTT.deliver.pubrel.>")
+# The last levels of what a device asks of a shadow, without and with a name.
+_ASKED = [f"{form}{request}" for form in ("", "name.*.") for request in sorted(SHADOW_REQUESTS)]
 # First levels of what the platform sends; all other single levels are message types of devices.
 _SENT_TO_DEVICES = sorted({kind.partition("/")[0] for kind in DOWNLINKS})
 
@@ -93,7 +101,7 @@ def permissions_of(claimant: Claimant) -> dict[str, Any]:
     """
     tenant_id, device = claimant.tenant_id, claimant.device_id.replace(".", "//")
     own = f"tenant.{tenant_id}.device.{device}"
-    sent = (REPORTED.replace("/", "."), ACK.replace("/", "."))
+    sent = (ACK.replace("/", "."), *(f"shadow.{asked}" for asked in _ASKED))
     telemetry = f"telemetry.{tenant_id}.{device}"
     return {
         "pub": {
@@ -101,7 +109,7 @@ def permissions_of(claimant: Claimant) -> dict[str, Any]:
                 f"{own}.*",
                 *(f"{own}.{kind}" for kind in sent),
                 *(telemetry, f"{telemetry}.heartbeat", f"{telemetry}.event"),
-                f"shadow.{tenant_id}.{device}.reported",
+                *(f"shadow.{tenant_id}.{device}.{asked}" for asked in _ASKED),
                 f"commands.{tenant_id}.{device}.ack",
             ],
             "deny": [f"{own}.{level}" for level in _SENT_TO_DEVICES],

@@ -23,12 +23,13 @@ from functions.domain.identifiers import DeviceId, TenantId
 from functions.domain.named_sql import read_queries
 from functions.domain.outbox import Connection, NewMessage, add_messages
 from functions.domain.quarantine import Executor
-from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
+from functions.domain.topics import BadTopic, Topic, parse_topic
 from runtime import Context, Message
 
 _QUERIES = read_queries(Path(__file__).with_name("downlinks.sql"))
 STREAM = "DOWNLINKS"
 COMMANDS = "commands"
+SHADOW = "shadow"
 SENT_SUBJECT = "management.commands.sent"
 """The endpoint that takes reports of doors."""
 MOST_REPORTED = 500
@@ -42,7 +43,9 @@ class NewDownlink(NamedTuple):
         kind: one of `topics.DOWNLINKS`, the last levels of the device's topic.
         body: the bytes that the device gets.
         msg_id: the stream drops a second message of this id.
-        key: for a command its id. Of one kind and key the stream keeps the newest message.
+        key: for a command its id; for an answer about a shadow the request, if more than the newest
+            answer counts; letters, digits, `_` and `-`. Of one kind and key the stream keeps the
+            newest message.
     """
 
     tenant_id: str
@@ -125,12 +128,9 @@ def read_downlink(message: Message) -> Downlink | BadTopic:
         return BadTopic("the subject has too few tokens")
     _, tenant_id, device, *kind = tokens
     is_command = kind[0] == COMMANDS
-    path = COMMANDS if is_command else "/".join(kind)
-    topic = parse_topic(f"tenant/{tenant_id}/device/{device.replace('//', '.')}/{path}")
+    topic = _read_topic(tenant_id, device, kind[:1] if is_command else kind)
     if isinstance(topic, BadTopic):
         return topic
-    if topic.msg_type not in DOWNLINKS:
-        return BadTopic("the message is of a type that devices send")
     if not is_command:
         return Downlink(topic, message.data)
     return _read_command(topic, kind[1:], message.data)
@@ -148,6 +148,17 @@ def _read_command(topic: Topic, key: list[str], body: bytes) -> Downlink | BadTo
     if expires_at.tzinfo is None or key != [command.command_id]:
         return BadTopic("the command is not the one that the subject names")
     return Downlink(topic, body, command, expires_at)
+
+
+def _read_topic(tenant_id: str, device: str, kind: Sequence[str]) -> Topic | BadTopic:
+    device_id = device.replace("//", ".")
+    topic = parse_topic(f"tenant/{tenant_id}/device/{device_id}/{'/'.join(kind)}")
+    if isinstance(topic, BadTopic) and kind[0] == SHADOW:
+        # The last part may be a key.
+        topic = parse_topic(f"tenant/{tenant_id}/device/{device_id}/{'/'.join(kind[:-1])}")
+    if isinstance(topic, Topic) and not topic.is_downlink:
+        return BadTopic("the message is of a type that devices send")
+    return topic
 
 
 async def send_open_commands(executor: Executor, devices: Iterable[tuple[str, str]]) -> None:

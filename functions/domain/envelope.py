@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from functions.domain import strict_json
-from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic, topic_from_subject
+from functions.domain.topics import BadTopic, Topic, parse_topic, topic_from_subject
 from runtime import Message
 
 BAD_TOPIC_FORMAT = "BAD_TOPIC_FORMAT"
@@ -153,11 +153,13 @@ def _too_large(limit_bytes: int, topic: Topic | str) -> BadEnvelope:
 
 
 def _check_stream(topic: Topic, subject: str) -> None:
-    if topic.msg_type in DOWNLINKS:
+    if subject.startswith(topic.family):
+        return
+    if topic.is_downlink:
         raise BadEnvelope(
             BAD_TOPIC_FORMAT, "the topic is for messages to devices, not from devices", topic
         )
-    if not subject.startswith((topic.family, _UNMAPPED)):
+    if not subject.startswith(_UNMAPPED):
         raise BadEnvelope(BAD_TOPIC_FORMAT, "the topic belongs to another stream", topic)
 
 

@@ -22,7 +22,7 @@ from functions.domain.topics import BadTopic, Topic, is_tenant_id, topic_from_su
 from runtime import Message
 
 _QUERIES = read_queries(Path(__file__).with_name("quarantine.sql"))
-_TEXT_LENGTH = 256
+_TEXT_LENGTH = 512
 _NS_PER_US = 1000
 _US_PER_S = 1_000_000
 
@@ -137,7 +137,7 @@ def _row(message: Message, refusal: Refusal) -> tuple[object, ...]:
 
 
 def storable(text: str) -> str:
-    """Text that PostgreSQL accepts: no NUL, no lone surrogate, at most 256 characters."""
+    """Text that PostgreSQL accepts: no NUL, no lone surrogate, at most 512 characters."""
     cut = text[:_TEXT_LENGTH].replace("\x00", "\ufffd")
     return cut.encode(errors="replace").decode()
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import orjson
 
-from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
+from functions.domain.topics import BadTopic, Topic, parse_topic
 from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.requests import Request
@@ -45,7 +45,7 @@ def read_topic(raw_path: bytes) -> Topic:
         ProblemError: 400 for a path that is none.
     """
     topic = _parse(raw_path)
-    if isinstance(topic, Topic) and topic.msg_type in DOWNLINKS:
+    if isinstance(topic, Topic) and topic.is_downlink:
         topic = BadTopic("this message type is sent to devices, not by devices")
     if isinstance(topic, BadTopic):
         raise ProblemError(400, "BAD_TOPIC_FORMAT", f"Not a device's path: {topic.reason}.")

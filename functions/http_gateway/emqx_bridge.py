@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.responses import Response
 
-from functions.domain.topics import BadTopic, Topic, is_tenant_id, parse_topic
+from functions.domain.topics import BadTopic, Topic, is_tenant_id, parse_topic, raw_subject
 from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.keys import KeyCheck, require_bridge
@@ -131,12 +131,6 @@ def make_message(publish: Publish, *, limit_bytes: int) -> tuple[str, bytes]:
     if len(data) > limit_bytes:
         data = orjson.dumps(_cut(publish, topic, limit_bytes))
     return _subject(publish.topic, topic), data
-
-
-def raw_subject(topic: Topic) -> str:
-    """The subject for a raw payload; a dot of the device id becomes `//`, as in nats-server."""
-    last = topic.msg_type.rpartition("/")[2] if topic.family != "telemetry" else topic.msg_type
-    return f"{topic.stream_subject}.{topic.device_id.replace('.', '//')}.{last}"
 
 
 def _fields(publish: Publish, topic: Topic | BadTopic) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from functions.domain.admission import Refused
 from functions.domain.envelope import BAD_TOPIC_FORMAT, PAYLOAD_TOO_LARGE
 from functions.domain.paging import as_time
 from functions.domain.registry import DeviceKey, RegisteredDevice
-from functions.domain.topics import DOWNLINKS, BadTopic, Topic, parse_topic
+from functions.domain.topics import BadTopic, Topic, parse_topic
 from functions.ingest.checks import Limits, check_imported
 from functions.ingest.plan import Row
 
@@ -60,7 +60,7 @@ def read_row(tenant_id: str, content: object, period: Period) -> ReadRow | Refus
     topic = parse_topic(f"tenant/{tenant_id}/device/{fields.device_id}/{fields.msg_type}")
     if isinstance(topic, BadTopic):
         return Refused(BAD_TOPIC_FORMAT, topic.reason)
-    if topic.msg_type in DOWNLINKS or topic.family != "telemetry":
+    if topic.family != "telemetry":
         return Refused(BAD_TOPIC_FORMAT, "the message type is not one of telemetry")
     time = _read_time(fields.time, period)
     if isinstance(time, Refused):

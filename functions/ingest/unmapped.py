@@ -8,7 +8,7 @@ as any other. The rest goes to quarantine, so that a device's mistake shows.
 from functions.domain.envelope import BAD_TOPIC_FORMAT
 from functions.domain.quarantine import Refusal, quarantine_many
 from functions.domain.refusal_log import log_refusals
-from functions.domain.topics import DOWNLINKS, Topic, mqtt_topic, parse_topic, topic_from_subject
+from functions.domain.topics import Topic, mqtt_topic, parse_topic, topic_from_subject
 from functions.ingest import IngestSettings, IngestState, Settings, ingest, start, stop
 from runtime import Batch, Context, Event, Message
 
@@ -40,7 +40,7 @@ async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[IngestState]) ->
 def is_telemetry(message: Message) -> bool:
     """Whether the message is on a device's topic of a type that only devices send."""
     topic = topic_from_subject(message.subject)
-    return isinstance(topic, Topic) and topic.msg_type not in DOWNLINKS
+    return isinstance(topic, Topic) and not topic.is_downlink
 
 
 def judge(message: Message) -> Refusal | None:
@@ -49,7 +49,7 @@ def judge(message: Message) -> Refusal | None:
     topic = parse_topic(text)
     if not isinstance(topic, Topic):
         return Refusal(BAD_TOPIC_FORMAT, topic.reason, text)
-    if topic.msg_type in DOWNLINKS:
+    if topic.is_downlink:
         if _FROM_MQTT not in message.headers:
             return None
         return Refusal(

@@ -66,7 +66,7 @@ mappings {{
   "tenant.*.device.*.telemetry": "telemetry.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"
   "tenant.*.device.*.heartbeat": "telemetry.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.heartbeat"
   "tenant.*.device.*.event": "telemetry.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.event"
-  "tenant.*.device.*.shadow.reported": "shadow.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.reported"
+{shadow_mappings}\
   "tenant.*.device.*.commands.ack": "commands.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.ack"
 }}
 """
@@ -92,13 +92,18 @@ _SHARED_MQTT_USER = """\
         # subject ends at the tenant, is not for devices.
         publish: {{ allow: [
           "tenant.>", "telemetry.*.*", "telemetry.*.*.heartbeat", "telemetry.*.*.event"
-          "shadow.*.*.reported", "commands.*.*.ack"
+          "commands.*.*.ack"
+          {shadow_requests}
         ] }}
         # $MQTT.*: what the server itself uses to deliver QoS 1 and 2 to a subscriber.
         subscribe: {{ allow: ["tenant.>", "$MQTT.sub.>", "$MQTT.deliver.pubrel.>"] }}
       }}
     }}
 """
+
+# What devices ask of a shadow; what the platform answers keeps its subject, by which a device hears
+# it.
+_SHADOW_REQUESTS = ("reported", "update", "get", "delete")
 
 # Clients of any other name are judged by the function that answers on $SYS.REQ.USER.AUTH. While no
 # function answers they are refused.
@@ -179,14 +184,32 @@ def render(
         host_password=_HOST_PASSWORD,
         anonymous=_render_anonymous() if anonymous else "",
         no_auth_user=f'no_auth_user: "{ANONYMOUS_USER}"' if anonymous else "",
-        shared_mqtt_user=_SHARED_MQTT_USER.format(user=MQTT_USER, password_variable=_MQTT_PASSWORD)
-        if shared_mqtt_user
-        else "",
+        shared_mqtt_user=_render_shared_mqtt_user() if shared_mqtt_user else "",
+        shadow_mappings=_render_shadow_mappings(),
         auth_callout=_AUTH_CALLOUT.format(
             issuer=auth_issuer, users=", ".join(f'"{user}"' for user in users)
         )
         if auth_issuer
         else "",
+    )
+
+
+def _render_shared_mqtt_user() -> str:
+    requests = (
+        f'"shadow.*.*.{form}{request}"' for form in ("", "name.*.") for request in _SHADOW_REQUESTS
+    )
+    return _SHARED_MQTT_USER.format(
+        user=MQTT_USER, password_variable=_MQTT_PASSWORD, shadow_requests=", ".join(requests)
+    )
+
+
+def _render_shadow_mappings() -> str:
+    device = "shadow.{{wildcard(1)}}.{{wildcard(2)}}"
+    forms = {"": "", "name.*.": "name.{{wildcard(3)}}."}
+    return "".join(
+        f'  "tenant.*.device.*.shadow.{given}{request}": "{device}.{kept}{request}"\n'
+        for given, kept in forms.items()
+        for request in _SHADOW_REQUESTS
     )
 
 

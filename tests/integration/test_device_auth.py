@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from nats.aio.client import Client
 
+from functions.domain.topics import SHADOW_ANSWERS, downlink_subject, shadow_kind
 from runtime.broker.connection import Broker
 from runtime.host import Host
 from runtime.message import Message
@@ -117,6 +118,60 @@ async def test_a_device_comes_in_with_its_token_and_sends_what_devices_send(
         "shadow.test.d//1.reported shadow/reported",
         "commands.test.d//1.ack commands/ack",
     }
+
+
+REQUESTS = ("reported", "update", "get", "delete")
+
+
+async def test_a_device_asks_of_its_own_shadows_and_nothing_else(
+    host: Host, nats_server: NatsServer, broker: Broker, sessions: ExitStack
+) -> None:
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+    for family in ("shadow", "tenant"):
+        await broker.subscribe(f"{family}.>", messages.put_nowait)
+    session = await connect(sessions, nats_server, "d.1")
+    forms = ("shadow", "shadow/name/n:1")
+    answers = [*sorted(SHADOW_ANSWERS), "desired", "update/delta", "update/accepted/x", "other"]
+    # What the platform answers, and everything of another device or tenant.
+    forbidden = [f"tenant/test/device/d.1/{form}/{answer}" for form in forms for answer in answers]
+    forbidden += [
+        f"tenant/{other}/{form}/{request}"
+        for other in ("test/device/dev1", "test/device/d.10", "other/device/d.1")
+        for form in forms
+        for request in REQUESTS
+    ]
+    forbidden += ["shadow/test/dev1/get", "shadow/test/dev1/name/n/get", "shadow/test"]
+    for topic in forbidden:
+        await asyncio.to_thread(session.publish, topic, "forged")
+    for form in forms:
+        for request in REQUESTS:
+            topic = f"tenant/test/device/d.1/{form}/{request}"
+            await asyncio.to_thread(session.publish, topic, request)
+
+    assert [await heard(messages) for _ in range(2 * len(REQUESTS))] == [
+        f"shadow.test.d//1.{form}{request} {request}"
+        for form in ("", "name.n:1.")
+        for request in REQUESTS
+    ]
+
+
+async def test_a_device_hears_the_answers_about_its_own_shadows(
+    host: Host, nats_server: NatsServer, broker: Broker, sessions: ExitStack
+) -> None:
+    session = await connect(sessions, nats_server, "d.1")
+    for topic in ("shadow/#", "shadow/+/accepted", "shadow/name/+/delta"):
+        answer = await asyncio.to_thread(session.subscribe, f"tenant/test/device/d.1/{topic}")
+        assert answer == "Granted QoS 1"
+    foreign = await asyncio.to_thread(session.subscribe, "tenant/test/device/dev1/shadow/#")
+    assert not foreign.startswith("Granted")
+    for device in ("dev1", "d.1"):
+        subject = downlink_subject("test", device, shadow_kind("n", "get/accepted"))
+        await broker.publish_core(subject, device.encode())
+
+    message = await asyncio.to_thread(session.received.get, timeout=60)
+
+    assert message.topic == "tenant/test/device/d.1/shadow/name/n/get/accepted"
+    assert message.payload == b"d.1"
 
 
 async def test_a_device_hears_its_own_topics_and_nobody_else_s(

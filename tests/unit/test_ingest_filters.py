@@ -45,7 +45,7 @@ def test_a_topic_filter_takes_what_mqtt_says(topic_filter: str, topic: str, matc
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a/#/b", "a#", "a/b#", "a/+b", "a+/b", "a b", "a\x00", "x" * 257]
+    "text", ["", "a/#/b", "a#", "a/b#", "a/+b", "a+/b", "a b", "a\x00", "x" * 321]
 )
 def test_an_invalid_topic_filter_is_refused_when_it_is_saved(text: str) -> None:
     with pytest.raises(ValueError, match=r"topic filter|#|\+"):

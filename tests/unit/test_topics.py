@@ -1,11 +1,18 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from functions.domain.topics import (
+    SHADOW_ANSWERS,
+    SHADOW_REQUESTS,
     BadTopic,
     Topic,
     downlink_subject,
+    is_device_id,
     mqtt_topic,
     parse_topic,
+    raw_subject,
+    shadow_kind,
     topic_from_subject,
 )
 
@@ -86,6 +93,8 @@ def test_any_other_text_is_not_a_topic_and_the_reason_repeats_none_of_it(text: o
         ("telemetry.t.d//1", ("t", "d.1", "telemetry")),
         ("telemetry.t.d//1//2.event", ("t", "d.1.2", "event")),
         ("shadow.t.d.reported", ("t", "d", "shadow/reported")),
+        ("shadow.t.d.get", ("t", "d", "shadow/get")),
+        ("shadow.t.d//1.name.n.update", ("t", "d.1", "shadow/name/n/update")),
         ("commands.t.d//1.ack", ("t", "d.1", "commands/ack")),
     ],
 )
@@ -108,6 +117,13 @@ def test_the_enveloped_form_carries_no_topic_in_its_subject() -> None:
         "telemetry.t..x",
         "shadow.t.d",
         "shadow.t.d.desired",
+        "shadow.t.d.delta",
+        "shadow.t.d.name.n",
+        "shadow.t.d.name.n.delta",
+        "shadow.t.d.name.n.update.accepted",
+        "shadow.t.d.update.accepted",
+        "shadow.t.d.name.*.get",
+        "telemetry.t.d.",
         "commands.t.d.x",
         "other.t.d",
     ],
@@ -134,3 +150,84 @@ def test_a_downlink_keeps_the_dots_of_its_device() -> None:
     subject = downlink_subject("t", "d.1", "shadow/delta")
     assert subject == "tenant.t.device.d//1.shadow.delta"
     assert mqtt_topic(subject) == "tenant/t/device/d.1/shadow/delta"
+
+
+REQUESTS = sorted(SHADOW_REQUESTS)
+NAMES = st.text("AZaz09_:-", min_size=1, max_size=64)
+IDS = st.from_regex(r"[A-Za-z0-9_.:-]{1,128}", fullmatch=True).filter(is_device_id)
+
+
+@given(IDS, NAMES | st.just(""), st.sampled_from(REQUESTS))
+def test_every_request_about_a_shadow_has_one_topic_and_one_subject(
+    device_id: str, name: str, request: str
+) -> None:
+    topic = Topic("t", device_id, shadow_kind(name, request))
+    assert (topic.family, topic.is_downlink) == ("shadow", False)
+    assert parse_topic(topic.text) == topic
+    subject = raw_subject(topic)
+    assert subject.startswith("shadow.t.")
+    assert topic_from_subject(subject) == topic
+    # What nats-server's MQTT listener makes of the topic, before the mappings.
+    assert mqtt_topic(downlink_subject(*topic)) == topic.text
+
+
+@given(IDS, NAMES | st.just(""), st.sampled_from(sorted(SHADOW_ANSWERS)))
+def test_no_answer_about_a_shadow_is_a_message_of_a_device(
+    device_id: str, name: str, answer: str
+) -> None:
+    topic = Topic("t", device_id, shadow_kind(name, answer))
+    assert parse_topic(topic.text) == topic
+    assert topic.is_downlink
+    assert topic.stream_subject == "telemetry.t"
+    again = topic_from_subject(raw_subject(topic))
+    assert isinstance(again, Topic)
+    assert again.is_downlink
+    assert mqtt_topic(downlink_subject(*topic)) == topic.text
+
+
+LEVELS = st.lists(
+    st.sampled_from(["shadow", "name", "update", "get", "a", "", "accepted", "+", "#", "*", ">"]),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(LEVELS)
+def test_a_topic_is_of_a_device_or_to_it_or_none(levels: list[str]) -> None:
+    kind = "/".join(levels)
+    topic = parse_topic(f"tenant/t/device/d/{kind}")
+    if isinstance(topic, BadTopic):
+        return
+    assert topic.msg_type == kind
+    assert "" not in levels
+    assert not set(levels) & {"+", "#", "*", ">"}
+    assert topic.is_downlink == (len(levels) > 1 and levels[-1] == "accepted")
+
+
+def test_the_longest_topics_are_read_as_all_others() -> None:
+    ids = ("t" * 64, "d" * 128)
+    longest = Topic(*ids, shadow_kind("n" * 64, "update/documents"))
+    assert parse_topic(longest.text) == longest
+    assert len(longest.text) == 301
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "shadow/name/update",
+        "shadow/name//update",
+        "shadow/name/n",
+        "shadow/name/n/other",
+        "shadow/name/n/update/x",
+        "shadow/name/n.m/update",
+        "shadow/name/n m/get",
+        "shadow/name/" + "n" * 65 + "/get",
+        "shadow/name/é/get",
+        "shadow/name/n\x00/get",
+        "shadow/Update",
+        "shadow/update/",
+        "shadow/update/delta",
+    ],
+)
+def test_no_other_text_is_a_type_of_shadow_messages(kind: str) -> None:
+    assert isinstance(parse_topic(f"tenant/t/device/d/{kind}"), BadTopic)
