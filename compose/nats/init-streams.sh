@@ -34,7 +34,7 @@ stream TELEMETRY --subjects "telemetry.>" --retention limits --discard old --max
   --max-bytes "${TELEMETRY_MAX_BYTES:-8000000000}" \
   --description "Device telemetry, enveloped on telemetry.{tenant} or raw on telemetry.{tenant}.{device}"
 stream SHADOW --subjects "shadow.>" --retention limits --discard old --max-age 7d --max-bytes 256000000 \
-  --description "Reported device state, enveloped on shadow.{tenant} or raw on shadow.{tenant}.{device}.reported"
+  --description "Requests of devices about their shadows, enveloped on shadow.{tenant} or raw on shadow.{tenant}.{device}.>"
 stream COMMANDS --subjects "commands.>" --retention limits --discard old --max-age 7d --max-bytes 256000000 \
   --description "Command acknowledgements, enveloped on commands.{tenant} or raw on commands.{tenant}.{device}.ack"
 stream UNMAPPED --subjects "tenant.>" --retention limits --discard old --max-age 7d \

@@ -26,7 +26,8 @@ class MessageCounts:
 
     Attributes:
         received: messages that were judged; one that is delivered again counts again.
-        written: became a telemetry row, a change of a shadow, or an answer to a command.
+        written: became a telemetry row, an answered request about a shadow, or an answer to a
+            command.
         quarantined: refused and in quarantine. One that was replayed counts as what became of it.
         refused: refused and counted only: quarantine had no room for it.
         duplicate: delivered again after they were settled.

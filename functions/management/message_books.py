@@ -37,7 +37,8 @@ class MessageBooks(BaseModel):
     Attributes:
         received: messages that were judged: telemetry, reports, answers to commands, and messages
             on topics that belong to nothing. One that is delivered again counts again.
-        written: became a telemetry row, a change of a shadow, or an answer to a command.
+        written: became a telemetry row, an answered request about a shadow, or an answer to a
+            command.
         quarantined: refused and in quarantine. One that was replayed counts as what became of it,
             and one that was removed for its age still counts.
         refused: refused and counted only: quarantine had no room for it.

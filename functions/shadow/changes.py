@@ -1,100 +1,51 @@
-"""Applies an update to a shadow, by the same rules for devices and for the management API."""
+"""Changes of stored shadows, inside of the caller's transaction, with what they send."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-import orjson
+from functions.shadow import store
+from functions.shadow.answers import Answer, Cause, answer_to_delete, answers_to_update, snapshot
+from functions.shadow.shadow import Shadow, ShadowKey, Update
+from functions.shadow.store import Connection
 
-from functions.domain.topics import downlink_subject
-from functions.shadow.document import (
-    MAX_SECTION_BYTES,
-    InvalidDocument,
-    Section,
-    check_patch,
-)
-from functions.shadow.store import Shadow
-from runtime import Context, Unavailable
+Stamp = Callable[[Shadow], int]
+"""Returns the stamp of a change of the shadow; see `functions.shadow.document`."""
 
 
-class ChangeRefused(Exception):  # noqa: N818 - an outcome, not an error
-    """The update is not applied.
-
-    Attributes:
-        code: `VERSION_CONFLICT`, `SHADOW_INVALID` or `SHADOW_TOO_LARGE`.
-        reason: one sentence that repeats nothing of the content.
-    """
-
-    def __init__(self, code: str, reason: str) -> None:
-        self.code = code
-        self.reason = reason
-        super().__init__(f"{code}: {reason}")
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """A change of a shadow.
-
-    Attributes:
-        state: patches by section, `desired` and `reported`; None deletes a section.
-        version: the version that the shadow must have; None for any.
-        client_token: returned with the delta.
-    """
-
-    state: dict[str, Any]
-    version: int | None = None
-    client_token: str | None = None
-
-
-def apply_update(shadow: Shadow, update: Update, stamp: Callable[[], int]) -> None:
-    """Merge an update and raise the version, or leave the shadow as it is.
-
-    Args:
-        shadow: the locked shadow.
-        update: the change.
-        stamp: returns the update's stamp; called once, when the update is valid.
+async def update_shadow(
+    connection: Connection,
+    shadow: Shadow,
+    update: Update,
+    stamp: Stamp,
+    cause: Cause,
+) -> list[Answer]:
+    """Merge an update into a locked shadow, and store it.
 
     Raises:
-        ChangeRefused: the update is not valid; do not save the shadow.
+        ChangeRefused: the update is not valid; nothing was stored.
     """
-    if update.version is not None and update.version != shadow.version:
-        raise ChangeRefused("VERSION_CONFLICT", "the shadow has another version")
-    try:
-        for patch in update.state.values():
-            check_patch(patch)
-    except InvalidDocument as invalid:
-        raise ChangeRefused("SHADOW_INVALID", str(invalid)) from None
-    at = stamp()
-    for name, patch in update.state.items():
-        section: Section = getattr(shadow, name)
-        section.merge(patch, at)
-        if len(orjson.dumps(section.state())) > MAX_SECTION_BYTES:
-            raise ChangeRefused(
-                "SHADOW_TOO_LARGE", f"a section may have {MAX_SECTION_BYTES} bytes as JSON"
-            )
-    shadow.version += 1
-    if shadow.desired.leaves or shadow.reported.leaves:
-        shadow.deleted = False
+    before = snapshot(shadow)
+    stamp_ns = shadow.update(update, lambda: stamp(shadow))
+    await store.save(connection, shadow)
+    return answers_to_update(update, stamp_ns, before, shadow, cause)
 
 
-async def send_delta(ctx: Context, shadow: Shadow, client_token: str | None) -> None:
-    """Send the device its delta, if there is one; lost when the device is not subscribed.
+async def delete_shadow(
+    connection: Connection,
+    key: ShadowKey,
+    version: int | None,
+    stamp: Stamp,
+    cause: Cause,
+) -> tuple[Shadow | None, Answer]:
+    """Delete a shadow: what was written into it before. None when there is no such shadow.
 
-    The shadow is stored already, so a failure here does not fail the update.
+    Its version goes on, so that an earlier update that arrives late changes nothing.
+
+    Raises:
+        ChangeRefused: `VERSION_CONFLICT`; nothing was stored.
     """
-    difference = shadow.delta()
-    if not difference:
-        return
-    message = {
-        "state": difference,
-        "metadata": shadow.delta_metadata(),
-        "version": shadow.version,
-        "timestamp": int(shadow.updated_at.timestamp()) if shadow.updated_at else 0,
-    }
-    if client_token is not None:
-        message["clientToken"] = client_token
-    subject = downlink_subject(shadow.tenant_id, shadow.device_id, "shadow/delta")
-    try:
-        await ctx.publish_core(subject, orjson.dumps(message))
-    except Unavailable:
-        ctx.log.info("no delta was sent, as NATS is away")
+    shadow = await store.lock(connection, key)
+    if shadow is None or shadow.deleted:
+        return None, answer_to_delete(None, cause)
+    shadow.delete(version, lambda: stamp(shadow))
+    await store.save(connection, shadow)
+    return shadow, answer_to_delete(shadow, cause)

@@ -5,44 +5,73 @@ SELECT EXISTS (SELECT FROM device_registry WHERE tenant_id = $1 AND device_id = 
 SELECT version, desired::text, reported::text, desired_memory::text, reported_memory::text,
        last_sequence, last_stored_at_ns, last_stamp_ns, updated_at, deleted_at
 FROM device_shadows
-WHERE tenant_id = $1 AND device_id = $2;
-
--- name: ensure
--- Makes a row to lock: two concurrent first updates must not both begin at version 0.
-INSERT INTO device_shadows (tenant_id, device_id, deleted_at)
-VALUES ($1, $2, now())
-ON CONFLICT DO NOTHING;
+WHERE tenant_id = $1 AND device_id = $2 AND name = $3;
 
 -- name: lock
 SELECT version, desired::text, reported::text, desired_memory::text, reported_memory::text,
        last_sequence, last_stored_at_ns, last_stamp_ns, updated_at, deleted_at
 FROM device_shadows
-WHERE tenant_id = $1 AND device_id = $2
+WHERE tenant_id = $1 AND device_id = $2 AND name = $3
 FOR UPDATE;
+
+-- name: lock_device
+-- Two transactions that each make a shadow must not both find room for the last one.
+SELECT FROM device_registry WHERE tenant_id = $1 AND device_id = $2 FOR NO KEY UPDATE;
+
+-- name: count_named
+SELECT count(*) FROM device_shadows WHERE tenant_id = $1 AND device_id = $2 AND name <> '';
+
+-- name: make
+-- Makes a row to lock: two concurrent first updates must not both begin at version 0.
+INSERT INTO device_shadows (tenant_id, device_id, name, deleted_at)
+VALUES ($1, $2, $3, now())
+ON CONFLICT DO NOTHING;
 
 -- name: save
 UPDATE device_shadows
-SET version = $3, desired = $4::text::jsonb, reported = $5::text::jsonb,
-    desired_memory = $6::text::jsonb, reported_memory = $7::text::jsonb,
-    last_sequence = $8, last_stored_at_ns = $9, last_stamp_ns = $10,
-    updated_at = now(), deleted_at = CASE WHEN $11::boolean THEN now() END
-WHERE tenant_id = $1 AND device_id = $2
+SET version = $4, desired = $5::text::jsonb, reported = $6::text::jsonb,
+    desired_memory = $7::text::jsonb, reported_memory = $8::text::jsonb,
+    last_sequence = $9, last_stored_at_ns = $10, last_stamp_ns = $11,
+    updated_at = now(), deleted_at = CASE WHEN $12::boolean THEN now() END
+WHERE tenant_id = $1 AND device_id = $2 AND name = $3
 RETURNING updated_at;
 
--- name: note_update
--- Returns no row when the message was stored before.
-INSERT INTO device_shadow_updates (tenant_id, device_id, stored_at_ns, sequence, version)
-VALUES ($1, $2, $3, $4, $5)
+-- name: list
+SELECT name, version, updated_at
+FROM device_shadows
+WHERE tenant_id = $1 AND device_id = $2 AND deleted_at IS NULL
+ORDER BY name;
+
+-- name: note_request
+-- Returns no row when the message was noted before.
+INSERT INTO device_shadow_requests (tenant_id, device_id, stored_at_ns, sequence)
+VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING
-RETURNING version;
+RETURNING sequence;
 
 -- name: is_noted
 SELECT EXISTS (
-    SELECT FROM device_shadow_updates
+    SELECT FROM device_shadow_requests
     WHERE tenant_id = $1 AND device_id = $2 AND stored_at_ns = $3 AND sequence = $4
 );
 
--- name: forget_updates
--- Drops updates so old that JetStream no longer redelivers them; each device drops its own.
-DELETE FROM device_shadow_updates
-WHERE tenant_id = $1 AND device_id = $2 AND stored_at_ns < $3;
+-- name: forget_requests
+-- Drops the device's notes that are older than $3, and those beyond its newest $4.
+DELETE FROM device_shadow_requests
+WHERE tenant_id = $1 AND device_id = $2 AND stored_at_ns < greatest($3, (
+    SELECT stored_at_ns FROM device_shadow_requests
+    WHERE tenant_id = $1 AND device_id = $2
+    ORDER BY stored_at_ns DESC
+    OFFSET $4 - 1
+    LIMIT 1
+));
+
+-- name: forget_deleted
+-- $1 the least age, $2 how many at most
+DELETE FROM device_shadows
+WHERE (tenant_id, device_id, name) IN (
+    SELECT tenant_id, device_id, name FROM device_shadows
+    WHERE deleted_at < now() - $1::interval AND name <> ''
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+);

@@ -1,10 +1,8 @@
-"""Stores shadows in PostgreSQL: one row per device, changed under its row lock."""
+"""Stores shadows in PostgreSQL: one row for each shadow, changed under its row lock."""
 
-import time
-from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 import orjson
@@ -12,73 +10,37 @@ import orjson
 from functions.domain.named_sql import read_queries
 from functions.domain.quarantine import Executor
 from functions.shadow import document
-from functions.shadow.document import Json, Section, delta, flatten, pick
+from functions.shadow.document import Section, flatten
+from functions.shadow.shadow import ChangeRefused, Shadow, ShadowKey
 
 # Counted back from the message in hand, since a backlog may be old by the clock. If a note is
 # dropped too early, a redelivery raises the version once more; the stamps keep the document right.
 REMEMBERED_NS = 2 * 86_400 * 1_000_000_000
+MAX_REMEMBERED_REQUESTS = 1000
+"""Notes that a device keeps at most; a redelivery comes long before so many further messages."""
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
-@dataclass(slots=True)
-class Shadow:
-    """One device's shadow.
+class StoredShadow(NamedTuple):
+    """A shadow in a list."""
 
-    Attributes:
-        version: +1 per accepted update, also across a deletion; 0 before the first update.
-        last_sequence: the stream sequence of the newest applied message.
-        last_stored_at_ns: the stored time of the newest applied message.
-        last_stamp_ns: the newest stamp of either section.
-        deleted: True when the device has no shadow at present.
-    """
-
-    tenant_id: str
-    device_id: str
-    version: int = 0
-    desired: Section = field(default_factory=Section)
-    reported: Section = field(default_factory=Section)
-    last_sequence: int = 0
-    last_stored_at_ns: int = 0
-    last_stamp_ns: int = 0
-    updated_at: datetime | None = None
-    deleted: bool = True
-
-    def delta(self) -> Json:
-        """The desired values that the device has not reported."""
-        return delta(self.desired.state(), self.reported.state())
-
-    def delta_metadata(self) -> Json:
-        """The time at which each value of the delta was desired."""
-        return pick(self.desired.metadata(), self.delta())
-
-    def stamp_message(self, sequence: int, stored_at_ns: int) -> int:
-        """The stamp of an update that came as a stored message.
-
-        A message is late when both its sequence and its time are before the newest message's. A
-        lower sequence alone means that the stream was created again; an earlier time alone means
-        that the server's clock was put back. Both are new messages, so their values win.
-        """
-        if sequence < self.last_sequence and stored_at_ns < self.last_stored_at_ns:
-            return stored_at_ns
-        self.last_sequence = sequence
-        self.last_stored_at_ns = stored_at_ns
-        return self._advance(stored_at_ns)
-
-    def stamp_now(self) -> int:
-        """The stamp of an update that is made now."""
-        return self._advance(time.time_ns())
-
-    def _advance(self, stamp_ns: int) -> int:
-        self.last_stamp_ns = max(stamp_ns, self.last_stamp_ns + 1)
-        return self.last_stamp_ns
+    name: str
+    version: int
+    updated_at: datetime
 
 
-async def read(connection: Connection, tenant_id: str, device_id: str) -> Shadow | None:
-    """The device's shadow, which may be a deleted one; None when there never was one."""
-    row = await connection.fetchrow(_QUERIES["read"], tenant_id, device_id)
-    return None if row is None else _from_row(tenant_id, device_id, row)
+async def read(connection: Connection, key: ShadowKey) -> Shadow | None:
+    """The shadow, which may be a deleted one; None when there never was one."""
+    row = await connection.fetchrow(_QUERIES["read"], *key)
+    return None if row is None else _from_row(key, row)
+
+
+async def read_all(connection: Connection, tenant_id: str, device_id: str) -> list[StoredShadow]:
+    """The device's shadows that are not deleted, the one without a name first."""
+    rows = await connection.fetch(_QUERIES["list"], tenant_id, device_id)
+    return [StoredShadow(*row) for row in rows]
 
 
 async def is_registered(connection: Connection, tenant_id: str, device_id: str) -> bool:
@@ -87,25 +49,41 @@ async def is_registered(connection: Connection, tenant_id: str, device_id: str) 
     return known
 
 
-async def lock(connection: Connection, tenant_id: str, device_id: str) -> Shadow:
-    """The device's shadow, locked until the transaction ends; created when there was none.
+async def lock(connection: Connection, key: ShadowKey) -> Shadow | None:
+    """The shadow, locked until the transaction ends; None when there never was one."""
+    row = await connection.fetchrow(_QUERIES["lock"], *key)
+    return None if row is None else _from_row(key, row)
+
+
+async def lock_or_make(connection: Connection, key: ShadowKey, max_named: int) -> Shadow:
+    """As `lock`, and a new shadow when there was none.
 
     Raises:
+        ChangeRefused: `TOO_MANY_SHADOWS`: the device has `max_named` with a name.
         asyncpg.ForeignKeyViolationError: the registry does not know the device.
     """
-    await connection.execute(_QUERIES["ensure"], tenant_id, device_id)
-    row = await connection.fetchrow(_QUERIES["lock"], tenant_id, device_id)
-    if row is None:
+    shadow = await lock(connection, key)
+    if shadow is not None:
+        return shadow
+    if key.name:
+        await connection.execute(_QUERIES["lock_device"], key.tenant_id, key.device_id)
+        count = await connection.fetchval(_QUERIES["count_named"], key.tenant_id, key.device_id)
+        if count >= max_named:
+            raise ChangeRefused(
+                "TOO_MANY_SHADOWS", f"a device may have {max_named} shadows with a name"
+            )
+    await connection.execute(_QUERIES["make"], *key)
+    shadow = await lock(connection, key)
+    if shadow is None:
         raise asyncpg.ForeignKeyViolationError("the device was deleted meanwhile")
-    return _from_row(tenant_id, device_id, row)
+    return shadow
 
 
 async def save(connection: Connection, shadow: Shadow) -> None:
     """Store a locked shadow."""
     shadow.updated_at = await connection.fetchval(
         _QUERIES["save"],
-        shadow.tenant_id,
-        shadow.device_id,
+        *shadow.key,
         shadow.version,
         _dump(shadow.desired.state()),
         _dump(shadow.reported.state()),
@@ -118,34 +96,48 @@ async def save(connection: Connection, shadow: Shadow) -> None:
     )
 
 
-async def note_message(
-    connection: Connection, shadow: Shadow, sequence: int, stored_at_ns: int
+async def note_request(
+    connection: Connection, tenant_id: str, device_id: str, sequence: int, stored_at_ns: int
 ) -> bool:
-    """Note that a message is judged; False when it was judged before."""
-    device = (shadow.tenant_id, shadow.device_id)
-    noted = await connection.fetchval(
-        _QUERIES["note_update"], *device, stored_at_ns, sequence, shadow.version
-    )
+    """Note that a device's message is answered; False when it was answered before.
+
+    Another transaction with the same message waits here until this one ends.
+
+    Raises:
+        asyncpg.ForeignKeyViolationError: the registry does not know the device.
+    """
+    device = (tenant_id, device_id)
+    noted = await connection.fetchval(_QUERIES["note_request"], *device, stored_at_ns, sequence)
     if noted is None:
         return False
-    await connection.execute(_QUERIES["forget_updates"], *device, stored_at_ns - REMEMBERED_NS)
+    await connection.execute(
+        _QUERIES["forget_requests"],
+        *device,
+        stored_at_ns - REMEMBERED_NS,
+        MAX_REMEMBERED_REQUESTS,
+    )
     return True
 
 
 async def is_noted(
     executor: Executor, tenant_id: str, device_id: str, sequence: int, stored_at_ns: int
 ) -> bool:
-    """Whether an earlier delivery of the message was judged."""
+    """Whether an earlier delivery of the message was answered."""
     noted: bool = await executor.fetchval(
         _QUERIES["is_noted"], tenant_id, device_id, stored_at_ns, sequence
     )
     return noted
 
 
-def _from_row(tenant_id: str, device_id: str, row: asyncpg.Record) -> Shadow:
+async def forget_deleted(executor: Executor, age: timedelta, limit: int) -> int:
+    """Remove at most `limit` shadows with a name that were deleted so long ago; how many."""
+    status = await executor.execute(_QUERIES["forget_deleted"], age, limit)
+    return int(status.rpartition(" ")[2])
+
+
+def _from_row(key: ShadowKey, row: asyncpg.Record) -> Shadow:
     return Shadow(
-        tenant_id=tenant_id,
-        device_id=device_id,
+        key,
         version=row["version"],
         desired=_section(row["desired"], row["desired_memory"]),
         reported=_section(row["reported"], row["reported_memory"]),

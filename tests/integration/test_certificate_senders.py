@@ -9,7 +9,7 @@ import pytest
 
 from functions.commands.acks import apply_ack
 from functions.domain.admission import CertificatePolicy
-from functions.shadow.reported import apply_reported
+from functions.shadow.device_requests import answer_device
 from runtime import Context, Event, Message
 from runtime.resource.postgres import open_pool
 from tests.support.calls import Caller, stored
@@ -17,7 +17,7 @@ from tests.support.ingest import register
 
 Handler = Callable[[Event[bytes], Context], Awaitable[None]]
 SENDERS: dict[str, tuple[Handler, str, dict[str, Any]]] = {
-    "SHADOW": (apply_reported, "shadow/reported", {"reported": {"fan": 1}}),
+    "SHADOW": (answer_device, "shadow/reported", {"reported": {"fan": 1}}),
     "COMMANDS": (apply_ack, "commands/ack", {"command_id": "c1", "status": "succeeded"}),
 }
 

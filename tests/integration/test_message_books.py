@@ -21,7 +21,7 @@ from functions.ingest.counting import fold_message_counts
 from functions.ingest.unmapped import quarantine_unmapped
 from functions.management.message_books import get_message_books, get_tenant_message_books
 from functions.management.quarantine import count_quarantine
-from functions.shadow.reported import apply_reported
+from functions.shadow.device_requests import answer_device
 from runtime import Batch, Context, Event, Message
 from runtime.broker.connection import Broker
 from tests.support.calls import Caller, stored
@@ -122,7 +122,7 @@ async def test_reports_answers_and_unmapped_messages_have_their_places(function:
     report = {"reported": {"a": 1}, "provision_token": "tok"}
     shadow = replace(raw(1, report, "shadow.test.dev1.reported"), stream="SHADOW")
     for message in (shadow, shadow, again(shadow)):
-        await api.deliver(apply_reported, message)
+        await api.deliver(answer_device, message)
     assert await books(function) == {"received": 3, "written": 1, "duplicate": 2}
     await api.pool.execute(
         "INSERT INTO device_commands"

@@ -17,7 +17,7 @@ from functions.domain.quarantine_replays import HEADER
 from functions.ingest.replays import run_quarantine_replays
 from functions.management import quarantine_replays as endpoints
 from functions.management.quarantine import list_quarantine
-from functions.shadow.reported import apply_reported
+from functions.shadow.device_requests import answer_device
 from runtime import Context, Message, PublishFailed
 from runtime.broker import stored
 from runtime.broker.connection import Broker
@@ -291,8 +291,8 @@ async def test_reports_and_answers_are_replayed_to_their_functions(scene: Scene)
     pool, api = scene.ingest.pool, scene.api
     body = {"reported": {"a": 1}, "provision_token": "tok", "site_id": "elsewhere"}
     answer = {"command_id": "c", "status": "acked", "provision_token": "tok"}
-    places = [
-        ("SHADOW", "shadow.test.dev1.reported", body, apply_reported),
+    places: list[tuple[str, str, Any, Any]] = [
+        ("SHADOW", "shadow.test.dev1.reported", body, answer_device),
         ("COMMANDS", "commands.test.dev1.ack", answer, apply_ack),
     ]
     for stream, subject, document, function in places:
@@ -329,14 +329,14 @@ async def test_a_replayed_report_overwrites_nothing_newer(scene: Scene) -> None:
             "shadow.test.dev1.reported", json.dumps(body).encode(), msg_id=None
         )
         for message in await scene.new("SHADOW"):
-            await scene.api.deliver(apply_reported, message)
+            await scene.api.deliver(answer_device, message)
 
     await report(reported={"temp": 20, "fan": 1}, site_id="elsewhere")
     await report(reported={"temp": 25})
     await scene.mend()
     await scene.replay()
     for copy in await scene.new("SHADOW"):
-        await scene.api.deliver(apply_reported, copy)
+        await scene.api.deliver(answer_device, copy)
     assert [status for status, _ in await scene.statuses()] == ["replayed"]
     shadow = await scene.ingest.pool.fetchval("SELECT reported::text FROM device_shadows")
     assert json.loads(shadow) == {"temp": 25, "fan": 1}

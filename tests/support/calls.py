@@ -77,14 +77,14 @@ class Caller:
     pool: "asyncpg.Pool[asyncpg.Record]"
     outbox: Outbox = field(default_factory=Outbox)
     settings: Any = None
-    # What limits a rate gets; other handlers do not look at it.
-    state: Any = field(default_factory=lambda: RateLimiter(100_000, 1_000_000))
+    state: Any = None
 
     def context(self, message: Message | None = None, settings: Any = None) -> Context:
         resources = {"postgres": self.pool}
         chosen = self.settings if settings is None else settings
         scope = Scope("test", chosen, self.outbox, resources, structlog.get_logger())
-        scope.state = self.state
+        # What limits a rate gets; other handlers do not look at it.
+        scope.state = RateLimiter(100_000, 1_000_000) if self.state is None else self.state
         return Context(scope, message)
 
     async def ask(
@@ -112,11 +112,16 @@ class Caller:
     ) -> None:
         """Call a consumer's function with a stored message.
 
-        A function whose `Settings` the caller has not gets its defaults.
+        A function whose `Settings` the caller has not gets its defaults, and one with a `start`
+        that state, unless the caller has one.
         """
-        model = getattr(sys.modules[handler.__module__], "Settings", None)
+        module = sys.modules[handler.__module__]
+        model = getattr(module, "Settings", None)
         settings = model() if model and not isinstance(self.settings, model) else None
-        await handler(Event(message, message.data), self.context(message, settings))
+        context = self.context(message, settings)
+        if self.state is None and hasattr(module, "start"):
+            context = context.with_state(await module.start(context))
+        await handler(Event(message, message.data), context)
 
 
 def stored(subject: str, data: bytes, sequence: int, *, stream: str) -> Message:

@@ -1,0 +1,214 @@
+"""Does what devices ask of their shadows: updates, questions, deletions, each with its answer.
+
+A message is noted, takes effect, is counted, and has its answers in the outbox, all in one
+transaction: whatever dies, each request counts once, and its answers are sent.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from functions.domain.admission import SenderSettings, refuse_device
+from functions.domain.downlinks import add_downlinks
+from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
+from functions.domain.message_counts import count_duplicate, count_written
+from functions.domain.quarantine import Refusal, is_refused
+from functions.domain.quarantine_replays import (
+    Copy,
+    accept_copies,
+    find_copy,
+    lock_open,
+    refuse_message,
+)
+from functions.domain.rate_limiter import RateLimiter
+from functions.domain.refusal_log import log_refusals
+from functions.domain.registry import DeviceKey
+from functions.shadow import store
+from functions.shadow.answers import Answer, Cause, answer_to_get, as_downlinks, rejection
+from functions.shadow.changes import delete_shadow, update_shadow
+from functions.shadow.document import NS_PER_S
+from functions.shadow.requests import Request, Target, read_request, read_target
+from functions.shadow.shadow import ChangeRefused, Shadow
+from functions.shadow.store import Connection
+from runtime import Context, Event, Message
+
+
+class ShadowSettings(SenderSettings):
+    """What a device may ask, and how it proves itself.
+
+    Attributes:
+        rate_per_s: requests of a device in a second, about all its shadows together.
+        burst: requests of a device at once. Each host counts by itself.
+        max_named: shadows with a name that a device may have; a deleted one counts until it is
+            forgotten.
+    """
+
+    rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 5.0
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    max_named: Annotated[int, Field(ge=0, le=1000)] = 10
+
+
+# The name under which the host looks for a function's settings.
+Settings = ShadowSettings
+
+
+class Rates:
+    """Limits the requests of a device, and how often it is told that it asks too often."""
+
+    def __init__(self, settings: ShadowSettings) -> None:
+        self._requests: RateLimiter[DeviceKey] = RateLimiter(settings.rate_per_s, settings.burst)
+        self._rejections: RateLimiter[DeviceKey] = RateLimiter(1, 5)
+
+    def require(self, device: DeviceKey, stored_at_ns: int) -> None:
+        """Take a request's place.
+
+        Raises:
+            ChangeRefused: `RATE_LIMITED`.
+        """
+        if not self._requests.take(device, stored_at_ns):
+            raise ChangeRefused("RATE_LIMITED", "the device asks too often")
+
+    def may_tell(self, device: DeviceKey, stored_at_ns: int) -> bool:
+        """Whether to answer a request that has no place: a flood must not cause another one."""
+        return self._rejections.take(device, stored_at_ns)
+
+
+class _Call(NamedTuple):
+    """A message of a device that has proved itself.
+
+    Attributes:
+        first: the message as it was stored first: a request from quarantine is as old as it was,
+            and overwrites nothing newer.
+    """
+
+    message: Message
+    first: Message
+    copy: Copy | None
+    envelope: Envelope
+    target: Target
+    cause: Cause
+    max_named: int
+
+    def stamp(self, shadow: Shadow) -> int:
+        """The stamp of the change."""
+        return shadow.stamp_message(self.first.sequence, self.first.stored_at_ns)
+
+
+async def start(ctx: Context[Rates]) -> Rates:
+    """Make the rate limiters."""
+    return Rates(ctx.settings)
+
+
+async def answer_device(event: Event[bytes], ctx: Context[Rates]) -> None:
+    """Do what a device asks of its shadow, and answer; quarantine what is not acceptable.
+
+    Only a sender who has proved to be the device gets an answer.
+    """
+    message = event.message
+    copy = await find_copy(ctx.postgres, message)
+    if copy is not None and not copy.is_open:
+        await count_duplicate(ctx.postgres, message)
+        return
+    try:
+        envelope = read_envelope(message)
+    except BadEnvelope as bad:
+        await _quarantine(ctx, message, Refusal.of_message(message, bad), copy)
+        return
+    if event.may_be_repeated and await _is_settled(ctx, message, envelope):
+        await count_duplicate(ctx.postgres, message)
+        return
+    settings: ShadowSettings = ctx.settings
+    refusal = await refuse_device(ctx.postgres, envelope, message.stored_at_ns, settings)
+    if refusal is not None:
+        await _quarantine(ctx, message, refusal, copy)
+        return
+    target = read_target(envelope)
+    at_s = message.stored_at_ns // NS_PER_S
+    call = _Call(
+        message,
+        message if copy is None else copy.original,
+        copy,
+        envelope,
+        target,
+        Cause(message.origin, at_s, target.client_token),
+        settings.max_named,
+    )
+    # A redelivery took its token the first time, and a copy is not the device's.
+    is_new = copy is None and not event.may_be_repeated
+    await _settle(ctx, call, ctx.state if is_new else None)
+
+
+async def _is_settled(ctx: Context[Rates], message: Message, envelope: Envelope) -> bool:
+    """Whether an earlier delivery was judged. That verdict stands, even if the registry changed."""
+    device = (envelope.tenant_id, envelope.device_id)
+    return await is_refused(ctx.postgres, message) or await store.is_noted(
+        ctx.postgres, *device, message.sequence, message.stored_at_ns
+    )
+
+
+async def _quarantine(
+    ctx: Context[Rates], message: Message, refusal: Refusal, copy: Copy | None
+) -> None:
+    unkept = await refuse_message(ctx.postgres, message, refusal, copy)
+    log_refusals(ctx, [refusal], unkept)
+
+
+async def _settle(ctx: Context[Rates], call: _Call, rates: Rates | None) -> None:
+    device = (call.target.key.tenant_id, call.target.key.device_id)
+    is_told = True
+    request: Request | ChangeRefused
+    try:
+        if rates is not None:
+            rates.require(device, call.message.stored_at_ns)
+        request = read_request(call.envelope)
+    except ChangeRefused as refused:
+        request = refused
+        if rates is not None and refused.code == "RATE_LIMITED":
+            is_told = rates.may_tell(device, call.message.stored_at_ns)
+    async with ctx.postgres.acquire() as connection, connection.transaction():
+        refused_as = await _judge(connection, call, request, is_told=is_told)
+    if refused_as is not None:
+        log_refusals(ctx, [refused_as[0]], refused_as[1])
+
+
+async def _judge(
+    connection: Connection, call: _Call, request: Request | ChangeRefused, *, is_told: bool
+) -> tuple[Refusal, Mapping[str, int]] | None:
+    """Everything that a request brings about; the refusal if it is refused."""
+    message, copy, key = call.message, call.copy, call.target.key
+    if copy is not None and not await lock_open(connection, [copy]):
+        await count_duplicate(connection, message)
+        return None
+    device = (key.tenant_id, key.device_id)
+    if not await store.note_request(connection, *device, message.sequence, message.stored_at_ns):
+        await count_duplicate(connection, message)
+        return None
+    try:
+        if isinstance(request, ChangeRefused):
+            raise request
+        answers = await _do(connection, call, request)
+    except ChangeRefused as refused:
+        rejected = [rejection(call.target.verb, refused, call.cause)] if is_told else []
+        await add_downlinks(connection, as_downlinks(key, rejected, call.cause))
+        refusal = Refusal.of_envelope(call.envelope, refused.code, refused.reason)
+        return refusal, await refuse_message(connection, message, refusal, copy)
+    await add_downlinks(connection, as_downlinks(key, answers, call.cause))
+    await count_written(connection, message)
+    if copy is not None:
+        await accept_copies(connection, [copy])
+    return None
+
+
+async def _do(connection: Connection, call: _Call, request: Request) -> list[Answer]:
+    key, cause = call.target.key, call.cause
+    if request.update is not None:
+        shadow = await store.lock_or_make(connection, key, call.max_named)
+        return await update_shadow(connection, shadow, request.update, call.stamp, cause)
+    if call.target.verb == "delete":
+        _, answer = await delete_shadow(connection, key, request.version, call.stamp, cause)
+        return [answer]
+    return [answer_to_get(await store.read(connection, key), cause)]
+
+
+__all__ = ["Rates", "Settings", "ShadowSettings", "answer_device", "start"]
