@@ -17,6 +17,7 @@ from functions.http_gateway.device_commands import DeviceCommands, is_poll
 from functions.http_gateway.device_ingest import DeviceIngest
 from functions.http_gateway.device_messages import INGEST
 from functions.http_gateway.device_proofs import DeviceProofs
+from functions.http_gateway.device_shadow import DeviceShadow, is_shadow_question
 from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.door_rates import DoorRates
 from functions.http_gateway.emqx_bridge import EmqxBridge
@@ -51,6 +52,7 @@ def build_application(
     polls = CommandPolls(ctx)
     device_ingest = DeviceIngest(ctx, storage, bodies, admission, polls)
     device_commands = DeviceCommands(bodies, admission, polls)
+    device_shadow = DeviceShadow(ctx, bodies, admission)
     emqx_bridge = EmqxBridge(ctx, storage, bodies, addresses)
     forwarder = Forwarder(ctx, table, discovery, bodies, CallerAdmission(ctx, keys, addresses))
 
@@ -78,7 +80,7 @@ def build_application(
         default=forward,
     )
     return Boundary(
-        _Paths(router, device_ingest, device_commands),
+        _Paths(router, device_ingest, device_commands, device_shadow),
         max_concurrent=ctx.settings.max_concurrent,
         hosts=HostNames(ctx.settings.host, ctx.settings.allowed_hosts),
         log=ctx.log,
@@ -102,11 +104,16 @@ class _Paths:
     """
 
     def __init__(
-        self, router: Router, device_ingest: DeviceIngest, device_commands: DeviceCommands
+        self,
+        router: Router,
+        device_ingest: DeviceIngest,
+        device_commands: DeviceCommands,
+        device_shadow: DeviceShadow,
     ) -> None:
         self._router = ExceptionMiddleware(router, handlers={HTTPException: _as_problem})
         self._device_ingest = device_ingest
         self._device_commands = device_commands
+        self._device_shadow = device_shadow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST" and scope["path"].startswith(INGEST):
@@ -114,6 +121,9 @@ class _Paths:
             return
         if is_poll(scope):
             await self._device_commands(scope, receive, send)
+            return
+        if is_shadow_question(scope):
+            await self._device_shadow(scope, receive, send)
             return
         # Only within an application does the router raise its 405.
         scope["app"] = self

@@ -4,18 +4,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from functions.http_gateway.device_paths import COMPONENTS, PROBLEM_ANSWER, device_paths, parameter
 from functions.http_gateway.file_bodies import takes_files
 from functions.http_gateway.named_schemas import NO_SCHEMAS, SCHEMAS_OF, Schemas
 from functions.http_gateway.problems import title
 from functions.http_gateway.routes import HttpRoute
 
 _DEFS = "#/$defs/"
-_COMPONENTS = "#/components/schemas/"
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 _QUERY_METHODS = {"GET", "DELETE"}
 _TEXT = {"type": "string"}
 _FILES = {kind: {"schema": _TEXT} for kind in ("text/csv", "application/x-ndjson")}
-_COUNT = {"type": "integer", "minimum": 0}
 
 _Forms = Mapping[str, list[dict[str, str]]]
 _SECURITY: dict[str, list[dict[str, list[str]]]] = {
@@ -48,10 +47,6 @@ _STORED = {
         "duplicate": {"type": "boolean"},
     },
 }
-_PROBLEM_ANSWER = {
-    "description": "Problem details",
-    "content": {"application/problem+json": {"schema": {"$ref": f"{_COMPONENTS}Problem"}}},
-}
 
 
 def draw_openapi(routes: Iterable[HttpRoute], schemas: Schemas = NO_SCHEMAS) -> dict[str, Any]:
@@ -63,7 +58,7 @@ def draw_openapi(routes: Iterable[HttpRoute], schemas: Schemas = NO_SCHEMAS) -> 
     """
     components = _Components()
     forms = {subject: components.add(named) for subject, named in schemas.items()}
-    paths = _ingest_paths()
+    paths = device_paths()
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(
             route, components, forms
@@ -118,7 +113,7 @@ class _Components:
             hoisted = self.hoist(schema, name)
             component = self._name(f"config.{name}", hoisted, "schema")
             self.schemas[component] = hoisted
-            found.append({"$ref": _COMPONENTS + component})
+            found.append({"$ref": COMPONENTS + component})
         return found
 
     def _name(self, name: str, definition: object, owner: str) -> str:
@@ -139,7 +134,7 @@ def _rename(value: object, names: Mapping[str, str]) -> Any:  # noqa: ANN401 - a
     target = renamed.get("$ref")
     if isinstance(target, str) and target.startswith(_DEFS):
         name = target.removeprefix(_DEFS)
-        renamed["$ref"] = _COMPONENTS + names.get(name, _NAME.sub("_", name))
+        renamed["$ref"] = COMPONENTS + names.get(name, _NAME.sub("_", name))
     return renamed
 
 
@@ -163,8 +158,7 @@ def _operation(route: HttpRoute, components: _Components, forms: _Forms) -> dict
     known = {*route.parameters, *(["tenant_id"] if route.auth == "tenant" else [])}
     required = [name for name in _texts(schema.get("required")) if name not in known]
     parameters = [
-        _parameter(name, "path", fields.pop(name, _TEXT), required=True)
-        for name in route.parameters
+        parameter(name, "path", fields.pop(name, _TEXT), required=True) for name in route.parameters
     ]
     operation: dict[str, Any] = {
         "operationId": f"{route.function}.{route.method.lower()}",
@@ -172,7 +166,7 @@ def _operation(route: HttpRoute, components: _Components, forms: _Forms) -> dict
         "summary": route.function.replace("_", " "),
         "responses": {
             str(route.status): _answer(route, components),
-            "default": _PROBLEM_ANSWER,
+            "default": PROBLEM_ANSWER,
         },
     }
     if route.description:
@@ -181,7 +175,7 @@ def _operation(route: HttpRoute, components: _Components, forms: _Forms) -> dict
         operation["security"] = security
     if route.method in _QUERY_METHODS:
         parameters += [
-            _parameter(name, "query", field, required=name in required)
+            parameter(name, "query", field, required=name in required)
             for name, field in fields.items()
         ]
     elif route.request_schema is not None:
@@ -194,7 +188,7 @@ def _operation(route: HttpRoute, components: _Components, forms: _Forms) -> dict
             },
         }
     if route.auth == "tenant" and route.method == "POST":
-        parameters.append(_parameter("Idempotency-Key", "header", _TEXT, required=False))
+        parameters.append(parameter("Idempotency-Key", "header", _TEXT, required=False))
     if parameters:
         operation["parameters"] = parameters
     return operation
@@ -211,10 +205,6 @@ def _without_path(
     return body
 
 
-def _parameter(name: str, place: str, schema: object, *, required: bool) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": required, "schema": schema}
-
-
 def _answer(route: HttpRoute, components: _Components) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": title(route.status)}
     if route.response_schema is not None:
@@ -225,112 +215,3 @@ def _answer(route: HttpRoute, components: _Components) -> dict[str, Any]:
 
 def _texts(value: object) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-
-
-def _ingest_paths() -> dict[str, Any]:
-    ids = [
-        _parameter(
-            "tenant_id", "path", {**_TEXT, "pattern": "^[A-Za-z0-9_-]{1,64}$"}, required=True
-        ),
-        _parameter(
-            "device_id", "path", {**_TEXT, "pattern": "^[A-Za-z0-9_.:-]{1,128}$"}, required=True
-        ),
-    ]
-    base = "/ingest/v1/tenant/{tenant_id}/device/{device_id}"
-    msg_type = _parameter(
-        "msg_type", "path", {**_TEXT, "pattern": "^[a-z0-9_]{1,32}$"}, required=True
-    )
-    return {
-        f"{base}/{{msg_type}}": {
-            "post": _ingest_operation("post_message", "Send a message", [*ids, msg_type])
-        },
-        f"{base}/{{msg_type}}/batch": {
-            "post": _batch_operation("post_messages", "Send messages", [*ids, msg_type])
-        },
-        f"{base}/commands": {"get": _poll_operation(ids)},
-        f"{base}/shadow/reported": {
-            "post": _ingest_operation("post_reported", "Report the state", ids)
-        },
-        f"{base}/commands/ack": {
-            "post": _ingest_operation("post_ack", "Acknowledge a command", ids)
-        },
-    }
-
-
-def _poll_operation(ids: list[dict[str, Any]]) -> dict[str, Any]:
-    answer = {
-        "type": "object",
-        "properties": {"commands": {"type": "array", "items": {"type": "object"}}},
-    }
-    ttd = {"type": "integer", "minimum": 0, "maximum": 60}
-    return {
-        "operationId": "poll_commands",
-        "tags": ["devices"],
-        "summary": "Get open commands",
-        "description": "Waits for `ttd` seconds when there is none.",
-        "parameters": [
-            *ids,
-            _parameter("X-Provision-Token", "header", _TEXT, required=True),
-            _parameter("ttd", "query", ttd, required=False),
-            _parameter("known", "query", _TEXT, required=False),
-        ],
-        "responses": {
-            "200": {"description": "Open", "content": {"application/json": {"schema": answer}}},
-            "204": {"description": "None"},
-            "default": _PROBLEM_ANSWER,
-        },
-    }
-
-
-def _batch_operation(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    operation = _ingest_operation(name, summary, parameters)
-    item = {"type": "object", "properties": {"index": _COUNT, "status": _COUNT, "code": _TEXT}}
-    answer = {
-        "type": "object",
-        "properties": {
-            "accepted": _COUNT,
-            "refused": _COUNT,
-            "items": {"type": "array", "items": item},
-        },
-    }
-    content = {"application/json": {"schema": answer}}
-    return {
-        **operation,
-        "description": "Answers for each message by itself.",
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
-                "application/x-ndjson": {"schema": {"type": "string"}},
-            },
-        },
-        "responses": {
-            "202": {"description": "All are stored", "content": content},
-            "207": {"description": "Some are not stored", "content": content},
-            "default": _PROBLEM_ANSWER,
-        },
-    }
-
-
-def _ingest_operation(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    headers = [
-        _parameter("X-Provision-Token", "header", _TEXT, required=False),
-        _parameter("Idempotency-Key", "header", _TEXT, required=False),
-    ]
-    stored = {"schema": {"$ref": f"{_COMPONENTS}Stored"}}
-    return {
-        "operationId": name,
-        "tags": ["devices"],
-        "summary": summary,
-        "description": "Answered when the message is stored. Function `ingest` checks it later and "
-        "quarantines a message that it refuses.",
-        "parameters": [*parameters, *headers],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"type": "object"}}},
-        },
-        "responses": {
-            "202": {"description": "Stored", "content": {"application/json": stored}},
-            "default": _PROBLEM_ANSWER,
-        },
-    }

@@ -126,7 +126,9 @@ def test_only_routes_with_the_admin_key_ask_for_it() -> None:
 def test_device_ingest_is_described_too() -> None:
     paths = draw_openapi([])["paths"]
     base = "/ingest/v1/tenant/{tenant_id}/device/{device_id}"
-    ends = ("{msg_type}", "{msg_type}/batch", "shadow/reported", "commands", "commands/ack")
+    ends = {"{msg_type}", "{msg_type}/batch", "commands", "commands/ack"}
+    for shadow in ("shadow", "shadow/name/{name}"):
+        ends |= {shadow, *(f"{shadow}/{last}" for last in ("reported", "update", "delete"))}
     assert set(paths) == {f"{base}/{end}" for end in ends}
     assert "202" in paths[f"{base}/commands/ack"]["post"]["responses"]
 
