@@ -34,13 +34,15 @@ class ErasingSettings(BaseModel):
         run_s: nothing is begun later than this after the run's beginning; the next run goes on.
         settle_s: how long looks must find nothing: longer than any function works on a message, and
             than a gateway believes an answer about a token.
+        consumer_streams: streams on which a tenant's clients have consumers.
         read_streams: streams whose subjects name no tenants; each of their messages is looked at.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_s: Annotated[float, Field(gt=0, le=600)] = 20.0
-    settle_s: Annotated[float, Field(gt=0, le=3600)] = 90.0
+    settle_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    consumer_streams: tuple[str, ...] = ("$MQTT_msgs", "POLLED")
     read_streams: tuple[str, ...] = (
         *("MAILBOX", "DEAD_LETTERS", "SMS", "EMAIL", "WEBHOOKS"),
         "$MQTT_sess",
@@ -124,6 +126,10 @@ class _Erasure:
         streams = TenantStreams(self._ctx, self._tenant_id, self._note_messages)
         self.place = "streams"
         self._found.update(await streams.purge())
+        for stream in settings.consumer_streams:
+            self.place = stream
+            if not await streams.delete_consumers(stream, self._has_time):
+                return False
         read_to = orjson.loads(self._row["read_to"])
         for stream in settings.read_streams:
             self.place = stream

@@ -53,6 +53,37 @@ class TenantStreams:
                     await self._note(stream, count, None)
         return deleted
 
+    async def delete_consumers(self, stream: str, has_time: Callable[[], bool]) -> bool:
+        """Delete consumers that are for subjects of the tenant alone, such as an MQTT client's.
+
+        Args:
+            stream: the stream; nothing is done when there is none.
+            has_time: False to end in the middle.
+
+        Returns:
+            Whether all were looked at.
+
+        Raises:
+            RequestFailed: JetStream refused it.
+            Unavailable: JetStream does not answer.
+        """
+        offset = 0
+        while has_time():
+            page = await self._found(f"CONSUMER.LIST.{stream}", {"offset": offset})
+            listed = (page or {}).get("consumers") or []
+            its_own = [each["name"] for each in listed if self._is_for_tenant(each["config"])]
+            for name in its_own:
+                await self._found(f"CONSUMER.DELETE.{stream}.{name}", {})
+            # Those that are gone leave their places in the list to others.
+            offset += len(listed) - len(its_own)
+            if page is None or not listed or offset >= page["total"] - len(its_own):
+                return True
+        return False
+
+    def _is_for_tenant(self, config: dict[str, Any]) -> bool:
+        subjects = config.get("filter_subjects") or [config.get("filter_subject") or ""]
+        return all(purges([subject], self._tenant_id) for subject in subjects)
+
     async def read(self, stream: str, after: int, has_time: Callable[[], bool]) -> tuple[int, bool]:
         """Look at each message of a stream, and delete the tenant's.
 

@@ -53,7 +53,8 @@ class ImportDevices(TenantRequest):
     """
 
     format: Format
-    content: Annotated[str, StringConstraints(max_length=_MAX_TEXT)]
+    # It may hold tokens.
+    content: Annotated[str, StringConstraints(max_length=_MAX_TEXT), Field(repr=False)]
     first_line: Annotated[int, Field(ge=1, lt=2**53)] = 1
     dry_run: bool = False
 

@@ -167,12 +167,15 @@ async def test_a_tenant_that_is_being_erased_is_refused_by_every_door(
     token, path = device["provision_token"], "/ingest/v1/tenant/test/device/d1/telemetry"
     reading = {"site_id": "s", "provision_token": token, "metrics": {"temp": 1}}
     assert (await http.post(path, json=reading)).status_code == 202
-    session = MqttSession(nats_server.mqtt_port, "test/d1", token, client_id="test/d1")
+    session = MqttSession(
+        nats_server.mqtt_port, "test/d1", token, client_id="test/d1", keeps_session=True
+    )
     with ExitStack() as sessions:
         # The answer to CONNECT comes from this loop.
         await asyncio.to_thread(sessions.enter_context, session)
         assert session.connected == "Success"
         session.subscribe("tenant/test/device/d1/commands")
+        assert "tenant.test" in json.dumps(await broker.api("CONSUMER.LIST.$MQTT_msgs"))
         session.publish("tenant/test/device/d1/telemetry", json.dumps(reading))
         erasure = await ask(http, "POST", f"{TENANT}/erasure", 202, confirm="test")
         assert erasure["status"] == "running"
@@ -196,6 +199,7 @@ async def test_a_tenant_that_is_being_erased_is_refused_by_every_door(
     assert (await http.get(TENANT, headers=ADMIN)).status_code == 404
     messages = await broker.api("STREAM.INFO.TELEMETRY")
     assert messages["state"]["messages"] == 0
+    assert "tenant.test" not in json.dumps(await broker.api("CONSUMER.LIST.$MQTT_msgs"))
     records = await broker.api("STREAM.INFO.$MQTT_sess", {"subjects_filter": ">"})
     for subject in records["state"].get("subjects") or {}:
         asked = {"last_by_subj": subject}

@@ -28,6 +28,7 @@ class MqttSession:
         password: str | None = None,
         *,
         client_id: str = "",
+        keeps_session: bool = False,
     ) -> None:
         self.ended = threading.Event()
         self.connected = ""
@@ -36,7 +37,9 @@ class MqttSession:
         self._answered = threading.Event()
         self._port = port
         self._host = "127.0.0.1"
-        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+        self._client = Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=not keeps_session
+        )
         if username is not None:
             self._client.username_pw_set(username, password)
         self._client.on_connect = self._on_connect
