@@ -54,8 +54,8 @@ class NewMessage(NamedTuple):
 
     Attributes:
         queue: messages of one queue are published in the order of their making, and one that its
-            stream does not take holds up its own queue alone. Not a tenant's id, which names the
-            queue of the tenant's jobs.
+            stream does not take holds up its own queue alone: a tenant's id, `/` and what it is
+            for. The id alone is the queue of the tenant's jobs.
         subject: where it is published; a stream must have the subject.
         msg_id: the stream drops a second message of this id.
         body: the payload.

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
-OTHER_COLUMNS = (("quarantine_events", "counted_for"), ("delivery_outbox", "queue"))
+OTHER_COLUMNS = (("quarantine_events", "counted_for"),)
 """Columns that hold a tenant under another name than `tenant_id`."""
 
 ENTRANCES = frozenset(

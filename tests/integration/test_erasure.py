@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 import structlog
 
+from functions.domain.outbox import NewMessage, add_messages
 from functions.erasure.endpoints import Erasure, ErasureQuery, erase_tenant, get_tenant_erasure
 from functions.erasure.erasing import ErasingSettings, erase_tenants
 from functions.erasure.tables import OTHER_COLUMNS
@@ -31,7 +32,8 @@ from tests.support.tenant_rows import count_mentions, fill_tables
 
 GONE, KEPT = "tenant-to-erase-4711", "tenant-to-keep-4712"
 SETTINGS = ErasingSettings(settle_s=0.2)
-COLUMNS = {"tenant_id", *(column for _, column in OTHER_COLUMNS)}
+# A queue begins with its tenant, from which the database makes the outbox's `tenant_id`.
+COLUMNS = {"tenant_id", "queue", *(column for _, column in OTHER_COLUMNS)}
 
 
 class Eraser:
@@ -109,6 +111,20 @@ async def count_in_streams(broker: Broker, names: list[str], text: str) -> dict[
         name: sum(text.encode() in each for each in await read_all(broker, name)) for name in names
     }
     return {name: count for name, count in counts.items() if count}
+
+
+async def test_what_waits_to_be_published_is_erased_whatever_it_is_for(eraser: Eraser) -> None:
+    messages = [
+        NewMessage(f"{tenant}{use}", f"downlinks.{tenant}.d.commands.c", "m", b"{}")
+        for tenant in (GONE, KEPT, f"{GONE}-2")
+        for use in ("", "/downlinks", "/events")
+    ]
+    async with eraser.pool.acquire() as connection, connection.transaction():
+        await add_messages(connection, messages)
+    await eraser.request()
+    await eraser.finish()
+    rows = await eraser.pool.fetch("SELECT tenant_id FROM delivery_outbox")
+    assert Counter(row["tenant_id"] for row in rows) == {KEPT: 3, f"{GONE}-2": 3}
 
 
 async def test_every_table_that_holds_tenants_is_emptied_of_one(
