@@ -1,6 +1,7 @@
 """Reads and judges a batch, and collects the rows, refusals and jobs to write. Does no I/O."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from runtime import Message
 _NS_PER_US = 1000
 _US_PER_S = 1_000_000
 _ORDERED_DOTS = 3
+SURE_NS = 10_000_000_000
+"""Half of the ack wait in the manifest."""
 
 Judge = Callable[[Envelope, RegisteredDevice | None, Message], Verdict]
 
@@ -115,16 +118,30 @@ class Plan:
     def close_copies(self, still_open: Container[int]) -> None:
         """Drop the copies whose messages in quarantine are not among those that wait for them."""
         closed = {m for m, copy in self.copies.items() if copy.quarantine_id not in still_open}
-        if not closed:
-            return
+        if closed:
+            self.drop(closed)
+
+    def drop(self, settled: AbstractSet[Message]) -> None:
+        """Drop what the messages would have become: others have settled them."""
         pairs = zip(self.rows, self.sources, strict=True)
-        kept = [(row, source) for row, source in pairs if source not in closed]
+        kept = [(row, source) for row, source in pairs if source not in settled]
         self.rows = [row for row, _ in kept]
         self.sources = [source for _, source in kept]
-        self.refused = [(each, why) for each, why in self.refused if each not in closed]
-        self.jobs = [(source, job) for source, job in self.jobs if source not in closed]
-        self.copies = {m: copy for m, copy in self.copies.items() if m not in closed}
-        self.repeated += closed
+        self.refused = [(each, why) for each, why in self.refused if each not in settled]
+        self.jobs = [(source, job) for source, job in self.jobs if source not in settled]
+        self.copies = {m: copy for m, copy in self.copies.items() if m not in settled}
+        self.repeated += settled
+
+    def is_unsure(self, message: Message, now_ns: int) -> bool:
+        """Whether another host may have settled the message since it was looked for.
+
+        A server delivers a message again when its first delivery was not settled for so long that
+        it is older than `SURE_NS` then, and so are all copies of that delivery that come late: from
+        a process that was stopped, or a connection that stood still.
+        """
+        return message not in self.copies and (
+            message.may_be_repeated or now_ns - message.stored_at_ns > SURE_NS
+        )
 
     def refuse_row(self, place: int, reason: str, detail: str) -> None:
         """Refuse the message of row `place`, and drop its jobs; later rows move up by one."""

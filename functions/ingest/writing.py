@@ -1,7 +1,9 @@
 """Writes a batch's rows, jobs, quarantine, sensors and counts in one transaction."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,6 +31,10 @@ _ROW_FAULTS = (
     OverflowError,
 )
 
+# Of a part of the stream that has more messages than this many times the batch, ask one by one.
+_DENSE = 4
+
+_Key: TypeAlias = tuple[int, datetime]
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
@@ -42,7 +48,7 @@ async def find_settled(pool: Pool, unsure: Iterable[tuple[Message, Topic | None]
     asked = [(message, topic, stored_at(message)) for message, topic in unsure]
     if not asked:
         return Settled()
-    readable = [(message, topic, time) for message, topic, time in asked if topic is not None]
+    readable = [(message, topic) for message, topic, _ in asked if topic is not None]
     async with pool.acquire() as connection:
         refused = await connection.fetch(
             _QUERIES["find_refused"],
@@ -50,15 +56,9 @@ async def find_settled(pool: Pool, unsure: Iterable[tuple[Message, Topic | None]
             [message.sequence for message, _, _ in asked],
             [time for _, _, time in asked],
         )
-        written = await connection.fetch(
-            _QUERIES["find_written"],
-            [topic.tenant_id for _, topic, _ in readable],
-            [topic.device_id for _, topic, _ in readable],
-            [time for _, _, time in readable],
-            [message.sequence for message, _, _ in readable],
-        )
+        written = await _written_among(connection, readable)
     return Settled(
-        {(row["seq"], row["time"]) for row in written},
+        written,
         {(row["sequence"], row["stored_at"]) for row in refused},
     )
 
@@ -77,18 +77,35 @@ async def write(pool: Pool, plan: Plan) -> Mapping[str, int]:
         return {}
     try:
         try:
-            unkept = await _commit(pool, plan, copy=True)
+            unkept = await _commit_agreed(pool, plan, copy=True)
         except asyncpg.UniqueViolationError:
             # Another host wrote some of the rows between `find_settled` and COPY.
-            unkept = await _commit(pool, plan, copy=False)
+            unkept = await _commit_agreed(pool, plan, copy=False)
     except _CROSSED as crossed:
         raise Retry("another transaction was in conflict with this one", delay_s=0.05) from crossed
     except _ROW_FAULTS:
         await _isolate(pool, plan)
-        unkept = await _commit(pool, plan, copy=False)
+        unkept = await _commit_agreed(pool, plan, copy=False)
     for found in plan.discovered.values():
         found.device.sensors.add(found.sensor)
     return unkept
+
+
+class _SettledOtherwiseError(Exception):
+    """Another host has given messages of the plan the other verdict; the transaction ends."""
+
+    def __init__(self, messages: set[Message]) -> None:
+        self.messages = messages
+        super().__init__(f"{len(messages)} messages")
+
+
+async def _commit_agreed(pool: Pool, plan: Plan, *, copy: bool) -> Mapping[str, int]:
+    """Commit the plan without what other hosts have settled otherwise."""
+    while True:
+        try:
+            return await _commit(pool, plan, copy=copy)
+        except _SettledOtherwiseError as otherwise:
+            plan.drop(otherwise.messages)
 
 
 async def _commit(pool: Pool, plan: Plan, *, copy: bool) -> Mapping[str, int]:
@@ -118,7 +135,55 @@ async def _commit(pool: Pool, plan: Plan, *, copy: bool) -> Mapping[str, int]:
             await count_settled(connection, written, duplicate)
         if plan.discovered:
             await register_sensors(connection, list(plan.discovered.values()))
+        # Last: what this transaction writes is locked by now.
+        await _check_agreement(connection, plan)
     return unkept
+
+
+async def _check_agreement(connection: Connection, plan: Plan) -> None:
+    """Raise `_SettledOtherwiseError` if a message would be row and in quarantine.
+
+    A host that was stopped with messages in its hands knows neither that they were delivered again
+    nor what became of them, and its verdict may differ: the rate counts for a first delivery only.
+    """
+    now_ns = time.time_ns()
+    accepted = [each for each in plan.sources if plan.is_unsure(each, now_ns)]
+    refused = [
+        (each, why.topic)
+        for each, why in plan.refused
+        if isinstance(why.topic, Topic) and plan.is_unsure(each, now_ns)
+    ]
+    otherwise: set[Message] = set()
+    if accepted:
+        keys = await _refused_among(connection, accepted)
+        otherwise |= {each for each in accepted if (each.sequence, stored_at(each)) in keys}
+    if refused:
+        keys = await _written_among(connection, refused)
+        otherwise |= {each for each, _ in refused if (each.sequence, stored_at(each)) in keys}
+    if otherwise:
+        raise _SettledOtherwiseError(otherwise)
+
+
+async def _refused_among(connection: Connection, accepted: Sequence[Message]) -> set[_Key]:
+    sequences = [each.sequence for each in accepted]
+    first, last = min(sequences), max(sequences)
+    stream = accepted[0].stream
+    if last - first < _DENSE * len(sequences):
+        rows = await connection.fetch(_QUERIES["refused_in"], stream, first, last)
+    else:
+        rows = await connection.fetch(_QUERIES["refused_of"], stream, sequences)
+    return {(row["sequence"], row["stored_at"]) for row in rows}
+
+
+async def _written_among(executor: Connection, asked: Sequence[tuple[Message, Topic]]) -> set[_Key]:
+    rows = await executor.fetch(
+        _QUERIES["find_written"],
+        [topic.tenant_id for _, topic in asked],
+        [topic.device_id for _, topic in asked],
+        [stored_at(message) for message, _ in asked],
+        [message.sequence for message, _ in asked],
+    )
+    return {(row["seq"], row["time"]) for row in rows}
 
 
 async def insert_rows(connection: Connection, rows: list[Row]) -> Counter[str]:

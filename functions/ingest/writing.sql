@@ -20,6 +20,17 @@ WHERE EXISTS (
       AND asked.stored_at BETWEEN unkept.first_stored_at AND unkept.last_stored_at
 )
 
+-- name: refused_in
+-- Refused messages of a part of a stream.
+-- $1 stream, $2, $3 first and last sequence
+SELECT sequence, stored_at FROM quarantine_events
+WHERE stream = $1 AND sequence BETWEEN $2 AND $3
+
+-- name: refused_of
+-- $1 stream, $2 sequences
+SELECT sequence, stored_at FROM quarantine_events
+WHERE stream = $1 AND sequence = ANY ($2::bigint[])
+
 -- name: insert_new
 -- Inserts in the order of the key, so that two hosts with the same messages do not deadlock. Returns how many rows are new.
 WITH inserted AS (

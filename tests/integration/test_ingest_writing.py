@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -287,3 +288,66 @@ async def test_unmapped_topics_are_quarantined_and_the_platforms_downlinks_are_n
     assert kept[1]["topic"] == "tenant/test/device/dev1/alarm"
     assert kept[1]["reason"] == "INVALID_JSON"
     assert {kept[n]["reason"] for n in (3, 4)} == {"BAD_TOPIC_FORMAT"}
+
+
+def flood_of(count: int) -> list[Message]:
+    """More than a device's burst, stored in one moment."""
+    flood = [raw(n) for n in range(1, count + 1)]
+    for message in flood:
+        message.stored_at_ns = STORED_AT_NS + message.sequence
+    return flood
+
+
+async def hold_up(host: Ingest, *messages: Message) -> tuple[list[Any], "asyncio.Task[None]"]:
+    """Let a host judge the messages, and stop it before it writes: its connections are taken."""
+    held: list[Any] = []
+    make = host.state.job_maker.make
+
+    async def take_all(candidates: Any) -> Any:
+        made = await make(candidates)
+        held.extend([await host.pool.acquire() for _ in range(host.pool.get_idle_size())])
+        while host.pool.get_size() < host.pool.get_max_size():
+            held.append(await host.pool.acquire())
+        judged.set()
+        return made
+
+    judged = asyncio.Event()
+    host.state.job_maker.make = take_all  # type: ignore[method-assign]
+    running = asyncio.create_task(host.run(*messages))
+    await judged.wait()
+    host.state.job_maker.make = make  # type: ignore[method-assign]
+    return held, running
+
+
+@pytest.mark.parametrize("stored_s_ago", [3600, 15])
+async def test_a_host_that_was_stopped_with_refused_messages_does_not_refuse_what_another_wrote(
+    function: Ingest, postgres_dsn: str, broker: Broker, stored_s_ago: int
+) -> None:
+    flood = flood_of(30)
+    for message in flood:
+        message.stored_at_ns = time.time_ns() - stored_s_ago * 1_000_000_000 + message.sequence
+    async with started(postgres_dsn, broker) as stopped:
+        held, running = await hold_up(stopped, *flood)
+        # No rate is charged to what may be repeated, so all of them are rows.
+        await function.run(*map(again, flood))
+        assert await function.counts() == (30, 0)
+        for connection in held:
+            await stopped.pool.release(connection)
+        await running
+    assert await function.counts() == (30, 0)
+
+
+async def test_a_host_that_was_stopped_with_accepted_messages_does_not_write_what_another_refused(
+    function: Ingest, postgres_dsn: str, broker: Broker
+) -> None:
+    async with started(postgres_dsn, broker) as stopped:
+        held, running = await hold_up(stopped, raw(1), raw(2), raw(9_999))
+        await function.pool.execute("UPDATE device_registry SET status = 'REVOKED'")
+        await function.restart()
+        await function.run(again(raw(2)))
+        assert await function.counts() == (0, 1)
+        for connection in held:
+            await stopped.pool.release(connection)
+        await running
+    assert [row["seq"] for row in await function.rows()] == [1, 9_999]
+    assert set(await function.quarantined()) == {2}
