@@ -54,7 +54,8 @@ class RegisteredDevice:
         status: ACTIVE or REVOKED.
         token_hash: SHA-256 of the provision token; None without a token.
         tenant_status: ACTIVE, SUSPENDED or ERASING.
-        subscriptions: those that may count for the device: its own, or else the tenant's MAIN ones.
+        subscriptions: those that may count for the device: its own, or else the tenant's
+            that are no ADDON.
         certificates: start and end of the validity of each active certificate.
         sensors: the sensor names registered so far, and the names found while there was no room.
         sensor_limit: how many sensors may be registered.

@@ -1,6 +1,6 @@
 -- name: find_devices
--- Each device with its tenant and the subscriptions that may count for it: its own, or else the tenant's MAIN
--- ones. Which of them counts depends on the time of the message.
+-- Each device with its tenant and the subscriptions that may count for it: its own, or else the tenant's that
+-- are no ADDON. Which of them counts depends on the time of the message.
 SELECT d.tenant_id::text, d.device_id::text, d.site_id, d.status, d.provision_token_hash, d.sensor_limit,
        d.previous_token_hash, d.previous_token_until,
        t.status AS tenant_status,
@@ -22,7 +22,7 @@ CROSS JOIN LATERAL (
     FROM (
         SELECT status, starts_at, expires_at FROM subscriptions
         WHERE tenant_id = d.tenant_id
-          AND CASE WHEN d.subscription_id IS NULL THEN type = 'MAIN'
+          AND CASE WHEN d.subscription_id IS NULL THEN type <> 'ADDON'
                    ELSE subscription_id = d.subscription_id END
         ORDER BY status IN ('ACTIVE', 'TRIAL', 'GRACE') DESC, coalesce(expires_at, 'infinity') DESC
         LIMIT 50

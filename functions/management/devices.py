@@ -38,7 +38,10 @@ Settings = DeviceSettings
 
 
 class RegisterDevice(DeviceRequest):
-    """A new device. A token is generated when absent; without `subscription_id` MAIN counts."""
+    """A new device. A token is generated when absent.
+
+    Without `subscription_id` the tenant's subscriptions count that are no ADDON.
+    """
 
     site_id: Name
     provision_token: Token | None = None
@@ -208,7 +211,7 @@ async def find_room(
 ) -> int | None:
     """How many devices more a subscription has room for, below 1 for none; None without a limit.
 
-    Without `subscription` the tenant's MAIN one counts.
+    Without `subscription` those of the tenant count that are no ADDON.
     """
     room: int | None = await connection.fetchval(_QUERIES["room"], tenant_id, subscription)
     return room

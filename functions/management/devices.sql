@@ -15,7 +15,7 @@ SELECT coalesce(
     SELECT active FROM device_counts WHERE tenant_id = $1 AND subscription_id IS NOT DISTINCT FROM $2::uuid
 ), 0)
 FROM subscriptions s
-WHERE s.tenant_id = $1 AND CASE WHEN $2 IS NULL THEN s.type = 'MAIN' ELSE s.subscription_id = $2 END
+WHERE s.tenant_id = $1 AND CASE WHEN $2 IS NULL THEN s.type <> 'ADDON' ELSE s.subscription_id = $2 END
 
 -- name: insert
 INSERT INTO device_registry

@@ -19,6 +19,7 @@ from pydantic import SecretStr, ValidationError
 
 from functions.domain.paging import write_cursor
 from functions.domain.quarantine import Refusal, quarantine
+from functions.domain.registry import find_device
 from functions.domain.secret_box import SecretBox
 from functions.domain.topics import Topic
 from functions.management import (
@@ -207,6 +208,60 @@ async def test_subscriptions_are_added_suspended_and_made_endless(api: Caller) -
     )
     create = subscriptions.create_subscription
     assert await api.refuse(create, tenant_id="nobody") == ("TENANT_NOT_FOUND", 404)
+
+
+async def test_a_subscription_lasts_for_a_term_and_is_extended_by_one(api: Caller) -> None:
+    create, change = subscriptions.create_subscription, subscriptions.update_subscription
+    terms = {"starts_at": "2126-01-31T00:00:00Z", "term": "P1M"}
+    added = await api.ask(create, tenant_id="test", type="TEMPORARY", **terms)
+    assert added.expires_at == datetime(2126, 2, 28, tzinfo=UTC)
+    identity = {"tenant_id": "test", "subscription_id": added.subscription_id}
+    longer = await api.ask(change, **identity, extend_by="P1Y")
+    assert longer.expires_at == datetime(2127, 2, 28, tzinfo=UTC)
+    await api.ask(change, **identity, expires_at="2020-01-01T00:00:00Z")
+    renewed = (await api.ask(change, **identity, extend_by="P1D")).expires_at
+    assert renewed is not None
+    assert timedelta(hours=23) < renewed - datetime.now(UTC) < timedelta(hours=25)
+    await api.ask(change, **identity, expires_at=None)
+    refusal = await api.refuse(change, **identity, extend_by="P1D")
+    assert refusal == ("SUBSCRIPTION_ENDLESS", 409)
+    late = {"starts_at": "9990-01-01T00:00:00Z", "term": "P9Y"}
+    assert await api.refuse(create, tenant_id="test", **late) == ("TERM_TOO_LONG", 422)
+    for both in ({"term": "P1Y", "expires_at": "2030-01-01T00:00:00Z"}, {"term": "P1H"}):
+        with pytest.raises(ValidationError):
+            subscriptions.CreateSubscription(tenant_id="test", **both)
+
+
+async def test_creating_a_tenant_again_with_its_term_is_the_same_tenant(api: Caller) -> None:
+    tenant = {"tenant_id": "yearly", "subscription": {"term": "P1Y"}}
+    assert await api.ask(owners.create_tenant, **tenant) == await api.ask(
+        owners.create_tenant, **tenant
+    )
+    other = {**tenant, "subscription": {"term": "P2Y"}}
+    assert await api.refuse(owners.create_tenant, **other) == ("TENANT_EXISTS", 409)
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_room"), [("MAIN", True), ("TRIAL", True), ("TEMPORARY", True), ("ADDON", False)]
+)
+async def test_every_subscription_but_an_addon_counts_for_devices_that_name_none(
+    api: Caller, kind: str, *, has_room: bool
+) -> None:
+    await api.ask(
+        owners.create_tenant, tenant_id="u", subscription={"type": kind, "device_limit": 1}
+    )
+    for number in range(2 if has_room else 1):
+        device = {"tenant_id": "u", "device_id": f"d{number}", "site_id": "s1"}
+        if number == 1:
+            refusal = await api.refuse(devices.register_device, **device)
+            assert refusal == ("DEVICE_LIMIT_REACHED", 409)
+        else:
+            await api.ask(devices.register_device, **device)
+    (own,) = (await api.ask(subscriptions.list_subscriptions, tenant_id="u")).items
+    assert own.active_device_count == (1 if has_room else 0)
+    found = await find_device(api.pool, "u", "d0")
+    assert found is not None
+    assert bool(found.subscriptions) == has_room
 
 
 async def test_a_device_is_registered_with_the_hash_of_the_token_it_was_given(api: Caller) -> None:
