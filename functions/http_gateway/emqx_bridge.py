@@ -11,12 +11,12 @@ import binascii
 import hashlib
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from starlette.responses import Response
 
-from functions.domain.topics import BadTopic, Topic, is_tenant_id, parse_topic, raw_subject
+from functions.domain.broker_messages import Publish, make_message
 from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.keys import KeyCheck, require_bridge
@@ -26,25 +26,7 @@ from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
-UNMAPPED_SUBJECT = "tenant.unmapped"
-"""A subject of stream `UNMAPPED`, which takes `tenant.>`."""
-
 _MAX_ID_LENGTH = 128
-_HEADROOM_BYTES = 2048
-
-
-class Publish(NamedTuple):
-    """One message that a device published, as EMQX forwards it.
-
-    Attributes:
-        payload: the device's own bytes, or the UTF-8 bytes of the text that EMQX sent.
-    """
-
-    message_id: str
-    topic: str
-    username: str
-    payload: bytes
-    received_at: str
 
 
 class EmqxBridge:
@@ -112,53 +94,6 @@ def read_publish(body: bytes) -> Publish:
         payload=_payload(fields),
         received_at=_time(fields.get("publish_received_at")),
     )
-
-
-def make_message(publish: Publish, *, limit_bytes: int) -> tuple[str, bytes]:
-    """Subject and bytes to store, at most `limit_bytes` long.
-
-    A UTF-8 payload becomes a string in the envelope, unchanged. Any other payload is stored raw on
-    its device's subject, or as base64 in the envelope when the topic names no device.
-    """
-    topic = parse_topic(publish.topic)
-    try:
-        payload: dict[str, Any] = {"payload": publish.payload.decode()}
-    except UnicodeDecodeError:
-        if isinstance(topic, Topic) and len(publish.payload) <= limit_bytes:
-            return raw_subject(topic), publish.payload
-        payload = {"payload_base64": base64.b64encode(publish.payload).decode()}
-    data = orjson.dumps(_fields(publish, topic) | payload)
-    if len(data) > limit_bytes:
-        data = orjson.dumps(_cut(publish, topic, limit_bytes))
-    return _subject(publish.topic, topic), data
-
-
-def _fields(publish: Publish, topic: Topic | BadTopic) -> dict[str, Any]:
-    fields: dict[str, Any] = {"topic": publish.topic}
-    if isinstance(topic, Topic):
-        fields |= topic._asdict()
-    return fields | {"username": publish.username, "ts": publish.received_at}
-
-
-def _cut(publish: Publish, topic: Topic | BadTopic, limit_bytes: int) -> dict[str, Any]:
-    """The message, cut to fit `limit_bytes`; ingest refuses the size and quarantines this part."""
-    # An escaped control character takes six bytes of JSON for one of the payload.
-    kept = publish.payload[: max(0, limit_bytes - _HEADROOM_BYTES) // 6]
-    return _fields(
-        publish._replace(topic=publish.topic[:256], username=publish.username[:64]), topic
-    ) | {
-        "payload": kept.decode(errors="replace"),
-        "payload_cut_from_bytes": len(publish.payload),
-    }
-
-
-def _subject(text: str, topic: Topic | BadTopic) -> str:
-    if isinstance(topic, Topic):
-        return topic.stream_subject
-    levels = text.split("/", 2)
-    if levels[0] == "tenant" and len(levels) > 1 and is_tenant_id(levels[1]):
-        return f"telemetry.{levels[1]}"
-    return UNMAPPED_SUBJECT
 
 
 def _payload(fields: dict[str, Any]) -> bytes:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from functions.domain.broker_messages import make_message
 from functions.domain.envelope import BadEnvelope, read_envelope
 from functions.domain.topics import parse_topic
-from functions.http_gateway.emqx_bridge import make_message, read_publish
+from functions.http_gateway.emqx_bridge import read_publish
 from functions.http_gateway.problems import ProblemError
 from runtime import Message
 

@@ -1,0 +1,286 @@
+"""A connection to an MQTT 5 broker, with a client of paho-mqtt of its own.
+
+So nothing of a broken connection lives on in the next one.
+Source: MQTT 5.0 (OASIS), sections 3.1 to 3.14 and 4.6.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from functions.mqtt_bridge.dialing import Disconnected, dial, properties_of, text_of
+from functions.mqtt_bridge.driver import Driver
+from functions.mqtt_bridge.settings import BrokerSettings
+
+_DO_NOT_SEND_RETAINED = 2
+_FIRST_ERROR = 0x80
+_MOST_WAITING = 1000
+_CREDENTIALS_REFUSED = frozenset({0x86, 0x87, 0x8C})
+_TAKEN_OVER = 0x8E
+
+
+class NotPublished(Exception):  # noqa: N818 - an outcome
+    """The broker did not take a message.
+
+    Attributes:
+        code: the reason code of its PUBACK.
+    """
+
+    def __init__(self, code: ReasonCode) -> None:
+        self.code = code.value
+        super().__init__(str(code))
+
+
+class MqttConnection:
+    """One connection, from CONNACK to its end.
+
+    Attributes:
+        resumed: whether the broker has kept a session of this client id.
+        marks_subscriptions: whether the broker takes subscription identifiers.
+        ended: done when the connection has ended; its result says why.
+    """
+
+    def __init__(self, client: Client, receive: Callable[[MQTTMessage], None] | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.resumed = False
+        self.marks_subscriptions = True
+        self.ended: asyncio.Future[Disconnected] = self._loop.create_future()
+        self._client = client
+        self._receive = receive
+        self._accepted: asyncio.Future[ReasonCode] = self._loop.create_future()
+        self._granted: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
+        self._confirmed: dict[int, asyncio.Future[None]] = {}
+        self._driver = Driver(client)
+
+    @classmethod
+    async def open(
+        cls,
+        settings: BrokerSettings,
+        *,
+        client_id: str,
+        session_expiry_s: int = 0,
+        receive_maximum: int = 1,
+        receive: Callable[[MQTTMessage], None] | None = None,
+    ) -> "MqttConnection":
+        """Connect and log in.
+
+        Args:
+            settings: the broker.
+            client_id: names the session; empty lets the broker choose.
+            session_expiry_s: how long the broker keeps the session after the connection; with 0 it
+                begins and ends with it.
+            receive_maximum: messages that the broker may send without an acknowledgement.
+            receive: called with each message, in the event loop; it must not block. Each message
+                with QoS 1 needs an `acknowledge`.
+
+        Raises:
+            Disconnected: there is no connection.
+        """
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            manual_ack=True,
+        )
+        self = cls(client, receive)
+        try:
+            async with asyncio.timeout(settings.connect_timeout_s):
+                await dial(
+                    client,
+                    settings,
+                    session_expiry_s=session_expiry_s,
+                    receive_maximum=receive_maximum,
+                )
+                self._attach()
+                code = await self._accepted
+        except TimeoutError:
+            self._break()
+            raise Disconnected("the broker did not answer in time") from None
+        except (OSError, ValueError) as failure:
+            # Of resolving, connecting and TLS. A file that cannot be read is one, too.
+            self._break()
+            raise Disconnected(text_of(failure)) from failure
+        except BaseException:
+            self._break()
+            raise
+        if code.value >= _FIRST_ERROR:
+            self._break()
+            raise Disconnected(
+                f"the broker refused the connection: {code}",
+                needs_a_person=code.value in _CREDENTIALS_REFUSED,
+            )
+        return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has not ended, as far as is known."""
+        return not self.ended.done()
+
+    async def subscribe(self, filters: Sequence[str], identifier: int | None) -> None:
+        """Subscribe with QoS 1, without messages that the broker has retained.
+
+        Args:
+            filters: topic filters; a subscription that exists is replaced without a gap.
+            identifier: the broker adds it to each message of these subscriptions.
+
+        Raises:
+            Disconnected: the broker refused one, or the connection ended.
+        """
+        properties = properties_of(PacketTypes.SUBSCRIBE, SubscriptionIdentifier=identifier)
+        options = SubscribeOptions(qos=1, retainHandling=_DO_NOT_SEND_RETAINED)
+        wanted = [(topic, options) for topic in filters]
+        code, mid = self._client.subscribe(wanted, properties=properties)
+        if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
+            raise self._end("the connection is closed")
+        answer = self._granted[mid] = self._loop.create_future()
+        for given in await self._answer_to(answer):
+            if given.value >= _FIRST_ERROR:
+                raise Disconnected(
+                    f"the broker refused the subscription: {given}", needs_a_person=True
+                )
+
+    async def publish(
+        self, topic: str, payload: bytes, *, mark: tuple[str, str], expires_in_s: int | None = None
+    ) -> None:
+        """Publish with QoS 1; returns when the broker has confirmed the message.
+
+        Args:
+            topic: a valid topic.
+            payload: any bytes.
+            mark: name and value of the message's user property.
+            expires_in_s: after so long the broker drops a message that it could not deliver.
+
+        Raises:
+            Disconnected: the connection ended; the broker may have the message.
+            NotPublished: the broker refused the message.
+        """
+        properties = properties_of(
+            PacketTypes.PUBLISH, UserProperty=mark, MessageExpiryInterval=expires_in_s
+        )
+        if not self.is_open or len(self._confirmed) >= _MOST_WAITING:
+            raise Disconnected("there is no connection, or too much waits for it")
+        sent = self._client.publish(topic, payload, qos=1, properties=properties)
+        if sent.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise self._end("the connection is closed")
+        confirmed = self._confirmed[sent.mid] = self._loop.create_future()
+        try:
+            await self._answer_to(confirmed)
+        finally:
+            self._confirmed.pop(sent.mid, None)
+
+    def acknowledge(self, mid: int) -> None:
+        """Send the PUBACK of a message; nothing is sent when the connection has ended.
+
+        Call it in the order of the messages: MQTT 5.0, section 4.6.
+        """
+        if self.is_open:
+            self._client.ack(mid, 1)
+
+    def pause(self) -> None:
+        """Read no further, so that the broker has to wait."""
+        self._driver.pause()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._driver.resume()
+
+    def close(self) -> None:
+        """Say DISCONNECT and close. The broker keeps the session for its time."""
+        if self.is_open and self._driver.is_open:
+            self._client.disconnect()
+        self._break()
+
+    async def _answer_to(self, awaited: "asyncio.Future[Any]") -> Any:  # noqa: ANN401 - of the future
+        await asyncio.wait({awaited, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not awaited.done():
+            raise self.ended.result()
+        return awaited.result()
+
+    def _attach(self) -> None:
+        """Hear of what the connected client receives."""
+        client = self._client
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
+        client.on_publish = self._on_publish
+        client.on_disconnect = self._on_disconnect
+        if not self._driver.start():
+            raise self._end("the connection was closed at once")
+
+    def _break(self) -> None:
+        """Close the socket, whatever state it is in."""
+        self._receive = None
+        self._driver.stop()
+        self._end("the connection is closed")
+
+    def _end(self, reason: str, **more: bool) -> Disconnected:
+        if not self.ended.done():
+            self.ended.set_result(Disconnected(reason, **more))
+        return self.ended.result()
+
+    # paho defines the signatures.
+    def _on_connect(
+        self,
+        _client: Client,
+        _data: object,
+        flags: ConnectFlags,
+        code: ReasonCode,
+        properties: object,
+    ) -> None:
+        self._driver.packets += 1
+        self.resumed = flags.session_present
+        self.marks_subscriptions = getattr(properties, "SubscriptionIdentifierAvailable", 1) != 0
+        if not self._accepted.done():
+            self._accepted.set_result(code)
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        self._driver.packets += 1
+        if self._receive is not None:
+            self._receive(message)
+
+    def _on_subscribe(
+        self, _client: Client, _data: object, mid: int, codes: list[ReasonCode], _properties: object
+    ) -> None:
+        self._driver.packets += 1
+        answer = self._granted.pop(mid, None)
+        if answer is not None and not answer.done():
+            answer.set_result(codes)
+
+    def _on_publish(
+        self, _client: Client, _data: object, mid: int, code: ReasonCode, _properties: object
+    ) -> None:
+        self._driver.packets += 1
+        confirmed = self._confirmed.get(mid)
+        if confirmed is None or confirmed.done():
+            return
+        if code.value >= _FIRST_ERROR:
+            confirmed.set_exception(NotPublished(code))
+        else:
+            confirmed.set_result(None)
+
+    def _on_disconnect(
+        self,
+        _client: Client,
+        _data: object,
+        flags: DisconnectFlags,
+        code: ReasonCode,
+        _properties: object,
+    ) -> None:
+        said = "the broker said" if flags.is_disconnect_packet_from_server else "the connection"
+        if not self._accepted.done():
+            self._accepted.set_exception(Disconnected("the broker closed the connection"))
+            self._accepted.exception()
+        self._end(
+            f"{said}: {code}",
+            needs_a_person=code.value in _CREDENTIALS_REFUSED,
+            taken_over=code.value == _TAKEN_OVER,
+        )
+
+
+__all__ = ["Disconnected", "MqttConnection", "NotPublished"]

@@ -1,0 +1,105 @@
+"""Connects paho-mqtt's client to a broker, in a thread, as resolving and connecting block."""
+
+import asyncio
+import ssl
+
+from paho.mqtt.client import Client
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from functions.mqtt_bridge.settings import BrokerSettings
+
+
+class Disconnected(Exception):  # noqa: N818 - a state, not an error
+    """There is no connection, or it has ended.
+
+    Attributes:
+        reason: why; of bounded length, and without anything that a device has sent.
+        needs_a_person: whether waiting does not help: credentials, or a right that is missing.
+        taken_over: whether another client has connected with this client id.
+    """
+
+    def __init__(
+        self, reason: str, *, needs_a_person: bool = False, taken_over: bool = False
+    ) -> None:
+        self.reason = reason[:200]
+        self.needs_a_person = needs_a_person
+        self.taken_over = taken_over
+        super().__init__(self.reason)
+
+
+async def dial(
+    client: Client, settings: BrokerSettings, *, session_expiry_s: int, receive_maximum: int
+) -> None:
+    """Connect; returns when CONNECT is sent. A session of an expiry of 0 begins anew.
+
+    Raises:
+        OSError: of the network, of TLS, or of a file with certificates.
+        ValueError: paho or the TLS library does not accept a value.
+    """
+    properties = properties_of(
+        PacketTypes.CONNECT,
+        SessionExpiryInterval=session_expiry_s,
+        ReceiveMaximum=receive_maximum,
+    )
+
+    def connect() -> None:
+        if settings.username:
+            password = settings.password.get_secret_value() if settings.password else None
+            client.username_pw_set(settings.username, password)
+        if settings.tls:
+            client.tls_set_context(_tls_of(settings))
+        client.connect_timeout = settings.connect_timeout_s
+        client.connect(
+            settings.host,
+            settings.port,
+            settings.keep_alive_s,
+            clean_start=not session_expiry_s,
+            properties=properties,
+        )
+
+    dialing = asyncio.ensure_future(asyncio.to_thread(connect))
+    try:
+        await asyncio.shield(dialing)
+    except asyncio.CancelledError:
+        dialing.add_done_callback(lambda done: _discard(client, done))
+        raise
+
+
+def _discard(client: Client, dialed: "asyncio.Future[None]") -> None:
+    """Close what was connected too late."""
+    if not dialed.cancelled() and dialed.exception() is None:
+        client.disconnect()
+
+
+def _tls_of(settings: BrokerSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(
+        cafile=str(settings.authorities) if settings.authorities else None
+    )
+    if settings.client_certificate:
+        context.load_cert_chain(settings.client_certificate)
+    return context
+
+
+def text_of(failure: Exception) -> str:
+    """Why there is no connection, for a log."""
+    if isinstance(failure, OSError) and failure.strerror:
+        return failure.strerror
+    return str(failure) or type(failure).__name__
+
+
+def properties_of(kind: int, **values: object) -> Properties:
+    """The properties of a packet; those that are None are left out.
+
+    Args:
+        kind: one of `PacketTypes`.
+        values: by the names that paho gives them.
+    """
+    properties = Properties(kind)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        if value is not None:
+            setattr(properties, name, value)
+    return properties
+
+
+__all__ = ["Disconnected", "dial", "properties_of", "text_of"]
