@@ -51,8 +51,8 @@ async def dial(
             client.tls_set_context(_tls_of(settings))
         client.connect_timeout = settings.connect_timeout_s
         client.connect(
-            settings.host,
-            settings.port,
+            settings.broker_host,
+            settings.broker_port,
             settings.keep_alive_s,
             clean_start=not session_expiry_s,
             properties=properties,
@@ -72,10 +72,22 @@ def _discard(client: Client, dialed: "asyncio.Future[None]") -> None:
         client.disconnect()
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when its handshake fails, which paho leaves to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 def _tls_of(settings: BrokerSettings) -> ssl.SSLContext:
     context = ssl.create_default_context(
         cafile=str(settings.authorities) if settings.authorities else None
     )
+    context.sslsocket_class = _TlsSocket
     if settings.client_certificate:
         context.load_cert_chain(settings.client_certificate)
     return context

@@ -85,12 +85,12 @@ class BrokerSettings(BaseModel):
         return self
 
     @property
-    def host(self) -> str:
+    def broker_host(self) -> str:
         """The broker's name or address."""
         return urlsplit(self.url).hostname or ""
 
     @property
-    def port(self) -> int:
+    def broker_port(self) -> int:
         """The broker's port."""
         parts = urlsplit(self.url)
         return parts.port or _PORTS[parts.scheme]

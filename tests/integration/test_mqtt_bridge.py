@@ -1,16 +1,23 @@
 """The bridge with a real Mosquitto and a real nats-server: what is acknowledged is stored."""
 
 import asyncio
+import base64
+import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from functions.mqtt_bridge.connection import MqttConnection
+from functions.mqtt_bridge.session import MARK
+from functions.mqtt_bridge.settings import BrokerSettings
 from runtime.broker.connection import Broker
 from runtime.host import Host
+from tests.support.certificates import self_signed
 from tests.support.gateway import STREAMS, count_stored, read_stored
 from tests.support.host import eventually, running_host
 from tests.support.mosquitto import Mosquitto
@@ -19,6 +26,7 @@ from tests.support.servers import NatsServer
 
 pytestmark = pytest.mark.mosquitto
 
+REFUSED = "The MQTT bridge is not connected."
 TELEMETRY = "tenant/t1/device/d1/telemetry"
 BRIDGE_STREAM: dict[str, Any] = {
     "MQTT_BRIDGE": {
@@ -87,6 +95,28 @@ async def publish(mosquitto: Mosquitto, topic: str, *payloads: str | bytes, qos:
     await asyncio.to_thread(run)
 
 
+async def sent(mosquitto: Mosquitto, count: int) -> bool | None:
+    """Whether the broker has sent the bridge so many messages."""
+    return mosquitto.log.count("Sending PUBLISH to runtime-bridge-1") >= count or None
+
+
+async def line(lines: Any, event: str) -> Any:
+    return next((each for each in lines if each["event"] == event), None)
+
+
+async def payloads_of(broker: Broker, count: int) -> list[str]:
+    """The payloads of stream TELEMETRY, in its order."""
+    found = [await read_stored(broker, "TELEMETRY", n) for n in range(1, count + 1)]
+    return [message.document["payload"] for message in found]
+
+
+def _mosquitto_hash(password: str) -> str:
+    """A password as mosquitto_passwd writes it. Source: mosquitto, `password_mosq.c`."""
+    salt = bytes(range(12))
+    found = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+    return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(found).decode()}"
+
+
 async def stored(broker: Broker, count: int) -> dict[str, int]:
     """What the streams hold, as soon as they hold so many messages."""
 
@@ -107,3 +137,152 @@ async def test_what_a_device_publishes_is_stored_in_its_envelope(
     assert message.subject == "telemetry.t1"
     assert message.document["topic"] == TELEMETRY
     assert json.loads(message.document["payload"]) == {"metrics": {"temp": 21}}
+
+
+async def test_nothing_that_a_device_publishes_is_dropped(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    odd: list[tuple[str, str | bytes]] = [
+        ("tenant/t1/device/d1/shadow/reported", '{"reported": {}}'),
+        ("tenant/t1/device/d.1/commands/ack", '{"command_id": "c"}'),
+        ("tenant/t1/device/d1/commands", "a command that the platform has not given"),
+        ("tenant/*/device/>/telemetry", "{}"),
+        ("tenant/t1/device/d1/x/y/z/too/deep", "{}"),
+        ("tenant/t.1/device//telemetry", "{}"),
+        (TELEMETRY, "no JSON"),
+        (TELEMETRY, b"\xff\x00\xfe"),
+        (TELEMETRY, ""),
+        (TELEMETRY, "x" * 3_000_000),
+        (TELEMETRY, b"\xff" * 3_000_000),
+    ]
+    async with bridging(nats_server, mosquitto):
+        for topic, payload in odd:
+            await publish(mosquitto, topic, payload)
+        found = await stored(broker, len(odd))
+    assert set(found) == {"TELEMETRY", "SHADOW", "COMMANDS", "UNMAPPED"}
+    assert sum(found.values()) == len(odd)
+
+
+async def test_what_is_not_stored_is_not_acknowledged_and_comes_again(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    closed = {"name": "TELEMETRY", "subjects": ["elsewhere.>"], "storage": "memory"}
+    await broker.api("STREAM.UPDATE.TELEMETRY", closed)
+    payloads = [f"{number}" for number in range(30)]
+    async with bridging(nats_server, mosquitto, receive_maximum=10):
+        await publish(mosquitto, TELEMETRY, *payloads)
+        await eventually(lambda: sent(mosquitto, 10), "ten messages on their way")
+    # The broker has sent no more than the bridge may hold, and has no PUBACK for these.
+    assert "Received PUBACK from runtime-bridge-1" not in mosquitto.log
+    assert await sent(mosquitto, 11) is None
+
+    await broker.api("STREAM.UPDATE.TELEMETRY", {**closed, "subjects": ["telemetry.>"]})
+    async with bridging(nats_server, mosquitto, receive_maximum=10):
+        assert await stored(broker, 30) == {"TELEMETRY": 30}
+    assert await payloads_of(broker, 30) == payloads
+
+
+async def test_an_outage_of_a_stream_holds_the_messages_up_and_loses_none(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    closed = {"name": "TELEMETRY", "subjects": ["elsewhere.>"], "storage": "memory"}
+    async with bridging(nats_server, mosquitto, receive_maximum=10):
+        await broker.api("STREAM.UPDATE.TELEMETRY", closed)
+        payloads = [f"{number}" for number in range(30)]
+        await publish(mosquitto, TELEMETRY, *payloads)
+        await eventually(lambda: sent(mosquitto, 10), "ten messages on their way")
+        await broker.api("STREAM.UPDATE.TELEMETRY", {**closed, "subjects": ["telemetry.>"]})
+        assert await stored(broker, 30) == {"TELEMETRY": 30}
+    assert await payloads_of(broker, 30) == payloads
+
+
+async def test_the_platform_s_own_messages_to_devices_are_no_device_s(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        link = await MqttConnection.open(BrokerSettings(url=mosquitto.url), client_id="")
+        await link.publish("tenant/t1/device/d1/commands", b"{}", mark=MARK)
+        # The mark is for topics to devices only.
+        await link.publish(TELEMETRY, b"{}", mark=MARK)
+        link.close()
+        assert await stored(broker, 1) == {"TELEMETRY": 1}
+    assert (await read_stored(broker, "TELEMETRY")).document["topic"] == TELEMETRY
+
+
+async def test_messages_with_qos_0_are_stored_too(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, *["{}"] * 3000, qos=0)
+        assert await stored(broker, 3000) == {"TELEMETRY": 3000}
+
+
+async def test_retained_messages_come_once_and_not_with_each_subscription(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    def retain() -> None:
+        with MqttSession(mosquitto.port) as session:
+            session.publish(TELEMETRY, '{"retained": 1}', retain=True)
+
+    await asyncio.to_thread(retain)
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, '{"live": 1}')
+        assert await stored(broker, 1) == {"TELEMETRY": 1}
+    assert await payloads_of(broker, 1) == ['{"live": 1}']
+
+
+async def test_a_broker_that_restarts_is_found_again_with_its_session(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, "1")
+        await stored(broker, 1)
+        mosquitto.stop()
+        mosquitto.start()
+        await connected(mosquitto, 2)
+        await publish(mosquitto, TELEMETRY, "2")
+        assert await stored(broker, 2) == {"TELEMETRY": 2}
+    assert "runtime-bridge-1 0 $share/runtime/tenant/+/device/+/#" not in mosquitto.log
+
+
+async def test_a_broker_with_tls_and_passwords_lets_only_its_bridge_in(
+    nats_server: NatsServer, broker: Broker, streams: None, tmp_path: Path
+) -> None:
+    server, own = self_signed("localhost", tmp_path), self_signed("bridge", tmp_path)
+    passwords = tmp_path / "passwords"
+    passwords.write_text(f"bridge:{_mosquitto_hash('the password')}\n")
+    mosquitto = Mosquitto(
+        tmp_path / "tls",
+        listener=f"certfile {server}\nkeyfile {server}\ncafile {own}\nrequire_certificate true",
+        more=f"allow_anonymous false\npassword_file {passwords}",
+    )
+    login = {
+        "url": f"mqtts://localhost:{mosquitto.port}",
+        "authorities": str(server),
+        "client_certificate": str(own),
+        "username": "bridge",
+    }
+    try:
+        with capture_logs() as lines:
+            async with running_host(
+                nats_server.url,
+                manifest(mosquitto, **login, password="wrong"),
+                streams=BRIDGE_STREAM,
+            ):
+                refused = await eventually(lambda: line(lines, REFUSED), "a refusal in the log")
+        assert (refused["log_level"], refused["reason"]) == (
+            "error",
+            "the broker refused the connection: Not authorized",
+        )
+        assert "wrong" not in repr(lines)
+        async with bridging(nats_server, mosquitto, **login, password="the password"):
+            pass
+        with capture_logs() as lines:
+            untrusted = {**login, "authorities": str(own), "password": "the password"}
+            async with running_host(
+                nats_server.url, manifest(mosquitto, **untrusted), streams=BRIDGE_STREAM
+            ):
+                refused = await eventually(lambda: line(lines, REFUSED), "a refusal in the log")
+        assert "certificate verify failed" in refused["reason"]
+    finally:
+        mosquitto.stop()

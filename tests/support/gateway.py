@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,10 +158,10 @@ async def read_stored(broker: Broker, stream: str, sequence: int = 1) -> Stored:
     return Stored(message["subject"], base64.b64decode(message.get("data", "")), headers)
 
 
-async def count_stored(broker: Broker) -> dict[str, int]:
+async def count_stored(broker: Broker, streams: Iterable[str] = STREAMS) -> dict[str, int]:
     """How many messages each stream holds; empty streams are left out."""
     counts = {
-        name: (await broker.api(f"STREAM.INFO.{name}"))["state"]["messages"] for name in STREAMS
+        name: (await broker.api(f"STREAM.INFO.{name}"))["state"]["messages"] for name in streams
     }
     return {name: count for name, count in counts.items() if count}
 

@@ -18,7 +18,7 @@ _PORTS = 20
 
 
 def mosquitto_program() -> str:
-    """The broker to test with: the one that tools/mosquitto/install has unpacked, or an installed."""
+    """The broker: the one that tools/mosquitto/install has unpacked, or an installed one."""
     unpacked = _ROOT / ".tools" / "mosquitto" / "mosquitto"
     if unpacked.is_file():
         return str(unpacked)

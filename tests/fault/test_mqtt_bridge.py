@@ -1,0 +1,165 @@
+"""Hosts of the MQTT bridge, and nats-server, are killed while devices publish at a Mosquitto."""
+
+import asyncio
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from runtime.broker.connection import Broker
+from tests.fault.hosts import HostProcess
+from tests.fault.scene import seeds
+from tests.support.gateway import count_stored, read_stored
+from tests.support.host import eventually
+from tests.support.mosquitto import Mosquitto
+from tests.support.mqtt import MqttSession
+from tests.support.servers import NatsServer
+
+pytestmark = [pytest.mark.mosquitto, pytest.mark.timeout(300)]
+
+MANIFEST = Path("deploy/mosquitto/bridge.yaml")
+MESSAGES = int(os.environ.get("FAULT_READINGS", "2000"))
+DEVICES = 4
+_ENDED_S = 120.0
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path / "mosquitto")
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+async def streams(nats: NatsServer) -> None:
+    broker = await Broker.connect(nats.url, name="test")
+    for name, subject in (("TELEMETRY", "telemetry.>"), ("UNMAPPED", "tenant.>")):
+        config = {"name": name, "subjects": [subject], "storage": "file"}
+        await broker.api(f"STREAM.CREATE.{name}", config)
+    await broker.close()
+
+
+class Devices:
+    """Devices that publish numbered messages, each when the broker has confirmed the one before."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._pool = ThreadPoolExecutor(DEVICES)
+        self.published = threading.Semaphore(0)
+
+    async def publish(self, numbers: range) -> None:
+        loop = asyncio.get_running_loop()
+        parts = [numbers[start::DEVICES] for start in range(DEVICES)]
+        await asyncio.gather(
+            *(
+                loop.run_in_executor(self._pool, self._run, device, part)
+                for device, part in enumerate(parts)
+            )
+        )
+
+    def _run(self, device: int, numbers: range) -> None:
+        with MqttSession(self._port) as session:
+            for number in numbers:
+                session.publish(f"tenant/t1/device/d{device}/telemetry", f'{{"n": {number}}}')
+
+
+async def count_by_number(broker: Broker) -> Counter[str]:
+    last = (await count_stored(broker, ("TELEMETRY",)))["TELEMETRY"]
+    found = [await read_stored(broker, "TELEMETRY", n) for n in range(1, last + 1)]
+    return Counter(message.document["payload"] for message in found)
+
+
+async def everything(broker: Broker, count: int) -> Counter[str]:
+    """The stored messages by their content, as soon as there are at least so many different."""
+    seen = 0
+
+    async def look() -> Counter[str] | None:
+        nonlocal seen
+        stored = (await count_stored(broker, ("TELEMETRY",))).get("TELEMETRY", 0)
+        if stored < count or stored == seen:
+            return None
+        seen = stored
+        found = await count_by_number(broker)
+        return found if len(found) >= count else None
+
+    return await eventually(look, f"{count} different messages", _ENDED_S)
+
+
+def hosts_of(nats: NatsServer, mosquitto: Mosquitto, folder: Path) -> list[HostProcess]:
+    environment = {"NATS_URL": nats.url, "MQTT_BRIDGE_URL": mosquitto.url, "ADMIN_KEY": "k" * 16}
+    return [HostProcess(name, [MANIFEST], environment, folder) for name in ("one", "two")]
+
+
+async def has_session(host: HostProcess, sessions: int = 1) -> None:
+    await host.wait_until_ready()
+
+    async def look() -> bool:
+        return host.log.count("The MQTT bridge is connected.") >= sessions
+
+    await eventually(look, f"{sessions} sessions of host {host.name}")
+
+
+@seeds
+async def test_of_a_killed_bridge_another_host_takes_over_and_every_message_is_stored_once(
+    nats: NatsServer, streams: None, mosquitto: Mosquitto, tmp_path: Path, seed: int
+) -> None:
+    hosts = hosts_of(nats, mosquitto, tmp_path)
+    broker = await Broker.connect(nats.url, name="test")
+    devices = Devices(mosquitto.port)
+    try:
+        for host in hosts:
+            await host.start()
+        await asyncio.gather(*map(has_session, hosts))
+        publishing = asyncio.create_task(devices.publish(range(MESSAGES)))
+        chance = random.Random(seed)  # noqa: S311
+        killed_at = chance.randrange(MESSAGES // 10, MESSAGES // 2)
+
+        async def has_come() -> bool:
+            return (await count_stored(broker, ("TELEMETRY",))).get("TELEMETRY", 0) >= killed_at
+
+        await eventually(has_come, f"{killed_at} messages")
+        await hosts[0].kill()
+        await publishing
+        found = await everything(broker, MESSAGES)
+        assert len(found) == MESSAGES
+        assert set(found.values()) == {1}
+        assert hosts[1].log.count("The MQTT bridge is connected.") >= 2
+    finally:
+        await broker.close()
+        for host in hosts:
+            await host.stop()
+
+
+@seeds
+async def test_however_often_bridges_and_nats_are_killed_no_message_is_lost(
+    nats: NatsServer, streams: None, mosquitto: Mosquitto, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    hosts = hosts_of(nats, mosquitto, tmp_path)
+    devices = Devices(mosquitto.port)
+    try:
+        for host in hosts:
+            await host.start()
+        await asyncio.gather(*map(has_session, hosts))
+        part = MESSAGES // 4
+        for start in range(0, MESSAGES, part):
+            publishing = asyncio.create_task(devices.publish(range(start, start + part)))
+            victim = chance.choice(hosts)
+            await asyncio.sleep(chance.uniform(0, 0.5))
+            await victim.kill()
+            if chance.random() < 0.5:
+                nats.kill()
+                nats.start()
+            await victim.start()
+            await publishing
+        broker = await Broker.connect(nats.url, name="test")
+        assert len(await everything(broker, MESSAGES)) == MESSAGES
+        await broker.close()
+    finally:
+        for host in hosts:
+            await host.stop()
