@@ -23,18 +23,22 @@ _FIRST_ERROR = 0x80
 _MOST_WAITING = 1000
 _CREDENTIALS_REFUSED = frozenset({0x86, 0x87, 0x8C})
 _TAKEN_OVER = 0x8E
+PACKET_TOO_LARGE = 0x95
+_LARGEST_PACKET_BYTES = 268_435_460
+_PACKET_OVERHEAD_BYTES = 100
+"""Header, lengths and properties of a PUBLISH, rounded up."""
 
 
 class NotPublished(Exception):  # noqa: N818 - an outcome
     """The broker did not take a message.
 
     Attributes:
-        code: the reason code of its PUBACK.
+        code: the reason code of its PUBACK, or the one that it would have had.
     """
 
-    def __init__(self, code: ReasonCode) -> None:
-        self.code = code.value
-        super().__init__(str(code))
+    def __init__(self, code: int, reason: str) -> None:
+        self.code = code
+        super().__init__(reason)
 
 
 class MqttConnection:
@@ -56,6 +60,7 @@ class MqttConnection:
         self._accepted: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._granted: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
         self._confirmed: dict[int, asyncio.Future[None]] = {}
+        self._max_packet_bytes = _LARGEST_PACKET_BYTES
         self._driver = Driver(client)
 
     @classmethod
@@ -158,8 +163,10 @@ class MqttConnection:
 
         Raises:
             Disconnected: the connection ended; the broker may have the message.
-            NotPublished: the broker refused the message.
+            NotPublished: the broker refused the message, or says that it takes none so large.
         """
+        if len(topic) + len(payload) + _PACKET_OVERHEAD_BYTES > self._max_packet_bytes:
+            raise NotPublished(PACKET_TOO_LARGE, "Packet too large")
         properties = properties_of(
             PacketTypes.PUBLISH, UserProperty=mark, MessageExpiryInterval=expires_in_s
         )
@@ -236,6 +243,7 @@ class MqttConnection:
         self._driver.packets += 1
         self.resumed = flags.session_present
         self.marks_subscriptions = getattr(properties, "SubscriptionIdentifierAvailable", 1) != 0
+        self._max_packet_bytes = getattr(properties, "MaximumPacketSize", _LARGEST_PACKET_BYTES)
         if not self._accepted.done():
             self._accepted.set_result(code)
 
@@ -260,7 +268,7 @@ class MqttConnection:
         if confirmed is None or confirmed.done():
             return
         if code.value >= _FIRST_ERROR:
-            confirmed.set_exception(NotPublished(code))
+            confirmed.set_exception(NotPublished(code.value, str(code)))
         else:
             confirmed.set_result(None)
 
@@ -283,4 +291,4 @@ class MqttConnection:
         )
 
 
-__all__ = ["Disconnected", "MqttConnection", "NotPublished"]
+__all__ = ["PACKET_TOO_LARGE", "MqttConnection", "NotPublished"]

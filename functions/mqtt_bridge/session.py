@@ -10,7 +10,8 @@ from paho.mqtt.client import MQTTMessage
 
 from functions.domain.broker_messages import Publish
 from functions.domain.topics import Topic, parse_topic
-from functions.mqtt_bridge.connection import Disconnected, MqttConnection
+from functions.mqtt_bridge.connection import MqttConnection
+from functions.mqtt_bridge.dialing import Disconnected
 from functions.mqtt_bridge.packet_ids import Delivery, PacketIds
 from functions.mqtt_bridge.settings import BridgeSettings
 from functions.mqtt_bridge.storing import Store
