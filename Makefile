@@ -52,12 +52,14 @@ run: $(INSTALLED) ## serve manifests/ on embedded servers, until Ctrl-C
 dev: $(INSTALLED) ## as run, and reload a function when its files are saved
 	@$(BIN)/runtime serve manifests/ --reload
 
-# Outside CI the tests of the official command line run only with Go or a `nats` binary.
+# Tests that need the official command line, or Mosquitto. Outside CI they are left out where these cannot be had.
+PROGRAMS = left=; tools/nats-cli/build || left="$$left and not nats_cli"; \
+	tools/mosquitto/install || left="$$left and not mosquitto"; \
+	if [ -n "$$left" ] && [ -n "$$CI" ]; then echo "CI needs what the tests$${left\# and} need"; exit 1; fi; \
+	[ -z "$$left" ] || echo "programs are missing here, so only these tests run:$${left\# and}";
+
 test: $(INSTALLED) ## all tests but those of `make fault`; TESTS=tests/unit for some
-	@if tools/nats-cli/build; then $(PYTEST_MOST) -m "not long" $(TESTS); \
-	elif [ -n "$$CI" ]; then echo "CI needs the nats command line, and Go to build it"; exit 1; \
-	else echo "no Go and no nats command line here: the tests marked nats_cli are left out"; \
-		$(PYTEST_MOST) -m "not nats_cli and not long" $(TESTS); fi
+	@$(PROGRAMS) $(PYTEST_MOST) -m "not long$$left" $(TESTS)
 
 check: $(INSTALLED) ## formatting, lint, types, layers, manifests
 	$(BIN)/ruff format --check .
@@ -72,7 +74,7 @@ fmt: $(INSTALLED) ## format, and fix lint errors that ruff can fix
 	$(BIN)/ruff format .
 
 fault: $(INSTALLED) ## killed processes and much work, one short round
-	$(PYTEST) -m "not long" $(FAULTS)
+	@$(PROGRAMS) $(PYTEST) -m "not long$$left" $(FAULTS)
 
 oldest: ## a part of the delivery contract on the oldest nats-server
 	@$(MAKE) --no-print-directory versions VERSIONS="$(firstword $(VERSIONS))" CONTRACT="$(QUICK_CONTRACT)"
@@ -84,8 +86,8 @@ long: export FAULT_RESTARTS ?= 10
 long: export FAULT_JOBS ?= 100000
 long: export FAULT_ENDPOINTS ?= 1000
 long: $(INSTALLED) ## fault tests, many rounds, and further long cases; takes hours
-	$(BIN)/pytest --numprocesses 2 --dist load tests/fault
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m long $(TESTS)
+	@$(PROGRAMS) $(BIN)/pytest --numprocesses 2 --dist load -m "$${left# and }" tests/fault && \
+		$(BIN)/pytest --numprocesses 2 --dist loadfile -m "long$$left" $(TESTS)
 
 versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
 	@for version in $(VERSIONS); do echo "nats-server $$version"; \

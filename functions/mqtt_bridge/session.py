@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from paho.mqtt.client import MQTTMessage
@@ -24,6 +24,8 @@ _BATCH = 500
 _MOST_WAITING = 2000
 """Messages with QoS 0 need no acknowledgement, so the broker does not limit them."""
 _STEADY_S = 60.0
+_OUTAGE = timedelta(seconds=1)
+"""When storing takes longer than this, messages wait at the broker."""
 _LAST_BATCH_S = 5.0
 
 
@@ -55,6 +57,10 @@ class Session:
         self._arrived = asyncio.Event()
         self._stored_some = asyncio.Event()
         self._connection: MqttConnection | None = None
+        # Subscription identifiers of messages that have not waited at the broker, and since when
+        # the others have at the earliest: before this process, another one had the session.
+        self._flowing: set[int] = set()
+        self._kept_since = datetime.now(UTC) - timedelta(seconds=settings.place_life_s)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Bridge until `stopping` is set, and connect again whenever the connection ends."""
@@ -102,12 +108,15 @@ class Session:
                 work.cancel()
                 await asyncio.gather(stop, work, return_exceptions=True)
         finally:
+            self._keep_from(datetime.now(UTC))
             connection.close()
             self._connection = None
 
     async def _subscribe(self, connection: MqttConnection) -> None:
         group = self._settings.group
         identifier = self._ids.issue_identifier() if connection.marks_subscriptions else None
+        if identifier is not None:
+            self._flowing.add(identifier)
         await connection.subscribe(
             [f"$share/{group}/{topic}" for topic in self._settings.topics], identifier
         )
@@ -149,13 +158,15 @@ class Session:
         properties = message.properties
         if _is_own(text, getattr(properties, "UserProperty", ())):
             return _Waiting(packet_id, None, len(payload))
+        identifiers: list[int] = getattr(properties, "SubscriptionIdentifier", [])
         if packet_id:
-            identifiers = getattr(properties, "SubscriptionIdentifier", ())
             delivery = Delivery(packet_id, bool(message.dup), identifiers)
             message_id = self._ids.id_of(delivery, text, payload)
         else:
             message_id = self._ids.fresh_id()
-        publish = Publish(message_id, text, "", payload, datetime.now(UTC).isoformat())
+        has_waited = identifiers and self._flowing.isdisjoint(identifiers)
+        came_at = self._kept_since if has_waited else datetime.now(UTC)
+        publish = Publish(message_id, text, "", payload, came_at.isoformat())
         return _Waiting(packet_id, publish, len(payload))
 
     async def _work(self, connection: MqttConnection) -> None:
@@ -165,14 +176,26 @@ class Session:
             while self._waiting:
                 # One batch after the other: the messages of a device stay in order.
                 batch = [self._waiting[n] for n in range(min(_BATCH, len(self._waiting)))]
+                began_at = datetime.now(UTC)
                 await self._store.store([each.publish for each in batch if each.publish])
                 for each in batch:
                     self._settle(connection, each)
                 self._stored_some.set()
                 if not self._is_full:
                     connection.resume()
-                if self._ids.must_renew:
+                has_waited = datetime.now(UTC) - began_at > _OUTAGE
+                if has_waited:
+                    self._keep_from(began_at)
+                if has_waited or self._ids.must_renew:
                     await self._subscribe(connection)
+
+    def _keep_from(self, since: datetime) -> None:
+        """What was published before the next subscription has waited at the broker.
+
+        The envelope says so, and ingest takes it as late. The broker does not say how long.
+        """
+        self._kept_since = since
+        self._flowing.clear()
 
     def _settle(self, connection: MqttConnection, done: _Waiting) -> None:
         self._waiting.popleft()

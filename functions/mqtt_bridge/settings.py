@@ -109,7 +109,8 @@ class BridgeSettings(BrokerSettings):
             the same on all hosts.
         group: the group of the shared subscription; the same on all hosts.
         topics: filters of the topics on which devices publish, separated by commas.
-        sessions: sessions at the broker, which the hosts share among themselves.
+        sessions: sessions at the broker, which the hosts share among themselves. With more than one
+            the broker spreads the messages of a device over them, so they lose their order.
         place_life_s: after so long without its host a session is taken over by another one; the
             `max_age` of stream `MQTT_BRIDGE`.
         session_expiry_s: how long the broker keeps messages for a session that no host has.
@@ -128,7 +129,7 @@ class BridgeSettings(BrokerSettings):
         BeforeValidator(_split),
         Field(min_length=1, max_length=_MOST_TOPICS),
     ] = ("tenant/+/device/+/#",)
-    sessions: Annotated[int, Field(ge=1, le=64)] = 2
+    sessions: Annotated[int, Field(ge=1, le=64)] = 1
     place_life_s: Annotated[float, Field(ge=6, le=600)] = 10.0
     session_expiry_s: Annotated[int, Field(ge=60, le=2**32 - 1)] = 7 * 86_400
     receive_maximum: Annotated[int, Field(ge=1, le=16_384)] = 500

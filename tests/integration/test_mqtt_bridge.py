@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,24 @@ async def test_what_is_not_stored_is_not_acknowledged_and_comes_again(
     async with bridging(nats_server, mosquitto, receive_maximum=10):
         assert await stored(broker, 30) == {"TELEMETRY": 30}
     assert await payloads_of(broker, 30) == payloads
+
+
+async def test_the_envelope_says_that_a_message_has_waited_at_the_broker(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        pass
+    await publish(mosquitto, TELEMETRY, "kept")
+    async with bridging(nats_server, mosquitto):
+        await stored(broker, 1)
+        before = datetime.now(UTC)
+        await publish(mosquitto, TELEMETRY, "at once")
+        await stored(broker, 2)
+    found = [(await read_stored(broker, "TELEMETRY", number)).document for number in (1, 2)]
+    kept, at_once = (datetime.fromisoformat(each["ts"]) for each in found)
+    # Ingest takes as late what is older than two seconds.
+    assert before - kept > timedelta(seconds=8)
+    assert at_once >= before
 
 
 async def test_an_outage_of_a_stream_holds_the_messages_up_and_loses_none(
