@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from functions.device_auth.arrivals import Arrivals
 from functions.device_auth.identity import Claimant, Refusal, permissions_of, read_claimant
+from functions.device_auth.retained import RetainedBounds
 from functions.device_auth.sessions import QUERIES, SessionGuard
 from functions.device_auth.tokens import (
     AuthRequest,
@@ -41,6 +42,9 @@ class DeviceAuthSettings(BaseModel):
         account: the NATS account of the devices; `$G` where the configuration names none.
         sweep_s: seconds between two comparisons of all open sessions with the registry. A change of
             the registry ends a session at once; this is for changes that were not heard.
+        max_retained_bytes: what nats-server keeps of retained messages of all devices; the oldest
+            ones go.
+        max_retained_message_bytes: a larger message is passed on, and not retained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +52,8 @@ class DeviceAuthSettings(BaseModel):
     issuer: SecretStr | None = None
     account: str = "$G"
     sweep_s: float = Field(default=30.0, ge=1, le=3600)
+    max_retained_bytes: int = Field(default=64_000_000, ge=65_536, le=10**12)
+    max_retained_message_bytes: int = Field(default=65_536, ge=1024, le=64_000_000)
 
     @field_validator("issuer")
     @classmethod
@@ -70,6 +76,7 @@ class State:
     attempts: FailedAttempts
     sessions: SessionGuard
     arrivals: Arrivals
+    retained: RetainedBounds
 
 
 async def start(ctx: Context[State | None]) -> State | None:
@@ -88,13 +95,18 @@ async def start(ctx: Context[State | None]) -> State | None:
     arrivals.start()
     key = AccountKey.from_seed(settings.issuer.get_secret_value())
     attempts = FailedAttempts(ctx.log, "device by MQTT")
-    return State(key, registry, attempts, sessions, arrivals)
+    retained = RetainedBounds(
+        ctx, settings.max_retained_bytes, settings.max_retained_message_bytes, settings.sweep_s
+    )
+    retained.start()
+    return State(key, registry, attempts, sessions, arrivals, retained)
 
 
 async def stop(ctx: Context[State | None]) -> None:
     """Stop all of them."""
     if ctx.state is None:
         return
+    await ctx.state.retained.stop()
     await ctx.state.arrivals.stop()
     await ctx.state.sessions.stop()
     await ctx.state.registry.stop()

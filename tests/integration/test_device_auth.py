@@ -514,3 +514,41 @@ async def test_a_registered_certificate_takes_the_place_of_the_token(
         await pool.execute("UPDATE device_certificates SET status = 'REVOKED'")
         assert await asyncio.to_thread(known.ended.wait, 10)
         assert (await connect_with("dev1", "test/dev1")).connected == REFUSED
+
+
+async def test_retained_messages_have_bounds_and_go_their_way_beyond_them(
+    nats_server: NatsServer,
+    postgres_dsn: str,
+    pool: Any,
+    broker: Broker,
+    sessions: ExitStack,
+) -> None:
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+    await broker.subscribe("telemetry.>", messages.put_nowait)
+
+    async def limits() -> dict[str, Any]:
+        config = (await broker.api("STREAM.INFO.$MQTT_rmsgs"))["config"]
+        return {name: config[name] for name in ("max_bytes", "max_msg_size")}
+
+    bounds = {"max_retained_bytes": 65_536, "max_retained_message_bytes": 1024, "sweep_s": 1}
+    async with serving(nats_server, postgres_dsn, **bounds):
+        session = await connect(sessions, nats_server)
+
+        async def are_set() -> bool:
+            return await limits() == {"max_bytes": 65_536, "max_msg_size": 1024}
+
+        await eventually(are_set, "the bounds")
+        own = "tenant/test/device/dev1"
+        await asyncio.to_thread(session.publish, f"{own}/telemetry", "x" * 5000, retain=True)
+        assert len(await heard(messages)) > 5000
+        for number in range(200):
+            await asyncio.to_thread(session.publish, f"{own}/n{number}", "x" * 900, retain=True)
+        state = (await broker.api("STREAM.INFO.$MQTT_rmsgs"))["state"]
+    assert 0 < state["bytes"] <= 65_536
+    # A restart of the server keeps them.
+    nats_server.kill()
+    nats_server.start()
+    again = await Broker.connect(nats_server.url, name="again")
+    config = (await again.api("STREAM.INFO.$MQTT_rmsgs"))["config"]
+    assert (config["max_bytes"], config["max_msg_size"]) == (65_536, 1024)
+    await again.close()
