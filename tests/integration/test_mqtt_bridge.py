@@ -22,7 +22,7 @@ from tests.support.certificates import self_signed
 from tests.support.gateway import STREAMS, count_stored, read_stored
 from tests.support.host import eventually, running_host
 from tests.support.mosquitto import Mosquitto
-from tests.support.mqtt import MqttSession
+from tests.support.mqtt import MqttSession, publish_with_dup
 from tests.support.servers import NatsServer
 
 pytestmark = pytest.mark.mosquitto
@@ -226,6 +226,14 @@ async def test_the_platform_s_own_messages_to_devices_are_no_device_s(
         link.close()
         assert await stored(broker, 1) == {"TELEMETRY": 1}
     assert (await read_stored(broker, "TELEMETRY")).document["topic"] == TELEMETRY
+
+
+async def test_a_message_that_a_device_repeats_is_stored_twice(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        await publish_with_dup(mosquitto.port, TELEMETRY)
+        assert await stored(broker, 2) == {"TELEMETRY": 2}
 
 
 async def test_messages_with_qos_0_are_stored_too(

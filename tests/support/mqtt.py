@@ -1,6 +1,8 @@
 """A real MQTT client for tests, with waits instead of callbacks."""
 
+import asyncio
 import queue
+import struct
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -97,3 +99,27 @@ class MqttSession:
         self, _client: Client, _data: Any, _id: int, reasons: Any, _more: Any
     ) -> None:
         self._granted.put(str(reasons[0]))
+
+
+async def publish_with_dup(port: int, topic: str, login: tuple[str, str] | None = None) -> None:
+    """Publish `{}` with QoS 1, and again as a device does that missed the PUBACK."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        flags = b"\xc2" if login else b"\x02"
+        names = b"".join(map(_encode, ("repeating", *(login or ()))))
+        writer.write(_packet(0x10, _encode("MQTT") + b"\x04" + flags + b"\x00\x3c" + names))
+        assert await reader.readexactly(4) == b"\x20\x02\x00\x00"
+        for first_byte in (0x32, 0x3A):  # QoS 1, and with the DUP flag.
+            writer.write(_packet(first_byte, _encode(topic) + b"\x00\x07{}"))
+            assert await reader.readexactly(4) == b"\x40\x02\x00\x07"
+    finally:
+        writer.close()
+
+
+def _encode(value: str) -> bytes:
+    return struct.pack("!H", len(value.encode())) + value.encode()
+
+
+def _packet(first_byte: int, body: bytes) -> bytes:
+    assert len(body) < 128
+    return bytes([first_byte, len(body)]) + body
