@@ -15,9 +15,9 @@ import nats
 import pytest
 from nats.js.api import StreamConfig
 
+from functions.domain.broker_messages import Publish, make_message
 from functions.domain.envelope import BadEnvelope, read_envelope
 from functions.http_gateway.device_messages import make_envelope, read_topic
-from functions.http_gateway.emqx_bridge import Publish, make_message
 from functions.http_gateway.problems import ProblemError
 from functions.ingest.unmapped import quarantine_unmapped
 from runtime import Batch, Event, Message
