@@ -21,13 +21,13 @@ from functions.domain.quarantine_replays import (
     lock_open,
     refuse_message,
 )
-from functions.domain.rate_limiter import RateLimiter
+from functions.domain.rate_sharing import PostgresStore
 from functions.domain.refusal_log import log_refusals
-from functions.domain.registry import DeviceKey
 from functions.shadow import store
 from functions.shadow.answers import Answer, Cause, answer_to_get, as_downlinks, rejection
 from functions.shadow.changes import delete_shadow, update_shadow
 from functions.shadow.document import NS_PER_S
+from functions.shadow.rates import Rates
 from functions.shadow.requests import Request, Target, read_request, read_target
 from functions.shadow.shadow import ChangeRefused, Shadow
 from functions.shadow.store import Connection
@@ -39,7 +39,7 @@ class ShadowSettings(SenderSettings):
 
     Attributes:
         rate_per_s: requests of a device in a second, about all its shadows together.
-        burst: requests of a device at once. Each host counts by itself.
+        burst: requests of a device at once. Hosts keep the rate together, see `RateSharing`.
         max_named: shadows with a name that a device may have; a deleted one counts until it is
             forgotten.
     """
@@ -51,27 +51,6 @@ class ShadowSettings(SenderSettings):
 
 # The name under which the host looks for a function's settings.
 Settings = ShadowSettings
-
-
-class Rates:
-    """Limits the requests of a device, and how often it is told that it asks too often."""
-
-    def __init__(self, settings: ShadowSettings) -> None:
-        self._requests: RateLimiter[DeviceKey] = RateLimiter(settings.rate_per_s, settings.burst)
-        self._rejections: RateLimiter[DeviceKey] = RateLimiter(1, 5)
-
-    def require(self, device: DeviceKey, stored_at_ns: int) -> None:
-        """Take a request's place.
-
-        Raises:
-            ChangeRefused: `RATE_LIMITED`.
-        """
-        if not self._requests.take(device, stored_at_ns):
-            raise ChangeRefused("RATE_LIMITED", "the device asks too often")
-
-    def may_tell(self, device: DeviceKey, stored_at_ns: int) -> bool:
-        """Whether to answer a request that has no place: a flood must not cause another one."""
-        return self._rejections.take(device, stored_at_ns)
 
 
 class _Call(NamedTuple):
@@ -96,8 +75,17 @@ class _Call(NamedTuple):
 
 
 async def start(ctx: Context[Rates]) -> Rates:
-    """Make the rate limiters."""
-    return Rates(ctx.settings)
+    """Make the rate limiters, and share them with other hosts."""
+    settings: ShadowSettings = ctx.settings
+    store = PostgresStore(ctx.postgres)
+    rates = Rates(settings.rate_per_s, settings.burst, store, ctx.log)
+    rates.sharing.start()
+    return rates
+
+
+async def stop(ctx: Context[Rates]) -> None:
+    """Stop sharing."""
+    await ctx.state.sharing.stop()
 
 
 async def answer_device(event: Event[bytes], ctx: Context[Rates]) -> None:
@@ -211,4 +199,4 @@ async def _do(connection: Connection, call: _Call, request: Request) -> list[Ans
     return [answer_to_get(await store.read(connection, key), cause)]
 
 
-__all__ = ["Rates", "Settings", "ShadowSettings", "answer_device", "start"]
+__all__ = ["Settings", "ShadowSettings", "answer_device", "start", "stop"]

@@ -1,16 +1,21 @@
 """What devices ask of their shadows on a real database, and what they are answered."""
 
 import asyncio
+import itertools
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
 
-from functions.shadow.device_requests import Rates, ShadowSettings, answer_device
+from functions.domain.rate_sharing import PostgresStore
+from functions.shadow.device_requests import ShadowSettings, answer_device
 from functions.shadow.endpoints import delete_shadow, get_shadow, list_shadows, update_desired
 from functions.shadow.forgetting import forget_shadows
+from functions.shadow.rates import Rates
 from functions.shadow.store import MAX_REMEMBERED_REQUESTS
 from runtime import Message
 from runtime.resource.postgres import open_pool
@@ -26,8 +31,14 @@ async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
     pool = await open_pool(postgres_dsn, max_size=8)
     await register(pool)
     settings = ShadowSettings(rate_per_s=1000, burst=1000, max_named=3)
-    yield Caller(pool, settings=settings, state=Rates(settings))
+    yield Caller(pool, settings=settings, state=limits(pool, settings))
     await pool.close()
+
+
+def limits(pool: Any, settings: ShadowSettings) -> Rates:
+    """The rates of one host, which shares them when it is told to."""
+    log = structlog.stdlib.get_logger()
+    return Rates(settings.rate_per_s, settings.burst, PostgresStore(pool), log)
 
 
 def ask(request: str, number: int, **fields: Any) -> Message:
@@ -247,7 +258,7 @@ async def test_the_same_request_twice_at_a_time_counts_once(api: Caller) -> None
 
 async def test_a_device_that_asks_too_often_is_refused_and_told_sometimes(api: Caller) -> None:
     api.settings = ShadowSettings(rate_per_s=1, burst=3)
-    api.state = Rates(api.settings)
+    api.state = limits(api.pool, api.settings)
     await register(api.pool, device="dev2")
     flood = [replace(ask("get", 1), sequence=n) for n in range(1, 31)]
     for message in flood:
@@ -268,13 +279,43 @@ async def test_a_device_that_asks_too_often_is_refused_and_told_sometimes(api: C
 
 async def test_nobody_uses_up_the_rate_of_a_device(api: Caller) -> None:
     api.settings = ShadowSettings(rate_per_s=1, burst=1)
-    api.state = Rates(api.settings)
+    api.state = limits(api.pool, api.settings)
     for number in range(1, 20):
         await api.deliver(answer_device, ask("get", number, provision_token="guess"))
     assert list(await told(api, ask("get", 20))) == ["get.rejected"]
     # What is delivered again takes no second token.
     await api.deliver(answer_device, replace(ask("get", 20), sequence=21, attempt=2))
     assert [body["code"] for _, body in await answers(api)] == [404]
+
+
+async def test_hosts_keep_the_rate_of_a_device_together(api: Caller) -> None:
+    settings = ShadowSettings(rate_per_s=1, burst=10)
+    hosts = [limits(api.pool, settings) for _ in range(2)]
+    api.settings = settings
+    # Hosts share what they take of messages of now; this now lasts as long as the test.
+    now_ns = time.time_ns() + 600 * 10**9
+    numbers = itertools.count(1)
+
+    async def ask_both(requests: int) -> int:
+        """How many of so many requests to each host are answered."""
+        for host in hosts:
+            api.state = host
+            for _ in range(requests):
+                message = replace(ask("get", 1), sequence=next(numbers), stored_at_ns=now_ns)
+                await api.deliver(answer_device, message)
+        return [body["code"] for _, body in await answers(api)].count(404)
+
+    async def share() -> None:
+        for host in (*hosts, *hosts):
+            await host.sharing.share()
+
+    await share()
+    # At once each host has the whole burst; what they gave out too much is a debt.
+    assert await ask_both(8) == 16
+    await share()
+    assert await ask_both(2) <= 2
+    await share()
+    assert await ask_both(8) == 0
 
 
 async def test_a_device_keeps_a_bounded_number_of_notes(api: Caller) -> None:

@@ -119,9 +119,15 @@ class Caller:
         model = getattr(module, "Settings", None)
         settings = model() if model and not isinstance(self.settings, model) else None
         context = self.context(message, settings)
-        if self.state is None and hasattr(module, "start"):
-            context = context.with_state(await module.start(context))
-        await handler(Event(message, message.data), context)
+        if self.state is not None or not hasattr(module, "start"):
+            await handler(Event(message, message.data), context)
+            return
+        context = context.with_state(await module.start(context))
+        try:
+            await handler(Event(message, message.data), context)
+        finally:
+            if hasattr(module, "stop"):
+                await module.stop(context)
 
 
 def stored(subject: str, data: bytes, sequence: int, *, stream: str) -> Message:
