@@ -27,7 +27,7 @@ QUICK_CONTRACT := tests/contract/test_on_the_loop.py $(addprefix tests/integrati
 	dead_letters.py mailbox.py puller.py streams.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev test check fmt fault long versions oldest bench demo seeds reference picture lock
+.PHONY: help install run dev test check fmt fault long soak versions oldest bench demo seeds reference picture lock
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -88,6 +88,12 @@ long: export FAULT_ENDPOINTS ?= 1000
 long: $(INSTALLED) ## fault tests, many rounds, and further long cases; takes hours
 	@$(PROGRAMS) $(BIN)/pytest --numprocesses 2 --dist load -m "$${left# and }" tests/fault && \
 		$(BIN)/pytest --numprocesses 2 --dist loadfile -m "long$$left" $(TESTS)
+
+soak: export SOAK_SECONDS ?= 600
+soak: export SOAK_DEVICES ?= 1000
+soak: export SOAK_RATE ?= 300
+soak: $(INSTALLED) ## ten minutes of devices on all doors, attackers, and killed servers; prints the latencies
+	$(BIN)/pytest tests/fault/test_soak.py
 
 versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
 	@for version in $(VERSIONS); do echo "nats-server $$version"; \

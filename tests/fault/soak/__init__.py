@@ -1,0 +1,1 @@
+"""A fleet of devices on all doors, beside attackers, and what became of their messages."""
