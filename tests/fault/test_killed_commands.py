@@ -120,8 +120,14 @@ async def test_commands_and_their_events_survive_kills_of_host_nats_and_postgres
 
 
 async def kill_host(host: HostProcess) -> None:
+    """Kill the host, and start it; a host that finds no server at its start would end."""
     await host.kill()
     await host.start()
+
+    async def is_ready_again() -> bool:
+        return host.log.count('"event":"Ready"') > 1
+
+    await eventually(is_ready_again, "a host that is ready again", 120)
 
 
 async def ask_for_events(dsn: str) -> None:
