@@ -6,6 +6,7 @@ from typing import NamedTuple
 import orjson
 
 from functions.domain.device_proof import MAX_CLAIMS, SUBJECT, MadeClaim, Standing
+from functions.http_gateway.registry_changes import RegistryChanges
 from runtime import Context, RequestFailed, Unavailable, Unsendable
 
 _ASK_AGAIN_AFTER_S = 1.0
@@ -24,13 +25,14 @@ class DeviceProofs:
     Concurrent questions travel in one request, and one request is under way at a time, so whoever
     sends claims that nobody has proved costs the registry a bounded part of its time.
 
-    An answer is used for `token_cache_s`; a device that is revoked is refused after that time at
-    the latest. While nobody answers, a claim that was proved before stays proved: function `ingest`
-    checks every message again.
+    An answer is used until the device or its tenant changes, and for `token_cache_s` at most. While
+    nobody answers, a claim that was proved before, and of which no change was heard, stays proved:
+    function `ingest` checks every message again.
     """
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, changes: RegistryChanges) -> None:
         self._ctx = ctx
+        self._changes = changes
         self._fresh_s: float = ctx.settings.token_cache_s
         # Apart, so that a flood of guesses does not evict what devices have proved.
         self._proved: dict[MadeClaim, _Known] = {}
@@ -43,10 +45,11 @@ class DeviceProofs:
         """The standing of a claim; None when nobody answers and the claim was never proved."""
         now_s = asyncio.get_running_loop().time()
         known = self._proved.get(claim) or self._others.get(claim)
-        if known is not None and now_s - known.at_s < self._fresh_s:
+        is_current = known is not None and self._changes.is_current(known.at_s, claim[0], claim[1])
+        if known is not None and is_current and now_s - known.at_s < self._fresh_s:
             return known.standing
         standing = None if now_s < self._silent_until_s else await self._ask(claim)
-        if standing is None and claim in self._proved:
+        if standing is None and is_current and claim in self._proved:
             return Standing.PROVEN
         return standing
 
@@ -83,6 +86,7 @@ class DeviceProofs:
     async def _request(self, claims: list[MadeClaim]) -> dict[MadeClaim, Standing]:
         asked = orjson.dumps({"claims": [_as_fields(claim) for claim in claims]})
         loop = asyncio.get_running_loop()
+        asked_at_s = loop.time()
         try:
             reply = await self._ctx.request(SUBJECT, asked, timeout_s=_TIMEOUT_S)
             told = [Standing(each) for each in orjson.loads(reply.data)["standings"]]
@@ -98,7 +102,7 @@ class DeviceProofs:
             self._silent_until_s = loop.time() + _ASK_AGAIN_AFTER_S
             self._ctx.log.exception("The registry of devices gave an answer that is none.")
             return {}
-        self._keep(standings, loop.time())
+        self._keep(standings, asked_at_s)
         return standings
 
     def _keep(self, standings: dict[MadeClaim, Standing], now_s: float) -> None:

@@ -11,6 +11,7 @@ from functions.http_gateway.http1 import Server
 from functions.http_gateway.keys import is_set
 from functions.http_gateway.listener import make_server, open_listener
 from functions.http_gateway.rate_store import RateStore
+from functions.http_gateway.registry_changes import RegistryChanges, follow_registry
 from functions.http_gateway.routes import RouteTable
 from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.tenant_keys import TenantKeys
@@ -27,7 +28,8 @@ async def serve(ctx: Context) -> None:
     listener = open_listener(settings.host, settings.port)
     table = RouteTable()
     discovery = RouteDiscovery(ctx, table)
-    proofs, keys = DeviceProofs(ctx), TenantKeys(ctx)
+    changes = RegistryChanges()
+    proofs, keys = DeviceProofs(ctx, changes), TenantKeys(ctx, changes)
     rates = DoorRates(settings)
     sharing = RateSharing("gateway", rates.limiters, RateStore(ctx), ctx.log)
     application = build_application(ctx, table, discovery, proofs, keys, rates=rates)
@@ -36,6 +38,7 @@ async def serve(ctx: Context) -> None:
     host, port = listener.getsockname()[:2]
     tasks = [
         asyncio.create_task(discovery.run()),
+        asyncio.create_task(follow_registry(ctx, changes)),
         asyncio.create_task(_stop_with(ctx.stopping, server, settings.linger_s)),
     ]
     if rates.limiters and settings.require_token:

@@ -40,7 +40,8 @@ class GatewaySettings(BaseModel):
         require_token: whether a device must prove itself by its token before its message is stored.
             Turn it off together with `require_token` of function `ingest`, or if certificates
             replace tokens.
-        token_cache_s: how long the registry's answer about a device's token is used.
+        token_cache_s: how long the registry's answer about a device's token is used, while the
+            gateway hears of no change of the device.
         registration_key: the key by which hosts sign the endpoints that they expose; the host
             sets it. Endpoints without a valid signature are not served.
         unsigned_subjects: subjects of endpoints that are served without a signature, separated by

@@ -10,6 +10,7 @@ from functions.http_gateway.attempts import FailedAttempts
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.keys import KeyCheck, bearer_token
 from functions.http_gateway.problems import ProblemError
+from functions.http_gateway.registry_changes import RegistryChanges
 from functions.http_gateway.requests import Request
 from runtime import Context, RequestFailed, Unavailable, Unsendable
 
@@ -64,12 +65,13 @@ class TenantKeys:
     """The tenants of keys, asked from endpoint `prove_tenant_keys`, and cached.
 
     Concurrent questions travel in one request, and one request is under way at a time, so guesses
-    cost the database a bounded part of its time. A key that is revoked is refused after
-    `token_cache_s` at the latest.
+    cost the database a bounded part of its time. An answer is used until the tenant changes, and
+    for `token_cache_s` at most; a key that is revoked is refused after that time.
     """
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, changes: RegistryChanges) -> None:
         self._ctx = ctx
+        self._changes = changes
         self._fresh_s: float = ctx.settings.token_cache_s
         # Apart, so that a flood of guesses does not evict the keys that are valid.
         self._valid: dict[str, _Known] = {}
@@ -91,7 +93,7 @@ class TenantKeys:
         """
         now_s = asyncio.get_running_loop().time()
         known = self._valid.get(digest) or self._others.get(digest)
-        if known is None or now_s - known.at_s >= self._fresh_s:
+        if known is None or not self._is_fresh(known, now_s):
             answer = self._asked.get(digest)
             if answer is None:
                 answer = self._asked[digest] = asyncio.get_running_loop().create_future()
@@ -107,6 +109,11 @@ class TenantKeys:
                 )
             known = self._valid.get(digest) or self._others.get(digest)
         return None if known is None else known.tenant_id
+
+    def _is_fresh(self, known: _Known, now_s: float) -> bool:
+        return now_s - known.at_s < self._fresh_s and (
+            known.tenant_id is None or self._changes.is_current(known.at_s, known.tenant_id)
+        )
 
     async def _ask_all(self) -> None:
         try:
@@ -125,6 +132,7 @@ class TenantKeys:
 
     async def _request(self, digests: list[str]) -> bool:
         """Ask for the tenants of keys; whether there was an answer."""
+        asked_at_s = asyncio.get_running_loop().time()
         try:
             asked = orjson.dumps({"keys": digests})
             reply = await self._ctx.request(SUBJECT, asked, timeout_s=_TIMEOUT_S)
@@ -138,7 +146,6 @@ class TenantKeys:
         except (ValueError, KeyError, TypeError):
             self._ctx.log.exception("The check of the tenants' keys gave an answer that is none.")
             return False
-        now_s = asyncio.get_running_loop().time()
         for digest, tenant_id in found.items():
             is_valid = isinstance(tenant_id, str)
             kept, other = (self._valid, self._others) if is_valid else (self._others, self._valid)
@@ -147,5 +154,5 @@ class TenantKeys:
                 # A dict keeps the order of insertion: drop the key that was asked longest ago.
                 del kept[next(iter(kept))]
             kept.pop(digest, None)
-            kept[digest] = _Known(tenant_id if is_valid else None, now_s)
+            kept[digest] = _Known(tenant_id if is_valid else None, asked_at_s)
         return True

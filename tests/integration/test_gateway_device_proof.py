@@ -13,7 +13,14 @@ import pytest
 
 from runtime.broker.connection import Broker
 from runtime.resource.postgres import open_pool
-from tests.support.gateway import PROVE_DEVICES, Gateway, count_stored, make_streams, run_gateway
+from tests.support.gateway import (
+    PROVE_DEVICES,
+    WATCH_REGISTRY,
+    Gateway,
+    count_stored,
+    make_streams,
+    run_gateway,
+)
 from tests.support.host import eventually, running_host
 from tests.support.ingest import TOKEN, register
 from tests.support.servers import NatsServer
@@ -192,6 +199,42 @@ async def test_a_revocation_and_a_new_token_reach_the_door(
             return answer.status_code == 403 and answer.json()["code"] == "DEVICE_REVOKED"
 
         await eventually(is_revoked, "the refusal of the revoked device")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("UPDATE device_registry SET status = 'REVOKED'", "DEVICE_REVOKED"),
+        ("UPDATE device_registry SET provision_token_hash = sha256('new')", "TOKEN_INVALID"),
+        ("UPDATE tenants SET status = 'ERASING'", "DEVICE_REVOKED"),
+        ("DELETE FROM tenants", "TOKEN_INVALID"),
+    ],
+)
+async def test_a_gateway_that_hears_of_a_change_does_not_wait_for_its_cache(
+    nats_server: NatsServer,
+    broker: Broker,
+    postgres_dsn: str,
+    pool: "asyncpg.Pool[asyncpg.Record]",
+    change: tuple[str, str],
+) -> None:
+    statement, code = change
+    watched = {**REGISTRY, "watch_registry": WATCH_REGISTRY}
+    async with (
+        make_streams(broker),
+        running_host(nats_server.url, watched, database_url=postgres_dsn),
+        run_gateway(
+            broker, require_token=True, trusted_proxies=PROXY, token_cache_s=300
+        ) as gateway,
+    ):
+        assert (await send(gateway, TOKEN)).status_code == 202
+        await pool.execute(statement)
+
+        async def is_refused() -> Any:
+            answer = await send(gateway, TOKEN)
+            return answer.json() if answer.status_code == 403 else None
+
+        # The cache alone would serve the device for five minutes.
+        assert (await eventually(is_refused, "the refusal", 60))["code"] == code
 
 
 async def test_while_the_registry_is_away_known_devices_are_served_and_others_told_to_wait(

@@ -39,6 +39,13 @@ PROVE_DEVICES = {
 }
 """The function that tells a gateway with `require_token` who is a device, in a manifest's form."""
 
+WATCH_REGISTRY = {
+    "handler": "functions.ingest.registry_watch:watch_registry",
+    "endpoint": {"service": "management", "subject": "management.devices.watch"},
+    "uses": ["postgres"],
+}
+"""The function that tells gateways what has changed in the registry, in a manifest's form."""
+
 Handler = Callable[[Message], Awaitable[Answer]]
 
 
