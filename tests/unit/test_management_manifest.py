@@ -78,3 +78,12 @@ def test_the_documentation_lists_every_operation() -> None:
         method, path = in_code(operation)[0].split()
         documented.add((f"{method} /api/v1{path}", in_code(subject)[0], status))
     assert documented == declared
+
+
+@pytest.mark.parametrize("name", ["shadow", "commands"])
+def test_tenants_take_turns_and_devices_have_a_rate(shipped: Manifest, name: str) -> None:
+    spec = shipped.functions[name]
+    # The second part of `shadow.{tenant}` and `commands.{tenant}`, in both forms.
+    assert spec.fair_by is not None
+    assert spec.fair_by.token == 2
+    assert load(name, spec).settings.rate_per_s < 100
