@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from functions.domain.downlinks import downlink_stream_subject
+from functions.shadow.answers import Cause, answers_to_update, as_downlinks, snapshot
+from functions.shadow.shadow import Shadow, ShadowKey, Update
 from runtime.broker.connection import Broker
 from runtime.message import Message
 from tests.support.host import consumer, eventually, running_host, wait_for_letters
@@ -112,6 +115,33 @@ async def test_commands_reach_a_device_in_their_order_and_are_reported(
         assert [await hear(device) for _ in wanted] == wanted
         await settled(broker)
     assert reported == wanted
+
+
+async def test_answers_about_shadows_reach_a_device_on_their_topics(
+    nats_server: NatsServer,
+    broker: Broker,
+    mosquitto: Mosquitto,
+    sessions: ExitStack,
+    reported: list[str],
+) -> None:
+    device = await listen(sessions, mosquitto, "tenant/t1/device/d.1/shadow/#")
+    key, cause = ShadowKey("t1", "d.1", "config"), Cause("SHADOW-1-2", 7)
+    shadow, update = Shadow(key), Update({"desired": {"a": 1}})
+    answers = answers_to_update(
+        update, shadow.update(update, shadow.stamp_now), snapshot(Shadow(key)), shadow, cause
+    )
+    downlinks = as_downlinks(key, answers, cause)
+    async with sending(nats_server, mosquitto):
+        for each in downlinks:
+            place = (each.tenant_id, each.device_id, each.kind, each.key)
+            await broker.publish(downlink_stream_subject(*place), each.body, msg_id=each.msg_id)
+        heard = [await asyncio.to_thread(device.received.get, timeout=60) for _ in downlinks]
+    below = "tenant/t1/device/d.1/shadow/name/config"
+    kinds = ("update/accepted", "update/documents", "delta")
+    assert [(message.topic, message.payload) for message in heard] == [
+        (f"{below}/{kind}", each.body) for kind, each in zip(kinds, downlinks, strict=True)
+    ]
+    assert reported == []
 
 
 async def test_while_the_broker_is_away_a_message_waits_and_is_not_acknowledged(
