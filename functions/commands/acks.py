@@ -7,6 +7,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from functions.commands.lifecycle import AckStatus, leaves
+from functions.commands.rates import Rate
 from functions.commands.store import QUERIES, advance
 from functions.domain.admission import SenderSettings, refuse_device
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
@@ -19,9 +20,7 @@ from functions.domain.quarantine_replays import (
     lock_open,
     refuse_message,
 )
-from functions.domain.rate_limiter import RateLimiter
 from functions.domain.refusal_log import log_refusals
-from functions.domain.registry import DeviceKey
 from runtime import Context, Event
 
 MAX_ANSWERS = 100
@@ -32,10 +31,10 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class AckSettings(SenderSettings):
-    """How a device proves its answers, and how many one host takes of it.
+    """How a device proves its answers, and how many are taken of it.
 
     Attributes:
-        rate_per_s, burst: answers of one device. What exceeds them is quarantined.
+        rate_per_s, burst: answers of one device, at all hosts. What exceeds them is quarantined.
     """
 
     rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 10.0
@@ -44,7 +43,6 @@ class AckSettings(SenderSettings):
 
 # The name under which the host looks for a function's settings.
 Settings = AckSettings
-Rate = RateLimiter[DeviceKey]
 
 
 class Ack(BaseModel):
@@ -60,7 +58,14 @@ class Ack(BaseModel):
 async def start(ctx: Context[Rate]) -> Rate:
     """The rate of each device."""
     settings: AckSettings = ctx.settings
-    return RateLimiter(settings.rate_per_s, settings.burst)
+    rate = Rate("command_answers", settings.rate_per_s, settings.burst, ctx)
+    rate.sharing.start()
+    return rate
+
+
+async def stop(ctx: Context[Rate]) -> None:
+    """Stop sharing it."""
+    await ctx.state.sharing.stop()
 
 
 async def apply_ack(event: Event[bytes], ctx: Context[Rate]) -> None:

@@ -11,12 +11,8 @@ from typing import Any
 import pytest
 
 from functions.commands.acks import apply_ack
-from functions.commands.endpoints import (
-    CommandSettings,
-    cancel_command,
-    create_command,
-    mark_commands_sent,
-)
+from functions.commands.creating import CommandSettings, create_command
+from functions.commands.endpoints import cancel_command, mark_commands_sent
 from functions.commands.tending import tend_commands
 from functions.domain.downlinks import send_open_commands
 from runtime import Reject

@@ -2,24 +2,24 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from functions.commands import acks, creating
 from functions.commands.acks import AckSettings, apply_ack
-from functions.commands.acks import start as start_acks
+from functions.commands.command import Command
+from functions.commands.creating import CommandSettings, create_command
 from functions.commands.endpoints import (
-    Command,
-    CommandSettings,
     cancel_command,
-    create_command,
     get_command,
     list_commands,
     mark_commands_sent,
-    start,
 )
+from functions.commands.rates import Rate
 from functions.commands.tending import tend_commands
 from functions.domain.downlinks import send_open_commands
 from functions.management import device_tokens, devices, tenants
@@ -306,22 +306,43 @@ async def test_the_id_of_a_command_is_its_devices_own(api: Caller) -> None:
 
 async def test_a_tenant_makes_commands_within_its_rate(api: Caller) -> None:
     api.settings = CommandSettings(rate_per_s=0.001, burst=2)
-    api.state = await start(api.context())
+    api.state = await creating.start(api.context())
     await create(api)
     await create(api)
     assert await api.refuse(create_command, **DEVICE, name="reboot") == ("RATE_LIMITED", 429)
+    await creating.stop(api.context())
 
 
 async def test_a_devices_answers_beyond_its_rate_are_quarantined(api: Caller) -> None:
     command = await create(api)
     api.settings = AckSettings(rate_per_s=0.001, burst=1)
-    api.state = await start_acks(api.context())
+    api.state = await acks.start(api.context())
     forged = ack(1, command, "acked", provision_token="no")
     for message in (forged, ack(2, command, "acked"), ack(3, command, "succeeded")):
         await api.deliver(apply_ack, message)
     reasons = [reason for reason, _ in await quarantined(api)]
     assert reasons == ["TOKEN_INVALID", "RATE_LIMITED"]
     assert await status(api, command) == "acked"
+    await acks.stop(api.context())
+
+
+async def test_hosts_keep_a_rate_together(api: Caller) -> None:
+    hosts = [Rate("commands", 0.001, 10, api.context()) for _ in range(2)]
+    key = ("test",)
+
+    def take() -> int:
+        now_ns = time.time_ns()
+        return sum(host.take(key, now_ns) for host in hosts for _ in range(6))
+
+    for _ in range(2):
+        for host in hosts:
+            await host.sharing.share()
+    assert take() == 12
+    for _ in range(2):
+        for host in hosts:
+            await host.sharing.share()
+    # Each took 6 of 10, and knows of all 12.
+    assert take() == 0
 
 
 async def test_unknown_and_revoked_devices_get_no_command(api: Caller) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from functions.commands.endpoints import CommandSettings, create_command
+from functions.commands.creating import CommandSettings, create_command
 from functions.domain.downlinks import NewDownlink, add_downlinks
 from runtime.broker.connection import Broker
 from runtime.host import Host

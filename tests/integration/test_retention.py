@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from functions.commands.acks import MAX_ANSWERS, apply_ack
-from functions.commands.endpoints import CommandSettings, create_command
+from functions.commands.creating import CommandSettings, create_command
 from functions.commands.retention import CommandRetention, forget_commands
 from functions.domain import refusal_log
 from functions.domain.message_counts import (
