@@ -25,6 +25,7 @@ class Publish(NamedTuple):
         username: the device's name as the broker knows it; empty when unknown.
         payload: the device's own bytes, or the UTF-8 bytes of the text that the broker sent.
         received_at: when the broker or the bridge had it, as ISO 8601.
+        cut_from_bytes: the payload's size as the device sent it, if it was cut already; 0 if not.
     """
 
     message_id: str
@@ -32,6 +33,7 @@ class Publish(NamedTuple):
     username: str
     payload: bytes
     received_at: str
+    cut_from_bytes: int = 0
 
 
 def make_message(publish: Publish, *, limit_bytes: int) -> tuple[str, bytes]:
@@ -41,10 +43,13 @@ def make_message(publish: Publish, *, limit_bytes: int) -> tuple[str, bytes]:
     its device's subject, or as base64 in the envelope when the topic names no device.
     """
     topic = parse_topic(publish.topic)
+    # Nothing is made of what would be cut afterwards.
+    if publish.cut_from_bytes or len(publish.payload) > limit_bytes:
+        return _subject(publish.topic, topic), orjson.dumps(_cut(publish, topic, limit_bytes))
     try:
         payload: dict[str, Any] = {"payload": publish.payload.decode()}
     except UnicodeDecodeError:
-        if isinstance(topic, Topic) and len(publish.payload) <= limit_bytes:
+        if isinstance(topic, Topic):
             return raw_subject(topic), publish.payload
         payload = {"payload_base64": base64.b64encode(publish.payload).decode()}
     data = orjson.dumps(_fields(publish, topic) | payload)
@@ -68,7 +73,7 @@ def _cut(publish: Publish, topic: Topic | BadTopic, limit_bytes: int) -> dict[st
         publish._replace(topic=publish.topic[:256], username=publish.username[:64]), topic
     ) | {
         "payload": kept.decode(errors="replace"),
-        "payload_cut_from_bytes": len(publish.payload),
+        "payload_cut_from_bytes": publish.cut_from_bytes or len(publish.payload),
     }
 
 

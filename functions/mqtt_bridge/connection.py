@@ -21,6 +21,8 @@ from functions.mqtt_bridge.settings import BrokerSettings
 _DO_NOT_SEND_RETAINED = 2
 _FIRST_ERROR = 0x80
 _MOST_WAITING = 1000
+_MOST_UNCONFIRMED = 10
+"""Less than any broker's receive maximum that is known of, as paho does not look at it."""
 _CREDENTIALS_REFUSED = frozenset({0x86, 0x87, 0x8C})
 _TAKEN_OVER = 0x8E
 PACKET_TOO_LARGE = 0x95
@@ -93,6 +95,7 @@ class MqttConnection:
             protocol=MQTTProtocolVersion.MQTTv5,
             manual_ack=True,
         )
+        client.max_inflight_messages_set(_MOST_UNCONFIRMED)
         self = cls(client, receive)
         try:
             async with asyncio.timeout(settings.connect_timeout_s):

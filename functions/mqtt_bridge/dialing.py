@@ -37,6 +37,8 @@ async def dial(
         OSError: of the network, of TLS, or of a file with certificates.
         ValueError: paho or the TLS library does not accept a value.
     """
+    # No maximum packet size: for each larger message Mosquitto 2.0.11 takes one off the receive
+    # maximum for good, so a few of them would stop the session.
     properties = properties_of(
         PacketTypes.CONNECT,
         SessionExpiryInterval=session_expiry_s,

@@ -57,6 +57,7 @@ class Session:
         self._arrived = asyncio.Event()
         self._stored_some = asyncio.Event()
         self._connection: MqttConnection | None = None
+        self._had_session = False
         # Subscription identifiers of messages that have not waited at the broker, and since when
         # the others have at the earliest: before this process, another one had the session.
         self._flowing: set[int] = set()
@@ -92,6 +93,9 @@ class Session:
                 self._ids.forget_session()
             await self._subscribe(connection)
             self._log.info("The MQTT bridge is connected.", resumed=connection.resumed)
+            if self._had_session and not connection.resumed:
+                self._log.warning("The MQTT broker has lost the session, with what it kept for it.")
+            self._had_session = True
             stop = asyncio.ensure_future(stopping.wait())
             work = asyncio.ensure_future(self._work(connection))
             ends: set[asyncio.Future[Any]] = {stop, work, connection.ended}
@@ -166,8 +170,11 @@ class Session:
             message_id = self._ids.fresh_id()
         has_waited = identifiers and self._flowing.isdisjoint(identifiers)
         came_at = self._kept_since if has_waited else datetime.now(UTC)
-        publish = Publish(message_id, text, "", payload, came_at.isoformat())
-        return _Waiting(packet_id, publish, len(payload))
+        size_bytes, limit_bytes = len(payload), self._settings.max_publish_bytes
+        cut_from_bytes = size_bytes if size_bytes > limit_bytes else 0
+        kept = payload[:limit_bytes] if cut_from_bytes else payload
+        publish = Publish(message_id, text, "", kept, came_at.isoformat(), cut_from_bytes)
+        return _Waiting(packet_id, publish, len(kept))
 
     async def _work(self, connection: MqttConnection) -> None:
         while True:

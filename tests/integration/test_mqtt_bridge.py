@@ -236,6 +236,31 @@ async def test_a_message_that_a_device_repeats_is_stored_twice(
         assert await stored(broker, 2) == {"TELEMETRY": 2}
 
 
+async def test_of_huge_messages_a_part_is_kept_and_they_hold_up_no_others(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto, receive_maximum=5):
+        await publish(mosquitto, TELEMETRY, *["x" * 20_000_000] * 6)
+        await publish(mosquitto, TELEMETRY, *["{}"] * 20)
+        assert await stored(broker, 26) == {"TELEMETRY": 26}
+    first = await read_stored(broker, "TELEMETRY")
+    assert first.document["payload_cut_from_bytes"] == 20_000_000
+    assert len(first.data) <= 1_000_000
+
+
+async def test_a_broker_that_has_lost_a_session_is_told_of(
+    nats_server: NatsServer, mosquitto: Mosquitto, streams: None, tmp_path: Path
+) -> None:
+    lost = "The MQTT broker has lost the session, with what it kept for it."
+    with capture_logs() as lines:
+        async with bridging(nats_server, mosquitto):
+            mosquitto.kill()
+            (tmp_path / "mosquitto" / "mosquitto.db").unlink(missing_ok=True)
+            mosquitto.start()
+            told = await eventually(lambda: line(lines, lost), "the warning")
+    assert told["log_level"] == "warning"
+
+
 async def test_messages_with_qos_0_are_stored_too(
     nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
 ) -> None:
