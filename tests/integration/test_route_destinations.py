@@ -495,6 +495,27 @@ async def test_a_server_that_floods_the_client_is_cut_off(table: PostgresCounter
     assert sent < 20_000_000  # What fits into the buffers of the operating system.
 
 
+async def test_bytes_before_the_tls_handshake_are_not_taken_for_a_confirmation(
+    tmp_path: Path,
+) -> None:
+    pem = self_signed("localhost", tmp_path)
+    served, _ = contexts(pem)
+    ca = "-----BEGIN CERT" + pem.read_text().partition("-----BEGIN CERT")[2]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # As somebody between both would send it, who cannot read or write under TLS.
+        writer.write(b'INFO {"max_payload":1000,"headers":true,"tls_required":true}\r\n')
+        writer.write(b"PONG\r\nPONG\r\n")
+        await writer.drain()
+        await writer.start_tls(served)
+        await reader.read()
+
+    async with Server(talk) as server:
+        config = {"host": "localhost", "port": server.port, "tls": True, "authorities": ca}
+        receipt = await one_attempt(nats_republish, config | {"subject": "a", "jetstream": False})
+    assert (receipt.outcome, receipt.code) == ("failed", "TLS_FAILED")
+
+
 # Mail
 
 

@@ -17,16 +17,21 @@ READ_LIMIT_BYTES = 65_536
 
 
 class _StreamProtocol(asyncio.StreamReaderProtocol):
-    """Keeps the transport, from which the writer is made."""
+    """Keeps the transport, from which the writer is made, and counts what has arrived."""
 
     def __init__(self) -> None:
         self.reader = asyncio.StreamReader(limit=READ_LIMIT_BYTES)
         super().__init__(self.reader)
         self.transport: asyncio.BaseTransport | None = None
+        self.received_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received_bytes += len(data)
+        super().data_received(data)
 
 
 class Stream:
@@ -35,9 +40,11 @@ class Stream:
     Every wait ends at the deadline of the attempt, which the caller sets by `asyncio.timeout`.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
+    def __init__(self, protocol: _StreamProtocol, writer: asyncio.StreamWriter) -> None:
+        self._protocol = protocol
+        self._reader = protocol.reader
         self._writer = writer
+        self._read_bytes = 0
 
     @property
     def is_open(self) -> bool:
@@ -51,7 +58,7 @@ class Stream:
             ConnectionLost: the connection broke.
         """
         try:
-            return await self._reader.read(READ_LIMIT_BYTES)
+            return self._counted(await self._reader.read(READ_LIMIT_BYTES))
         except OSError:
             raise ConnectionLost from None
 
@@ -62,7 +69,7 @@ class Stream:
             ConnectionLost: the connection was closed before.
         """
         try:
-            return await self._reader.readexactly(count)
+            return self._counted(await self._reader.readexactly(count))
         except (asyncio.IncompleteReadError, OSError):
             raise ConnectionLost from None
 
@@ -73,7 +80,7 @@ class Stream:
             ConnectionLost: the connection was closed before, or the line is too long.
         """
         try:
-            return await self._reader.readuntil(b"\n")
+            return self._counted(await self._reader.readuntil(b"\n"))
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             raise ConnectionLost from None
 
@@ -93,8 +100,11 @@ class Stream:
         """Go on under TLS, and check the certificate against `name`.
 
         Raises:
-            TlsFailed: the handshake failed.
+            TlsFailed: the handshake failed, or bytes came before it. Whoever is between both sides
+                could have sent these, and they would be read as if they had come under TLS.
         """
+        if self._protocol.received_bytes != self._read_bytes:
+            raise TlsFailed
         try:
             await self._writer.start_tls(context, server_hostname=name)
         except (OSError, ssl.SSLError):
@@ -103,6 +113,10 @@ class Stream:
     def close(self) -> None:
         """Close at once; unsent bytes are dropped."""
         self._writer.transport.abort()
+
+    def _counted(self, data: bytes) -> bytes:
+        self._read_bytes += len(data)
+        return data
 
 
 class Dialer:
@@ -133,7 +147,7 @@ class Dialer:
         # uvloop's transports are no subclasses of asyncio's.
         transport = cast("asyncio.WriteTransport", protocol.transport)
         writer = asyncio.StreamWriter(transport, protocol, protocol.reader, self._loop)
-        return Stream(protocol.reader, writer)
+        return Stream(protocol, writer)
 
     async def close(self) -> None:
         """End the lookups."""
