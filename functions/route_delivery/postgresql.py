@@ -7,6 +7,7 @@ columns and paths, and no types.
 import asyncio
 import json
 import ssl
+import struct
 from typing import Annotated, Any, NamedTuple, cast
 
 import asyncpg
@@ -21,7 +22,9 @@ from functions.outbound.transport.faults import (
     Fault,
     TlsFailed,
 )
+from functions.outbound.transport.postgres_frames import PostgresFrames
 from functions.outbound.transport.relay import GuardedLoop, Relay
+from functions.outbound.transport.streams import Stream
 from functions.route_delivery.connected_sender import ConnectedSender, Target, sender_hooks
 from functions.route_delivery.deliverer import deliverer
 from functions.route_delivery.destinations import EndpointKey
@@ -43,6 +46,8 @@ MAX_ANSWER_BYTES = 262_144
 """How much a server may send for one row, the login included; it sends about 1 kB."""
 
 _MAX_CONNECTIONS = 4
+# Its length, and the code of the request. Source: PostgreSQL, "Message Formats", SSLRequest.
+_TLS_REQUEST = struct.pack("!II", 8, 80_877_103)
 
 _IDENTIFIER = r"^[^\x00-\x1f\x7f]{1,63}$"
 Identifier = Annotated[str, StringConstraints(pattern=_IDENTIFIER)]
@@ -110,6 +115,12 @@ class Login(NamedTuple):
     password: str
 
 
+class NotPostgres(Fault):
+    """The server's answers are not those of PostgreSQL."""
+
+    code, reason = "PROTOCOL_ERROR", "the server did not speak PostgreSQL's protocol"
+
+
 class PostgresConnection:
     """A connection, and what relays its bytes."""
 
@@ -131,6 +142,8 @@ class PostgresConnection:
             await connection.execute(f"BEGIN; SET LOCAL statement_timeout = {timeout_ms}")
             await connection.execute(statement, row)
             await connection.execute("COMMIT")
+        except asyncpg.InternalClientError:
+            raise NotPostgres from None
         except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError):
             raise ConnectionLost from None
 
@@ -168,7 +181,19 @@ class Sender(ConnectedSender[Login, PostgresConnection]):
         )
 
     async def _connect(self, to: Target[Login]) -> PostgresConnection:
-        loop = GuardedLoop(self._dialer, timeout_s=self._timeout_s, max_bytes=MAX_ANSWER_BYTES)
+        tls = await self._tls.of(to.certificates) if to.tls else None
+
+        async def begin(stream: Stream) -> None:
+            if tls is not None:
+                await _start_tls(stream, tls, to.host)
+
+        loop = GuardedLoop(
+            self._dialer,
+            begin,
+            PostgresFrames,
+            timeout_s=self._timeout_s,
+            max_bytes=MAX_ANSWER_BYTES,
+        )
         connection: asyncpg.Connection[Any] | None = None
         try:
             # Every argument that asyncpg would else take from the environment or a file.
@@ -179,11 +204,14 @@ class Sender(ConnectedSender[Login, PostgresConnection]):
                 user=to.login.user,
                 password=to.login.password,
                 database=to.login.database,
-                ssl=await self._tls.of(to.certificates) if to.tls else False,
+                # What it would see inside of TLS has to be looked at before.
+                ssl=False,
                 timeout=self._timeout_s,
                 statement_cache_size=0,
                 server_settings={"application_name": "route delivery"},
             )
+        except asyncpg.InternalClientError:
+            raise NotPostgres from None
         except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as failure:
             raise _fault_of(failure, is_connected=bool(loop.relays)) from None
         finally:
@@ -193,11 +221,20 @@ class Sender(ConnectedSender[Login, PostgresConnection]):
         return PostgresConnection(connection, loop.relays[-1])
 
 
+async def _start_tls(stream: Stream, context: ssl.SSLContext, host: str) -> None:
+    """Ask for TLS as the protocol has it.
+
+    Raises:
+        TlsFailed: the server has none, or one that is not accepted.
+    """
+    await stream.write(_TLS_REQUEST)
+    if await stream.read_exactly(1) != b"S":
+        raise TlsFailed
+    await stream.start_tls(context, host)
+
+
 def _fault_of(failure: Exception, *, is_connected: bool) -> Fault:
     """The fault that an exception of `asyncpg.connect` stands for."""
-    # asyncpg raises a bare ConnectionError when a server has no TLS.
-    if isinstance(failure, ssl.SSLError) or type(failure) is ConnectionError:
-        return TlsFailed()
     if isinstance(failure, TimeoutError):
         return AnswerTimeout() if is_connected else ConnectTimeout()
     return ConnectionLost()

@@ -495,6 +495,33 @@ async def test_a_server_that_floods_the_client_is_cut_off(table: PostgresCounter
     assert sent < 20_000_000  # What fits into the buffers of the operating system.
 
 
+@pytest.mark.parametrize("sent", [b"\0" * 100, b"S\0\0\0\3", b"R\xff\xff\xff\xff" * 20])
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_a_message_shorter_than_its_own_length_does_not_stop_the_event_loop(
+    table: PostgresCounterpart, tmp_path: Path, sent: bytes, is_tls: bool
+) -> None:
+    pem = self_signed("localhost", tmp_path)
+    served, _ = contexts(pem)
+    ca = "-----BEGIN CERT" + pem.read_text().partition("-----BEGIN CERT")[2]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if is_tls:
+            await reader.readexactly(8)
+            writer.write(b"S")
+            await writer.drain()
+            await writer.start_tls(served)
+        await reader.read(100)
+        for byte in sent:  # In pieces, which the client has to put together.
+            writer.write(bytes([byte]))
+            await writer.drain()
+        await reader.read()
+
+    async with Server(talk) as server:
+        own = {"tls": True, "authorities": ca} if is_tls else {}
+        receipt = await one_attempt(postgresql, table.config() | {"port": server.port} | own)
+    assert (receipt.outcome, receipt.code) == ("failed", "CONNECTION_LOST")
+
+
 async def test_bytes_before_the_tls_handshake_are_not_taken_for_a_confirmation(
     tmp_path: Path,
 ) -> None:

@@ -1,18 +1,25 @@
 """Gives a client library connections that pass the guard, and that carry a bounded number of bytes.
 
 Some protocols are too large to be written again, and their libraries resolve names and read answers
-as they like. Such a library gets an event loop whose `create_connection` opens a guarded stream and
-copies its bytes; TLS passes unopened, so the library checks the certificate against the name.
+as they like. Such a library gets an event loop whose `create_connection` opens a guarded stream,
+begins TLS on it, and copies what is inside after a look at it.
 """
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 from functions.outbound.transport.faults import ConnectionLost
 from functions.outbound.transport.streams import Dialer, Stream
+
+
+class Check(Protocol):
+    """Looks at what a destination sends."""
+
+    def accept(self, data: bytes) -> bool:
+        """Whether the next bytes may be passed on; if not, the connection ends."""
 
 
 class Relay:
@@ -20,11 +27,13 @@ class Relay:
 
     Args:
         stream: to the destination.
+        check: looks at what the destination sends.
         max_bytes: how much the destination may send between two calls of `renew`.
     """
 
-    def __init__(self, stream: Stream, *, max_bytes: int) -> None:
+    def __init__(self, stream: Stream, check: Check, *, max_bytes: int) -> None:
         self._stream = stream
+        self._check = check
         self._max_bytes = self._left_bytes = max_bytes
         self._tasks: list[asyncio.Task[None]] = []
         self._local: asyncio.StreamWriter | None = None
@@ -70,7 +79,7 @@ class Relay:
         with contextlib.suppress(ConnectionLost, OSError):
             while data := await self._stream.read_some():
                 self._left_bytes -= len(data)
-                if self._left_bytes < 0:
+                if self._left_bytes < 0 or not self._check.accept(data):
                     break
                 writer.write(data)
                 await writer.drain()
@@ -84,6 +93,8 @@ class GuardedLoop:
 
     Args:
         dialer: opens them.
+        begin: what is done on a new stream first, such as TLS.
+        check: makes what looks at the bytes of one stream.
         timeout_s: for opening one.
         max_bytes: how much the destination may send between two calls of `renew`.
 
@@ -91,9 +102,19 @@ class GuardedLoop:
         relays: what was opened.
     """
 
-    def __init__(self, dialer: Dialer, *, timeout_s: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        begin: Callable[[Stream], Awaitable[None]],
+        check: Callable[[], Check],
+        *,
+        timeout_s: float,
+        max_bytes: int,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._dialer = dialer
+        self._begin = begin
+        self._check = check
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self.relays: list[Relay] = []
@@ -111,7 +132,12 @@ class GuardedLoop:
             Fault: of the origin.
         """
         stream = await self._dialer.open(host, port, timeout_s=self._timeout_s)
-        relay = Relay(stream, max_bytes=self._max_bytes)
+        try:
+            await self._begin(stream)
+        except BaseException:
+            stream.close()
+            raise
+        relay = Relay(stream, self._check(), max_bytes=self._max_bytes)
         self.relays.append(relay)
         local = await relay.begin()
         try:
@@ -121,4 +147,4 @@ class GuardedLoop:
             raise
 
 
-__all__ = ["GuardedLoop", "Relay"]
+__all__ = ["Check", "GuardedLoop", "Relay"]
