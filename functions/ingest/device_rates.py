@@ -21,6 +21,7 @@ class DeviceRates:
     Whoever writes old times into every message gets the sum of both rates in the long run.
 
     Attributes:
+        devices: the bucket of what goes on.
         tenants: a token bucket for each tenant, charged after the device's; None for no limit.
         limiters: all of them by the names by which hosts share them.
     """
@@ -34,11 +35,11 @@ class DeviceRates:
         *,
         tenants: RateLimiter[str] | None = None,
     ) -> None:
-        self._rate: RateLimiter[DeviceKey] = RateLimiter(rate_per_s, burst)
+        self.devices: RateLimiter[DeviceKey] = RateLimiter(rate_per_s, burst)
         self._backfill: RateLimiter[DeviceKey] = RateLimiter(backfill_rate_per_s, backfill_burst)
         self.tenants = tenants
         self.limiters: dict[str, RateLimiter[Any]] = {
-            "device": self._rate,
+            "device": self.devices,
             "late": self._backfill,
             **({} if tenants is None else {"tenant": tenants}),
         }
@@ -59,7 +60,7 @@ class DeviceRates:
         is_late = measured_at_ns is not None and stored_at_ns - measured_at_ns > self._late_ns
         if is_late and self._backfill.take(key, stored_at_ns):
             return True
-        if self._rate.take(key, stored_at_ns):
+        if self.devices.take(key, stored_at_ns):
             return True
         if is_late or received_at is None:
             return False

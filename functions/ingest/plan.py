@@ -1,6 +1,6 @@
 """Reads and judges a batch, and collects the rows, refusals and jobs to write. Does no I/O."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -132,16 +132,20 @@ class Plan:
         self.copies = {m: copy for m, copy in self.copies.items() if m not in settled}
         self.repeated += settled
 
-    def is_unsure(self, message: Message, now_ns: int) -> bool:
-        """Whether another host may have settled the message since it was looked for.
+    def unsure(self, messages: Iterable[Message], sure_since_ns: int) -> list[Message]:
+        """Those of the messages that another host may have settled since they were looked for.
 
         A server delivers a message again when its first delivery was not settled for so long that
         it is older than `SURE_NS` then, and so are all copies of that delivery that come late: from
         a process that was stopped, or a connection that stood still.
         """
-        return message not in self.copies and (
-            message.may_be_repeated or now_ns - message.stored_at_ns > SURE_NS
-        )
+        found = [
+            each
+            for each in messages
+            if each.stored_at_ns < sure_since_ns or each.attempt > 1 or each.called_before
+        ]
+        # Whoever judges a copy from quarantine has locked the original.
+        return [each for each in found if each not in self.copies] if self.copies else found
 
     def refuse_row(self, place: int, reason: str, detail: str) -> None:
         """Refuse the message of row `place`, and drop its jobs; later rows move up by one."""

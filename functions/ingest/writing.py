@@ -17,7 +17,7 @@ from functions.domain.quarantine import quarantine_many
 from functions.domain.quarantine_replays import accept_copies, lock_open, refuse_copies
 from functions.domain.rollup_marks import add_marks
 from functions.domain.topics import Topic
-from functions.ingest.plan import DiscoveredSensor, Plan, Row, Settled, stored_at
+from functions.ingest.plan import SURE_NS, DiscoveredSensor, Plan, Row, Settled, stored_at
 from runtime import Message, Retry
 
 _QUERIES = read_queries(Path(__file__).with_name("writing.sql"))
@@ -146,20 +146,18 @@ async def _check_agreement(connection: Connection, plan: Plan) -> None:
     A host that was stopped with messages in its hands knows neither that they were delivered again
     nor what became of them, and its verdict may differ: the rate counts for a first delivery only.
     """
-    now_ns = time.time_ns()
-    accepted = [each for each in plan.sources if plan.is_unsure(each, now_ns)]
-    refused = [
-        (each, why.topic)
-        for each, why in plan.refused
-        if isinstance(why.topic, Topic) and plan.is_unsure(each, now_ns)
-    ]
+    sure_since_ns = time.time_ns() - SURE_NS
+    accepted = plan.unsure(plan.sources, sure_since_ns)
+    topics = {each: why.topic for each, why in plan.refused if isinstance(why.topic, Topic)}
+    refused = plan.unsure(topics, sure_since_ns)
     otherwise: set[Message] = set()
-    if accepted:
-        keys = await _refused_among(connection, accepted)
-        otherwise |= {each for each in accepted if (each.sequence, stored_at(each)) in keys}
-    if refused:
-        keys = await _written_among(connection, refused)
-        otherwise |= {each for each, _ in refused if (each.sequence, stored_at(each)) in keys}
+    # Nothing is found nearly always; only then the times are made, which cost more than the rest.
+    if accepted and (keys := await _refused_among(connection, accepted)):
+        otherwise.update(each for each in accepted if (each.sequence, stored_at(each)) in keys)
+    if refused and (
+        keys := await _written_among(connection, [(each, topics[each]) for each in refused])
+    ):
+        otherwise.update(each for each in refused if (each.sequence, stored_at(each)) in keys)
     if otherwise:
         raise _SettledOtherwiseError(otherwise)
 
