@@ -177,6 +177,8 @@ async def _judge(
             raise request
         answers = await _do(connection, call, request)
     except ChangeRefused as refused:
+        if call.target.verb == "update":
+            await store.drop_unused(connection, key)
         rejected = [rejection(call.target.verb, refused, call.cause)] if is_told else []
         await add_downlinks(connection, as_downlinks(key, rejected, call.cause))
         refusal = Refusal.of_envelope(call.envelope, refused.code, refused.reason)

@@ -27,6 +27,10 @@ INSERT INTO device_shadows (tenant_id, device_id, name, deleted_at)
 VALUES ($1, $2, $3, now())
 ON CONFLICT DO NOTHING;
 
+-- name: drop_unused
+-- Removes what `make` made for a change that was refused.
+DELETE FROM device_shadows WHERE tenant_id = $1 AND device_id = $2 AND name = $3 AND version = 0;
+
 -- name: save
 UPDATE device_shadows
 SET version = $4, desired = $5::text::jsonb, reported = $6::text::jsonb,

@@ -79,6 +79,11 @@ async def lock_or_make(connection: Connection, key: ShadowKey, max_named: int) -
     return shadow
 
 
+async def drop_unused(connection: Connection, key: ShadowKey) -> None:
+    """Remove the shadow if no change of it was ever accepted."""
+    await connection.execute(_QUERIES["drop_unused"], *key)
+
+
 async def save(connection: Connection, shadow: Shadow) -> None:
     """Store a locked shadow."""
     shadow.updated_at = await connection.fetchval(

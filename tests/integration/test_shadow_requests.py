@@ -145,6 +145,18 @@ async def test_a_refused_request_is_answered_and_kept(
     assert await api.pool.fetchval("SELECT reason FROM quarantine_events") == reason
 
 
+@pytest.mark.parametrize("form", ["", "name.n."])
+async def test_a_refused_update_makes_no_shadow(api: Caller, form: str) -> None:
+    large = {"reported": {f"k{number}": "x" * 1000 for number in range(7)}}
+    for number, fields in enumerate(({"state": {"reported": {}}, "version": 9}, {}), start=1):
+        assert f"{form}update.rejected" in await told(api, ask(f"{form}update", number, **fields))
+    assert await api.pool.fetchval("SELECT count(*) FROM device_shadows") == 0
+    assert f"{form}update.accepted" in await told(api, ask(f"{form}update", 3, state=large))
+    conflict = await told(api, ask(f"{form}update", 4, state=large, version=9))
+    assert conflict[f"{form}update.rejected"]["code"] == 409
+    assert await api.pool.fetchval("SELECT version FROM device_shadows") == 1
+
+
 @pytest.mark.parametrize(
     "content",
     [
