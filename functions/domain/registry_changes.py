@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 SUBJECT = "management.devices.watch"
 """The endpoint's subject."""
 
-MOST_WAIT_S = 5.0
-"""How long one question may wait. Who wants to wait longer asks again, so that a host that ends
-holds nothing for long."""
+MOST_WAIT_S = 0.5
+"""How long one question may wait; then it is asked again. A host that ends waits for it, and there
+is always one of each gateway."""
 
 
 class WatchRegistry(BaseModel):

@@ -96,13 +96,11 @@ async def watch_registry(event: Event[WatchRegistry], ctx: Context[_State]) -> R
     answer = log.since(query.after)
     if answer.changes or not query.after:
         return answer
-    # A host that ends does not wait for its waiting callers.
-    events = [asyncio.create_task(each.wait()) for each in (next_change, ctx.stopping)]
     try:
-        await asyncio.wait(events, timeout=query.wait_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in events:
-            each.cancel()
+        async with asyncio.timeout(query.wait_s):
+            await next_change.wait()
+    except TimeoutError:
+        return answer
     return log.since(answer.position)
 
 
