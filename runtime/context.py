@@ -126,14 +126,32 @@ class BrokerPort(Protocol):
         """Tell JetStream that this message is still being worked on."""
 
 
+class Listening(Protocol):
+    """A subscription of `SystemPort.subscribe`."""
+
+    async def unsubscribe(self) -> None:
+        """Stop at once; messages that have arrived and were not handled are dropped."""
+
+
 class SystemPort(Protocol):
     """The subjects of the NATS servers themselves, in the cluster's system account."""
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and rebuilt; events in between were not heard."""
 
     async def request(self, subject: str, data: bytes = b"", *, timeout_s: float) -> Reply:
         """The first answer; raises NoAnswer when no server answers."""
 
     async def request_many(self, subject: str, data: bytes = b"", *, wait_s: float) -> list[Reply]:
         """The answers of all servers that arrive within `wait_s` seconds, maybe none."""
+
+    async def subscribe(self, subject: str, on_event: Callable[[str, bytes], None]) -> Listening:
+        """Call `on_event` with subject and data of each event that a server publishes.
+
+        It is called on the event loop and must not block. An event is published once, to whoever
+        listens at that moment.
+        """
 
 
 @dataclass(slots=True)
@@ -494,6 +512,7 @@ __all__ = [
     "BrokerPort",
     "Context",
     "Event",
+    "Listening",
     "Message",
     "PubAck",
     "Publication",

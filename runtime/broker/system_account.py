@@ -1,8 +1,10 @@
 """A connection to the system account of a NATS cluster, whose subjects are the servers' own."""
 
+from collections.abc import Callable
 from typing import Self
 
 from runtime.broker.connection import Broker
+from runtime.broker.subscription import Subscription
 from runtime.context import Reply
 
 
@@ -29,6 +31,11 @@ class SystemAccount:
         """Close the connection."""
         await self._broker.close()
 
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and rebuilt; events in between were not heard."""
+        return self._broker.reconnects
+
     async def request(self, subject: str, data: bytes = b"", *, timeout_s: float) -> Reply:
         """The first answer; raises NoAnswer when no server answers."""
         return await self._broker.request(subject, data, timeout_s=timeout_s)
@@ -36,6 +43,19 @@ class SystemAccount:
     async def request_many(self, subject: str, data: bytes = b"", *, wait_s: float) -> list[Reply]:
         """The answers of all servers that arrive within `wait_s` seconds, maybe none."""
         return await self._broker.request_many(subject, data, wait_s=wait_s)
+
+    async def subscribe(self, subject: str, on_event: Callable[[str, bytes], None]) -> Subscription:
+        """Call `on_event` with subject and data of each event; returns when the server knows it.
+
+        Raises:
+            Unavailable: the connection is closed, or the server does not answer.
+            Unsendable: the subject is not one to subscribe to.
+        """
+        listening = await self._broker.subscribe(
+            subject, lambda message: on_event(message.subject, message.data)
+        )
+        await self._broker.flush()
+        return listening
 
 
 __all__ = ["SystemAccount"]
