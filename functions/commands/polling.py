@@ -1,6 +1,7 @@
 """Endpoint by which the HTTP gateway asks for a device's open commands, and waits for one."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import structlog
 from functions.commands.store import QUERIES, content_of, mark_sent
 from functions.domain.changes import EVERYTHING, ChangeListener
 from functions.domain.command_polls import OpenCommands, PollCommands
+from functions.domain.device_activity import note_seen
 from functions.domain.downlinks import SentCommand
 from runtime import Context, Event
 
@@ -87,6 +89,8 @@ async def poll_commands(event: Event[PollCommands], ctx: Context[CommandNotices]
     answer which the device did not get loses nothing.
     """
     query = event.data
+    # The gateway asks when the device has proved itself.
+    await note_seen(ctx.postgres, {(query.tenant_id, query.device_id): time.time_ns()})
     loop = asyncio.get_running_loop()
     end_s = loop.time() + query.wait_s
     with ctx.state.listening(query.tenant_id, query.device_id) as stored:

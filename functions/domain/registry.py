@@ -13,6 +13,7 @@ import structlog
 from functions.domain.cache import Cache
 from functions.domain.changes import ChangeListener
 from functions.domain.delivery_options import OrderKey
+from functions.domain.device_activity import DEFAULT_TIMEOUT_S, note_every_ns
 from functions.domain.evaluation.values import Steps
 from functions.domain.named_sql import read_queries
 from functions.domain.quarantine import Executor
@@ -60,6 +61,8 @@ class RegisteredDevice:
         sensors: the sensor names registered so far, and the names found while there was no room.
         sensor_limit: how many sensors may be registered.
         previous_hash: SHA-256 of the token before, which counts until `previous_until_ns`.
+        note_every_ns: after how long it is noted again that the device was seen.
+        noted_ns: when a committed transaction last noted it.
         regular_from_ns: until `regular_until_ns` device, tenant and a subscription are in force.
         regular_until_ns: equal to `regular_from_ns` when they never are.
     """
@@ -74,6 +77,8 @@ class RegisteredDevice:
     sensor_limit: int = 20
     previous_hash: bytes | None = None
     previous_until_ns: int = 0
+    note_every_ns: int = note_every_ns(DEFAULT_TIMEOUT_S)
+    noted_ns: int = 0
     regular_from_ns: int = field(init=False, default=0)
     regular_until_ns: int = field(init=False, default=0)
 
@@ -253,6 +258,7 @@ def _device(row: Any) -> RegisteredDevice:  # noqa: ANN401 - the driver's row
         row["sensor_limit"],
         row["previous_token_hash"],
         0 if row["previous_token_until"] is None else _ns(row["previous_token_until"]),
+        note_every_ns(row["presence_timeout_s"] or DEFAULT_TIMEOUT_S),
     )
 
 

@@ -3,6 +3,7 @@
 -- are no ADDON. Which of them counts depends on the time of the message.
 SELECT d.tenant_id::text, d.device_id::text, d.site_id, d.status, d.provision_token_hash, d.sensor_limit,
        d.previous_token_hash, d.previous_token_until,
+       coalesce(d.presence_timeout_s, (SELECT timeout_s FROM presence_watch)) AS presence_timeout_s,
        t.status AS tenant_status,
        ARRAY(SELECT sensor FROM device_sensors k
              WHERE k.tenant_id = d.tenant_id AND k.device_id = d.device_id) AS sensors,

@@ -61,7 +61,8 @@ class Plan:
 
     `repeated` are messages that an earlier delivery settled: they are counted only. `copies` are
     those of `sources` and `refused` that come from quarantine. `candidates` are those of `sources`
-    for which jobs are to be made.
+    for which jobs are to be made. `seen` are the devices of rows that are to be noted as seen, with
+    the newest stored time.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -72,6 +73,7 @@ class Plan:
     discovered: dict[tuple[str, str, str], DiscoveredSensor] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     jobs: list[tuple[Message, NewJob]] = field(default_factory=list)
+    seen: dict[RegisteredDevice, tuple[DeviceKey, int]] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
 
     def accept(self, message: Message, topic: Topic, time: datetime, accepted: Accepted) -> None:
@@ -247,8 +249,11 @@ def make_plan(
             plan.accept(message, topic, time, verdict)
             if matching:
                 plan.candidates.append(Candidate(message, reading, time, matching))
-            if device is not None and device.misses(verdict.metrics):
-                plan.discover(device, topic, time, verdict.metrics)
+            if device is not None:
+                if message.stored_at_ns - device.noted_ns >= device.note_every_ns:
+                    plan.seen[device] = ((tenant_id, topic.device_id), message.stored_at_ns)
+                if device.misses(verdict.metrics):
+                    plan.discover(device, topic, time, verdict.metrics)
         except Exception as failure:  # noqa: BLE001 - one message must not fail its whole batch
             plan.refused.append((message, _unforeseen(failure, reading)))
     return plan

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import asyncpg
 
+from functions.domain.device_activity import note_seen
 from functions.domain.message_counts import by_tenant, count_settled
 from functions.domain.named_sql import read_queries
 from functions.domain.notices import add_notice
@@ -88,6 +89,8 @@ async def write(pool: Pool, plan: Plan) -> Mapping[str, int]:
         unkept = await _commit_agreed(pool, plan, copy=False)
     for found in plan.discovered.values():
         found.device.sensors.add(found.sensor)
+    for device, (_, seen_ns) in plan.seen.items():
+        device.noted_ns = max(device.noted_ns, seen_ns)
     return unkept
 
 
@@ -121,6 +124,7 @@ async def _commit(pool: Pool, plan: Plan, *, copy: bool) -> Mapping[str, int]:
         elif plan.rows:
             written = await insert_rows(connection, plan.rows)
         await add_marks(connection, plan.rows)
+        await note_seen(connection, dict(plan.seen.values()))
         if plan.jobs:
             await add_jobs(connection, [job for _, job in plan.jobs])
         for notice in plan.notices:

@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from functions.domain.admission import SenderSettings, refuse_device
+from functions.domain.device_activity import note_seen
 from functions.domain.downlinks import add_downlinks
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.message_counts import count_duplicate, count_written
@@ -185,7 +186,9 @@ async def _judge(
         return refusal, await refuse_message(connection, message, refusal, copy)
     await add_downlinks(connection, as_downlinks(key, answers, call.cause))
     await count_written(connection, message)
-    if copy is not None:
+    if copy is None:
+        await note_seen(connection, {device: message.stored_at_ns})
+    else:
         await accept_copies(connection, [copy])
     return None
 

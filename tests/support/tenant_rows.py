@@ -45,6 +45,7 @@ _VALUES = {
     "int8multirange": "'{{[1,2)}}'",
     "text[]": "'{{}}'",
     "smallint[]": "'{{}}'",
+    "timestamp with time zone[]": "'{{}}'",
 }
 # Tables that are about the installation, the database or the erasure itself.
 _OTHERS = {"alembic_version", "tenant_erasures"}
