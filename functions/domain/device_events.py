@@ -15,11 +15,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from functions.domain.identifiers import DeviceId, TenantId
 from functions.domain.outbox import Connection, NewMessage, add_messages
 from functions.domain.topic_filters import topic_matches
+from functions.domain.topics import PRESENCE
 
 STREAM = "DEVICE_EVENTS"
 COMMAND_STATE = "commands/state"
 """The kind of event that tells of a command's change of state."""
-LEVELS = frozenset({"commands"})
+LEVELS = frozenset({"commands", PRESENCE})
 """First levels of the kinds of events."""
 _LEVEL = 4
 

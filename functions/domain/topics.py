@@ -18,11 +18,13 @@ SHADOW_ANSWERS = frozenset(
     }
 )
 """What the platform sends about a shadow, below the same two."""
-DOWNLINKS = frozenset({"commands", "routed", "shadow/desired"}).union(
+PRESENCE = "presence"
+"""The type of the events that tell of a device's presence."""
+DOWNLINKS = frozenset({"commands", "routed", "shadow/desired", PRESENCE}).union(
     f"shadow/{answer}" for answer in SHADOW_ANSWERS
 )
-"""Message types that the platform sends to a device; a device never sends them. The answers about
-named shadows come to these, see `Topic.is_downlink`."""
+"""Message types that the platform sends to a device, or that tell of it; a device never sends them.
+The answers about named shadows come to these, see `Topic.is_downlink`."""
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # Not dots alone: `..` in a path means the level above, and clients and proxies rewrite it.
@@ -230,6 +232,7 @@ __all__ = [
     "ACK",
     "DOWNLINKS",
     "MAX_TOPIC_LENGTH",
+    "PRESENCE",
     "SHADOW_ANSWERS",
     "SHADOW_REQUESTS",
     "BadTopic",

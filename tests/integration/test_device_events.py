@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from functions.domain.device_events import DeviceEvent, NewEvent, add_events
+from functions.presence.announcing import Transition, event_of
 from functions.route_delivery.device_events import route_device_events
 from runtime import Batch, Context, Event, Message, Reject
 from runtime.context import Scope
@@ -97,6 +98,35 @@ async def test_an_event_becomes_one_job_for_each_route_that_names_it(events: Eve
         *("tenant/test/device/d.1/commands/state", "commands/state"),
     )
     assert (job["device_id"], job["payload"]["status"]) == ("d.1", "sent")
+
+
+async def test_presence_goes_to_routes_that_name_it(events: Events) -> None:
+    wanting = await events.add_route("tenant/test/device/+/presence", "payload.status == 'offline'")
+    for topic_filter in (
+        "tenant/test/#",
+        "tenant/test/device/d.1/+",
+        "tenant/+/device/+/commands/#",
+    ):
+        await events.add_route(topic_filter)
+    at = Transition("test", "d.1", 1, "online", "connected", AT, AT)
+    for transition in (at, at._replace(number=2, status="offline", reason="silent")):
+        async with events.pool.acquire() as connection, connection.transaction():
+            await add_events(connection, [event_of(transition)])
+            row = await connection.fetchrow("DELETE FROM delivery_outbox RETURNING subject, body")
+        assert row is not None
+        message = Message(row["subject"], row["body"], stream="DEVICE_EVENTS", sequence=1)
+        assert await events.route(message) == [None]
+
+    [(_, job)] = await events.jobs()
+    assert job["route_id"] == wanting
+    assert (job["topic"], job["msg_type"]) == ("tenant/test/device/d.1/presence", "presence")
+    assert job["payload"] == {
+        "status": "offline",
+        "reason": "silent",
+        "at": AT.isoformat(),
+        "last_seen_at": AT.isoformat(),
+        "number": 2,
+    }
 
 
 async def test_routes_that_count_are_bounded(events: Events) -> None:

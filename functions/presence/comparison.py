@@ -1,0 +1,174 @@
+"""Compares the sessions that the database has with those that the servers have.
+
+Events are heard by whoever listens at that moment. What was missed while no host listened, or while
+a connection was lost, is found here: at every start, after every reconnect, and at intervals.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from functions.presence.servers import (
+    ListedPart,
+    ListingFailed,
+    find_servers,
+    list_connections,
+)
+from functions.presence.sessions import EndedSession, Session
+from functions.presence.store import QUERIES, Changes
+from runtime import Context, SystemPort
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+_AT_A_TIME = 1000
+# A server that is silent for so many questions, one every two seconds, is gone.
+_MISSES = 3
+
+Apply = Callable[[Changes], Awaitable[None]]
+
+
+class Comparison:
+    """Brings the database's sessions in line with those of the servers.
+
+    Every host listens to events, and one at a time compares.
+
+    Args:
+        ctx: of the function, with PostgreSQL.
+        system: the system account of the servers.
+        account: the account of the devices.
+        every_s: seconds between two comparisons.
+        apply: settles changes.
+    """
+
+    def __init__(
+        self,
+        ctx: Context[Any],
+        system: SystemPort,
+        *,
+        account: str,
+        every_s: float,
+        apply: Apply,
+    ) -> None:
+        self._pool: Pool = ctx.postgres
+        self._log = ctx.log
+        self._system = system
+        self._account = account
+        self._every = timedelta(seconds=every_s)
+        self._apply = apply
+        self._since: datetime | None = None
+        self._missed: dict[str, int] = {}
+
+    def want(self, since: datetime) -> None:
+        """Ask for a comparison that begins after `since`, by the database's clock."""
+        self._since = since
+
+    async def run_once(self) -> None:
+        """Compare if a comparison is wanted, and if no other host has made it or makes it."""
+        now: datetime = await self._pool.fetchval(QUERIES["clock"])
+        wanted_since = max(self._since or now - self._every, now - self._every)
+        if await self._pool.fetchval(QUERIES["is_compared"], wanted_since):
+            self._since = None
+            return
+        began_at = await self._pool.fetchval(QUERIES["claim_comparison"], wanted_since)
+        if began_at is None:
+            return
+        servers = await find_servers(self._system)
+        for server_id in sorted(servers):
+            try:
+                await self._compare(server_id, began_at)
+            except ListingFailed as failure:
+                self._log.warning(
+                    "The sessions of a server could not be compared; tried again",
+                    server_id=server_id,
+                    reason=str(failure),
+                )
+                return
+        if servers:
+            await self._pool.execute(QUERIES["end_comparison"], began_at)
+
+    async def end_lost(self) -> None:
+        """End the sessions of servers that have not answered three times in a row."""
+        known = {row["server_id"] for row in await self._pool.fetch(QUERIES["find_servers"])}
+        if not known:
+            self._missed.clear()
+            return
+        silent = known - await find_servers(self._system)
+        self._missed = {server_id: self._missed.get(server_id, 0) + 1 for server_id in silent}
+        for server_id, misses in self._missed.items():
+            if misses >= _MISSES:
+                await self._end_all(server_id)
+
+    async def _end_all(self, server_id: str) -> None:
+        ended = 0
+        while True:
+            rows = await self._pool.fetch(QUERIES["find_sessions"], server_id, _AT_A_TIME)
+            if not rows:
+                break
+            now: datetime = await self._pool.fetchval(QUERIES["clock"])
+            await self._apply(_ended(rows, now, is_lost=True))
+            ended += len(rows)
+        self._log.warning(
+            "A NATS server is gone, and the sessions of devices with it",
+            server_id=server_id,
+            sessions=ended,
+        )
+
+    async def _compare(self, server_id: str, began_at: datetime) -> None:
+        opened = ended = 0
+        async for part in list_connections(self._system, server_id, self._account):
+            listed_at = part.listing.listed_at
+            missing = await self._find_missing(part, began_at)
+            unknown = await self._find_unknown(part.listing.sessions)
+            for start in range(0, len(missing), _AT_A_TIME):
+                some = missing[start : start + _AT_A_TIME]
+                await self._apply(_ended(some, listed_at, is_lost=False))
+            for start in range(0, len(unknown), _AT_A_TIME):
+                await self._apply(Changes(opened=unknown[start : start + _AT_A_TIME]))
+            opened, ended = opened + len(unknown), ended + len(missing)
+        if opened or ended:
+            self._log.info(
+                "Sessions of devices were compared with a server's: not all events were heard",
+                server_id=server_id,
+                opened=opened,
+                ended=ended,
+            )
+
+    async def _find_missing(self, part: ListedPart, began_at: datetime) -> Sequence[Any]:
+        """The sessions of the part's range that were noted before, and the server does not have."""
+        listing = part.listing
+        found: Sequence[Any] = await self._pool.fetch(
+            QUERIES["find_missing"],
+            *(listing.server_id, part.above, part.up_to),
+            began_at,
+            [session.connection_id for session in listing.sessions],
+        )
+        return found
+
+    async def _find_unknown(self, sessions: Sequence[Session]) -> list[Session]:
+        if not sessions:
+            return []
+        ids = [session.connection_id for session in sessions]
+        rows = await self._pool.fetch(QUERIES["find_unknown"], sessions[0].server_id, ids)
+        unknown = {row["connection_id"] for row in rows}
+        return [session for session in sessions if session.connection_id in unknown]
+
+
+def _ended(rows: Sequence[Any], at: datetime, *, is_lost: bool) -> Changes:
+    sessions = (
+        Session(
+            row["server_id"],
+            row["connection_id"],
+            row["tenant_id"],
+            row["device_id"],
+            row["started_at"],
+            row["started_at"],
+        )
+        for row in rows
+    )
+    return Changes(ended=[EndedSession(session, at, is_lost) for session in sessions])
+
+
+__all__ = ["Comparison"]

@@ -1,0 +1,185 @@
+"""Applies what is heard of devices to their rows, and writes each change of status as an event."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import asyncpg
+
+from functions.domain.device_events import add_events
+from functions.domain.named_sql import read_queries
+from functions.presence.announcing import Transition, event_of
+from functions.presence.decision import Decision, Known, decide
+from functions.presence.sessions import EndedSession, Session
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
+
+Device = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Changes:
+    """What was heard of some devices, in no order.
+
+    Attributes:
+        opened, ended: their sessions.
+        seen: when devices were seen.
+        due: devices to decide about without any news.
+    """
+
+    opened: list[Session] = field(default_factory=list)
+    ended: list[EndedSession] = field(default_factory=list)
+    seen: dict[Device, datetime] = field(default_factory=dict)
+    due: list[Device] = field(default_factory=list)
+
+    def devices(self) -> list[Device]:
+        """The devices, in the order in which their rows are locked."""
+        found = {(one.tenant_id, one.device_id) for one in self.opened}
+        found.update((one.session.tenant_id, one.session.device_id) for one in self.ended)
+        return sorted(found.union(self.seen, self.due))
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What a batch says of one device."""
+
+    seen_at: datetime | None = None
+    ended_at: datetime | None = None
+    is_lost: bool = False
+
+    def see(self, at: datetime) -> None:
+        self.seen_at = max(at, self.seen_at or at)
+
+    def end(self, ended: EndedSession) -> None:
+        if self.ended_at is None or ended.ended_at > self.ended_at:
+            self.ended_at, self.is_lost = ended.ended_at, ended.is_lost
+        if not ended.is_lost:
+            self.see(ended.ended_at)
+
+
+async def settle(
+    connection: "Connection", changes: Changes, *, timeout_s: int, horizon: datetime
+) -> list[Transition]:
+    """Apply changes in the caller's transaction, and decide about their devices.
+
+    The same changes once more change nothing, so every host may apply all of them.
+
+    Args:
+        connection: in a transaction.
+        changes: of at most some thousand devices; devices that are not registered are left out.
+        timeout_s: after which silence a device without a session is offline.
+        horizon: up to when all messages of devices are known; later silence proves nothing.
+
+    Returns:
+        The changes of status, whose events the transaction holds.
+    """
+    devices = changes.devices()
+    if not devices:
+        return []
+    keys = _columns(devices)
+    await connection.execute(QUERIES["add_devices"], *keys)
+    rows = await connection.fetch(QUERIES["lock"], *keys)
+    await _apply_sessions(connection, changes)
+    found = await connection.fetch(QUERIES["find_open"], *keys)
+    open_since = {(row["tenant_id"], row["device_id"]): row["open_since"] for row in found}
+    newest = await _newest_rows(connection, rows, changes.due)
+    heard = _heard(changes, newest)
+    saved, transitions = [], []
+    for row in rows:
+        device = (row["tenant_id"], row["device_id"])
+        said = heard.get(device, _Heard())
+        known = Known(
+            status=row["status"],
+            changed_at=row["changed_at"],
+            last_seen_at=_later(row["last_seen_at"], said.seen_at),
+            open_since=open_since.get(device),
+            session_ended_at=_later(row["session_ended_at"], said.ended_at),
+            is_lost=said.is_lost,
+            own_timeout_s=row["presence_timeout_s"],
+            timeout_s=timeout_s,
+        )
+        if (decision := decide(known, horizon)) is None:
+            continue
+        saved.append(_saved(row, known, decision))
+        if decision.status != row["status"]:
+            number = row["transitions"] + 1
+            status, reason, at, _ = decision
+            seen_at = known.last_seen_at
+            transitions.append(Transition(*device, number, status, reason, at, seen_at))
+    if saved:
+        await connection.execute(QUERIES["save"], *_columns(saved))
+    if transitions:
+        await connection.execute(QUERIES["add_events"], *_columns(transitions))
+        await add_events(connection, map(event_of, transitions))
+    return transitions
+
+
+def _saved(row: asyncpg.Record, known: Known, decision: Decision) -> tuple[object, ...]:
+    is_change = decision.status != row["status"]
+    return (
+        *(row["tenant_id"], row["device_id"], decision.status),
+        decision.reason if is_change else None,
+        decision.at if is_change else row["changed_at"],
+        row["transitions"] + is_change,
+        *(known.last_seen_at, known.session_ended_at, decision.check_at),
+    )
+
+
+async def _apply_sessions(connection: "Connection", changes: Changes) -> None:
+    if changes.opened:
+        columns = _columns(changes.opened)
+        await connection.execute(QUERIES["open_sessions"], *columns[:5])
+        listed = [each for each in changes.opened if each.known_at > each.started_at]
+        if listed:
+            servers, ids, *_, known_at = _columns(listed)
+            await connection.execute(QUERIES["reopen_sessions"], servers, ids, known_at)
+    if changes.ended:
+        # Once for each, as one statement may not change a row twice.
+        ended = {each.session[:2]: (*each.session[:5], each.ended_at) for each in changes.ended}
+        await connection.execute(QUERIES["end_sessions"], *_columns(list(ended.values())))
+
+
+async def _newest_rows(
+    connection: "Connection", rows: Iterable[asyncpg.Record], due: Iterable[Device]
+) -> dict[Device, datetime]:
+    """When the devices that are due have sent telemetry since they were seen."""
+    wanted = set(due)
+    asked = [
+        (row["tenant_id"], row["device_id"], row["last_seen_at"])
+        for row in rows
+        if row["last_seen_at"] and (row["tenant_id"], row["device_id"]) in wanted
+    ]
+    if not asked:
+        return {}
+    found = await connection.fetch(QUERIES["find_newest"], *_columns(asked))
+    return {(row["tenant_id"], row["device_id"]): row["time"] for row in found}
+
+
+def _heard(changes: Changes, newest: Mapping[Device, datetime]) -> dict[Device, _Heard]:
+    heard: dict[Device, _Heard] = {}
+    for source in (changes.seen, newest):
+        for device, at in source.items():
+            heard.setdefault(device, _Heard()).see(at)
+    for session in changes.opened:
+        one = heard.setdefault((session.tenant_id, session.device_id), _Heard())
+        one.see(session.started_at)
+    for ended in changes.ended:
+        device = (ended.session.tenant_id, ended.session.device_id)
+        heard.setdefault(device, _Heard()).end(ended)
+    return heard
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max(one, other) if one and other else one or other
+
+
+def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+__all__ = ["QUERIES", "Changes", "Device", "settle"]

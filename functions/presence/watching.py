@@ -1,0 +1,128 @@
+"""Keeps presence up to date: takes events as they come, and looks at silence every second."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from functions.presence.event_buffer import EventBuffer
+from functions.presence.horizon import find_horizon
+from functions.presence.store import QUERIES, Changes, settle
+from runtime import Context, NoAnswer, Unavailable
+
+if TYPE_CHECKING:
+    Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+OUTAGES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, Unavailable)
+"""What ends with an outage of PostgreSQL or NATS; whoever meets one tries again."""
+
+_AT_A_TIME = 1000
+_ACTIVITY_ROWS = 200
+_AGAIN_S = 1.0
+
+
+class PresenceWatch:
+    """Applies events, activity and silence to the devices' rows. Several hosts may do so at once.
+
+    Args:
+        ctx: of the function, with PostgreSQL.
+        timeout_s: after which silence a device without a session is offline.
+    """
+
+    def __init__(self, ctx: Context[Any], timeout_s: int) -> None:
+        self._ctx = ctx
+        self._pool: Pool = ctx.postgres
+        self._timeout_s = timeout_s
+        self._is_behind = False
+
+    async def apply(self, changes: Changes) -> None:
+        """Settle changes in a transaction of their own."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            now: datetime = await connection.fetchval(QUERIES["clock"])
+            await settle(connection, changes, timeout_s=self._timeout_s, horizon=now)
+
+    async def apply_events(self, events: EventBuffer) -> None:
+        """Apply events as they arrive, for ever."""
+        while True:
+            count = await events.wait()
+            for changes in events.first(count):
+                await self.apply(changes)
+            events.drop(count)
+
+    async def look(self) -> None:
+        """Take what was noted of devices, and decide about those that are silent too long."""
+        await self._pool.execute(QUERIES["renew_watch"], self._timeout_s)
+        while await self._take_activity():
+            pass
+        while await self._take_due():
+            pass
+        await self._pool.execute(QUERIES["forget_sessions"], _AT_A_TIME)
+
+    async def _take_activity(self) -> bool:
+        """Apply some of the noted activity; whether there may be more."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(QUERIES["take_activity"], _ACTIVITY_ROWS)
+            if not rows:
+                return False
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            others = await connection.fetch(QUERIES["touch"], *columns)
+            seen = {(row["tenant_id"], row["device_id"]): row["at"] for row in others}
+            now: datetime = await connection.fetchval(QUERIES["clock"])
+            await settle(connection, Changes(seen=seen), timeout_s=self._timeout_s, horizon=now)
+        return True
+
+    async def _take_due(self) -> bool:
+        """Decide about some devices that are due; whether there may be more."""
+        now: datetime = await self._pool.fetchval(QUERIES["clock"])
+        if not await self._pool.fetchval(QUERIES["is_due"], now):
+            return False
+        horizon = await find_horizon(self._ctx, now)
+        self._tell(now, horizon)
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(QUERIES["take_due"], _AT_A_TIME, horizon)
+            due = [(row["tenant_id"], row["device_id"]) for row in rows]
+            await settle(connection, Changes(due=due), timeout_s=self._timeout_s, horizon=horizon)
+        return len(due) == _AT_A_TIME
+
+    def _tell(self, now: datetime, horizon: datetime) -> None:
+        is_behind = (now - horizon).total_seconds() > self._timeout_s / 10 + _AGAIN_S
+        if is_behind and not self._is_behind:
+            self._ctx.log.warning(
+                "Devices may seem silent: ingest is behind, so none is called offline for silence",
+                behind_s=round((now - horizon).total_seconds()),
+            )
+        self._is_behind = is_behind
+
+
+async def repeat(
+    ctx: Context[Any], what: str, every_s: float, work: Callable[[], Awaitable[None]]
+) -> None:
+    """Call `work` again and again until the function stops; an outage is logged, once."""
+    said = False
+    while not ctx.stopping.is_set():
+        try:
+            await work()
+        except asyncpg.DeadlockDetectedError:
+            # Another host wrote first rows of the same devices at the same moment.
+            continue
+        except (*OUTAGES, NoAnswer) as failure:
+            if not said:
+                said = True
+                ctx.log.warning(
+                    "Presence is not up to date; tried again",
+                    what=what,
+                    error_type=type(failure).__name__,
+                )
+        else:
+            if said:
+                ctx.log.info("Presence is up to date again", what=what)
+            said = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AGAIN_S if said else every_s):
+                await ctx.stopping.wait()
+
+
+__all__ = ["OUTAGES", "PresenceWatch", "repeat"]
