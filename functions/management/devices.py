@@ -29,6 +29,7 @@ _QUERIES = read_queries(Path(__file__).with_name("devices.sql"))
 _AT_A_TIME = 5_000
 
 DeviceStatus = Literal["ACTIVE", "REVOKED"]
+Presence = Literal["online", "offline", "never_seen"]
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
@@ -61,9 +62,10 @@ class RotateToken(DeviceRequest):
 
 
 class ListDevices(ListRequest, TenantRequest):
-    """A request for a tenant's devices: all, or only those of one status."""
+    """A request for a tenant's devices: all, or only those of one status or presence."""
 
     status: DeviceStatus | None = None
+    presence: Presence | None = None
 
 
 class Device(BaseModel):
@@ -92,6 +94,20 @@ class DeletedDevice(BaseModel):
     device_id: str
 
 
+class ListedDevice(Device):
+    """A device and its presence.
+
+    Attributes:
+        presence: `never_seen` while the device has neither connected nor sent anything.
+        presence_since: when it became so.
+        last_seen_at: its last message, or the beginning or end of its last session.
+    """
+
+    presence: Presence
+    presence_since: datetime | None
+    last_seen_at: datetime | None
+
+
 class DeviceWithToken(Device):
     """A device and its token in clear; no other answer shows the token."""
 
@@ -117,22 +133,22 @@ async def register_device(event: Event[RegisterDevice], ctx: Context) -> DeviceW
     return _with_token(row, token)
 
 
-async def get_device(event: Event[DeviceRequest], ctx: Context) -> Device:
+async def get_device(event: Event[DeviceRequest], ctx: Context) -> ListedDevice:
     """One device."""
-    row = await ctx.postgres.fetchrow(_QUERIES["find"], event.data.tenant_id, event.data.device_id)
+    row = await ctx.postgres.fetchrow(_QUERIES["show"], event.data.tenant_id, event.data.device_id)
     if row is None:
         raise device_not_found()
-    return _device(row)
+    return _listed(row)
 
 
-async def list_devices(event: Event[ListDevices], ctx: Context) -> Page[Device]:
+async def list_devices(event: Event[ListDevices], ctx: Context) -> Page[ListedDevice]:
     """A tenant's devices in the order of their ids."""
     query = event.data
     (after,) = read_cursor(query.cursor, as_text)
     rows = await ctx.postgres.fetch(
-        _QUERIES["page"], query.tenant_id, query.status, after, query.limit + 1
+        _QUERIES["page"], query.tenant_id, query.status, after, query.limit + 1, query.presence
     )
-    return cut([_device(row) for row in rows], query.limit, lambda device: (device.device_id,))
+    return cut([_listed(row) for row in rows], query.limit, lambda device: (device.device_id,))
 
 
 async def revoke_device(event: Event[DeviceRequest], ctx: Context) -> Device:
@@ -279,6 +295,10 @@ def _is_same(row: asyncpg.Record, wanted: RegisterDevice, token: str) -> bool:
 
 def _device(row: Any) -> Device:  # noqa: ANN401 - a row, whose columns the model checks
     return Device.model_validate({**row, "metadata": orjson.loads(row["metadata"])})
+
+
+def _listed(row: Any) -> ListedDevice:  # noqa: ANN401 - likewise
+    return ListedDevice.model_validate({**row, "metadata": orjson.loads(row["metadata"])})
 
 
 def _with_token(row: Any, token: str) -> DeviceWithToken:  # noqa: ANN401 - likewise

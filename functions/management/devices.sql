@@ -30,15 +30,37 @@ SELECT tenant_id, device_id, site_id, status, metadata::text, subscription_id, s
 FROM device_registry
 WHERE tenant_id = $1 AND device_id = $2
 
+-- name: show
+SELECT d.tenant_id, d.device_id, d.site_id, d.status, d.metadata::text, d.subscription_id, d.sensor_limit,
+       d.previous_token_until, d.created_at, d.updated_at,
+       CASE WHEN p.last_seen_at IS NULL THEN 'never_seen' ELSE p.status END AS presence, p.changed_at AS presence_since,
+       seen_of(d.tenant_id, d.device_id, p.last_seen_at) AS last_seen_at
+FROM device_registry d
+LEFT JOIN device_presence p ON p.tenant_id = d.tenant_id AND p.device_id = d.device_id
+WHERE d.tenant_id = $1 AND d.device_id = $2
+
 -- name: page
+-- The page first, and then what is known of its devices.
+WITH page AS (
+    SELECT d.*, p.status AS presence_status, p.changed_at AS presence_since, p.last_seen_at AS noted_at
+    FROM device_registry d
+    LEFT JOIN device_presence p ON p.tenant_id = d.tenant_id AND p.device_id = d.device_id
+    WHERE d.tenant_id = $1
+      AND ($2::text IS NULL OR d.status = $2)
+      AND ($3::text IS NULL OR d.device_id > $3)
+      AND CASE $5::text WHEN 'online' THEN p.status = 'online'
+                        WHEN 'offline' THEN p.status = 'offline' AND p.last_seen_at IS NOT NULL
+                        WHEN 'never_seen' THEN p.last_seen_at IS NULL
+                        ELSE TRUE END
+    ORDER BY d.device_id
+    LIMIT $4
+)
 SELECT tenant_id, device_id, site_id, status, metadata::text, subscription_id, sensor_limit,
-       previous_token_until, created_at, updated_at, provision_token_hash
-FROM device_registry
-WHERE tenant_id = $1
-  AND ($2::text IS NULL OR status = $2)
-  AND ($3::text IS NULL OR device_id > $3)
+       previous_token_until, created_at, updated_at,
+       CASE WHEN noted_at IS NULL THEN 'never_seen' ELSE presence_status END AS presence, presence_since,
+       seen_of(tenant_id, device_id, noted_at) AS last_seen_at
+FROM page
 ORDER BY device_id
-LIMIT $4
 
 -- name: set_status
 UPDATE device_registry
