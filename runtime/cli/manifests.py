@@ -17,6 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "device_auth",
         "gateway",
         "management",
+        "presence",
         "routes",
         "shadow",
         "telemetry",

@@ -20,7 +20,7 @@ from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
 
 _MANIFESTS = ROOT / "manifests"
-_NAMES = ("management", "telemetry", "routes", "shadow", "commands", "unmapped")
+_NAMES = ("management", "telemetry", "routes", "shadow", "commands", "presence", "unmapped")
 TENANT = "/api/v1/tenants/test"
 DEVICE = f"{TENANT}/devices/dev.1"
 TOPIC = "tenant/test/device/dev.1"

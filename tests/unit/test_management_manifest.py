@@ -70,7 +70,9 @@ def test_no_path_parameter_is_unknown_to_its_request(shipped: Manifest) -> None:
 def test_the_documentation_lists_every_operation() -> None:
     declared = {
         (f"{bound.http.method} {bound.http.path}", bound.subject, str(bound.http.status))
-        for spec in read("management", "shadow", "commands", "telemetry").functions.values()
+        for spec in read(
+            "management", "shadow", "commands", "presence", "telemetry"
+        ).functions.values()
         if (bound := spec.endpoint) and bound.http and bound.http.path.startswith("/api/v1/")
     }
     documented = set()
