@@ -209,6 +209,8 @@ INFO = b'INFO {"max_payload":1048576,"headers":true}\r\n'
         (b"HTTP/1.1 400 Bad Request\r\n", b"", "PROTOCOL_ERROR"),
         (b"INFO nothing\r\n", b"", "PROTOCOL_ERROR"),
         (b'INFO {"max_payload":"x"}\r\n', b"", "PROTOCOL_ERROR"),
+        (b'INFO {"max_payload":1e999}\r\n', b"", "PROTOCOL_ERROR"),
+        (b"INFO " + b"[" * 30_000 + b"\r\n", b"", "PROTOCOL_ERROR"),
         (b"x" * 100_000, b"", "CONNECTION_LOST"),
         (INFO, b"PING\r\n" * 1000, "PROTOCOL_ERROR"),
         (INFO, b"MSG a 1 2000000000\r\n", "PROTOCOL_ERROR"),

@@ -132,6 +132,18 @@ async def test_a_token_that_has_ended_is_replaced(sender: WebhookSender) -> None
     assert receipt.outcome == "delivered"
 
 
+@pytest.mark.parametrize(
+    "told", ["1" + "0" * 400, "1e999", "NaN", "-1", "null", '"3600"', '"soon"', "[]", "{}"]
+)
+async def test_a_token_is_used_whatever_is_said_of_its_end(
+    sender: WebhookSender, told: str
+) -> None:
+    answer = Answer(body=b'{"access_token":"token-1","expires_in":%b}' % told.encode())
+    async with Receiver(answer) as tokens, Guarded("token-1") as receiver:
+        auth = oauth2(f"http://localhost:{tokens.port}/token")
+        assert (await post(sender, receiver.url, auth=auth)).outcome == "delivered"
+
+
 async def test_a_refused_token_is_renewed_once_and_not_for_every_job(sender: WebhookSender) -> None:
     async with TokenServer() as tokens, Guarded("token-1") as receiver:
         auth = oauth2(tokens.token_url)

@@ -135,7 +135,7 @@ class NatsConnection:
         answer = await self._wait_for(reply.encode())
         try:
             ack = json.loads(answer)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise NotNats from None
         if not isinstance(ack, dict) or "error" in ack or "seq" not in ack:
             raise NotStored
@@ -196,7 +196,7 @@ def _read_info(line: bytes) -> dict[str, Any]:
     try:
         told = json.loads(rest)
         int(told.get("max_payload", 0))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise NotNats from None
     if verb != b"INFO":
         raise NotNats

@@ -197,11 +197,18 @@ def _read(answer: Answer, now_s: float) -> _Token:
     text, kind = found.get("access_token"), found.get("token_type", "bearer")
     if not _is_token(text) or not isinstance(kind, str) or kind.lower() != "bearer":
         raise TokenFailed("200 without a bearer token")
-    lasts_s = found.get("expires_in", _USUAL_S)
-    if not isinstance(lasts_s, int | float) or not math.isfinite(lasts_s):
-        lasts_s = _USUAL_S
+    lasts_s = _seconds(found.get("expires_in"))
     used_s = min(max(lasts_s * _USED_SHARE, _LEAST_S), _LONGEST_S)
     return _Token(text, now_s + used_s)
+
+
+def _seconds(told: object) -> float:
+    """How long a token is valid; some token endpoints say it as a string."""
+    try:
+        lasts_s = float(told) if isinstance(told, int | float | str) else _USUAL_S
+    except (ValueError, OverflowError):
+        lasts_s = _USUAL_S
+    return lasts_s if math.isfinite(lasts_s) else _USUAL_S
 
 
 def _is_token(text: object) -> TypeGuard[str]:
