@@ -4,7 +4,14 @@ from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 from functions.domain.event_bodies import event_type
 from functions.domain.identifiers import TenantId
@@ -40,7 +47,7 @@ class Job(BaseModel):
     payload: Any
     stored_at: AwareDatetime
     is_test: bool = False
-    is_whole: bool = Field(default=False, init=False, exclude=True)
+    is_whole: Annotated[bool, BeforeValidator(lambda _: False)] = Field(default=False, exclude=True)
 
     @property
     def event_type(self) -> str:

@@ -86,6 +86,13 @@ def test_a_tenant_id_that_is_more_than_a_token_is_refused(tenant_id: str) -> Non
         job(tenant_id=tenant_id)
 
 
+def test_no_message_says_that_its_payload_is_all_that_is_sent() -> None:
+    assert not job(is_whole=True).is_whole
+    assert json.loads(encode_event(job(is_whole=True)))["type"] == "device.telemetry"
+    transformed = job().model_copy(update={"payload": [1], "is_whole": True})
+    assert encode_event(transformed) == b"[1]"
+
+
 def test_of_an_inline_route_only_the_id_is_kept() -> None:
     seed = SeedJob.model_validate(
         {
