@@ -31,7 +31,7 @@ from functions.route_delivery.jobs_again import (
     origin_of,
     read_job,
 )
-from runtime import Context, Publication
+from runtime import Context, Publication, Unsendable
 
 _QUERIES = read_queries(Path(__file__).with_name("replays.sql"))
 EVERY_S = 2
@@ -86,8 +86,14 @@ async def stop(ctx: Context) -> None:
 async def run_replays(ctx: Context) -> None:
     """Make a step of every replay that is due, and release held jobs."""
     await release_held(ctx)
+    failures: list[Exception] = []
     for row in await ctx.postgres.fetch(_QUERIES["begin_replays"], _REPLAYS):
-        await _step(ctx, row)
+        try:
+            await _step(ctx, row)
+        except Exception as failure:  # noqa: BLE001 - the other replays must not wait for it
+            failures.append(failure)
+    if failures:
+        raise failures[0]
 
 
 async def release_held(ctx: Context) -> None:
@@ -195,12 +201,32 @@ async def _send(
         else:
             lost.append(each["job_id"])
     copies = await _copies(ctx.state, found, row["replay_id"])
-    if copies:
-        await ctx.publish_many(copies)
+    too_large = await _publish(ctx, copies)
+    lost += [
+        job.job_id for (job, _, _), copy in zip(found, copies, strict=True) if copy in too_large
+    ]
     if lost:
         names = (row["tenant_id"], lost, row["replay_id"])
         await ctx.postgres.execute(_QUERIES["give_up"], *names)
-    return replace(progress, sent=progress.sent + len(copies), lost=progress.lost + len(lost))
+    sent = len(copies) - len(too_large)
+    return replace(progress, sent=progress.sent + sent, lost=progress.lost + len(lost))
+
+
+async def _publish(ctx: Context, copies: Sequence[Publication]) -> list[Publication]:
+    """Publish copies in order; the result are those that no server takes, with their headers."""
+    if not copies:
+        return []
+    try:
+        await ctx.publish_many(copies)
+    except Unsendable:
+        too_large = []
+        for copy in copies:  # What is stored already is a duplicate.
+            try:
+                await ctx.publish_many([copy])
+            except Unsendable:
+                too_large.append(copy)
+        return too_large
+    return []
 
 
 async def _rebuild(ctx: Context, tenant_id: str, id_of_job: str) -> Job | None:

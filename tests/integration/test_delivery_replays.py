@@ -248,6 +248,59 @@ async def test_a_replay_waits_while_the_tenant_has_as_much_waiting_as_it_may(
     assert await replays.numbers() == [3, 2, 1]
 
 
+async def test_a_job_that_no_server_takes_holds_up_no_other_and_no_other_replay(
+    replays: Replays,
+) -> None:
+    for number in (8, 3):
+        await replays.add_job(number)
+    too_large = await replays.add_job(9)
+    content = await replays.pool.fetchval(
+        "SELECT content FROM delivery_jobs WHERE job_id = $1", too_large
+    )
+    job = orjson.loads(content)
+    job["payload"]["filler"] = ""
+    # As large as the server allows, without the header that a replay adds.
+    job["payload"]["filler"] = "x" * (replays.broker.max_payload_bytes - len(orjson.dumps(job)))
+    await replays.pool.execute(
+        "UPDATE delivery_jobs SET content = $2 WHERE job_id = $1", too_large, orjson.dumps(job)
+    )
+    large = await replays.ask(
+        kind="failed", since=NOW - timedelta(minutes=10), until=NOW - timedelta(minutes=5)
+    )
+    other = await replays.ask(kind="failed", since=NOW - timedelta(minutes=5))
+    done = await replays.run_to_the_end(large.replay_id)
+    assert (done.sent, done.lost) == (1, 1)
+    done = await replays.run_to_the_end(other.replay_id)
+    assert (done.sent, done.lost) == (1, 0)
+    assert sorted(await replays.numbers()) == [3, 8]
+    assert await replays.statuses() == {"waiting": 2, "dead": 1}
+
+
+@pytest.mark.parametrize(("failing", "sent"), [(0, [3]), (1, [9])])
+async def test_a_failed_step_holds_up_no_other_replay(
+    replays: Replays, failing: int, sent: list[int]
+) -> None:
+    await replays.add_job(9)
+    await replays.add_job(3)
+    asked = [
+        await replays.ask(
+            kind="failed",
+            since=NOW - timedelta(minutes=minutes),
+            until=NOW - timedelta(minutes=minutes - 5),
+        )
+        for minutes in (10, 5)
+    ]
+    # A cursor that nobody could have written fails each step of one of them.
+    await replays.pool.execute(
+        'UPDATE delivery_replays SET cursor = \'["never", "x"]\' WHERE replay_id = $1',
+        asked[failing].replay_id,
+    )
+    for _ in range(2):
+        with pytest.raises(ValueError, match="never"):
+            await replays.run()
+    assert await replays.numbers() == sent
+
+
 async def test_a_step_that_was_interrupted_is_made_again_and_sends_nothing_twice(
     replays: Replays,
 ) -> None:
