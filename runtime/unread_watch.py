@@ -36,6 +36,20 @@ class Unread(NamedTuple):
     limit: str
 
 
+class Place(NamedTuple):
+    """How far a consumer is.
+
+    Attributes:
+        settled_to: it has settled all of its messages up to this sequence.
+        unread: its messages that are not delivered, or not settled.
+        is_filtered: whether only a part of the stream's messages is its own.
+    """
+
+    settled_to: int
+    unread: int
+    is_filtered: bool = False
+
+
 class UnreadWatch:
     """Polls such streams every few seconds; tells of them in log, metrics and readiness.
 
@@ -102,10 +116,7 @@ class UnreadWatch:
         try:
             found = await self._broker.api(f"STREAM.INFO.{stream}")
             # After the stream: what was deleted by then, and is not settled now, was unread.
-            places = {
-                durable: await self._broker.api(f"CONSUMER.INFO.{stream}.{durable}")
-                for durable in durables
-            }
+            places = {durable: await self._place(stream, durable, found) for durable in durables}
             behind = slowest(places)
             oldest_at = await self._oldest_unread_at(stream, found, places, behind)
         except (Unavailable, ApiError):
@@ -119,7 +130,7 @@ class UnreadWatch:
         self,
         stream: str,
         found: Mapping[str, Any],
-        places: Mapping[str, Mapping[str, Any]],
+        places: Mapping[str, Place],
         durable: str | None,
     ) -> datetime | None:
         """When the oldest unread message was stored; None while that cannot matter yet."""
@@ -128,29 +139,50 @@ class UnreadWatch:
             return None
         if _share_of_age(found, _time(state["first_ts"])) < SOON_PERCENT / 100:
             return None
-        oldest = max(places[durable]["ack_floor"]["stream_seq"] + 1, state["first_seq"])
+        message = await self._next(stream, max(places[durable].settled_to + 1, state["first_seq"]))
+        return None if message is None else _time(message["time"])
+
+    async def _place(self, stream: str, durable: str, found: Mapping[str, Any]) -> Place:
+        """How far a consumer is; of one with filters, up to which message of its own."""
+        consumer = await self._broker.api(f"CONSUMER.INFO.{stream}.{durable}")
+        unread = consumer["num_pending"] + consumer["num_ack_pending"]
+        settled_to, config = consumer["ack_floor"]["stream_seq"], consumer["config"]
+        single = config.get("filter_subject")
+        filters = config.get("filter_subjects") or ([single] if single else [])
+        if not filters or not unread:
+            return Place(settled_to, unread, is_filtered=bool(filters))
+        first = max(settled_to + 1, found["state"]["first_seq"])
+        nexts = [await self._next(stream, first, subject) for subject in filters]
+        oldest = min(
+            (each["seq"] for each in nexts if each), default=found["state"]["last_seq"] + 1
+        )
+        return Place(oldest - 1, unread, is_filtered=True)
+
+    async def _next(self, stream: str, sequence: int, subject: str = ">") -> dict[str, Any] | None:
+        """The first message from a sequence on; None when there is none."""
+        asked = {"seq": sequence, "next_by_subj": subject}
         try:
-            message = await self._broker.api(
-                f"STREAM.MSG.GET.{stream}", {"seq": oldest, "next_by_subj": ">"}
-            )
+            answer = await self._broker.api(f"STREAM.MSG.GET.{stream}", asked)
         except ApiError as error:
             if error.err_code == _NO_MESSAGE:
                 return None
             raise
-        return _time(message["message"]["time"])
+        message: dict[str, Any] = answer["message"]
+        return message
 
     def _tell_of_deleted(
         self,
         stream: str,
         state: Mapping[str, Any],
-        places: Mapping[str, Mapping[str, Any]],
+        places: Mapping[str, Place],
         durable: str | None,
     ) -> None:
         before, first = self._first.get(stream), state["first_seq"]
         self._first[stream] = first
-        if before is None or durable is None:
+        # Of a consumer with filters nobody can say which of the deleted messages were its own.
+        if before is None or durable is None or places[durable].is_filtered:
             return
-        deleted = first - max(before, places[durable]["ack_floor"]["stream_seq"] + 1)
+        deleted = first - max(before, places[durable].settled_to + 1)
         if deleted <= 0:
             return
         counts = self._metrics.unread_deleted
@@ -181,17 +213,15 @@ class UnreadWatch:
         self._told.pop(stream, None)
 
 
-def slowest(places: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The durable that is furthest behind, by `consumer_info`; None when all have caught up."""
-    behind = [
-        name for name, each in places.items() if each["num_pending"] + each["num_ack_pending"]
-    ]
-    return min(behind, key=lambda name: places[name]["ack_floor"]["stream_seq"], default=None)
+def slowest(places: Mapping[str, Place]) -> str | None:
+    """The durable that is furthest behind; None when all have caught up."""
+    behind = [name for name, place in places.items() if place.unread]
+    return min(behind, key=lambda name: places[name].settled_to, default=None)
 
 
 def measure(
     found: Mapping[str, Any],
-    places: Mapping[str, Mapping[str, Any]],
+    places: Mapping[str, Place],
     durable: str | None,
     oldest_at: datetime | None,
 ) -> Unread:
@@ -199,14 +229,14 @@ def measure(
 
     Args:
         found: JetStream's `stream_info`.
-        places: `consumer_info` by durable.
+        places: how far consumers are, by durable.
         durable: the one that is furthest behind.
         oldest_at: when the oldest unread message was stored; None while that cannot matter.
     """
     state, config = found["state"], found["config"]
     if durable is None or not state["messages"]:
         return Unread(durable or "", 0, "")
-    acked = max(places[durable]["ack_floor"]["stream_seq"], state["first_seq"] - 1)
+    acked = max(places[durable].settled_to, state["first_seq"] - 1)
     span = state["last_seq"] - state["first_seq"] + 1
     unread = (state["last_seq"] - acked) / span
     shares = {

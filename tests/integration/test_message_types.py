@@ -17,6 +17,7 @@ from nats.js.api import StreamConfig
 
 from functions.domain.broker_messages import Publish, make_message
 from functions.domain.envelope import BadEnvelope, read_envelope
+from functions.domain.topics import DOWNLINKS
 from functions.http_gateway.device_messages import make_envelope, read_topic
 from functions.http_gateway.problems import ProblemError
 from functions.ingest.unmapped import quarantine_unmapped
@@ -186,6 +187,12 @@ async def test_telemetry_of_any_type_is_written_once_however_often_it_is_deliver
         each.attempt = 2
     await quarantine_unmapped(Batch(again), function.context)
     assert await function.counts() == (1, 1)
+
+
+async def test_a_replay_knows_every_message_that_the_platform_sends(function: Ingest) -> None:
+    for kind in DOWNLINKS:
+        subject = f"tenant.t.device.d.{kind.replace('/', '.')}"
+        assert not await function.pool.fetchval("SELECT is_judged($1)", subject), kind
 
 
 @pytest.mark.parametrize(

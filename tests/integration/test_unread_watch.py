@@ -15,7 +15,7 @@ from runtime.broker.streams import ensure
 from runtime.lag import LagWatch
 from runtime.manifest import Manifest
 from runtime.observe.metrics import FunctionMetrics, Metrics
-from runtime.unread_watch import Unread, UnreadWatch, measure, slowest
+from runtime.unread_watch import Place, Unread, UnreadWatch, measure, slowest
 from tests.support.host import fresh
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -125,10 +125,6 @@ async def test_a_stream_that_the_server_does_not_know_shows_no_figure(broker: Br
     assert scene.metrics.unread_percents == {}
 
 
-def _place(acked: int, unread: int) -> Mapping[str, Any]:
-    return {"ack_floor": {"stream_seq": acked}, "num_pending": unread, "num_ack_pending": 0}
-
-
 def _stream(first: int, last: int, *, deleted: int = 0, **config: Any) -> Mapping[str, Any]:
     messages = last - first + 1 - deleted
     state = {
@@ -141,12 +137,44 @@ def _stream(first: int, last: int, *, deleted: int = 0, **config: Any) -> Mappin
     return {"state": state, "config": config, "ts": NOW.isoformat()}
 
 
+@pytest.mark.parametrize("several", [False, True])
+async def test_a_consumer_of_rare_messages_is_not_behind_because_of_the_others(
+    broker: Broker, *, several: bool
+) -> None:
+    scene = Scene(broker, max_msgs=10)
+    scene.manifest = Manifest.model_validate(
+        {"streams": {scene.stream: {"subjects": [f"{scene.stream}.*"], "max_msgs": 10}}}
+    )
+    await scene.begin()
+    rare, other, often = (f"{scene.stream}.{name}" for name in ("rare", "other", "often"))
+    filters = {"filter_subjects": [rare, other]} if several else {"filter_subject": rare}
+    config = {"durable_name": "filtered", "ack_policy": "explicit", **filters}
+    await broker.api(
+        f"CONSUMER.CREATE.{scene.stream}.filtered",
+        {"stream_name": scene.stream, "config": config},
+    )
+    lag = LagWatch(broker)
+    lag.add(scene.stream, "filtered", FunctionMetrics("filtered"))
+    scene.watch = UnreadWatch(broker, scene.metrics, lag, scene.manifest)
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            for _ in range(10):
+                await broker.publish(often, b"x")
+            assert await scene.ask() == (0, None)
+        await broker.publish(rare, b"x")
+        assert await scene.ask() == (10, None)
+        for _ in range(8):
+            await broker.publish(often, b"x")
+        assert (await scene.ask())[0] == 90
+    assert [line["percent"] for line in logged] == [90]
+
+
 @pytest.mark.parametrize(
     ("age_h", "percent"), [(1, 0), (24 * 6, 85), (24 * 7 - 1, 99), (24 * 8, 100)]
 )
 def test_the_age_of_the_oldest_unread_message_counts(age_h: int, percent: int) -> None:
     found = _stream(1, 1000, max_age=7 * 86_400 * 10**9, max_bytes=10**9)
-    places = {"a": _place(990, 10)}
+    places = {"a": Place(990, 10)}
     oldest_at = NOW - timedelta(hours=age_h)
     assert measure(found, places, "a", oldest_at) == Unread("a", percent, "max_age")
 
@@ -157,7 +185,7 @@ async def test_an_old_message_is_looked_at_only_when_age_can_matter(broker: Brok
     await scene.publish(3)
     await scene.read("slow", 1)
     found = await broker.api(f"STREAM.INFO.{scene.stream}")
-    places = {"slow": await broker.api(f"CONSUMER.INFO.{scene.stream}.slow")}
+    places = {"slow": await scene.watch._place(scene.stream, "slow", found)}
     assert await scene.watch._oldest_unread_at(scene.stream, found, places, "slow") is None
     later = datetime.fromisoformat(found["ts"]) + timedelta(minutes=50)
     found["ts"] = later.isoformat()
@@ -176,7 +204,7 @@ def test_what_is_unread_is_a_share_whatever_the_server_says(
 ) -> None:
     found = _stream(first, first + length, max_bytes=limit, max_msgs=-1)
     acked = min(acked, first + length)
-    places = {"a": _place(acked, first + length - acked), "b": _place(first + length, 0)}
+    places = {"a": Place(acked, first + length - acked), "b": Place(first + length, 0)}
     durable = slowest(places)
     percent = measure(found, places, durable, None).percent
     assert 0 <= percent <= 100
