@@ -17,7 +17,7 @@ from nats.js.api import StreamConfig
 
 from functions.domain.broker_messages import Publish, make_message
 from functions.domain.envelope import BadEnvelope, read_envelope
-from functions.domain.topics import DOWNLINKS
+from functions.domain.topics import DOWNLINKS, SHADOW_REQUESTS
 from functions.http_gateway.device_messages import make_envelope, read_topic
 from functions.http_gateway.problems import ProblemError
 from functions.ingest.unmapped import quarantine_unmapped
@@ -40,10 +40,14 @@ TYPES = {
     **dict.fromkeys(
         ["telemetry", "heartbeat", "event", "status", "alarm", "shadow", "x" * 32], "row"
     ),
-    "shadow/reported": "shadow",
+    **dict.fromkeys([f"shadow/{request}" for request in sorted(SHADOW_REQUESTS)], "shadow"),
+    "shadow/name/pump/update": "shadow",
     "commands/ack": "commands",
-    **dict.fromkeys(["commands", "routed", "shadow/desired", "shadow/delta"], REFUSED),
-    **dict.fromkeys(["Status", "x" * 33, "a-b", "a b", "a/b", "commands/ack/x"], REFUSED),
+    **dict.fromkeys(sorted(DOWNLINKS), REFUSED),
+    "shadow/name/pump/delta": REFUSED,
+    **dict.fromkeys(
+        ["Status", "x" * 33, "a-b", "a b", "a/b", "commands/ack/x", "shadow/other"], REFUSED
+    ),
 }
 
 Door = Callable[[str], Message]
@@ -89,20 +93,18 @@ def by_emqx(msg_type: str) -> Message:
 
 
 def by_envelope(msg_type: str) -> Message:
-    family = {"shadow/reported": "shadow", "commands/ack": "commands"}.get(msg_type, "telemetry")
+    family = TYPES[msg_type] if TYPES[msg_type] in {"shadow", "commands"} else "telemetry"
     envelope = {"topic": f"{DEVICE}/{msg_type}", "payload": GOOD}
     return stored(f"{family}.test", json.dumps(envelope).encode())
 
 
 def by_raw_subject(msg_type: str) -> Message | None:
-    known = {
-        "shadow/reported": "shadow.test.dev1.reported",
-        "commands/ack": "commands.test.dev1.ack",
-    }
     if " " in msg_type:
         return None  # NATS has no such subject.
-    token = msg_type.replace("/", ".")
-    return stored(known.get(msg_type, f"telemetry.test.dev1.{token}"), BODY)
+    family, _, rest = msg_type.replace("/", ".").partition(".")
+    if TYPES[msg_type] in {"shadow", "commands"}:
+        return stored(f"{family}.test.dev1.{rest}", BODY)
+    return stored(f"telemetry.test.dev1.{msg_type.replace('/', '.')}", BODY)
 
 
 def by_mqtt(server: NatsServer, msg_type: str) -> Message | None:
