@@ -1,8 +1,6 @@
 """The bridge with a real Mosquitto and a real nats-server: what is acknowledged is stored."""
 
 import asyncio
-import base64
-import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -21,7 +19,7 @@ from runtime.host import Host
 from tests.support.certificates import self_signed
 from tests.support.gateway import STREAMS, count_stored, read_stored
 from tests.support.host import eventually, running_host
-from tests.support.mosquitto import Mosquitto
+from tests.support.mosquitto import Mosquitto, mosquitto_hash
 from tests.support.mqtt import MqttSession, publish_with_dup
 from tests.support.servers import NatsServer
 
@@ -109,13 +107,6 @@ async def payloads_of(broker: Broker, count: int) -> list[str]:
     """The payloads of stream TELEMETRY, in its order."""
     found = [await read_stored(broker, "TELEMETRY", n) for n in range(1, count + 1)]
     return [message.document["payload"] for message in found]
-
-
-def _mosquitto_hash(password: str) -> str:
-    """A password as mosquitto_passwd writes it. Source: mosquitto, `password_mosq.c`."""
-    salt = bytes(range(12))
-    found = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
-    return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(found).decode()}"
 
 
 async def stored(broker: Broker, count: int) -> dict[str, int]:
@@ -302,7 +293,7 @@ async def test_a_broker_with_tls_and_passwords_lets_only_its_bridge_in(
 ) -> None:
     server, own = self_signed("localhost", tmp_path), self_signed("bridge", tmp_path)
     passwords = tmp_path / "passwords"
-    passwords.write_text(f"bridge:{_mosquitto_hash('the password')}\n")
+    passwords.write_text(f"bridge:{mosquitto_hash('the password')}\n")
     mosquitto = Mosquitto(
         tmp_path / "tls",
         listener=f"certfile {server}\nkeyfile {server}\ncafile {own}\nrequire_certificate true",

@@ -1,5 +1,7 @@
 """A real Mosquitto broker for tests, on a free port of 127.0.0.1."""
 
+import base64
+import hashlib
 import os
 import shutil
 import signal
@@ -80,15 +82,18 @@ class Mosquitto:
         assert self._child is not None
         self._child.send_signal(signal.SIGCONT)
 
-    def _start(self) -> bool:
-        config = self._directory / "mosquitto.conf"
-        config.write_text(
+    def configuration(self) -> str:
+        return (
             f"listener {self.port} 127.0.0.1\n{self._listener}\n"
             f"persistence true\npersistence_location {self._directory}/\n"
             f"log_dest stderr\nlog_type all\nmax_queued_messages 0\nuser root\n"
             + (self._more or "allow_anonymous true")
             + "\n"
         )
+
+    def _start(self) -> bool:
+        config = self._directory / "mosquitto.conf"
+        config.write_text(self.configuration())
         with (self._directory / "log").open("ab") as log:
             self._child = subprocess.Popen(
                 launch_command([mosquitto_program(), "-c", config], death_signal=signal.SIGKILL),
@@ -108,6 +113,13 @@ class Mosquitto:
         if child is not None:
             child.send_signal(number)
             child.wait(60)
+
+
+def mosquitto_hash(password: str) -> str:
+    """A password as mosquitto_passwd writes it. Source: mosquitto, `password_mosq.c`."""
+    salt = bytes(range(12))
+    found = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+    return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(found).decode()}"
 
 
 def _free_port() -> int:
