@@ -1,19 +1,22 @@
 """deploy/mosquitto: the configuration starts, and its rights keep devices apart."""
 
-import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from functions.mqtt_bridge.connection import MqttConnection, NotPublished
+from functions.mqtt_bridge.dialing import Disconnected
+from functions.mqtt_bridge.session import MARK
+from functions.mqtt_bridge.settings import BrokerSettings
 from runtime.broker.connection import Broker
 from tests.fault.hosts import HostProcess
 from tests.support.documentation import ROOT
 from tests.support.gateway import count_stored, read_stored
 from tests.support.host import eventually
 from tests.support.mosquitto import Mosquitto, mosquitto_hash
-from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
 
 pytestmark = pytest.mark.mosquitto
@@ -21,6 +24,7 @@ pytestmark = pytest.mark.mosquitto
 DEPLOY = ROOT / "deploy" / "mosquitto"
 PASSWORD = "the password"
 OWN = "tenant/t1/device/d1"
+FORGED = (f"{OWN}/commands", "tenant/t1/device/d2/telemetry", f"{OWN}/shadow/delta")
 
 
 class ShippedMosquitto(Mosquitto):
@@ -71,7 +75,7 @@ async def test_the_bridge_takes_what_is_the_device_s_and_nothing_that_it_forges(
             return "The MQTT bridge is connected." in host.log
 
         await eventually(is_connected, "the bridge")
-        await asyncio.to_thread(publish_as_device, mosquitto.port)
+        await publish_as_device(mosquitto.url)
 
         async def has_come() -> bool:
             return (await count_stored(broker, ("TELEMETRY",))).get("TELEMETRY", 0) >= 2
@@ -85,11 +89,20 @@ async def test_the_bridge_takes_what_is_the_device_s_and_nothing_that_it_forges(
         await host.stop()
 
 
-def publish_as_device(port: int) -> None:
-    with MqttSession(port, "t1/d1", "wrong") as stranger:
-        assert stranger.connected == "Not authorized"
-    with MqttSession(port, "t1/d1", PASSWORD) as device:
-        device.publish(f"{OWN}/telemetry", "{}")
-        for forged in (f"{OWN}/commands", "tenant/t1/device/d2/telemetry", f"{OWN}/shadow/delta"):
-            device.publish(forged, "{}", qos=0)  # With QoS 1 Mosquitto 2.0 ends the connection.
-        device.publish(f"{OWN}/telemetry", "{}")
+async def publish_as_device(url: str) -> None:
+    with pytest.raises(Disconnected, match="Not authorized"):
+        await connect(url, "wrong")
+    for topic in (f"{OWN}/telemetry", *FORGED, f"{OWN}/telemetry"):
+        # Mosquitto 2.0.11 ends the connection after a refusal.
+        device = await connect(url, PASSWORD)
+        refused = pytest.raises(NotPublished, match="Not authorized")
+        with refused if topic in FORGED else contextlib.nullcontext():
+            await device.publish(topic, b"{}", mark=MARK)
+        device.close()
+
+
+async def connect(url: str, password: str) -> MqttConnection:
+    settings = BrokerSettings.model_validate(
+        {"url": url, "username": "t1/d1", "password": password}
+    )
+    return await MqttConnection.open(settings, client_id="t1/d1")
