@@ -32,8 +32,13 @@ from tests.support.tenant_rows import count_mentions, fill_tables
 
 GONE, KEPT = "tenant-to-erase-4711", "tenant-to-keep-4712"
 SETTINGS = ErasingSettings(settle_s=0.2)
-# A queue begins with its tenant, from which the database makes the outbox's `tenant_id`.
-COLUMNS = {"tenant_id", "queue", *(column for _, column in OTHER_COLUMNS)}
+COLUMNS = {
+    "tenant_id": "{}",
+    # The database makes a column `tenant_id` of these.
+    "queue": "{}/downlinks",
+    "key": "device/{}/d",
+    **{column: "{}" for _, column in OTHER_COLUMNS},
+}
 
 
 class Eraser:
@@ -156,6 +161,26 @@ async def test_every_table_that_holds_tenants_is_emptied_of_one(
     # Their rows went with the rows to which they belong, if not by themselves.
     uncounted = filled - set(erasure.deleted_rows) - {"tenants"}
     assert not uncounted
+
+
+# Tables without a tenant: those of the installation, and of rows that go with one they refer to.
+WITHOUT_TENANT = {
+    *("alembic_version_functions_domain_migrations", "presence_watch", "rate_sharers"),
+    *("delivery_handovers", "destination_types", "quarantine_limits", "quarantine_unkept"),
+    "poll_readers",
+}
+
+
+async def test_a_table_without_a_tenant_is_known_to_need_none(eraser: Eraser) -> None:
+    """A new table has a column `tenant_id`, made of another one if need be, or stands above."""
+    rows = await eraser.pool.fetch(
+        "SELECT table_name FROM information_schema.tables AS each"
+        " WHERE table_schema = 'public' AND NOT EXISTS ("
+        "     SELECT FROM information_schema.columns AS of_table"
+        "     WHERE of_table.table_schema = 'public' AND column_name = 'tenant_id'"
+        "       AND of_table.table_name = each.table_name)"
+    )
+    assert {row["table_name"] for row in rows} == WITHOUT_TENANT
 
 
 def publications(patterns: list[str], tenant: str) -> list[tuple[str, bytes]]:

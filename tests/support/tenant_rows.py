@@ -1,7 +1,7 @@
 """Fills every table of a database with a row of each tenant, whatever tables there are."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -52,9 +52,11 @@ _OTHERS = {"alembic_version", "tenant_erasures"}
 
 
 async def fill_tables(
-    superuser_dsn: str, database: str, tenants: Sequence[str], columns: set[str]
+    superuser_dsn: str, database: str, tenants: Sequence[str], columns: Mapping[str, str]
 ) -> set[str]:
     """Give each tenant a row in each table that has one of the columns; the tables' names.
+
+    `columns` has the form in which each column names a tenant, `{}` for the tenant alone.
 
     Checks and references do not hold for the rows, so the database is to be dropped afterwards. A
     column of a type that is not known here fails.
@@ -72,7 +74,7 @@ async def fill_tables(
         filled = {
             name
             for name, rows in tables.items()
-            if name not in _OTHERS and columns & {row["of_column"] for row in rows}
+            if name not in _OTHERS and columns.keys() & {row["of_column"] for row in rows}
         }
         numbers = itertools.count(1000)
         for name, tenant in itertools.product(sorted(filled), tenants):
@@ -82,7 +84,7 @@ async def fill_tables(
                 if row["of_column"] in columns or (row["is_needed"] and not row["is_filled"])
             ]
             values = [
-                f"'{tenant}'"
+                f"'{columns[row['of_column']].format(tenant)}'"
                 if row["of_column"] in columns
                 else _VALUES[row["type"]].format(n=next(numbers))
                 for row in wanted

@@ -1,0 +1,11 @@
+"""Says whose rate a row is about, so that erasing a tenant finds it."""
+
+from functions.domain.migrations import execute_sql
+
+revision = "0037"
+down_revision = "0036"
+
+
+def upgrade() -> None:
+    """Add the column."""
+    execute_sql(__file__)
