@@ -7,7 +7,7 @@ hosts are killed.
 
 import asyncio
 
-from functions.mqtt_bridge.places import Places, plan
+from functions.mqtt_bridge.places import STREAM, Places, plan
 from functions.mqtt_bridge.session import Session
 from functions.mqtt_bridge.settings import BridgeSettings
 from functions.mqtt_bridge.storing import Store
@@ -17,6 +17,10 @@ from runtime import Context, Unavailable
 Settings = BridgeSettings
 
 _LOOK_S = 2.0
+_TELL_EVERY_S = 60.0
+_NOT_SHARED = (
+    "Hosts cannot share the sessions of the MQTT bridge: without its stream a host has none."
+)
 
 
 class _Running:
@@ -65,10 +69,15 @@ async def serve(ctx: Context) -> None:
     """
     settings: BridgeSettings = ctx.settings
     places = Places(ctx, settings.place_life_s)
+    told_at_s = float("-inf")
     running = _Running(settings, Store(ctx, settings.max_publish_bytes))
     try:
         while not ctx.stopping.is_set():
-            await _share(ctx, settings.sessions, places, running)
+            failure = await _share(settings.sessions, places, running)
+            now_s = asyncio.get_running_loop().time()
+            if failure and not running.places and now_s - told_at_s > _TELL_EVERY_S:
+                told_at_s = now_s
+                ctx.log.warning(_NOT_SHARED, stream=STREAM, reason=failure.reason)
             running.check()
             await _pause(ctx.stopping)
         await running.stop(*running.places)
@@ -78,8 +87,9 @@ async def serve(ctx: Context) -> None:
         await running.cancel()
 
 
-async def _share(ctx: Context, sessions: int, places: Places, running: _Running) -> None:
-    """One round: keep what is held, and claim or give up one place."""
+async def _share(sessions: int, places: Places, running: _Running) -> Unavailable | None:
+    """One round: keep what is held, and claim or give up one place; returns what failed."""
+    failure: Unavailable | None = None
     try:
         await places.renew()
         next_step = plan(sessions, places.held, await places.look())
@@ -89,11 +99,12 @@ async def _share(ctx: Context, sessions: int, places: Places, running: _Running)
         if next_step.claim is not None:
             await places.claim(next_step.claim)
     except Unavailable as away:
-        ctx.log.debug("The places of the MQTT bridge are not renewed.", reason=away.reason)
+        failure = away
     held = places.held
     await running.stop(*(running.places - held))
     for place in held - running.places:
         running.start(place)
+    return failure
 
 
 async def _pause(stopping: asyncio.Event) -> None:

@@ -252,6 +252,16 @@ async def test_a_broker_that_has_lost_a_session_is_told_of(
     assert told["log_level"] == "warning"
 
 
+async def test_without_its_stream_the_bridge_says_why_it_has_no_session(
+    nats_server: NatsServer, mosquitto: Mosquitto
+) -> None:
+    told = "Hosts cannot share the sessions of the MQTT bridge: without its stream a host has none."
+    with capture_logs() as lines:
+        async with running_host(nats_server.url, manifest(mosquitto)):
+            found = await eventually(lambda: line(lines, told), "the warning")
+    assert (found["stream"], found["log_level"]) == ("MQTT_BRIDGE", "warning")
+
+
 async def test_messages_with_qos_0_are_stored_too(
     nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
 ) -> None:
