@@ -324,6 +324,21 @@ async def test_a_broker_that_refuses_or_does_not_speak_mqtt_ends_the_attempt_at_
     assert (receipt.outcome, receipt.code) == ("failed", code)
 
 
+async def test_confirmations_of_other_messages_without_end_end_the_attempt() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x02\x00\x00")
+        await reader.read(1000)
+        while True:
+            writer.write(b"\x40\x02\xff\xff" * 1000)
+            await writer.drain()
+
+    async with Server(talk) as server:
+        config = {"host": "localhost", "port": server.port, "version": "3.1.1", "topic": "a"}
+        receipt = await one_attempt(mqtt_republish, config)
+    assert (receipt.outcome, receipt.code) == ("failed", "PROTOCOL_ERROR")
+
+
 @pytest.mark.parametrize("topic", ["{payload.none}", "{payload.long}", "x" * 1024 + "{device_id}"])
 async def test_a_topic_that_no_broker_takes_is_refused_before_connecting(topic: str) -> None:
     given = job({"long": "\u20ac" * 900})

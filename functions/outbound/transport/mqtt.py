@@ -152,10 +152,10 @@ class MqttConnection:
         self._last_id = self._last_id % _PACKET_IDS + 1
         packet_id = struct.pack("!H", self._last_id)
         await self._stream.write(_encode_publish(publication, packet_id, self._version))
-        while True:
-            answer = await self._wait_for(_PUBACK)
-            if answer[:2] == packet_id:
-                break
+        answer = await self._wait_for(_PUBACK)
+        # One message is under way, so another one's confirmation is none, and could come for ever.
+        if answer[:2] != packet_id:
+            raise NotMqtt
         # A PUBACK without a reason code means success.
         if len(answer) > 2 and answer[2] >= _FIRST_ERROR:  # noqa: PLR2004 - after the packet id
             raise _fault_of(answer[2], at_login=False)
