@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functions.presence.sessions import EndedSession, Session, read_event
 from functions.presence.store import Changes
 
-_GATHER_S = 0.1
+_GATHER_S = 0.25
 _AT_A_TIME = 1000
 _MAX_EVENTS = 200_000
 _WAVES = 4

@@ -20,6 +20,7 @@ OUTAGES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError,
 """What ends with an outage of PostgreSQL or NATS; whoever meets one tries again."""
 
 _AT_A_TIME = 1000
+_FULL_PART = f"DELETE {_AT_A_TIME}"
 _ACTIVITY_ROWS = 200
 _AGAIN_S = 1.0
 
@@ -59,7 +60,8 @@ class PresenceWatch:
             pass
         while await self._take_due():
             pass
-        await self._pool.execute(QUERIES["forget_sessions"], _AT_A_TIME)
+        while await self._pool.execute(QUERIES["forget_sessions"], _AT_A_TIME) == _FULL_PART:
+            pass
 
     async def _take_activity(self) -> bool:
         """Apply some of the noted activity; whether there may be more."""

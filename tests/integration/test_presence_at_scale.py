@@ -16,7 +16,7 @@ from tests.support.presence import Presence, watching
 from tests.support.servers import NatsServer
 
 say = sys.stdout.write
-DEVICES = int(os.environ.get("PRESENCE_DEVICES", "5000"))
+DEVICES = int(os.environ.get("PRESENCE_DEVICES", "3000"))
 TIMEOUT_S = 15
 
 
@@ -101,21 +101,23 @@ async def test_silent_devices_are_offline_soon_after_their_timeout(
     nats_server: NatsServer, postgres_dsn: str, presence: Presence, devices: int
 ) -> None:
     await add_devices(presence, devices)
+    # Devices do not speak all at once.
+    over_s = 1 + devices // 5000
     async with watching(nats_server, postgres_dsn, timeout_s=TIMEOUT_S):
         began = datetime.now(UTC)
-        # They are seen over twenty seconds, as devices do not speak all at once.
         await presence.pool.execute(
             "INSERT INTO device_activity"
             " SELECT 'test', array_agg('d' || n),"
-            " array_agg($2::timestamptz + n * interval '20 s' / $1)"
+            " array_agg($2::timestamptz + n * $3::interval / $1)"
             " FROM generate_series(1, $1::integer) AS n GROUP BY n / 1000",
             devices,
             began,
+            timedelta(seconds=over_s),
         )
         seen_s = await all_are(presence, "online", devices)
         say(f"{devices} devices seen: {seen_s:.1f} s\n")
         await all_are(presence, "offline", devices)
-        late = datetime.now(UTC) - began - timedelta(seconds=20 + TIMEOUT_S)
+        late = datetime.now(UTC) - began - timedelta(seconds=over_s + TIMEOUT_S)
         wrong = await presence.pool.fetchval(
             "SELECT count(*) FROM device_presence WHERE changed_at <> last_seen_at + $1",
             timedelta(seconds=TIMEOUT_S),
