@@ -21,6 +21,7 @@ from runtime import ConfigError, Context, SystemPort
 _EVENTS = ("$SYS.ACCOUNT.*.CONNECT", "$SYS.ACCOUNT.*.DISCONNECT")
 _LOOK_EVERY_S = 1.0
 _SERVERS_EVERY_S = 2.0
+_COMPARE_EVERY_S = 0.5
 
 
 class PresenceSettings(BaseModel):
@@ -90,7 +91,7 @@ async def _watch_sessions(ctx: Context[None], system: SystemPort, watching: Pres
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(repeat(ctx, "events", 0, lambda: watching.apply_events(events)))
-            tasks.create_task(repeat(ctx, "comparison", _LOOK_EVERY_S, compare))
+            tasks.create_task(repeat(ctx, "comparison", _COMPARE_EVERY_S, compare))
             tasks.create_task(repeat(ctx, "servers", _SERVERS_EVERY_S, comparison.end_lost))
     finally:
         for each in listening:

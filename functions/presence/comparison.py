@@ -4,6 +4,7 @@ Events are heard by whoever listens at that moment. What was missed while no hos
 a connection was lost, is found here: at every start, after every reconnect, and at intervals.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,7 +15,7 @@ from functions.presence.servers import (
     find_servers,
     list_connections,
 )
-from functions.presence.sessions import EndedSession, Session
+from functions.presence.sessions import GLOBAL_ACCOUNT, EndedSession, Session
 from functions.presence.store import QUERIES, Changes
 from runtime import Context, SystemPort
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 _AT_A_TIME = 1000
+# Since this version servers tell of connections in their global account.
+_TELLS_SINCE = (2, 12)
+_OFTEN = timedelta(seconds=0.5)
+# So much of a server's time may go into comparisons, one in this number.
+_SHARE = 5
 # A server that is silent for so many questions, one every two seconds, is gone.
 _MISSES = 3
 
@@ -57,6 +63,8 @@ class Comparison:
         self._system = system
         self._account = account
         self._every = timedelta(seconds=every_s)
+        self._took = timedelta(0)
+        self._is_told = True
         self._apply = apply
         self._since: datetime | None = None
         self._missed: dict[str, int] = {}
@@ -68,7 +76,8 @@ class Comparison:
     async def run_once(self) -> None:
         """Compare if a comparison is wanted, and if no other host has made it or makes it."""
         now: datetime = await self._pool.fetchval(QUERIES["clock"])
-        wanted_since = max(self._since or now - self._every, now - self._every)
+        every = self._every if self._is_told else max(_OFTEN, self._took * _SHARE)
+        wanted_since = max(self._since or now - every, now - every)
         if await self._pool.fetchval(QUERIES["is_compared"], wanted_since):
             self._since = None
             return
@@ -76,6 +85,7 @@ class Comparison:
         if began_at is None:
             return
         servers = await find_servers(self._system)
+        begun_s = time.monotonic()
         for server_id in sorted(servers):
             try:
                 await self._compare(server_id, began_at)
@@ -88,14 +98,16 @@ class Comparison:
                 return
         if servers:
             await self._pool.execute(QUERIES["end_comparison"], began_at)
+            self._took = timedelta(seconds=time.monotonic() - begun_s)
 
     async def end_lost(self) -> None:
         """End the sessions of servers that have not answered three times in a row."""
+        servers = await find_servers(self._system)
+        self._is_told = self._account != GLOBAL_ACCOUNT or all(
+            version >= _TELLS_SINCE for version in servers.values()
+        )
         known = {row["server_id"] for row in await self._pool.fetch(QUERIES["find_servers"])}
-        if not known:
-            self._missed.clear()
-            return
-        silent = known - await find_servers(self._system)
+        silent = known - servers.keys()
         self._missed = {server_id: self._missed.get(server_id, 0) + 1 for server_id in silent}
         for server_id, misses in self._missed.items():
             if misses >= _MISSES:
@@ -128,7 +140,7 @@ class Comparison:
             for start in range(0, len(unknown), _AT_A_TIME):
                 await self._apply(Changes(opened=unknown[start : start + _AT_A_TIME]))
             opened, ended = opened + len(unknown), ended + len(missing)
-        if opened or ended:
+        if self._is_told and (opened or ended):
             self._log.info(
                 "Sessions of devices were compared with a server's: not all events were heard",
                 server_id=server_id,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import orjson
 
-from functions.presence.sessions import Listing, read_listing, read_server_id
+from functions.presence.sessions import Listing, read_listing, read_server
 from runtime import NoAnswer, RequestFailed, SystemPort
 
 # A server prepares an answer about all its connections, however small the page is. A page is some
@@ -37,10 +37,10 @@ class ListingFailed(Exception):  # noqa: N818 - names what happened
     """A server does not list its connections."""
 
 
-async def find_servers(system: SystemPort) -> set[str]:
-    """The ids of the servers that answer within half a second."""
-    replies = await system.request_many("$SYS.REQ.SERVER.PING.IDZ", wait_s=_WAIT_S)
-    return {found for reply in replies if (found := read_server_id(reply.data))}
+async def find_servers(system: SystemPort) -> dict[str, tuple[int, int]]:
+    """The versions (major, minor) of the servers that answer within half a second, by their ids."""
+    replies = await system.request_many("$SYS.REQ.SERVER.PING", wait_s=_WAIT_S)
+    return dict(found for reply in replies if (found := read_server(reply.data)))
 
 
 async def list_connections(

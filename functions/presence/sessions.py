@@ -128,14 +128,16 @@ def read_listing(answer: bytes, account: str) -> Listing | None:
         return None
 
 
-def read_server_id(answer: bytes) -> str | None:
-    """The id of the server that answers to IDZ."""
+def read_server(answer: bytes) -> tuple[str, tuple[int, int]] | None:
+    """Id and version (major, minor) of the server that answers to PING; None when it is none."""
     try:
-        content = orjson.loads(answer)
-        found = content.get("id") or content["server"]["id"]
+        server = orjson.loads(answer)["server"]
+        major, minor = server["ver"].split(".")[:2]
+        found = server["id"]
+        version = (int(major), int(minor))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found if isinstance(found, str) else None
+    return (found, version) if isinstance(found, str) else None
 
 
 def _listed(server_id: str, connection: Mapping[str, Any]) -> Session | None:
@@ -168,6 +170,6 @@ __all__ = [
     "Session",
     "read_event",
     "read_listing",
-    "read_server_id",
+    "read_server",
     "read_time",
 ]

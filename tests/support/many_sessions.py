@@ -75,8 +75,8 @@ class ManySessions:
         await self._client.publish(f"$SYS.ACCOUNT.$G.{kind}", orjson.dumps(event))
 
     async def answer_id(self, message: Msg) -> None:
-        """Answer to IDZ."""
-        await message.respond(orjson.dumps({"id": SERVER_ID}))
+        """Answer to PING."""
+        await message.respond(orjson.dumps({"server": {"id": SERVER_ID, "ver": "2.15.1"}}))
 
     async def answer_connections(self, message: Msg) -> None:
         """Answer to CONNZ, in the order of the ids."""
@@ -107,7 +107,7 @@ async def many_sessions(system_url: str) -> AsyncIterator[ManySessions]:
     """A server that joins those that listen on `system_url`."""
     client = await nats.connect(system_url)
     server = ManySessions(client)
-    await client.subscribe("$SYS.REQ.SERVER.PING.IDZ", cb=server.answer_id)
+    await client.subscribe("$SYS.REQ.SERVER.PING", cb=server.answer_id)
     await client.subscribe(f"$SYS.REQ.SERVER.{SERVER_ID}.CONNZ", cb=server.answer_connections)
     await client.flush()
     try:

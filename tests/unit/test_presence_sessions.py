@@ -12,7 +12,7 @@ from functions.presence.sessions import (
     Session,
     read_event,
     read_listing,
-    read_server_id,
+    read_server,
 )
 
 AT = datetime(2026, 11, 29, 13, 40, 53, 18578, tzinfo=UTC)
@@ -83,7 +83,7 @@ def test_other_connections_say_nothing(client: dict[str, Any]) -> None:
 def test_what_is_no_event_says_nothing(data: bytes) -> None:
     assert read_event(data, "$G") is None
     assert read_listing(data, "$G") is None
-    assert read_server_id(data) is None
+    assert read_server(data) is None
 
 
 def test_a_listing_has_the_sessions_of_devices() -> None:
@@ -100,9 +100,11 @@ def test_a_listing_has_the_sessions_of_devices() -> None:
     assert found.total == 4
 
 
-def test_servers_give_their_ids() -> None:
-    assert read_server_id(b'{"name": "n", "id": "NSERVER"}') == "NSERVER"
-    assert read_server_id(b'{"server": {"id": "NSERVER"}}') == "NSERVER"
+def test_servers_give_their_ids_and_versions() -> None:
+    assert read_server(b'{"server": {"id": "N", "ver": "2.11.3"}}') == ("N", (2, 11))
+    assert read_server(b'{"server": {"id": "N", "ver": "2.14.0-dev"}}') == ("N", (2, 14))
+    assert read_server(b'{"server": {"id": "N", "ver": "new"}}') is None
+    assert read_server(b'{"server": {"id": 7, "ver": "2.11.3"}}') is None
 
 
 def test_no_event_of_a_device_is_passed_over_unless_it_connects_all_the_time() -> None:
