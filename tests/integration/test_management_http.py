@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -87,6 +88,49 @@ async def test_a_device_is_told_and_answers(
     assert len((await ask(http, "GET", "/api/v1/quarantine-replays", 200))["items"]) == 1
     gone = await ask(http, "POST", "/api/v1/quarantine/7/replay", 404)
     assert gone["code"] == "QUARANTINE_NOT_FOUND"
+
+
+async def test_a_device_that_sends_is_online_and_its_routes_are_told(
+    http: httpx.AsyncClient, broker: Broker, postgres_dsn: str
+) -> None:
+    await register(http)
+    route = {
+        "name": "came online",
+        "topic_filter": "tenant/test/device/+/presence",
+        "payload_filter": "payload.status == 'online'",
+        "destination_type": "poll",
+        "destination_config": {},
+    }
+    await ask(http, "POST", f"{TENANT}/routes", 201, **route)
+    assert (await ask(http, "GET", DEVICE, 200))["presence"] == "never_seen"
+    # Until the function that watches has begun, nobody notes that a device was seen.
+    connection = await asyncpg.connect(postgres_dsn)
+
+    async def is_watched() -> bool:
+        found: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM presence_watch)")
+        return found
+
+    await eventually(is_watched, "the watch")
+    body = {"site_id": "s1", "provision_token": "tok", "metrics": {"temp": 21.5}}
+    await broker.publish("telemetry.test.d//1", b"no JSON", msg_id=None)
+    await broker.publish("telemetry.test.dev//1", json.dumps(body).encode(), msg_id=None)
+
+    async def is_online() -> Any:
+        return (await ask(http, "GET", f"{TENANT}/devices?presence=online", 200))["items"]
+
+    [device] = await eventually(is_online, "the device online")
+    assert device["device_id"] == "dev.1"
+    assert device["last_seen_at"] == device["presence_since"]
+    shown = await ask(http, "GET", f"{DEVICE}/presence", 200)
+    assert [(each["status"], each["reason"]) for each in shown["changes"]] == [("online", "seen")]
+
+    async def job() -> Any:
+        return await connection.fetchval(
+            "SELECT job_id FROM delivery_jobs WHERE job_id LIKE 'presence-%'"
+        )
+
+    await eventually(job, "the job of the route")
+    await connection.close()
 
 
 async def test_a_refused_message_is_replayed_when_its_cause_is_mended(
