@@ -165,6 +165,13 @@ class Scope:
     log: structlog.stdlib.BoundLogger
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     state: Any = None
+    _other: "Scope | None" = field(default=None, init=False, repr=False, compare=False)
+
+    def with_state(self, state: Any) -> "Scope":  # noqa: ANN401 - of whatever type
+        """The same with another state. The last one is kept: some functions ask in every call."""
+        if self._other is None or self._other.state is not state:
+            self._other = replace(self, state=state)
+        return self._other
 
     def has_waited(self, task: "asyncio.Task[Any]") -> bool:
         """Whether a task's call waits for a connection, or waited since the last check.
@@ -298,7 +305,7 @@ class Context(Generic[StateT]):
         published messages are counted together, and a retry schedule is the message's.
         """
         kind: type[Context[Any]] = type(self)
-        scope = replace(self._scope, state=state)
+        scope = self._scope.with_state(state)
         inner = kind(scope, self._message, deadline_s=self.deadline_s, attempt=self.attempt)
         inner._outer = self._outer or self  # noqa: SLF001 - of this class
         return inner

@@ -12,7 +12,7 @@ EndpointHealth = Literal["answered", "throttled", "failed", "unconnected", "unre
 
 MAX_REASON_CHARACTERS = 300
 _OUTCOMES = frozenset(get_args(Outcome))
-_HEALTH = frozenset(get_args(EndpointHealth))
+_HEALTH = frozenset({None, *get_args(EndpointHealth)})
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _STATUS_CODES = range(1000)
 _HEALTH_BY_OUTCOME: dict[Outcome, EndpointHealth] = {
@@ -66,7 +66,7 @@ def bounded(receipt: object, *, excerpt_characters: int, retry_after_cap_s: floa
     """
     if not isinstance(receipt, Receipt):
         raise TypeError(f"send returned {type(receipt).__name__}, not a Receipt")
-    if receipt.outcome not in _OUTCOMES or receipt.health not in {None, *_HEALTH}:
+    if receipt.outcome not in _OUTCOMES or receipt.health not in _HEALTH:
         raise TypeError("send returned a Receipt with an unknown outcome or health")
     wait_s = receipt.retry_after_s
     if wait_s is not None:

@@ -162,7 +162,7 @@ def encode_request(endpoint: Endpoint, message_id: str, body: bytes, token: str 
         token: a bearer token; empty for none.
     """
     signature = endpoint.signer.sign(message_id, int(time.time()), body)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in signature.items())
+    lines = "".join([f"{name}: {value}\r\n" for name, value in signature.items()])
     if token:
         lines += f"authorization: Bearer {token}\r\n"
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (

@@ -29,13 +29,12 @@ async def is_void_copy(event: Event[Job], route: FoundRoute | None, journal: Jou
     replay_id = event.headers.get(REPLAY_HEADER)
     if replay_id is not None and replay_id == route.replay_id:
         return False
-    origin = event.message.origin
     if route.only_copy is not None:
-        return route.only_copy != origin
+        return route.only_copy != event.message.origin
     if (repeated := event.headers.get(REPEATED_HEADER)) is None:
         return False
     job = event.data
-    if not await journal.claim(job.tenant_id, job.job_id, origin):
+    if not await journal.claim(job.tenant_id, job.job_id, event.message.origin):
         return True
     raise Retry("the job may be in its stream twice", delay_s=_read_wait_s(repeated), counts=False)
 

@@ -199,7 +199,9 @@ class Delivery(Generic[D]):
         options = self.options.read(usable.delivery_options)
         if options.retry_delays_s is not None:
             ctx.use_retry_schedule(options.retry_delays_s)
-        transformed = await options.transform(job, self.evaluator)
+        transformed: Job | Receipt = job
+        if options.changes_job:
+            transformed = await options.transform(job, self.evaluator)
         if isinstance(transformed, Receipt):
             return transformed, None
         timeout_s = options.timeout_s or self.settings.timeout_s

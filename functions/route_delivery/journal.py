@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 _QUERIES = read_queries(Path(__file__).with_name("queries.sql"))
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A job whose route is looked up."""
 
     tenant_id: str
@@ -30,8 +29,7 @@ class Wanted:
     job_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRoute:
+class FoundRoute(NamedTuple):
     """A route as it is now, and what is known of the job that asked.
 
     Attributes:
@@ -84,7 +82,7 @@ class HeldJob:
 
 
 class Attempt(NamedTuple):
-    """One attempt. A tuple, since one is made for every delivery and read as a row.
+    """One attempt. A tuple, as it is made for every delivery and written as a row.
 
     Attributes:
         content: the job as it was published, if it is not delivered, to send it again.

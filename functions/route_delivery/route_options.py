@@ -33,6 +33,11 @@ class RouteOptions:
     transformer: Transformer | None = None
     is_readable: bool = True
 
+    @property
+    def changes_job(self) -> bool:
+        """Whether `transform` has something to do."""
+        return self.transformer is not None or not self.is_readable
+
     async def transform(self, job: Job, evaluator: Evaluator) -> Job | Receipt:
         """The job to send, or why it is not sent.
 
