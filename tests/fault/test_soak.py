@@ -10,33 +10,39 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
-import asyncpg
 import pytest
 
-from functions.domain.message_counts import MessageCounts, counts_of_all, counts_of_tenant
-from functions.domain.topics import DOWNLINKS
-from runtime.broker.connection import Broker
-from tests.fault.books import read_books
 from tests.fault.endpoint import SECRET
 from tests.fault.hosts import HostProcess
 from tests.fault.scene import apart
-from tests.fault.soak.attackers import EVIL, Attackers, register_evil
+from tests.fault.soak.attackers import Attackers, register_evil
 from tests.fault.soak.doors import TENANT, answer_of
 from tests.fault.soak.fleet import Addresses, Fleet, register_fleet
-from tests.fault.soak.ledger import REPEATS, Ledger
+from tests.fault.soak.ledger import Ledger
+from tests.fault.soak.reckoning import (
+    SETTLED_S,
+    assert_balanced,
+    assert_events_were_delivered,
+    assert_no_healthy_device_was_refused,
+    settle,
+    summary,
+)
 from tests.support.documentation import free_port
 from tests.support.host import eventually
+from tests.support.mosquitto import Mosquitto
 from tests.support.receiver import Receiver
 from tests.support.servers import NatsServer, PostgresServer
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "24"))
 DEVICES = int(os.environ.get("SOAK_DEVICES", "100"))
 RATE = float(os.environ.get("SOAK_RATE", "60"))
-STREAMS = ("TELEMETRY", "SHADOW", "COMMANDS", "UNMAPPED")
-_SETTLED_S = 120.0
+_TITLE = (
+    f"{DEVICES:,} devices, {SECONDS:g} s, {RATE:g} messages a second; host, broker and database"
+    " were killed once each"
+)
 _KEY = "a key of the soak test, long enough"
 
-pytestmark = pytest.mark.timeout(SECONDS + 500)
+pytestmark = [pytest.mark.mosquitto, pytest.mark.timeout(SECONDS + 500)]
 
 
 class DatingPostgres(PostgresServer):
@@ -53,19 +59,32 @@ def dating_postgres(server_directory: Path) -> Iterator[DatingPostgres]:
     server.stop()
 
 
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path / "mosquitto")
+    yield broker
+    broker.stop()
+
+
 async def test_a_fleet_beside_attackers_and_restarts(
     nats: NatsServer,
+    mosquitto: Mosquitto,
     dating_postgres: DatingPostgres,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     dsn, port = dating_postgres.dsn(), free_port()
-    addresses = Addresses(f"http://127.0.0.1:{port}", nats.mqtt_port, _KEY, _KEY)
-    host = HostProcess("host", ["manifests/"], _environment(nats, dsn, port), tmp_path)
+    addresses = Addresses(f"http://127.0.0.1:{port}", nats.mqtt_port, mosquitto.port, _KEY, _KEY)
+    environment = _environment(nats, dsn, port) | {"MQTT_BRIDGE_URL": mosquitto.url}
+    host = HostProcess("host", ["manifests/", "deploy/mosquitto"], environment, tmp_path)
     ledger, stopping = Ledger(), asyncio.Event()
 
     async def is_served() -> bool:
         return (await answer_of(session, "GET", f"{addresses.gateway}/healthz"))[0] == 200
+
+    async def is_bridged() -> bool:
+        # Before its first session nobody keeps what devices send to Mosquitto.
+        return "The MQTT bridge is connected." in host.log
 
     connector = aiohttp.TCPConnector(limit=0)
     async with Receiver() as endpoint, aiohttp.ClientSession(connector=connector) as session:
@@ -74,18 +93,19 @@ async def test_a_fleet_beside_attackers_and_restarts(
         try:
             await host.start()
             await host.wait_until_ready()
+            await eventually(is_bridged, "the MQTT bridge")
             await register_fleet(dsn, fleet.devices, {"url": endpoint.url, "secret": SECRET})
             await register_evil(dsn, endpoint.url)
             traffic = asyncio.gather(fleet.run(stopping), attackers.run(stopping))
             await _restart_all(host, nats, dating_postgres, is_served)
             stopping.set()
             await _end(traffic, ledger)
-            await _settle(nats, dsn)
+            await settle(nats, dsn, ledger)
             with capsys.disabled():
-                sys.stdout.write(await _summary(dsn, ledger))
-            await _assert_balanced(nats, dsn, ledger)
-            await _assert_no_healthy_device_was_refused(dsn, ledger)
-            await _assert_events_were_delivered(dsn, endpoint)
+                sys.stdout.write(f"\n{_TITLE}\n{await summary(dsn, ledger)}")
+            await assert_balanced(nats, dsn, ledger)
+            await assert_no_healthy_device_was_refused(dsn, ledger)
+            await assert_events_were_delivered(dsn, endpoint)
             await _assert_commands_succeeded(addresses, session, ledger)
         finally:
             fleet.stop()
@@ -132,27 +152,10 @@ async def _restart_all(
 async def _end(traffic: "asyncio.Future[tuple[None, None]]", ledger: Ledger) -> None:
     """Return when every message that was begun is stored."""
     try:
-        async with asyncio.timeout(_SETTLED_S):
+        async with asyncio.timeout(SETTLED_S):
             await traffic
     except TimeoutError:
         raise AssertionError(f"not stored: {ledger.under_way}") from None
-
-
-async def _settle(nats: NatsServer, dsn: str) -> None:
-    """Return when no message waits and every job is delivered or given up."""
-    broker = await Broker.connect(nats.url, name="soak")
-
-    async def is_settled() -> bool:
-        for stream in STREAMS:
-            found = await broker.api(f"CONSUMER.LIST.{stream}")
-            if any(one["num_pending"] or one["num_ack_pending"] for one in found["consumers"]):
-                return False
-        return (await read_books(dsn)).waiting == 0
-
-    try:
-        await eventually(is_settled, "the end of everything", _SETTLED_S)
-    finally:
-        await broker.close()
 
 
 async def _assert_commands_succeeded(
@@ -169,114 +172,5 @@ async def _assert_commands_succeeded(
                 del left[command]
         return not left
 
-    await eventually(all_succeeded, "the answers to all commands", _SETTLED_S)
+    await eventually(all_succeeded, "the answers to all commands", SETTLED_S)
     assert not set(ledger.executed) - set(ledger.commands), "a forged command was executed"
-
-
-async def _summary(dsn: str, ledger: Ledger) -> str:
-    """What was counted, and how long a reading took from its device to its row."""
-    rows = await _fetch(
-        dsn,
-        "SELECT msg_type, count(*),"
-        " percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY took_s), max(took_s)"
-        " FROM (SELECT msg_type, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8"
-        "  - (metrics->>'sent_s')::float8 AS took_s FROM telemetry WHERE tenant_id = $1) AS row"
-        " GROUP BY ROLLUP (msg_type) ORDER BY 1",
-        TENANT,
-    )
-    lines = [
-        "",
-        f"{DEVICES:,} devices, {SECONDS:g} s, {RATE:g} messages a second;"
-        " host, broker and database were killed once each",
-        *(
-            f"  {kind or 'all rows':12} {count:8,} rows; sent to committed: median"
-            f" {median_s * 1000:.0f} ms, p99 {p99_s * 1000:.0f} ms, most {most_s:.1f} s"
-            for kind, count, (median_s, p99_s), most_s in rows
-        ),
-        *(
-            f"  by {door}, {kind}: {count:,} stored"
-            for (door, kind), count in sorted(ledger.messages.items())
-        ),
-        f"  sent again, as the platform was away: {dict(ledger.again)}",
-        f"  commands: {len(ledger.commands)} sent, {len(ledger.executed)} executed",
-        f"  garbage: {dict(ledger.garbage)}",
-        f"  attacks: {dict(ledger.attacks)}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-async def _assert_balanced(nats: NatsServer, dsn: str, ledger: Ledger) -> None:
-    """Each stored message is a row or in quarantine; each confirmed reading has its row."""
-    stored = await _count_received(nats)
-    database = await asyncpg.connect(dsn)
-    try:
-        books: MessageCounts = await counts_of_all(database)  # type: ignore[arg-type]
-        ours = await counts_of_tenant(database, TENANT)  # type: ignore[arg-type]
-        evil = await counts_of_tenant(database, EVIL)  # type: ignore[arg-type]
-    finally:
-        await database.close()
-    for each in (books, ours, evil):
-        ended = each.written + each.quarantined + each.refused
-        assert each.received == ended + each.duplicate, each
-    assert books.written + books.quarantined + books.refused == stored, (books, stored)
-    rows = await _fetch(
-        dsn,
-        "SELECT device_id, (metrics->>'n')::int AS n, count(*) FROM telemetry"
-        " WHERE tenant_id = $1 AND device_id LIKE 'dev-%' GROUP BY 1, 2",
-        TENANT,
-    )
-    by_reading = {(device, number): count for device, number, count in rows}
-    for device, numbers in ledger.stored.items():
-        lost = [number for number in numbers if (device, number) not in by_reading]
-        assert not lost, f"{device} ({ledger.doors[device]}) lost {lost[:10]}"
-    doubled = [
-        key
-        for key, count in by_reading.items()
-        if count > 1 and ledger.doors[key[0]] not in REPEATS
-    ]
-    assert not doubled, doubled[:10]
-
-
-async def _count_received(nats: NatsServer) -> int:
-    """Messages in the streams of devices, without those that the platform sends to devices."""
-    broker = await Broker.connect(nats.url, name="soak")
-    try:
-        found = [await broker.api(f"STREAM.INFO.{stream}") for stream in STREAMS]
-        received: int = sum(info["state"]["messages"] for info in found)
-        for kind in DOWNLINKS:
-            subjects = f"tenant.*.device.*.{kind.replace('/', '.')}"
-            info = await broker.api("STREAM.INFO.UNMAPPED", {"subjects_filter": subjects})
-            received -= sum((info["state"].get("subjects") or {}).values())
-    finally:
-        await broker.close()
-    return received
-
-
-async def _assert_no_healthy_device_was_refused(dsn: str, ledger: Ledger) -> None:
-    assert not ledger.refused, ledger.refused[:10]
-    assert not ledger.breaches, ledger.breaches[:10]
-    rows = await _fetch(
-        dsn,
-        "SELECT reason, count(*) FROM quarantine_events"
-        " WHERE tenant_id = $1 AND device_id LIKE 'dev-%' GROUP BY 1",
-        TENANT,
-    )
-    # These are the attackers', who use the devices' names.
-    assert {reason for reason, _ in rows} <= {"TOKEN_INVALID"}, rows
-
-
-async def _assert_events_were_delivered(dsn: str, endpoint: Receiver) -> None:
-    [(events,)] = await _fetch(
-        dsn, "SELECT count(*) FROM telemetry WHERE tenant_id = $1 AND msg_type = 'event'", TENANT
-    )
-    jobs = {request.headers["webhook-id"] for request in endpoint.requests}
-    assert len(jobs) == events
-
-
-async def _fetch(dsn: str, statement: str, *arguments: object) -> list[asyncpg.Record]:
-    database = await asyncpg.connect(dsn)
-    try:
-        return await database.fetch(statement, *arguments)
-    finally:
-        await database.close()

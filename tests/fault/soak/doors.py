@@ -92,6 +92,9 @@ class BatchDoor:
         kept.append((number, body_of(device, "telemetry", number)))
         if len(kept) >= self.items:
             self._kept[device] = []
+            # Once: with another content it would be another message.
+            for _, reading in kept:
+                reading["metrics"]["sent_s"] = time.time()
             await self._post(device, kept)
 
     async def flush(self) -> None:
@@ -178,11 +181,16 @@ class EmqxDoor:
 
 
 class MqttDoor:
-    """One device's session at nats-server's MQTT listener, which it opens again by itself."""
+    """One device's session at a broker, which it opens again by itself.
 
-    name = "mqtt"
+    Args:
+        name: `mqtt` for nats-server's listener, `mosquitto` for that broker, where the confirmation
+            means that the broker has the message, and the bridge stores it later.
+        port: of the broker.
+    """
 
-    def __init__(self, port: int, device: str, ledger: Ledger) -> None:
+    def __init__(self, name: str, port: int, device: str, ledger: Ledger) -> None:
+        self.name = name
         self.device = device
         self._ledger = ledger
         self._loop = asyncio.get_running_loop()

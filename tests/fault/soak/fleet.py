@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import aiohttp
 import asyncpg
@@ -37,6 +38,7 @@ class Addresses:
 
     gateway: str
     mqtt_port: int
+    mosquitto_port: int
     admin_key: str
     bridge_key: str
 
@@ -72,9 +74,13 @@ class Fleet:
         self._http = HttpDoor(session, addresses.gateway, ledger)
         self._batch = BatchDoor(session, addresses.gateway, ledger)
         self._emqx = EmqxDoor(session, addresses.gateway, addresses.bridge_key, ledger)
+        sessions = min(_MOST_MQTT, int(count * _MQTT_SHARE))
+        brokers = {"mqtt": addresses.mqtt_port, "mosquitto": addresses.mosquitto_port}
+        devices = iter(self.devices)
         self._mqtt = [
-            MqttDoor(addresses.mqtt_port, device, ledger)
-            for device in self.devices[: min(_MOST_MQTT, int(count * _MQTT_SHARE))]
+            MqttDoor(name, port, device, ledger)
+            for name, port in brokers.items()
+            for device in islice(devices, sessions)
         ]
         self._doors = dict(self._give_doors())
         ledger.doors = {device: door.name for device, door in self._doors.items()}

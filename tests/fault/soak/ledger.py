@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-REPEATS = frozenset({"mqtt"})
+REPEATS = frozenset({"mqtt", "mosquitto"})
 """Doors at which a message may be stored twice: QoS 1 knows no message id beyond a connection."""
 
 
