@@ -19,6 +19,9 @@ class DeliverySettings(SecretsSettings):
         breaker_calls: number of attempts from which on an endpoint may be paused.
         breaker_ratio: the share of failures within `breaker_window_s` that pauses it.
         breaker_window_s: how long an attempt counts.
+        max_given_up_bytes: the most bytes of a tenant's refused and dead jobs, up to which a job
+            that is refused leaves a dead letter and is kept to be sent again. Beyond it, the job is
+            only counted.
         breaker_pause_s: length of the pause, before one delivery probes the endpoint.
     """
 
@@ -30,6 +33,7 @@ class DeliverySettings(SecretsSettings):
     breaker_calls: Annotated[int, Field(ge=1, le=10_000)] = 10
     breaker_ratio: Annotated[float, Field(gt=0, le=1)] = 0.7
     breaker_window_s: Annotated[float, Field(ge=10, le=3600)] = 300.0
+    max_given_up_bytes: Annotated[int, Field(ge=0, le=10**15)] = 64_000_000
     breaker_pause_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
 

@@ -18,6 +18,7 @@ from functions.route_delivery.delivery import Delivery, Send
 from functions.route_delivery.destinations import DestinationReader, EndpointKey
 from functions.route_delivery.job import Job
 from functions.route_delivery.journal import Journal
+from functions.route_delivery.letter_share import LetterShare
 from runtime import ConfigError, Context, Event, Problem
 
 D = TypeVar("D", bound=BaseModel)
@@ -107,6 +108,7 @@ def deliverer(
             Admission(_limits_of(settings)),
             Evaluator(ctx.log),
             state,
+            LetterShare(ctx.postgres, settings.max_given_up_bytes, ctx.log),
         )
         # The last step: what is announced can be delivered.
         await announcement.start()

@@ -37,6 +37,7 @@ from functions.route_delivery.journal import (
     RouteChange,
     Wanted,
 )
+from functions.route_delivery.letter_share import LetterShare
 from functions.route_delivery.route_options import OptionsReader
 from functions.route_delivery.unreadable import UnreadableLog
 from runtime import Context, Event, NoAnswer, Reject, Retry, Unavailable
@@ -66,6 +67,7 @@ class Delivery(Generic[D]):
             None if it needs no timer here.
         evaluator: evaluates transformations in another process.
         state: the `ctx.state` of `send`.
+        letters: decides which refused jobs leave a dead letter.
         options: reads what routes say of their delivery.
     """
 
@@ -78,6 +80,7 @@ class Delivery(Generic[D]):
     admission: Admission
     evaluator: Evaluator
     state: Any
+    letters: LetterShare
     options: OptionsReader = field(default_factory=OptionsReader)
     unreadable: UnreadableLog = field(default_factory=UnreadableLog)
 
@@ -116,10 +119,14 @@ class Delivery(Generic[D]):
             reason = f"{receipt.code}: {receipt.reason}"
             raise Retry(reason, delay_s=receipt.retry_after_s, counts=False)
         attempt = self._logged(event, route, receipt, started_at, started_s)
-        await self.journal.record(attempt)
+        is_kept = receipt.outcome != "refused" or await self.letters.take(
+            event.data.tenant_id, len(event.raw)
+        )
+        await self.journal.record(attempt if is_kept else attempt._replace(content=None))
         if failure is not None:
             raise failure
-        _settle(receipt)
+        if is_kept:
+            _settle(receipt)
 
     async def _hold(self, event: Event[Job]) -> None:
         job = event.data

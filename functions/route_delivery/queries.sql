@@ -68,7 +68,8 @@ job AS (
         attempts = known.attempts + 1,
         last_attempt_at = excluded.last_attempt_at,
         delivered_at = coalesce(known.delivered_at, excluded.delivered_at),
-        content = CASE WHEN 'delivered' NOT IN (known.status, excluded.status) THEN excluded.content END
+        content = CASE WHEN 'delivered' NOT IN (known.status, excluded.status) THEN excluded.content END,
+        size_bytes = CASE WHEN excluded.status = 'refused' THEN excluded.size_bytes ELSE known.size_bytes END
     RETURNING tenant_id, job_id, attempts
 )
 INSERT INTO delivery_attempts (

@@ -82,6 +82,7 @@ class Attempts:
             Admission(Limits(of_origin=10_000)),
             Evaluator(structlog.get_logger()),
             sender,
+            None,  # type: ignore[arg-type] # nor does it settle a job
         )
         self._context: Context = Context(
             Scope("deliver_webhook", settings, None, {}, structlog.get_logger())  # type: ignore[arg-type]
