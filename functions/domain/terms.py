@@ -49,7 +49,10 @@ def add_term(start: datetime, term: str) -> datetime:
         raise ValueError("the term ends too late")
     last_day = calendar.monthrange(year, month + 1)[1]
     moved = start.replace(year=year, month=month + 1, day=min(start.day, last_day))
-    end = moved + timedelta(weeks=weeks, days=days)
+    try:
+        end = moved + timedelta(weeks=weeks, days=days)
+    except OverflowError:
+        raise ValueError("the term ends too late") from None
     if end.year > LAST_YEAR:
         raise ValueError("the term ends too late")
     return end

@@ -118,11 +118,9 @@ def test_hosts_that_share_give_out_the_rate_of_one_in_the_long_run(
     assert accepted <= 5 * seconds + count * burst + 5 * count + 1
     if per_s > 5 * count:
         alone: RateLimiter[str] = RateLimiter(5, burst)
-        assert (
-            accepted
-            >= sum(alone.take("d", NOW_NS + n * SECOND_NS // 50) for n in range(50 * seconds))
-            - 5 * count
-        )
+        of_one = sum(alone.take("d", NOW_NS + n * SECOND_NS // 50) for n in range(50 * seconds))
+        # One that sends little more than the rate pays for what hosts gave it within a second.
+        assert accepted >= 0.8 * of_one - 5 * count
 
 
 @settings(max_examples=30, deadline=None)

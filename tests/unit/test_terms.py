@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -39,6 +39,7 @@ def test_any_other_text_is_no_term(text: str) -> None:
         add_term(DAY, text)
 
 
+@example(datetime(9944, 3, 10, tzinfo=UTC), (41, 68, 477, 0))
 @given(
     st.datetimes(datetime(2000, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
     st.tuples(st.integers(0, 99), st.integers(0, 999), st.integers(0, 999), st.integers(0, 9999)),
