@@ -93,7 +93,8 @@ soak: export SOAK_SECONDS ?= 600
 soak: export SOAK_DEVICES ?= 1000
 soak: export SOAK_RATE ?= 300
 soak: $(INSTALLED) ## ten minutes of devices on all doors, attackers, and killed servers; prints the latencies
-	$(BIN)/pytest tests/fault/test_soak.py
+	@tools/mosquitto/install || { echo "the soak needs mosquitto, or apt to get it with"; exit 1; }
+	@$(BIN)/pytest tests/fault/test_soak.py
 
 versions: $(INSTALLED) $(SERVERS) ## the delivery contract on older nats-servers
 	@for version in $(VERSIONS); do echo "nats-server $$version"; \
