@@ -112,7 +112,7 @@ class Attackers:
         of_device = f"{self._addresses.gateway}/ingest/v1/tenant/{EVIL}/device/{_EVIL_DEVICE}"
         many_keys = b'{"\\u0061":0,' + b",".join(b'"%d":0' % n for n in range(5000)) + b"}"
         deep = b'{"metrics":' + b"[" * 30000 + b"]" * 30000 + b"}"
-        costly = json.dumps({"site_id": "s1", "metrics": {}, "list": list(range(300))}).encode()
+        costly = json.dumps({"site_id": "s1", "metrics": {}, "list": list(range(200))}).encode()
         shadow = json.dumps({"reported": {str(n): {str(n): n} for n in range(300)}}).encode()
         for kind, body in (
             ("telemetry", many_keys),
