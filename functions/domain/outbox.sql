@@ -17,7 +17,8 @@ made AS (
         tenant_id, job_id, route_id, destination_type, status, attempts, size_bytes, content, subject, refusal
     )
     SELECT tenant_id, job_id, route_id, destination_type, CASE WHEN refusal IS NULL THEN 'waiting' ELSE 'refused' END,
-           0, octet_length(content), CASE WHEN subject IS NOT NULL THEN content END, subject, refusal
+           0, CASE WHEN subject IS NOT NULL THEN octet_length(content) ELSE 0 END,
+           CASE WHEN subject IS NOT NULL THEN content END, subject, refusal
     FROM given
     ORDER BY tenant_id, job_id
     ON CONFLICT DO NOTHING

@@ -119,14 +119,22 @@ class Delivery(Generic[D]):
             reason = f"{receipt.code}: {receipt.reason}"
             raise Retry(reason, delay_s=receipt.retry_after_s, counts=False)
         attempt = self._logged(event, route, receipt, started_at, started_s)
-        is_kept = receipt.outcome != "refused" or await self.letters.take(
-            event.data.tenant_id, len(event.raw)
-        )
+        is_kept = receipt.outcome != "refused" or await self._is_kept(event, route)
         await self.journal.record(attempt if is_kept else attempt._replace(content=None))
         if failure is not None:
             raise failure
         if is_kept:
             _settle(receipt)
+
+    async def _is_kept(self, event: Event[Job], route: FoundRoute | None) -> bool:
+        """Whether a job that is refused leaves a dead letter, and can be sent again.
+
+        A job that counts already keeps what it has: one that was refused when it was made, or that
+        a person has redriven. Of a route that does not exist nobody knows whether a job counts.
+        """
+        if route is None or route.job_status in {"refused", "dead"}:
+            return True
+        return await self.letters.take(event.data.tenant_id, len(event.raw))
 
     async def _hold(self, event: Event[Job]) -> None:
         job = event.data

@@ -2,6 +2,8 @@
 
 import pytest
 
+from functions.domain.delivery_counts import counts_of_tenants
+from functions.domain.outbox import NewJob, add_jobs
 from functions.route_delivery.webhook import start, stop
 from runtime import Context, Reject
 from tests.support import webhook_function
@@ -48,3 +50,41 @@ async def test_a_route_that_refuses_every_job_leaves_letters_up_to_the_share(
     [notice] = notices
     assert (notice["tenant_id"], notice["kind"]) == ("test", "jobs_refused")
     assert "TENANT_REFUSED_FULL" in notice["data"]
+
+
+async def test_a_job_that_counts_already_keeps_its_letter_however_full_the_share_is(
+    postgres_dsn: str,
+) -> None:
+    none = SETTINGS.model_copy(update={"max_given_up_bytes": 0})
+    async with started(postgres_dsn) as function:
+        route_id = await function.add_route("http://127.0.0.1:9/hook", secret="whsec_?")
+        assert await settle(function, route_id, 1) == "letter"
+        await stop(Context(function.scope))
+        function.scope.settings = none
+        function.scope.state = await start(Context(function.scope))
+
+        redriven = await settle(function, route_id, 1)
+        new = await settle(function, route_id, 2)
+        kept = await function.pool.fetch(
+            "SELECT job_id FROM delivery_jobs WHERE content IS NOT NULL ORDER BY job_id"
+        )
+
+    assert (redriven, new) == ("letter", "counted")
+    assert [row["job_id"] for row in kept] == ["job-1"]
+
+
+async def test_a_job_that_is_only_counted_takes_no_share(postgres_dsn: str) -> None:
+    async with started(postgres_dsn) as function:
+        route_id = await function.add_route("http://127.0.0.1:9/hook")
+        body = b"{}" * 1000
+        jobs = [
+            NewJob(
+                "test", "kept", route_id, "webhook", body, "TOO_MANY_JOBS", "routes.test.webhook"
+            ),
+            NewJob("test", "counted", route_id, "webhook", body, "TOO_MANY_JOBS", None),
+        ]
+        async with function.pool.acquire() as connection, connection.transaction():
+            await add_jobs(connection, jobs)
+        counts = (await counts_of_tenants(function.pool, ["test"]))["test"]
+
+    assert (counts.refused, counts.given_up_bytes) == (2, len(body))
