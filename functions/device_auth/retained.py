@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from runtime import Context, NoAnswer, RequestFailed, Unavailable
+from runtime import Context
 
 STREAM = "$MQTT_rmsgs"
 _FIRST_LOOKS_S = 2.0
@@ -54,9 +54,9 @@ class RetainedBounds:
         while True:
             try:
                 exists = await self._apply()
-            except (NoAnswer, RequestFailed, Unavailable) as failure:
+            except Exception as failure:  # noqa: BLE001 - of whatever kind, the next look comes
                 exists = True
-                self._tell(str(failure))
+                self._tell(f"{type(failure).__name__}: {failure}")
             await asyncio.sleep(self._every_s if exists else min(self._every_s, _FIRST_LOOKS_S))
 
     async def _apply(self) -> bool:

@@ -14,7 +14,7 @@ import orjson
 from functions.device_auth.identity import read_client_id
 from functions.domain.named_sql import read_queries
 from functions.domain.topics import is_device_id, is_tenant_id
-from runtime import Context, NoAnswer, RequestFailed, SystemPort, Unavailable
+from runtime import Context, NoAnswer, RequestFailed, SystemPort
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -123,7 +123,7 @@ class SessionGuard:
             everything, self._all_changed = self._all_changed, False
             try:
                 await self._look(None if everything or len(changed) > _MANY else changed)
-            except (asyncpg.PostgresError, OSError, TimeoutError, Unavailable) as failure:
+            except Exception as failure:  # noqa: BLE001 - later revocations have to end sessions
                 self._ctx.log.warning(
                     "Sessions of devices could not be compared with the registry; tried again",
                     error_type=type(failure).__name__,
