@@ -15,6 +15,7 @@ from tests.unit.test_logs import restored_configuration
 __all__ = ["restored_configuration"]
 
 Draw = Callable[..., list[str]]
+_END = "<the end>"
 
 
 @pytest.fixture(params=[80, 100])
@@ -34,7 +35,13 @@ def draw(width: int) -> Iterator[Draw]:
                 patch.setattr("sys.stderr", stream)
                 configure_logs("DEBUG", "auto")
                 get_logger(logger).warning(sentence, **fields)
-            return visible(os.read(person, 65536).decode()).splitlines()
+            stream.write(_END)
+            stream.flush()
+            read = ""
+            # A terminal hands over what it has at the moment, which may be a part of a line.
+            while not read.endswith(_END):
+                read += os.read(person, 65536).decode()
+            return visible(read.removesuffix(_END)).splitlines()
 
         yield drawn
 
