@@ -8,7 +8,19 @@ from itertools import zip_longest
 
 HOST_INBOX = "_INBOX.runtime"
 """Prefix of the reply subjects of the host and of the operator's commands."""
-HOST_SUBJECTS = ("mailbox.>", "dead_letters.>", "leases.>", "schedules.>", "_RUNTIME.>")
+BACKBONE_SUBJECTS = (
+    *("routes.>", "notices.>", "polled.>", "republish.>"),
+    *("downlinks.>", "device_events.>", "mqtt_bridge.>"),
+    *("sms.status", "email.status", "webhooks.status"),
+    # What the listener for MQTT delivers to devices. Their own messages have other last tokens.
+    *("tenant.*.device.*.commands", "tenant.*.device.*.routed", "tenant.*.device.*.presence"),
+    "tenant.*.device.*.shadow.>",
+)
+"""Subjects of the shipped manifests that only functions publish to."""
+HOST_SUBJECTS = (
+    *("mailbox.>", "dead_letters.>", "leases.>", "schedules.>", "_RUNTIME.>"),
+    *BACKBONE_SUBJECTS,
+)
 """Subjects that only hosts publish to."""
 AUTH_REQUESTS = "$SYS.REQ.USER.AUTH"
 """Here a server asks who a client is. A request has the client's password. Source: NATS ADR-26."""

@@ -44,7 +44,7 @@ Live = Mapping[str, object] | Callable[[], Mapping[str, object]]
 
 # The subjects of JetStream and of the hosts are not inboxes.
 _SERVER_INBOX = "$SYS._INBOX."
-_NO_INBOX = ("$", *(subject.removesuffix(">") for subject in HOST_SUBJECTS))
+_NO_INBOX = ("$", *{f"{subject.partition('.')[0]}." for subject in HOST_SUBJECTS})
 _DELIVERED = "Nats-Stream"
 
 

@@ -2,8 +2,9 @@
 
 Every process on the machine that can open a socket can be a client. The host and the operator's
 commands use a generated password. A client without a user name may use subjects, streams, consumers
-and micro services. It may not publish to the runtime's own subjects, and may not change the
-runtime's own streams through the JetStream API.
+and micro services. It may not publish to the runtime's own subjects or to those on which the
+shipped functions speak for the platform, and may not change their streams through the JetStream
+API.
 
 The permissions do not stop a malicious client that may create consumers: JetStream delivers to any
 subject that a consumer or a pull request names, with the server's own rights. With
@@ -22,7 +23,12 @@ SYSTEM_ACCOUNT = "SYS"
 _MANAGEMENT = "management.>"
 # nats-server's own, for its MQTT sessions.
 _MQTT_STREAMS = ("$MQTT_msgs", "$MQTT_rmsgs", "$MQTT_sess", "$MQTT_qos2in", "$MQTT_out")
-_HOST_STREAMS = (MAILBOX, DEAD_LETTERS, LEASES, SCHEDULES, ADVISORIES, *_MQTT_STREAMS)
+# Of the shipped manifests, those that only functions write and read. Clients read `REPUBLISHED`.
+_BACKBONE_STREAMS = ("ROUTES", "NOTICES", "POLLED", "DOWNLINKS", "DEVICE_EVENTS", "MQTT_BRIDGE")
+_HOST_STREAMS = (
+    *(MAILBOX, DEAD_LETTERS, LEASES, SCHEDULES, ADVISORIES),
+    *(*_BACKBONE_STREAMS, *_MQTT_STREAMS),
+)
 
 # Requests that take messages from a stream or change it. Source: nats-server,
 # `server/jetstream_api.go`.

@@ -27,7 +27,10 @@ from tests.support.host import fresh
 from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
 
-_OWN = ("MAILBOX", "DEAD_LETTERS", "LEASES", "SCHEDULES", "ADVISORIES")
+_OWN = (
+    *("MAILBOX", "DEAD_LETTERS", "LEASES", "SCHEDULES", "ADVISORIES"),
+    *("DOWNLINKS", "$MQTT_sess"),
+)
 
 
 class RawClient:
@@ -103,6 +106,19 @@ async def own_streams(broker: Broker) -> Broker:
         "schedules.ingest",
         "_RUNTIME.ingest.call",
         "_RUNTIME.logs",
+        "routes.acme.webhook",
+        "notices.acme.ROUTE_DISABLED",
+        "polled.acme.r1",
+        "republish.acme.x",
+        "downlinks.acme.dev1.commands.c1",
+        "device_events.acme.dev1.presence",
+        "mqtt_bridge.session.1",
+        "sms.status",
+        "tenant.acme.device.dev1.commands",
+        "tenant.acme.device.d//1.routed",
+        "tenant.acme.device.dev1.presence",
+        "tenant.acme.device.dev1.shadow.desired",
+        "tenant.acme.device.dev1.shadow.name.n.update.accepted",
         "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.C",
         "$MQTT.sess.x",
         *(
@@ -139,6 +155,12 @@ async def test_a_client_without_a_name_cannot_publish_to_what_is_the_hosts(
     "subject",
     [
         "telemetry.acme.dev1",
+        "telemetry.acme",
+        "tenant.acme.device.dev1.telemetry",
+        "tenant.acme.device.dev1.shadow.update",
+        "tenant.acme.device.dev1.shadow.name.n.get",
+        "tenant.acme.device.dev1.commands.ack",
+        "tenant.acme.device.dev1.metrics",
         "sensors.temperature.room1",
         "$SRV.PING",
         "$KV.config.key",
@@ -359,7 +381,13 @@ async def test_what_jetstream_delivers_to_an_endpoint_is_no_request(
     assert b"forged" not in recorder.asked
 
 
-@pytest.mark.parametrize("reply", ["mailbox.ready.ingest", "$JS.API.STREAM.PURGE.X", "leases.x"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *("mailbox.ready.ingest", "$JS.API.STREAM.PURGE.X", "leases.x"),
+        *("downlinks.acme.d1.commands.c1", "tenant.acme.device.d1.commands"),
+    ],
+)
 async def test_an_endpoint_answers_to_no_subject_of_the_hosts(
     anonymous: Client, broker: Broker, reply: str
 ) -> None:
