@@ -24,6 +24,7 @@ from functions.device_auth.tokens import (
 )
 from functions.domain.failed_attempts import FailedAttempts
 from functions.domain.registry import RegisteredDevice, Registry
+from functions.domain.source_addresses import PRIVATE, read_networks, source_name
 from runtime import AccountKey, Context, Event, Reject
 
 _NS = 1_000_000_000
@@ -42,6 +43,9 @@ class DeviceAuthSettings(BaseModel):
         account: the NATS account of the devices; `$G` where the configuration names none.
         sweep_s: seconds between two comparisons of all open sessions with the registry. A change of
             the registry ends a session at once; this is for changes that were not heard.
+        shared_networks: where one address stands for many devices, such as a proxy's, separated by
+            commas, with `private` for all private ones: such an address may fail for any number of
+            devices. Every address may fail ten times for one.
         max_retained_bytes: what nats-server keeps of retained messages of all devices; the oldest
             ones go.
         max_retained_message_bytes: a larger message is passed on, and not retained.
@@ -52,8 +56,15 @@ class DeviceAuthSettings(BaseModel):
     issuer: SecretStr | None = None
     account: str = "$G"
     sweep_s: float = Field(default=30.0, ge=1, le=3600)
+    shared_networks: str = PRIVATE
     max_retained_bytes: int = Field(default=64_000_000, ge=65_536, le=10**12)
     max_retained_message_bytes: int = Field(default=65_536, ge=1024, le=64_000_000)
+
+    @field_validator("shared_networks")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        read_networks(text)
+        return text
 
     @field_validator("issuer")
     @classmethod
@@ -94,7 +105,8 @@ async def start(ctx: Context[State | None]) -> State | None:
     arrivals = Arrivals(ctx.postgres, ctx.log)
     arrivals.start()
     key = AccountKey.from_seed(settings.issuer.get_secret_value())
-    attempts = FailedAttempts(ctx.log, "device by MQTT")
+    shared = read_networks(settings.shared_networks)
+    attempts = FailedAttempts(ctx.log, "device by MQTT", shared)
     retained = RetainedBounds(
         ctx, settings.max_retained_bytes, settings.max_retained_message_bytes, settings.sweep_s
     )
@@ -143,20 +155,21 @@ async def _identify(
     request: AuthRequest, state: State, ctx: Context[State | None]
 ) -> Claimant | Refusal:
     claimant = read_claimant(request)
-    attempts = state.attempts
+    attempts, source = state.attempts, source_name(request.host)
     if isinstance(claimant, Refusal):
-        attempts.fail(request.host, request.user[:64])
+        attempts.note(source)
         return claimant
     proof = (claimant.name, claimant.fingerprint or claimant.token_hash)
-    if not attempts.may_try(request.host, claimant.name, proof):
+    if not attempts.may_try(source, claimant.name, proof):
+        attempts.note(source)
         return _LIMITED
     key = (claimant.tenant_id, claimant.device_id)
     device = (await state.registry.devices([key]))[key]
     now_ns = time.time_ns()
     if not await _is_proven(claimant, device, now_ns, ctx):
-        attempts.fail(request.host, claimant.name)
+        attempts.fail(source, claimant.name)
         return _NOT_PROVEN
-    attempts.succeed(request.host, proof)
+    attempts.succeed(source, proof)
     if device is None or device.status != "ACTIVE" or device.tenant_status != "ACTIVE":
         return _REVOKED
     if not claimant.fingerprint and device.is_previous_token(claimant.token_hash, now_ns):

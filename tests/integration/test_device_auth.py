@@ -3,7 +3,7 @@
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,15 @@ from runtime.host import Host
 from runtime.message import Message
 from runtime.resource.postgres import open_pool
 from tests.support.certificates import self_signed
-from tests.support.host import eventually, running_host
+from tests.support.device_auth import SUBJECT, serving
+from tests.support.host import eventually
 from tests.support.ingest import TOKEN, register
 from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
 
-SUBJECT = "$SYS.REQ.USER.AUTH"
 REFUSED = "Not authorized"
 # What nats-server itself says to a client id with a dot or a wildcard.
 UNREADABLE_ID = "Client identifier not valid"
-
-
-def manifest(server: NatsServer, **settings: Any) -> dict[str, Any]:
-    return {
-        "device_auth": {
-            "handler": "functions.device_auth:authorize",
-            "endpoint": {"service": "device_auth", "subject": SUBJECT},
-            "uses": ["postgres", "nats_system"],
-            "settings": {"issuer": server.issuer.seed, **settings},
-        }
-    }
 
 
 @pytest.fixture
@@ -48,17 +37,6 @@ async def pool(postgres_dsn: str) -> AsyncIterator[Any]:
         await register(opened, device=device)
     yield opened
     await opened.close()
-
-
-@asynccontextmanager
-async def serving(server: NatsServer, dsn: str, **settings: Any) -> AsyncIterator[Host]:
-    async with running_host(
-        server.url,
-        manifest(server, **settings),
-        database_url=dsn,
-        nats_system_url=server.system_url,
-    ) as host:
-        yield host
 
 
 @pytest.fixture

@@ -157,6 +157,8 @@ async def test_guesses_for_many_devices_are_limited_by_address(
     nats_server: NatsServer, broker: Broker, postgres_dsn: str, pool: "asyncpg.Pool[Any]"
 ) -> None:
     async with serving(nats_server, broker, postgres_dsn) as gateway:
+        # What has passed from an address passes from there again.
+        assert (await send(gateway, TOKEN, source="2001:db8::1")).status_code == 202
         sprayed = Counter(
             [
                 (

@@ -1,0 +1,33 @@
+"""A host with the function that lets devices in at nats-server's MQTT listener."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from runtime.host import Host
+from tests.support.host import running_host
+from tests.support.servers import NatsServer
+
+SUBJECT = "$SYS.REQ.USER.AUTH"
+
+
+def manifest(server: NatsServer, **settings: Any) -> dict[str, Any]:
+    return {
+        "device_auth": {
+            "handler": "functions.device_auth:authorize",
+            "endpoint": {"service": "device_auth", "subject": SUBJECT},
+            "uses": ["postgres", "nats_system"],
+            "settings": {"issuer": server.issuer.seed, **settings},
+        }
+    }
+
+
+@asynccontextmanager
+async def serving(server: NatsServer, dsn: str, **settings: Any) -> AsyncIterator[Host]:
+    async with running_host(
+        server.url,
+        manifest(server, **settings),
+        database_url=dsn,
+        nats_system_url=server.system_url,
+    ) as host:
+        yield host
