@@ -1,6 +1,5 @@
 """One shadow and its changes, by the same rules for devices and for the management API. Pure."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -64,8 +63,8 @@ class Shadow:
     Attributes:
         version: +1 per accepted change, also across a deletion; 0 before the first one.
         last_sequence: the stream sequence of the newest applied message.
-        last_stored_at_ns: the stored time of the newest applied message.
-        last_stamp_ns: the newest stamp of either section.
+        last_message_ns: the newest stamp of a message.
+        last_stamp_ns: the newest stamp of a message or a call.
         deleted: True when there is no such shadow at present.
     """
 
@@ -74,7 +73,7 @@ class Shadow:
     desired: Section = field(default_factory=Section)
     reported: Section = field(default_factory=Section)
     last_sequence: int = 0
-    last_stored_at_ns: int = 0
+    last_message_ns: int = 0
     last_stamp_ns: int = 0
     updated_at: datetime | None = None
     deleted: bool = True
@@ -90,22 +89,26 @@ class Shadow:
     def stamp_message(self, sequence: int, stored_at_ns: int) -> int:
         """The stamp of a change that came as a stored message.
 
-        A message is late when both its sequence and its time are before the newest message's. A
-        lower sequence alone means that the stream was created again; an earlier time alone means
-        that the server's clock was put back. Both are new messages, so their values win.
+        It is the time at which the message was stored, so a call of the API between that time and
+        the moment in which the message is handled wins. A message is late when both its sequence
+        and its time are before the newest message's. A lower sequence alone means that the stream
+        was created again. An earlier time alone means that the server's clock was put back: the
+        time says nothing then, and the message's values win over everything.
         """
-        if sequence < self.last_sequence and stored_at_ns < self.last_stored_at_ns:
+        if stored_at_ns > self.last_message_ns:
+            stamp_ns = stored_at_ns
+        elif sequence < self.last_sequence and stored_at_ns < self.last_message_ns:
             return stored_at_ns
+        else:
+            stamp_ns = self.last_stamp_ns + 1
         self.last_sequence = sequence
-        self.last_stored_at_ns = stored_at_ns
-        return self._advance(stored_at_ns)
+        self.last_message_ns = stamp_ns
+        self.last_stamp_ns = max(self.last_stamp_ns, stamp_ns)
+        return stamp_ns
 
-    def stamp_now(self) -> int:
-        """The stamp of a change that is made now."""
-        return self._advance(time.time_ns())
-
-    def _advance(self, stamp_ns: int) -> int:
-        self.last_stamp_ns = max(stamp_ns, self.last_stamp_ns + 1)
+    def stamp_call(self, now_ns: int) -> int:
+        """The stamp of a change by a call of the API: calls take effect as they are handled."""
+        self.last_stamp_ns = max(now_ns, self.last_stamp_ns + 1)
         return self.last_stamp_ns
 
     def update(self, update: Update, stamp: Callable[[], int]) -> int:

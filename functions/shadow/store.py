@@ -95,7 +95,7 @@ async def save(connection: Connection, shadow: Shadow) -> None:
         _dump_memory(shadow.desired),
         _dump_memory(shadow.reported),
         shadow.last_sequence,
-        shadow.last_stored_at_ns,
+        shadow.last_message_ns,
         shadow.last_stamp_ns,
         shadow.deleted,
     )
@@ -147,7 +147,7 @@ def _from_row(key: ShadowKey, row: asyncpg.Record) -> Shadow:
         desired=_section(row["desired"], row["desired_memory"]),
         reported=_section(row["reported"], row["reported_memory"]),
         last_sequence=row["last_sequence"],
-        last_stored_at_ns=row["last_stored_at_ns"],
+        last_message_ns=row["last_message_ns"],
         last_stamp_ns=row["last_stamp_ns"],
         updated_at=row["updated_at"],
         deleted=row["deleted_at"] is not None,

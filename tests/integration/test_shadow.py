@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,11 @@ async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
 def report(sequence: int, payload: dict[str, Any]) -> Message:
     data = json.dumps({"provision_token": "tok", **payload}).encode()
     return stored(SUBJECT, data, sequence, stream="SHADOW")
+
+
+def report_now(sequence: int, payload: dict[str, Any]) -> Message:
+    """A report that is stored now, after every call of the API so far."""
+    return replace(report(sequence, payload), stored_at_ns=time.time_ns())
 
 
 async def sent(api: Caller) -> dict[str, Any]:
@@ -253,9 +259,29 @@ async def test_the_device_is_sent_what_it_still_has_to_do(api: Caller) -> None:
 async def test_a_device_may_clear_what_is_desired(api: Caller) -> None:
     await api.ask(update_desired, **DEVICE, state={"desired": {"a": 1}})
     done = {"state": {"reported": {"a": 1}, "desired": None}}
-    await api.deliver(answer_device, report(1, done))
+    await api.deliver(answer_device, report_now(1, done))
     document = await api.ask(get_shadow, **DEVICE)
     assert (document.state.desired, document.state.reported) == ({}, {"a": 1})
+
+
+async def test_a_request_that_was_stored_before_a_call_does_not_overwrite_it(api: Caller) -> None:
+    waiting = report_now(1, {"state": {"desired": {"a": "old", "b": 1}, "reported": {"c": 1}}})
+    checked = report_now(2, {"state": {"desired": {"a": "old"}}, "version": 1})
+    await api.ask(update_desired, **DEVICE, state={"desired": {"a": "new"}})
+    await api.deliver(answer_device, waiting)
+    document = await api.ask(get_shadow, **DEVICE)
+    assert document.state.desired == {"a": "new", "b": 1}
+    assert (document.version, document.state.reported) == (2, {"c": 1})
+    # With a version the request is refused, as AWS IoT does: the shadow has another one by now.
+    await api.deliver(answer_device, checked)
+    assert await reasons(api) == ["VERSION_CONFLICT"]
+    # Nor does one bring a shadow back that was deleted after it was stored.
+    waiting = report_now(3, {"state": {"desired": {"a": "old"}}})
+    await api.ask(delete_shadow, **DEVICE)
+    await api.deliver(answer_device, waiting)
+    assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
+    await api.deliver(answer_device, report_now(4, {"state": {"desired": {"a": "newer"}}}))
+    assert (await api.ask(get_shadow, **DEVICE)).state.desired == {"a": "newer"}
 
 
 async def test_of_two_changes_for_one_version_one_wins(api: Caller) -> None:
@@ -282,7 +308,7 @@ async def test_a_deleted_shadow_goes_on_with_its_version_and_no_old_report_bring
     assert await api.refuse(delete_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
     await api.deliver(answer_device, report(1, {"reported": {"b": 1}}))
     assert await api.refuse(get_shadow, **DEVICE) == ("SHADOW_NOT_FOUND", 404)
-    await api.deliver(answer_device, report(3, {"reported": {"c": 1}}))
+    await api.deliver(answer_device, report_now(3, {"reported": {"c": 1}}))
     assert await shown(api) == (4, {"c": 1})
 
 

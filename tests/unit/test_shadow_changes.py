@@ -1,6 +1,7 @@
 """Compares a shadow's changes with a plain model, for generated requests of AWS IoT's kinds."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -29,6 +30,7 @@ from tests.unit.test_shadow_document import PATCHES, plain_merge
 
 KEY = ShadowKey("t", "d.1")
 NAMED = ShadowKey("t", "d.1", "config")
+NOW_NS = 1_790_000_000_000_000_000
 CAUSE = Cause("SHADOW-1-2", 1_790_000_000, "mine")
 SECTIONS = st.one_of(
     st.none(), st.dictionaries(st.sampled_from(["a", "b", "c"]), PATCHES, max_size=3)
@@ -118,11 +120,72 @@ def test_a_late_request_changes_no_newer_value_and_brings_no_shadow_back(
     assert shuffled.deleted is in_order.deleted
 
 
+@dataclass
+class Change:
+    """A change at a time, and when it is handled: a call of the API at once, a message later."""
+
+    at_ns: int
+    handled_ns: int
+    is_call: bool
+    request: Any
+
+
+@st.composite
+def timed_histories(draw: st.DrawFn) -> list[Change]:
+    """Changes at different times, of which messages are handled in any order, calls at once."""
+    requests = draw(st.lists(st.one_of(UPDATES, DELETIONS), min_size=1, max_size=7))
+    changes = []
+    for number, (verb, state, _) in enumerate(requests, start=1):
+        is_call, at_ns = draw(st.booleans()), number * 1_000
+        late_ns = 0 if is_call else draw(st.integers(0, 8)) * 1_000 + 1
+        changes.append(Change(at_ns, at_ns + late_ns, is_call, (verb, state, None)))
+    return changes
+
+
+def make(shadow: Shadow, change: Change) -> None:
+    verb, state, _ = change.request
+
+    def stamp() -> int:
+        if change.is_call:
+            return shadow.stamp_call(change.at_ns)
+        return shadow.stamp_message(change.at_ns, change.at_ns)
+
+    if verb == "delete":
+        shadow.delete(None, stamp)
+    else:
+        shadow.update(Update(state), stamp)
+
+
+@given(timed_histories())
+def test_messages_that_are_handled_late_and_calls_give_the_document_of_their_times(
+    changes: list[Change],
+) -> None:
+    on_time, late = Shadow(KEY), Shadow(KEY)
+    for change in changes:
+        make(on_time, change)
+    for change in sorted(changes, key=lambda each: each.handled_ns):
+        make(late, change)
+    assert same(late.desired.state(), on_time.desired.state())
+    assert same(late.reported.state(), on_time.reported.state())
+    assert (late.version, late.deleted) == (on_time.version, on_time.deleted)
+    assert late.desired.metadata() == on_time.desired.metadata()
+
+
+def test_after_the_servers_clock_was_put_back_messages_take_effect() -> None:
+    shadow = Shadow(KEY)
+    shadow.update(Update({"desired": {"a": 1}}), lambda: shadow.stamp_message(5, 5_000))
+    shadow.update(Update({"desired": {"a": 2}}), lambda: shadow.stamp_call(6_000))
+    for sequence, stored_at_ns in ((6, 1_000), (7, 1_500)):
+        update = Update({"desired": {"a": sequence}})
+        shadow.update(update, partial(shadow.stamp_message, sequence, stored_at_ns))
+        assert shadow.desired.state() == {"a": sequence}
+
+
 @given(HISTORIES)
 def test_what_a_device_does_with_each_delta_leaves_none(history: list[Any]) -> None:
     shadow, _ = run(history)
     obeyed = Update({"reported": shadow.delta()})
-    shadow.update(obeyed, shadow.stamp_now)
+    shadow.update(obeyed, lambda: shadow.stamp_call(NOW_NS))
     assert shadow.delta() == {}
 
 
@@ -130,7 +193,7 @@ def test_what_a_device_does_with_each_delta_leaves_none(history: list[Any]) -> N
 def test_the_answers_to_an_update_fit_together(history: list[Any], patch: Any) -> None:
     shadow, _ = run(history)
     before, update = snapshot(shadow), Update({"reported": patch}, client_token="mine")
-    at_ns = shadow.update(update, shadow.stamp_now)
+    at_ns = shadow.update(update, lambda: shadow.stamp_call(NOW_NS))
     answers = dict(answers_to_update(update, at_ns, before, shadow, CAUSE))
     documents = answers["update/documents"]
     assert documents["previous"] == before
@@ -195,7 +258,7 @@ def test_the_answers_are_in_the_form_of_aws_iot() -> None:
 def test_every_answer_is_a_message_to_the_device_of_its_own(key: ShadowKey) -> None:
     shadow = Shadow(key)
     update = Update({"desired": {"a": 1}})
-    at_ns = shadow.update(update, shadow.stamp_now)
+    at_ns = shadow.update(update, lambda: shadow.stamp_call(NOW_NS))
     answers = answers_to_update(update, at_ns, snapshot(Shadow(key)), shadow, CAUSE)
     sent = as_downlinks(key, answers, CAUSE)
     below = "shadow/name/config/" if key.name else "shadow/"
@@ -233,7 +296,7 @@ def test_an_answer_that_a_stream_would_refuse_goes_without_metadata() -> None:
     assert len(orjson.dumps(many)) < MAX_SECTION_BYTES
     for state in ({"desired": many}, {"reported": dict.fromkeys(many, 1)}):
         update, before = Update(state), snapshot(shadow)
-        at_ns = shadow.update(update, shadow.stamp_now)
+        at_ns = shadow.update(update, lambda: shadow.stamp_call(NOW_NS))
     answers = dict(answers_to_update(update, at_ns, before, shadow, CAUSE))
     assert len(orjson.dumps(answers["update/documents"])) > MAX_BODY_BYTES
     for body in [*answers.values(), answer_to_get(shadow, CAUSE).body]:
@@ -249,7 +312,7 @@ def test_a_section_has_a_bound() -> None:
     shadow = Shadow(KEY)
     large = Update({"reported": {"a": "x" * MAX_SECTION_BYTES}})
     with pytest.raises(ChangeRefused, match="SHADOW_TOO_LARGE"):
-        shadow.update(large, shadow.stamp_now)
+        shadow.update(large, lambda: shadow.stamp_call(NOW_NS))
 
 
 def test_values_that_an_update_deletes_have_no_time() -> None:
