@@ -18,6 +18,7 @@ from functions.domain.admission import CertificatePolicy
 from functions.domain.envelope import Envelope
 from functions.domain.evaluation.budget import EvaluationLimits
 from functions.domain.evaluation.evaluator import Evaluator
+from functions.domain.job_bounds import JobBounds, JobLimits
 from functions.domain.quarantine import Refusal
 from functions.domain.quarantine_replays import Copy, find_copies
 from functions.domain.rate_limiter import RateLimiter
@@ -26,7 +27,6 @@ from functions.domain.refusal_log import log_refusals
 from functions.domain.registry import RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
 from functions.ingest.device_rates import DeviceRates
-from functions.ingest.job_bounds import JobBounds, JobLimits
 from functions.ingest.jobs import JobMaker
 from functions.ingest.ordered_writes import OrderedWrites
 from functions.ingest.partitions import ensure_partitions

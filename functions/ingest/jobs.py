@@ -13,10 +13,10 @@ from functions.domain.evaluation.evaluator import Evaluator
 from functions.domain.evaluation.values import Ask
 from functions.domain.expressions import variables_of
 from functions.domain.identifiers import job_id
+from functions.domain.job_bounds import JobBounds, JobLimits
 from functions.domain.outbox import NewJob
 from functions.domain.registry import RegisteredRoute
 from functions.domain.route_decisions import TAKEN, Decision, decide, job_subject
-from functions.ingest.job_bounds import JobBounds, JobLimits
 from functions.ingest.undecided import UndecidedFilters
 from runtime import Message
 
@@ -106,20 +106,13 @@ class JobMaker:
         for route, decision in zip(candidate.routes, decisions, strict=True):
             if decision.verdict == "taken":
                 job = _job(candidate, variables, route, decision.key)
-                jobs.append(self._bounded(job, len(jobs)))
+                jobs.append(self.bounds.bounded(job, len(jobs)))
             elif decision.verdict == "undecided":
                 tenant_id = variables["tenant_id"]
                 self.undecided.add(tenant_id, route.route_id, candidate.stored_at, decision)
             elif decision.code == "FILTER_FAILED":
                 self._count(route.route_id, candidate.message.received_at_s, decision.reason)
         return jobs
-
-    def _bounded(self, job: NewJob, place: int) -> NewJob:
-        judged = self.bounds.judge(job.tenant_id, place, len(job.content))
-        if judged.refusal is None:
-            return job
-        subject = job.subject if judged.leaves_letter else None
-        return job._replace(refusal=judged.refusal, subject=subject)
 
     def _count(self, route_id: str, now_s: float, reason: str) -> None:
         self.failures[route_id] = self.failures.get(route_id, 0) + 1

@@ -1,35 +1,30 @@
 """Makes jobs of devices' events for the routes that want them."""
 
-from collections.abc import Sequence
 from datetime import UTC
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from functions.domain.device_events import LEVELS, DeviceEvent, takes_event
-from functions.domain.evaluation.evaluator import Evaluator
 from functions.domain.identifiers import job_id
 from functions.domain.named_sql import read_queries
-from functions.domain.outbox import NewJob, add_jobs
-from functions.domain.route_decisions import LATER
+from functions.domain.outbox import NewJob
 from functions.route_delivery.job import Job
-from functions.route_delivery.jobs_again import TargetRoute, new_job
-from runtime import Batch, Context, Event, Retry
+from functions.route_delivery.platform_jobs import (
+    MAX_ROUTES,
+    PlatformJobs,
+    PlatformJobSettings,
+    start,
+    stop,
+)
+from runtime import Batch, Context, Retry
 
 _QUERIES = read_queries(Path(__file__).with_name("device_events.sql"))
-_MAX_ROUTES = 100
+
+# The name under which the host looks for a function's settings.
+Settings = PlatformJobSettings
 
 
-async def start(ctx: Context) -> Evaluator:
-    """What evaluates the filters of the routes."""
-    return Evaluator(ctx.log)
-
-
-async def stop(ctx: Context[Evaluator]) -> None:
-    """End the process of the filters."""
-    await ctx.state.close()
-
-
-async def route_device_events(batch: Batch[DeviceEvent], ctx: Context[Evaluator]) -> None:
+async def route_device_events(batch: Batch[DeviceEvent], ctx: Context[PlatformJobs]) -> None:
     """Make a job for each route of the tenant whose topic filter names the events and accepts one.
 
     Of one event and route there is one job for ever, however often the event is stored. A tenant
@@ -37,7 +32,7 @@ async def route_device_events(batch: Batch[DeviceEvent], ctx: Context[Evaluator]
     subject's is rejected; one that no filter can judge now is retried.
     """
     tenants = sorted({event.data.tenant_id for event in batch})
-    rows = await ctx.postgres.fetch(_QUERIES["routes"], tenants, sorted(LEVELS), _MAX_ROUTES)
+    rows = await ctx.postgres.fetch(_QUERIES["routes"], tenants, sorted(LEVELS), MAX_ROUTES)
     # By their ids: an event may be stored twice.
     jobs: dict[str, NewJob] = {}
     for event in batch:
@@ -53,39 +48,25 @@ async def route_device_events(batch: Batch[DeviceEvent], ctx: Context[Evaluator]
             if row["tenant_id"] == found.tenant_id and takes_event(row["topic_filter"], found)
         ]
         try:
-            jobs |= {job.job_id: job for job in await _jobs_of(event, routes, ctx)}
+            made = await ctx.state.of(routes, partial(_job, found), ctx)
         except Retry as later:
             batch.retry(event, later.reason)
-    if jobs:
-        async with ctx.postgres.acquire() as connection, connection.transaction():
-            await add_jobs(connection, list(jobs.values()))
+        else:
+            jobs |= {job.job_id: job for job in made}
+    await ctx.state.add(list(jobs.values()), ctx)
 
 
-async def _jobs_of(
-    event: Event[DeviceEvent], routes: Sequence[Any], ctx: Context[Evaluator]
-) -> list[NewJob]:
-    found, jobs = event.data, []
-    for row in routes:
-        job = Job(
-            job_id=job_id(found.event_id, row["route_id"]),
-            route_id=row["route_id"],
-            tenant_id=found.tenant_id,
-            device_id=found.device_id,
-            topic=found.topic,
-            msg_type=found.kind,
-            payload=found.payload,
-            stored_at=found.at.astimezone(UTC),
-        )
-        route = TargetRoute.of(row)
-        [decision] = await route.decide(ctx.state, [job])
-        if decision.code in LATER:
-            raise Retry(decision.reason)
-        if decision.verdict == "undecided":
-            text = "A route's filter was not evaluated, so the route did not get an event"
-            ctx.log.warning(text, route_id=row["route_id"], code=decision.code)
-        if decision.verdict == "taken":
-            jobs.append(new_job(job, route, decision.key))
-    return jobs
+def _job(event: DeviceEvent, route_id: str) -> Job:
+    return Job(
+        job_id=job_id(event.event_id, route_id),
+        route_id=route_id,
+        tenant_id=event.tenant_id,
+        device_id=event.device_id,
+        topic=event.topic,
+        msg_type=event.kind,
+        payload=event.payload,
+        stored_at=event.at.astimezone(UTC),
+    )
 
 
-__all__ = ["route_device_events", "start", "stop"]
+__all__ = ["Settings", "route_device_events", "start", "stop"]

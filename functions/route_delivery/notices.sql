@@ -1,4 +1,4 @@
--- Notices to tenants: rows that are to be published, and the routes that want them.
+-- Notices to tenants: rows that are to be published.
 
 -- name: unpublished
 -- $1 how many at most
@@ -21,12 +21,3 @@ WHERE notice_id IN (
     ORDER BY created_at
     LIMIT $2
 );
-
--- name: routes
--- A tenant's enabled routes for notices.
--- $1 tenant, $2 how many at most
-SELECT id::text AS route_id, topic_filter, destination_type, payload_filter, order_by
-FROM message_routes
-WHERE tenant_id = $1 AND is_enabled AND split_part(topic_filter, '/', 3) = 'notices'
-ORDER BY id
-LIMIT $2;

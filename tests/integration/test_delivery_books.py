@@ -10,8 +10,8 @@ import pytest
 import structlog
 
 from functions.domain.delivery_counts import DeliveryCounts, counts_of_all, counts_of_tenants
+from functions.domain.job_bounds import TENANT_BACKLOG_FULL, TOO_MANY_JOBS
 from functions.domain.outbox import NewJob, add_jobs
-from functions.ingest.job_bounds import TENANT_BACKLOG_FULL, TOO_MANY_JOBS
 from functions.management.delivery_books import get_books, get_tenant_books
 from functions.route_delivery.dead_jobs import read_dead_job, record_dead_jobs
 from functions.route_delivery.outbox import fold_counts

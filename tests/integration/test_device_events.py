@@ -11,8 +11,10 @@ import pytest
 import structlog
 
 from functions.domain.device_events import DeviceEvent, NewEvent, add_events
+from functions.domain.job_bounds import TENANT_BACKLOG_FULL, JobBounds, JobLimits
 from functions.presence.announcing import Transition, event_of
 from functions.route_delivery.device_events import route_device_events
+from functions.route_delivery.platform_jobs import PlatformJobs
 from runtime import Batch, Context, Event, Message, Reject
 from runtime.context import Scope
 from runtime.resource.postgres import open_pool
@@ -69,7 +71,7 @@ async def events(postgres_dsn: str) -> AsyncIterator[Events]:
     pool = await open_pool(postgres_dsn, max_size=2)
     await pool.execute("INSERT INTO tenants (tenant_id) VALUES ('test'), ('other')")
     scope = Scope("test", None, Outbox(), {"postgres": pool}, structlog.get_logger())
-    scope.state = EvaluatorHere()
+    scope.state = PlatformJobs(EvaluatorHere(), JobBounds(JobLimits(), structlog.get_logger()))
     yield Events(pool, scope)
     await pool.close()
 
@@ -145,3 +147,26 @@ async def test_an_event_on_another_devices_subject_is_rejected(events: Events) -
     assert rejected.code == "TENANT_MISMATCH"
     assert done is None
     assert [job["payload"]["version"] for _, job in await events.jobs()] == [4]
+
+
+async def test_jobs_of_events_are_within_their_tenants_bounds(events: Events) -> None:
+    limits = JobLimits(waiting_bytes=3000, given_up_bytes=1000)
+    bounds = JobBounds(limits, structlog.get_logger())
+    events.scope.state = PlatformJobs(EvaluatorHere(), bounds)
+    for _ in range(5):
+        await events.add_route("tenant/test/device/+/commands/state")
+    for message in [await events.make(version) for version in range(1, 5)]:
+        await events.route(message)
+    rows = await events.pool.fetch(
+        "SELECT status, refusal, subject, octet_length(content) AS size FROM delivery_jobs"
+    )
+    waiting = [row["size"] for row in rows if row["status"] == "waiting"]
+    refused = [row for row in rows if row["status"] == "refused"]
+    assert len(rows) == 20
+    assert sum(waiting) <= 3000 < sum(waiting) + max(waiting)
+    assert {row["refusal"] for row in refused} == {TENANT_BACKLOG_FULL}
+    # The rest is counted only.
+    letters = [row["size"] for row in refused if row["subject"] is not None]
+    assert 0 < sum(letters) <= 1000 < sum(letters) + max(letters)
+    notices = await events.pool.fetch("SELECT kind, data ->> 'code' AS code FROM notices")
+    assert [tuple(row) for row in notices] == [("jobs_refused", TENANT_BACKLOG_FULL)]

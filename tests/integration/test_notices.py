@@ -10,14 +10,12 @@ import orjson
 import pytest
 import structlog
 
+from functions.domain.job_bounds import JobBounds, JobLimits
 from functions.domain.notices import Notice, add_notice
 from functions.route_delivery.dead_jobs import record_dead_jobs
-from functions.route_delivery.notices import (
-    NoticeSettings,
-    PublishedNotice,
-    publish_notices,
-    route_notices,
-)
+from functions.route_delivery.notice_routing import PublishedNotice, route_notices
+from functions.route_delivery.notices import NoticeSettings, publish_notices
+from functions.route_delivery.platform_jobs import PlatformJobs
 from runtime import Batch, Context, Event, Message, Reject
 from runtime.broker.connection import Broker
 from runtime.context import Scope
@@ -84,7 +82,7 @@ async def notices(broker: Broker, postgres_dsn: str) -> AsyncIterator[Notices]:
     await broker.api("STREAM.CREATE.NOTICES", {"name": "NOTICES", "subjects": ["notices.*.*"]})
     log = structlog.get_logger()
     scope = Scope("notices", NoticeSettings(), broker, {"postgres": pool}, log)
-    scope.state = EvaluatorHere()
+    scope.state = PlatformJobs(EvaluatorHere(), JobBounds(JobLimits(waiting_bytes=1000), log))
     yield Notices(broker, pool, scope)
     await broker.api("STREAM.DELETE.NOTICES", None)
     await pool.close()
@@ -189,3 +187,20 @@ async def test_given_up_jobs_of_a_route_are_one_notice_and_each_is_dead(notices:
     assert orjson.loads(notice["data"])["payload"] == {"n": 0}
     states = await notices.pool.fetch("SELECT DISTINCT status FROM delivery_jobs")
     assert [row["status"] for row in states] == ["dead"]
+
+
+async def test_jobs_of_notices_are_within_their_tenants_bounds(notices: Notices) -> None:
+    for _ in range(8):
+        await notices.add_route("tenant/test/notices/#")
+    await notices.add()
+    await notices.publish()
+    await notices.route()
+    size = "SELECT sum(octet_length(content)) FROM delivery_jobs WHERE status = 'waiting'"
+    assert 0 < await notices.pool.fetchval(size) <= 1000
+    # It is told of once; that its own jobs are refused makes no further notice.
+    for sequence in (2, 3):
+        await notices.publish()
+        if len(await notices.stored("NOTICES")) >= sequence:
+            await notices.route(sequence)
+    kinds = await notices.pool.fetch("SELECT kind, count FROM notices ORDER BY created_at")
+    assert [row["kind"] for row in kinds] == ["endpoint_failing", "jobs_refused"]

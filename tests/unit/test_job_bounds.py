@@ -3,14 +3,14 @@
 import structlog
 
 from functions.domain.delivery_counts import DeliveryCounts
-from functions.domain.outbox import NewJob
-from functions.ingest.job_bounds import (
+from functions.domain.job_bounds import (
     TENANT_BACKLOG_FULL,
     TOO_MANY_JOBS,
     JobBounds,
     JobLimits,
     Judged,
 )
+from functions.domain.outbox import NewJob
 
 LIMITS = JobLimits(per_message=3, waiting_bytes=1000, given_up_bytes=450)
 OK, FULL, MANY = Judged(), Judged(TENANT_BACKLOG_FULL), Judged(TOO_MANY_JOBS)

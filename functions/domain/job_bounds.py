@@ -130,6 +130,14 @@ class JobBounds:
         self._say(tenant_id, code)
         return Judged(code, leaves_letter)
 
+    def bounded(self, job: NewJob, place: int = 0) -> NewJob:
+        """The job, or the same one refused; see `judge`."""
+        judged = self.judge(job.tenant_id, place, len(job.content))
+        if judged.refusal is None:
+            return job
+        subject = job.subject if judged.leaves_letter else None
+        return job._replace(refusal=judged.refusal, subject=subject)
+
     def notices(self, jobs: Iterable[NewJob]) -> list[Notice]:
         """What the tenants of refused jobs are to be told: once an hour for each reason."""
         hour = int(time.time()) // _HOUR_S

@@ -1,0 +1,108 @@
+"""Jobs of what the platform tells its tenants: events of devices, and notices.
+
+They are bounded as those of devices' messages are: beyond a tenant's bytes of waiting jobs a new
+one is refused. It leaves a dead letter while the tenant's share of these allows it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from functions.domain.evaluation.evaluator import Evaluator
+from functions.domain.job_bounds import JobBounds, JobLimits
+from functions.domain.notices import add_notice
+from functions.domain.outbox import NewJob, add_jobs
+from functions.domain.route_decisions import LATER
+from functions.route_delivery.job import Job
+from functions.route_delivery.jobs_again import TargetRoute, new_job
+from runtime import Context, Retry
+
+MAX_ROUTES = 100
+"""How many routes of a tenant count, the oldest first, and so the most jobs of one event."""
+
+
+class PlatformJobSettings(BaseModel):
+    """Bounds on the jobs of a tenant.
+
+    Attributes:
+        max_waiting_bytes: of those that wait; beyond it a job is refused.
+        max_given_up_bytes: of those that were refused or given up; beyond it a refused job leaves
+            no dead letter.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_waiting_bytes: Annotated[int, Field(ge=1_000, le=10**15)] = 256_000_000
+    max_given_up_bytes: Annotated[int, Field(ge=0, le=10**15)] = 64_000_000
+
+    def limits(self) -> JobLimits:
+        """The bounds in their own form."""
+        return JobLimits(MAX_ROUTES, self.max_waiting_bytes, self.max_given_up_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformJobs:
+    """Makes the jobs.
+
+    Attributes:
+        evaluator: of the routes' filters and order keys.
+        bounds: judges each job.
+    """
+
+    evaluator: Evaluator
+    bounds: JobBounds
+
+    async def of(
+        self, routes: Iterable[Any], job_for: Callable[[str], Job], ctx: Context["PlatformJobs"]
+    ) -> list[NewJob]:
+        """The jobs of one event or notice.
+
+        Args:
+            routes: rows of the routes whose topic filters take it.
+            job_for: its job for the route of this id.
+            ctx: of the call.
+
+        Raises:
+            Retry: the tenant's filters have used up their time.
+        """
+        jobs: list[NewJob] = []
+        for row in routes:
+            job, route = job_for(row["route_id"]), TargetRoute.of(row)
+            [decision] = await route.decide(self.evaluator, [job])
+            if decision.code in LATER:
+                raise Retry(decision.reason)
+            if decision.verdict == "undecided":
+                text = "A route's filter was not evaluated, so the route got no job"
+                ctx.log.warning(text, route_id=row["route_id"], code=decision.code)
+            if decision.verdict == "taken":
+                jobs.append(new_job(job, route, decision.key))
+        return jobs
+
+    async def add(self, jobs: Sequence[NewJob], ctx: Context["PlatformJobs"]) -> None:
+        """Commit jobs, the ones beyond their tenant's bounds as refused, and tell the tenant."""
+        if not jobs:
+            return
+        await self.bounds.refresh(ctx.postgres, {job.tenant_id for job in jobs})
+        bounded = [self.bounds.bounded(job) for job in jobs]
+        notices = self.bounds.notices(bounded)
+        async with ctx.postgres.acquire() as connection, connection.transaction():
+            await add_jobs(connection, bounded)
+            for notice in notices:
+                await add_notice(connection, notice)
+        self.bounds.told(notices)
+
+
+async def start(ctx: Context[PlatformJobs]) -> PlatformJobs:
+    """What evaluates the filters of the routes, and judges their jobs."""
+    settings: PlatformJobSettings = ctx.settings
+    return PlatformJobs(Evaluator(ctx.log), JobBounds(settings.limits(), ctx.log))
+
+
+async def stop(ctx: Context[PlatformJobs]) -> None:
+    """End the process of the filters."""
+    await ctx.state.evaluator.close()
+
+
+__all__ = ["MAX_ROUTES", "PlatformJobSettings", "PlatformJobs", "start", "stop"]
