@@ -7,6 +7,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
 
+UNREADABLE = (ValueError, TypeError, x509.InvalidVersion)
+"""What `cryptography` raises for bytes that are no certificate; for some of them only when a part
+is read."""
+
+
 class DeviceCertificate(NamedTuple):
     """What a certificate says; whoever verified its chain and key is another's business.
 
@@ -32,11 +37,11 @@ def read_certificate(encoded: bytes) -> DeviceCertificate | None:
             certificate = x509.load_der_x509_certificate(encoded)
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         (name,) = (str(each.value) for each in names)
-    except ValueError:
+        until_s = int(certificate.not_valid_after_utc.timestamp())
+    except UNREADABLE:
         return None
     tenant_id, _, device_id = name.partition("/")
-    until_s = int(certificate.not_valid_after_utc.timestamp())
     return DeviceCertificate(tenant_id, device_id, certificate.fingerprint(SHA256()).hex(), until_s)
 
 
-__all__ = ["DeviceCertificate", "read_certificate"]
+__all__ = ["UNREADABLE", "DeviceCertificate", "read_certificate"]

@@ -26,9 +26,17 @@ class Page(BaseModel, Generic[T]):
     next_cursor: str | None = None
 
 
-def write_cursor(*key: Any) -> str:  # noqa: ANN401 - text, numbers and times
+def write_cursor(*key: Any) -> str:  # noqa: ANN401 - text, numbers, times and UUIDs
     """An opaque text that encodes the sort key of a page's last item."""
-    return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
+    written = orjson.dumps(key, default=_write_uuid)
+    return base64.urlsafe_b64encode(written).decode().rstrip("=")
+
+
+def _write_uuid(value: object) -> str:
+    """orjson knows the class `UUID` alone, and the database's driver has a subclass of it."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError
 
 
 def read_cursor(cursor: str | None, *parts: Callable[[Any], Any]) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, StringConstraints
 
+from functions.domain.device_certificates import UNREADABLE
 from functions.domain.named_sql import read_queries
 from functions.domain.paging import Page
 from functions.management.devices import DeviceStatus, device_not_found
@@ -49,17 +50,16 @@ async def register_certificate(event: Event[RegisterCertificate], ctx: Context) 
     """Register a certificate for a device."""
     wanted = event.data
     certificate = _parse(wanted.certificate_pem)
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if [name.value for name in names] != [f"{wanted.tenant_id}/{wanted.device_id}"]:
+    if certificate.names != [f"{wanted.tenant_id}/{wanted.device_id}"]:
         raise Reject("CERTIFICATE_NAME_MISMATCH", "The common name must be tenant_id/device_id.")
     try:
         row = await ctx.postgres.fetchrow(
             _QUERIES["insert"],
             wanted.tenant_id,
             wanted.device_id,
-            certificate.fingerprint(SHA256()).hex(),
-            certificate.not_valid_before_utc,
-            certificate.not_valid_after_utc,
+            certificate.fingerprint,
+            certificate.not_before,
+            certificate.not_after,
         )
     except asyncpg.ForeignKeyViolationError:
         raise device_not_found() from None
@@ -87,10 +87,24 @@ async def revoke_certificate(event: Event[RevokeCertificate], ctx: Context) -> C
     return _certificate(row)
 
 
-def _parse(pem: str) -> x509.Certificate:
+class _Parsed(NamedTuple):
+    names: list[str | bytes]
+    fingerprint: str
+    not_before: datetime
+    not_after: datetime
+
+
+def _parse(pem: str) -> _Parsed:
     try:
-        return x509.load_pem_x509_certificate(pem.encode())
-    except ValueError:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return _Parsed(
+            [name.value for name in names],
+            certificate.fingerprint(SHA256()).hex(),
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+        )
+    except UNREADABLE:
         raise Reject(
             "CERTIFICATE_INVALID", "This is not an X.509 certificate in PEM form."
         ) from None

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from functions.domain.delivery_options import DeliveryOptions, OrderKey, OrderKeyText
 from functions.domain.evaluation.evaluator import Evaluator
@@ -19,7 +19,7 @@ from functions.domain.identifiers import DeviceId
 from functions.domain.named_sql import read_queries
 from functions.domain.route_decisions import decide, steps_of
 from functions.domain.transformations import Transformation, TransformationFailed, Transformer
-from functions.domain.values import JsonObject, ShortText
+from functions.domain.values import JsonObject, ShortText, Time
 from functions.management.requests import Request, TenantRequest
 from runtime import Context, Event, Reject
 
@@ -58,7 +58,7 @@ class Sample(Request):
     payload: JsonObject
     device_id: DeviceId = "device"
     msg_type: ShortText = "telemetry"
-    stored_at: AwareDatetime | None = None
+    stored_at: Time | None = None
 
 
 class Preview(TenantRequest):

@@ -124,7 +124,7 @@ async def list_quarantine_replays(
         _QUERIES["page"], *read_cursor(query.cursor, as_time, as_uuid), query.limit + 1
     )
     items = [_replay(row) for row in rows]
-    return cut(items, query.limit, lambda item: (item.created_at, str(item.replay_id)))
+    return cut(items, query.limit, lambda item: (item.created_at, item.replay_id))
 
 
 async def cancel_quarantine_replay(

@@ -157,7 +157,7 @@ async def list_replays(event: Event[ListReplays], ctx: Context) -> Page[Replay]:
         query.limit + 1,
     )
     items = [_replay(row) for row in rows]
-    return cut(items, query.limit, lambda item: (item.created_at, str(item.replay_id)))
+    return cut(items, query.limit, lambda item: (item.created_at, item.replay_id))
 
 
 async def cancel_replay(event: Event[ReplayRequest], ctx: Context) -> Replay:

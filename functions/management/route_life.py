@@ -135,7 +135,7 @@ async def list_notices(event: Event[ListNotices], ctx: Context) -> Page[ShownNot
         query.limit + 1,
     )
     items = [ShownNotice.model_validate({**row, "data": orjson.loads(row["data"])}) for row in rows]
-    return cut(items, query.limit, lambda item: (item.created_at, str(item.notice_id)))
+    return cut(items, query.limit, lambda item: (item.created_at, item.notice_id))
 
 
 async def _change(event: Event[RouteLifeRequest], ctx: Context, change: str) -> RouteHealth:

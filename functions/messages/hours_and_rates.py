@@ -166,7 +166,7 @@ async def list_quiet_hours(event: Event[ListQuietHours], ctx: Context) -> Page[Q
         _QUERIES["page"], query.tenant_id, created_at, quiet_hours_id, query.limit + 1
     )
     items = [_entry(row) for row in rows]
-    return cut(items, query.limit, lambda entry: (entry.created_at, str(entry.quiet_hours_id)))
+    return cut(items, query.limit, lambda entry: (entry.created_at, entry.quiet_hours_id))
 
 
 async def update_quiet_hours(event: Event[UpdateQuietHours], ctx: Context) -> QuietHoursEntry:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +26,7 @@ from functions.domain.topics import Topic
 from functions.management import (
     certificates,
     deliveries,
+    delivery_options,
     device_tokens,
     devices,
     routes,
@@ -182,6 +184,7 @@ async def test_a_time_at_the_calendars_ends_is_refused(api: Caller, time: str) -
         (deliveries.ListAttempts, {"since": time}),
         (subscriptions.CreateSubscription, {"tenant_id": "test", "expires_at": time}),
         (subscriptions.CreateSubscription, {"tenant_id": "test", "starts_at": time}),
+        (delivery_options.Sample, {"payload": {}, "stored_at": time}),
     ):
         with pytest.raises(ValidationError, match="year must be between 2 and 9998"):
             asked.model_validate(fields)
@@ -416,8 +419,11 @@ async def test_a_certificate_must_carry_the_devices_name(api: Caller) -> None:
     assert refusal == ("CERTIFICATE_NAME_MISMATCH", 400)
     unknown = {"tenant_id": "test", "device_id": "dev2", "certificate_pem": other}
     assert await api.refuse(new, **unknown) == ("DEVICE_NOT_FOUND", 404)
-    refusal = await api.refuse(new, **DEVICE, certificate_pem="-----BEGIN nothing")
-    assert refusal == ("CERTIFICATE_INVALID", 400)
+    name = b"test/dev1"
+    damaged = ssl.PEM_cert_to_DER_cert(pem).replace(b"\x0c\x09" + name, b"\x03\x09" + name)
+    for none in ("-----BEGIN nothing", ssl.DER_cert_to_PEM_cert(damaged)):
+        refusal = await api.refuse(new, **DEVICE, certificate_pem=none)
+        assert refusal == ("CERTIFICATE_INVALID", 400)
     revoke = certificates.revoke_certificate
     gone = await api.ask(revoke, **DEVICE, certificate_id=kept.certificate_id)
     assert gone.status == "REVOKED"
