@@ -6,7 +6,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-
 UNREADABLE = (ValueError, TypeError, x509.InvalidVersion)
 """What `cryptography` raises for bytes that are no certificate; for some of them only when a part
 is read."""

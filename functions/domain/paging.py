@@ -33,7 +33,7 @@ def write_cursor(*key: Any) -> str:  # noqa: ANN401 - text, numbers, times and U
 
 
 def _write_uuid(value: object) -> str:
-    """orjson knows the class `UUID` alone, and the database's driver has a subclass of it."""
+    """For orjson, which knows `UUID` and not the subclass of the database's driver."""
     if isinstance(value, UUID):
         return str(value)
     raise TypeError

@@ -13,11 +13,11 @@ from functions.http_gateway.caller_admission import CallerAdmission
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.command_polls import CommandPolls
 from functions.http_gateway.device_admission import DeviceAdmission
-from functions.http_gateway.device_commands import DeviceCommands, is_poll
+from functions.http_gateway.device_commands import DeviceCommands
 from functions.http_gateway.device_ingest import DeviceIngest
-from functions.http_gateway.device_messages import INGEST
 from functions.http_gateway.device_proofs import DeviceProofs
-from functions.http_gateway.device_shadow import DeviceShadow, is_shadow_question
+from functions.http_gateway.device_resources import INGEST, METHODS, Resource, resource_of
+from functions.http_gateway.device_shadow import DeviceShadow
 from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.door_rates import DoorRates
 from functions.http_gateway.emqx_bridge import EmqxBridge
@@ -25,7 +25,8 @@ from functions.http_gateway.forwarding import Forwarder
 from functions.http_gateway.host_names import HostNames
 from functions.http_gateway.named_schemas import NamedSchemas
 from functions.http_gateway.pages import Pages
-from functions.http_gateway.problems import ProblemError, code_of, title
+from functions.http_gateway.paths import decode_segments
+from functions.http_gateway.problems import ProblemError, code_of, tell_methods, title
 from functions.http_gateway.requests import Request
 from functions.http_gateway.routes import RouteTable
 from functions.http_gateway.storing import Storage
@@ -71,7 +72,6 @@ def build_application(
             Route("/docs", pages.docs),
             Route("/docs/docs.js", pages.docs),
             Route("/docs/docs.css", pages.docs),
-            Route(f"{INGEST}{{rest:path}}", _Endpoint(device_ingest), methods=["POST"]),
             Route("/bridge/v1/mqtt", _Endpoint(bridge), methods=["POST"]),
         ],
         redirect_slashes=False,
@@ -98,7 +98,7 @@ class _Endpoint:
 
 
 class _Paths:
-    """Sends what devices post to its place at once, and everything else through the router.
+    """Sends what devices post and ask to its place, and everything else through the router.
 
     The router and what belongs to it take 30 us a request, as long as publishing a message does.
     """
@@ -112,22 +112,30 @@ class _Paths:
     ) -> None:
         self._router = ExceptionMiddleware(router, handlers={HTTPException: _as_problem})
         self._device_ingest = device_ingest
-        self._device_commands = device_commands
-        self._device_shadow = device_shadow
+        self._of_devices: dict[Resource, ASGIApp] = {
+            "messages": device_ingest,
+            "commands": device_commands,
+            "shadow": device_shadow,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "POST" and scope["path"].startswith(INGEST):
-            await self._device_ingest(scope, receive, send)
-            return
-        if is_poll(scope):
-            await self._device_commands(scope, receive, send)
-            return
-        if is_shadow_question(scope):
-            await self._device_shadow(scope, receive, send)
+        if scope["path"].startswith(INGEST):
+            if scope["method"] == "POST":
+                await self._device_ingest(scope, receive, send)
+            else:
+                await self._ask(scope, receive, send)
             return
         # Only within an application does the router raise its 405.
         scope["app"] = self
         await self._router(scope, receive, send)
+
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        resource = resource_of(decode_segments(scope["raw_path"]))
+        methods = METHODS[resource]
+        if scope["method"] in methods:
+            await self._of_devices[resource](scope, receive, send)
+            return
+        await tell_methods(scope["method"], methods)(scope, receive, send)
 
 
 async def _as_problem(request: StarletteRequest, failure: Exception) -> Response:
@@ -135,7 +143,7 @@ async def _as_problem(request: StarletteRequest, failure: Exception) -> Response
     if not isinstance(failure, HTTPException):
         raise failure
     headers = dict(failure.headers or {})
-    if request.method == "OPTIONS" and "Allow" in headers:
-        return Response(status_code=204, headers={"Allow": f"{headers['Allow']}, OPTIONS"})
+    if "Allow" in headers:
+        return tell_methods(request.method, sorted(headers["Allow"].split(", ")))
     status = failure.status_code
     raise ProblemError(status, code_of(status), f"{title(status)}.", headers=headers)

@@ -121,11 +121,17 @@ def _use_origin_form(scope: Scope) -> None:
     """Read `GET http://host/path` as `GET /path` with that host.
 
     Source: RFC 9112, section 3.2.2.
+
+    Raises:
+        ProblemError: 400 for a URL without a host, or with a user.
     """
     scheme, separator, rest = scope["raw_path"].partition(b"://")
     if not separator or scheme.lower() not in {b"http", b"https"}:
         return
     authority, slash, path = rest.partition(b"/")
+    # Source: RFC 9110, sections 4.2.1 and 4.2.4: no host is invalid, and a user is to be refused.
+    if not authority.partition(b":")[0] or b"@" in authority:
+        raise ProblemError(400, "MALFORMED_HTTP", "The URL names no host, or a user.")
     scope["raw_path"] = slash + path or b"/"
     scope["path"] = unquote(scope["raw_path"].decode("ascii", "replace"))
     scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"host"]

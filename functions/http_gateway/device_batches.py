@@ -25,6 +25,7 @@ from functions.http_gateway.device_messages import (
     read_topic,
     with_token,
 )
+from functions.http_gateway.device_resources import BATCH
 from functions.http_gateway.file_bodies import LINES
 from functions.http_gateway.idempotency import idempotency_key
 from functions.http_gateway.problems import ProblemError
@@ -33,7 +34,6 @@ from functions.http_gateway.settings import GatewaySettings
 from functions.http_gateway.storing import Storage, trace_headers
 from runtime import Context
 
-_SUFFIX = b"/batch"
 _AT_ONCE = 50
 
 _Result = dict[str, Any]
@@ -53,11 +53,6 @@ class _Batch(NamedTuple):
     username: str
     key: str | None
     headers: Mapping[str, str]
-
-
-def is_batch(raw_path: bytes) -> bool:
-    """Whether a device's path is that of batches."""
-    return raw_path.endswith(_SUFFIX)
 
 
 class DeviceBatches:
@@ -83,7 +78,7 @@ class DeviceBatches:
             ProblemError: the batch as a whole is refused, or no item of it could be stored at
                 present.
         """
-        topic = read_topic(request.scope["raw_path"].removesuffix(_SUFFIX))
+        topic = read_topic(request.scope["raw_path"].removesuffix(BATCH))
         has_lines = _has_lines(request)
         is_coded = is_gzip(request)
         key = idempotency_key(request)
@@ -208,4 +203,4 @@ def _answer(results: Sequence[_Result]) -> tuple[int, bytes]:
     return int(status), orjson.dumps(document)
 
 
-__all__ = ["DeviceBatches", "is_batch"]
+__all__ = ["DeviceBatches"]

@@ -8,19 +8,12 @@ from functions.domain.topics import Topic
 from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.command_polls import CommandPolls, Poll, read_poll
 from functions.http_gateway.device_admission import DeviceAdmission
-from functions.http_gateway.device_messages import INGEST, header_token, read_device_path
+from functions.http_gateway.device_messages import header_token, read_device_path
 from functions.http_gateway.json_answers import send_json
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.requests import Request
 
-_SUFFIX = "/commands"
 _OK = 200
-
-
-def is_poll(scope: Scope) -> bool:
-    """Whether a request asks for a device's commands."""
-    path: str = scope["path"]
-    return scope["method"] == "GET" and path.startswith(INGEST) and path.endswith(_SUFFIX)
 
 
 class DeviceCommands:
@@ -54,4 +47,4 @@ class DeviceCommands:
         self._admission.rates.take(topic)
 
 
-__all__ = ["DeviceCommands", "is_poll"]
+__all__ = ["DeviceCommands"]

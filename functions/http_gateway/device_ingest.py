@@ -9,7 +9,7 @@ from functions.http_gateway.bodies import BodyReader, read_object, require_json_
 from functions.http_gateway.command_polls import CommandPolls, read_poll
 from functions.http_gateway.content_coding import expand, is_gzip
 from functions.http_gateway.device_admission import DeviceAdmission
-from functions.http_gateway.device_batches import DeviceBatches, is_batch
+from functions.http_gateway.device_batches import DeviceBatches
 from functions.http_gateway.device_messages import (
     header_token,
     make_envelope,
@@ -17,6 +17,7 @@ from functions.http_gateway.device_messages import (
     read_topic,
     with_token,
 )
+from functions.http_gateway.device_resources import is_batch
 from functions.http_gateway.idempotency import idempotency_key
 from functions.http_gateway.json_answers import send_json
 from functions.http_gateway.requests import Request

@@ -14,9 +14,6 @@ from functions.http_gateway.paths import decode_segments
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.requests import Request
 
-INGEST = "/ingest/v1/tenant/"
-"""The beginning of the paths of devices."""
-
 _PREFIX = ("ingest", "v1")
 _STARTED_AS = secrets.token_hex(12)
 _numbers = itertools.count()

@@ -10,24 +10,13 @@ from functions.domain.shadows import SUBJECT
 from functions.domain.topics import Topic
 from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.device_admission import DeviceAdmission
-from functions.http_gateway.device_messages import INGEST, header_token, read_topic
+from functions.http_gateway.device_messages import header_token, read_topic
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.requests import Request
 from runtime import Context, RequestFailed, Unavailable, Unsendable
 
 _QUESTION = b"/get"
-_NAMED = "/shadow/name/"
 _ANSWER_WITHIN_S = 5.0
-
-
-def is_shadow_question(scope: Scope) -> bool:
-    """Whether a request asks for a device's shadow."""
-    path: str = scope["path"]
-    return (
-        scope["method"] == "GET"
-        and path.startswith(INGEST)
-        and (path.endswith("/shadow") or _NAMED in path)
-    )
 
 
 class DeviceShadow:
@@ -99,4 +88,4 @@ def _unavailable() -> ProblemError:
     )
 
 
-__all__ = ["DeviceShadow", "is_shadow_question"]
+__all__ = ["DeviceShadow"]

@@ -21,7 +21,7 @@ from functions.http_gateway.discovery import RouteDiscovery
 from functions.http_gateway.file_bodies import FORMATS, file_fields, takes_files
 from functions.http_gateway.idempotency import idempotency_key
 from functions.http_gateway.paths import decode_segments
-from functions.http_gateway.problems import ProblemError, code_of, title
+from functions.http_gateway.problems import ProblemError, code_of, tell_methods, title
 from functions.http_gateway.requests import Request
 from functions.http_gateway.routes import HttpRoute, Match, RouteTable
 from functions.http_gateway.settings import GatewaySettings
@@ -77,15 +77,7 @@ class Forwarder:
         methods = self._table.methods(segments)
         if not methods:
             raise ProblemError(404, "NOT_FOUND", "Nothing is served at this path.")
-        allow = ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers={"Allow": allow})
-        raise ProblemError(
-            405,
-            "METHOD_NOT_ALLOWED",
-            f"This path allows {allow}.",
-            headers={"Allow": allow},
-        )
+        return tell_methods(request.method, [*methods, *(["HEAD"] if "GET" in methods else [])])
 
     async def _fields(self, request: Request, match: Match) -> dict[str, object]:
         query = _read_query(request.scope["query_string"])

@@ -1,12 +1,15 @@
 """Error responses: RFC 9457 problem details, without internals."""
 
 import http
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import orjson
 from starlette.responses import Response
 
 RETRY_AFTER_S = 1
+# RFC 9110 has renamed them. Python's phrases changed with its version 3.13, and codes are made of
+# phrases.
+_PHRASES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 
 
 class ProblemError(Exception):
@@ -62,6 +65,8 @@ class ProblemError(Exception):
 
 def title(status: int) -> str:
     """HTTP's phrase for a status, as RFC 9457 recommends for type `about:blank`."""
+    if (phrase := _PHRASES.get(status)) is not None:
+        return phrase
     try:
         return http.HTTPStatus(status).phrase
     except ValueError:
@@ -71,3 +76,20 @@ def title(status: int) -> str:
 def code_of(status: int) -> str:
     """The default reason code of a status: NOT_FOUND for 404."""
     return "".join(c if c.isalpha() else "_" for c in title(status).upper())
+
+
+def tell_methods(asked: str, methods: Iterable[str]) -> Response:
+    """The answer to a method that a path does not take, or to OPTIONS.
+
+    Args:
+        asked: the request's method.
+        methods: those that the path takes, beside OPTIONS.
+
+    Raises:
+        ProblemError: 405 for a method that is not OPTIONS.
+    """
+    allow = ", ".join([*methods, "OPTIONS"])
+    if asked == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": allow})
+    told = f"This path allows {allow}."
+    raise ProblemError(405, "METHOD_NOT_ALLOWED", told, headers={"Allow": allow})

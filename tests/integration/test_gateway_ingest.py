@@ -49,6 +49,7 @@ async def test_an_accepted_message_is_stored_where_the_answer_says(
     ("msg_type", "stream", "subject"),
     [
         ("events", "TELEMETRY", "telemetry.t1"),
+        ("batch", "TELEMETRY", "telemetry.t1"),
         ("shadow/reported", "SHADOW", "shadow.t1"),
         ("commands/ack", "COMMANDS", "commands.t1"),
     ],
@@ -222,11 +223,22 @@ async def test_a_key_that_could_not_be_a_message_id_is_refused(gateway: Gateway,
 
 
 async def test_any_other_method_is_told_what_is_allowed(gateway: Gateway) -> None:
-    got = await gateway.client.get(PATH)
-    assert (got.status_code, got.headers["allow"]) == (405, "POST")
-    assert got.json()["code"] == "METHOD_NOT_ALLOWED"
-    options = await gateway.client.options(PATH)
-    assert (options.status_code, options.headers["allow"]) == (204, "POST, OPTIONS")
+    device = PATH.rpartition("/")[0]
+    for path, allow in (
+        (PATH, "POST, OPTIONS"),
+        (f"{PATH}/batch", "POST, OPTIONS"),
+        (f"{device}/shadow", "GET, HEAD, OPTIONS"),
+        (f"{device}/shadow/name/commands", "GET, HEAD, OPTIONS"),
+        (f"{device}/commands", "GET, OPTIONS"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/bridge/v1/mqtt", "POST, OPTIONS"),
+    ):
+        got = await gateway.client.put(path)
+        assert (got.status_code, got.headers["allow"]) == (405, allow)
+        assert got.json()["code"] == "METHOD_NOT_ALLOWED"
+        options = await gateway.client.options(path)
+        assert (options.status_code, options.headers["allow"]) == (204, allow)
+    assert (await gateway.client.head(f"{device}/commands")).status_code == 405
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_unread(gateway: Gateway) -> None:

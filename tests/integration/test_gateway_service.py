@@ -417,6 +417,9 @@ async def test_a_web_page_under_a_name_of_its_own_is_told_nothing(
         (b"GET HTTP://LOCALHOST/healthz?a=1 HTTP/1.1\r\nHost: localhost\r\n", b"200"),
         (b"GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost\r\n", b"421"),
         (b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n", b"404"),
+        (b"GET http:///healthz HTTP/1.1\r\nHost: localhost\r\n", b"400"),
+        (b"GET http://:80/healthz HTTP/1.1\r\nHost: localhost\r\n", b"400"),
+        (b"GET http://user@localhost/healthz HTTP/1.1\r\nHost: localhost\r\n", b"400"),
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 40_000 + b"\r\n", b"431"),
         (
             b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"

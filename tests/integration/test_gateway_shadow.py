@@ -80,10 +80,19 @@ async def test_a_device_gets_its_shadows(
         missing = await get(f"{DEVICE}/shadow", headers=AUTH)
         assert (missing.status_code, missing.json()["code"]) == (404, "SHADOW_NOT_FOUND")
         await desire(pool, 1)
-        await desire(pool, 2, "config")
-        for path, value, name in (("shadow", 1, ""), ("shadow/name/config", 2, "config")):
+        # The last is also the last level of the path by which a device asks for its commands.
+        for name in ("config", "commands"):
+            await desire(pool, 2, name)
+        for path, value, name in (
+            ("shadow", 1, ""),
+            ("shadow/name/config", 2, "config"),
+            ("shadow/name/commands", 2, "commands"),
+        ):
             answer = await get(f"{DEVICE}/{path}", headers=AUTH)
             assert answer.status_code == 200
+            asked = await gateway.client.head(f"{DEVICE}/{path}", headers=AUTH)
+            assert (asked.status_code, asked.content) == (200, b"")
+            assert asked.headers["etag"] == answer.headers["etag"]
             document = answer.json()
             assert (document["name"], document["version"]) == (name, 1)
             assert document["state"] == {
@@ -123,8 +132,8 @@ REFUSED: list[tuple[str, dict[str, str], int, str]] = [
     ("dev1/shadow/name/", AUTH, 400, "BAD_TOPIC_FORMAT"),
     ("dev1/shadow/name/a.b", AUTH, 400, "BAD_TOPIC_FORMAT"),
     ("dev1/shadow/name/a%2Fb", AUTH, 400, "BAD_TOPIC_FORMAT"),
-    ("dev1/shadow/name/n/get", AUTH, 400, "BAD_TOPIC_FORMAT"),
-    ("dev1/x/shadow", AUTH, 400, "BAD_TOPIC_FORMAT"),
+    ("dev1/shadow/name/n/get", AUTH, 405, "METHOD_NOT_ALLOWED"),
+    ("dev1/x/shadow", AUTH, 405, "METHOD_NOT_ALLOWED"),
     ("%2E%2E/shadow", AUTH, 400, "BAD_TOPIC_FORMAT"),
     ("dev1/shadow/reported", AUTH, 405, "METHOD_NOT_ALLOWED"),
 ]

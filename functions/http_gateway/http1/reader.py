@@ -4,12 +4,15 @@ llhttp parses. It bounds nothing, so this module bounds what a client may send w
 body: the head, the framing of chunks, trailers, empty lines.
 """
 
+import re
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
 import httptools
 from starlette.types import Scope
 
+# A name or an address, and a port; empty where the target has none. Source: RFC 9110, section 7.2.
+_HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
 _VERSIONS = frozenset({"1.0", "1.1"})
 _Headers = list[tuple[bytes, bytes]]
 
@@ -169,6 +172,8 @@ def _read_head(
     for name, value in headers:
         if name == b"host":
             hosts += 1
+            if not _HOST.fullmatch(value):
+                return None
         elif name == b"expect":
             expects_continue = value.lower() == b"100-continue" and version == "1.1"
         elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
