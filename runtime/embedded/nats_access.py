@@ -25,32 +25,34 @@ _MANAGEMENT = "management.>"
 _MQTT_STREAMS = ("$MQTT_msgs", "$MQTT_rmsgs", "$MQTT_sess", "$MQTT_qos2in", "$MQTT_out")
 # Of the shipped manifests, those that only functions write and read. Clients read `REPUBLISHED`.
 _BACKBONE_STREAMS = ("ROUTES", "NOTICES", "POLLED", "DOWNLINKS", "DEVICE_EVENTS", "MQTT_BRIDGE")
-_HOST_STREAMS = (
-    *(MAILBOX, DEAD_LETTERS, LEASES, SCHEDULES, ADVISORIES),
-    *(*_BACKBONE_STREAMS, *_MQTT_STREAMS),
-)
+_HOST_STREAMS = (MAILBOX, DEAD_LETTERS, LEASES, SCHEDULES, ADVISORIES, *_MQTT_STREAMS)
 
 # Requests that take messages from a stream or change it. Source: nats-server,
 # `server/jetstream_api.go`.
 _CHANGES = (
-    *("STREAM.CREATE.{}", "STREAM.UPDATE.{}", "STREAM.DELETE.{}", "STREAM.PURGE.{}"),
-    *("STREAM.RESTORE.{}", "STREAM.MSG.DELETE.{}", "STREAM.PEER.REMOVE.{}"),
-    *("STREAM.LEADER.STEPDOWN.{}", "CONSUMER.CREATE.{}", "CONSUMER.CREATE.{}.>"),
-    *("CONSUMER.DURABLE.CREATE.{}.>", "CONSUMER.DELETE.{}.>", "CONSUMER.PAUSE.{}.>"),
-    *("CONSUMER.RESET.{}.>", "CONSUMER.UNPIN.{}.>", "CONSUMER.LEADER.STEPDOWN.{}.>"),
-    "CONSUMER.MSG.NEXT.{}.>",
+    *("STREAM.UPDATE.{}", "STREAM.DELETE.{}", "STREAM.PURGE.{}", "STREAM.RESTORE.{}"),
+    *("STREAM.MSG.DELETE.{}", "STREAM.PEER.REMOVE.{}", "STREAM.LEADER.STEPDOWN.{}"),
+    *("CONSUMER.DELETE.{}.>", "CONSUMER.PAUSE.{}.>", "CONSUMER.RESET.{}.>"),
+    *("CONSUMER.UNPIN.{}.>", "CONSUMER.LEADER.STEPDOWN.{}.>", "CONSUMER.MSG.NEXT.{}.>"),
+)
+_CREATIONS = (
+    *("STREAM.CREATE.{}", "CONSUMER.CREATE.{}", "CONSUMER.CREATE.{}.>"),
+    "CONSUMER.DURABLE.CREATE.{}.>",
 )
 
 
 def anonymous_denied_publish() -> list[str]:
     """Subjects to which a client without a user name may not publish."""
+    streams = (*_HOST_STREAMS, *_BACKBONE_STREAMS)
     return [
         *HOST_SUBJECTS,
         *(_MANAGEMENT, "$JS.EVENT.>", "$MQTT.>", AUTH_REQUESTS),
-        *(f"$JS.API.{change.format(stream)}" for stream in _HOST_STREAMS for change in _CHANGES),
+        *(f"$JS.API.{change.format(stream)}" for stream in streams for change in _CHANGES),
+        # A script without a name sets the backbone's streams up: compose/nats/init-streams.sh.
+        *(f"$JS.API.{making.format(name)}" for name in _HOST_STREAMS for making in _CREATIONS),
         # An acknowledgement, also in the form with domain and account.
-        *(f"$JS.ACK.{stream}.>" for stream in _HOST_STREAMS),
-        *(f"$JS.ACK.*.*.{stream}.>" for stream in _HOST_STREAMS),
+        *(f"$JS.ACK.{stream}.>" for stream in streams),
+        *(f"$JS.ACK.*.*.{stream}.>" for stream in streams),
     ]
 
 

@@ -29,8 +29,9 @@ from tests.support.servers import NatsServer
 
 _OWN = (
     *("MAILBOX", "DEAD_LETTERS", "LEASES", "SCHEDULES", "ADVISORIES"),
-    *("DOWNLINKS", "$MQTT_sess"),
+    "$MQTT_sess",
 )
+_BACKBONE = ("ROUTES", "DOWNLINKS")
 
 
 class RawClient:
@@ -140,6 +141,20 @@ async def own_streams(broker: Broker) -> Broker:
                 f"CONSUMER.MSG.NEXT.{stream}.name",
             )
         ),
+        *(
+            f"$JS.API.{api}"
+            for stream in _BACKBONE
+            for api in (
+                f"STREAM.UPDATE.{stream}",
+                f"STREAM.DELETE.{stream}",
+                f"STREAM.PURGE.{stream}",
+                f"STREAM.MSG.DELETE.{stream}",
+                f"CONSUMER.DELETE.{stream}.name",
+                f"CONSUMER.PAUSE.{stream}.name",
+                f"CONSUMER.MSG.NEXT.{stream}.name",
+            )
+        ),
+        "$JS.ACK.DOWNLINKS.downlinks-mqtt.1.1.1.1.0",
         "$JS.ACK.MAILBOX.work.1.1.1.1.0",
         "$JS.ACK._.hash.MAILBOX.work.1.1.1.1.0.x",
     ],
@@ -165,6 +180,8 @@ async def test_a_client_without_a_name_cannot_publish_to_what_is_the_hosts(
         "$SRV.PING",
         "$KV.config.key",
         "$JS.API.STREAM.CREATE.iot-sensors",
+        "$JS.API.STREAM.CREATE.ROUTES",
+        "$JS.API.CONSUMER.CREATE.ROUTES.route-delivery.routes.acme.webhook",
         "$JS.API.STREAM.INFO.DEAD_LETTERS",
         "$JS.API.STREAM.MSG.GET.DEAD_LETTERS",
         "$JS.API.CONSUMER.MSG.NEXT.iot-sensors.processor",
