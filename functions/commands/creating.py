@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import timedelta
 from typing import Annotated
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ from functions.commands.command import Command, DeviceCommandsRequest, command_o
 from functions.commands.rates import Rate
 from functions.commands.store import QUERIES, Wanted, add_command
 from functions.domain.command_polls import CommandId
-from functions.domain.values import JsonObject, Name
+from functions.domain.values import JsonObject, Name, same_json
 from runtime import Context, Event, Reject
 
 _DAY_S = 86_400
@@ -41,7 +42,8 @@ class CreateCommand(DeviceCommandsRequest):
     """A command for a device.
 
     Attributes:
-        command_id: set it to make the request safe to repeat; generated when absent.
+        command_id: set it to make the request safe to repeat; generated when absent. The same
+            request gets the same command, another one with this id is refused.
         expires_in_s: a command that is still queued after this time expires, and none is sent.
         timeout_s: a sent command without a final answer times out after this time.
         in_order: send it only when the device's earlier commands in order have ended.
@@ -105,9 +107,24 @@ async def _repeated(ctx: Context[Rate], wanted: CreateCommand, command_id: str) 
         raise Reject(
             "TOO_MANY_COMMANDS", "Too many commands of the tenant are under way.", status=429
         )
-    if (existing.name, existing.arguments) != (wanted.name, wanted.arguments):
-        raise Reject("COMMAND_EXISTS", "The device has another command with this id.", status=409)
+    if different := differences(existing, wanted):
+        text = f"The device has a command with this id and another {' and '.join(different)}."
+        raise Reject("COMMAND_EXISTS", text, status=409)
     return existing
+
+
+def differences(existing: Command, wanted: CreateCommand) -> list[str]:
+    """The fields in which a request is not the one that made the command."""
+    equal = {
+        "name": existing.name == wanted.name,
+        "arguments": same_json(existing.arguments, wanted.arguments),
+        # Both times are of the transaction that made the command.
+        "expires_in_s": existing.expires_at - existing.created_at
+        == timedelta(seconds=wanted.expires_in_s),
+        "timeout_s": existing.timeout_s == wanted.timeout_s,
+        "in_order": existing.in_order == wanted.in_order,
+    }
+    return [field for field, is_equal in equal.items() if not is_equal]
 
 
 __all__ = ["CommandSettings", "CreateCommand", "Settings", "create_command", "start", "stop"]

@@ -49,6 +49,17 @@ def _holds_long_integer(value: object) -> bool:
     return isinstance(value, int) and value not in _INT64
 
 
+def same_json(one: object, other: object) -> bool:
+    """Equality of JSON values: `true` is not 1, while 1 and 1.0 are the same number."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_json, one, other))
+    return one == other
+
+
 def check_time(value: datetime) -> datetime:
     """The time in UTC, checked to be a year away from either end of `datetime`'s range.
 
@@ -82,4 +93,5 @@ __all__ = [
     "Time",
     "check_object",
     "check_time",
+    "same_json",
 ]

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from functions.domain.values import same_json
+
 Path = tuple[str, ...]
 Json = dict[str, Any]
 
@@ -142,20 +144,9 @@ def delta(desired: Mapping[str, Any], reported: Mapping[str, Any]) -> Json:
             below = delta(wanted, actual if isinstance(actual, dict) else {})
             if below:
                 different[key] = below
-        elif key not in reported or not same(wanted, actual):
+        elif key not in reported or not same_json(wanted, actual):
             different[key] = wanted
     return different
-
-
-def same(one: object, other: object) -> bool:
-    """Equality of JSON values: `true` is not 1, while 1 and 1.0 are the same number."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def pick(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> Json:

@@ -23,7 +23,7 @@ from functions.commands.rates import Rate
 from functions.commands.tending import tend_commands
 from functions.domain.downlinks import send_open_commands
 from functions.management import device_tokens, devices, tenants
-from runtime import Message
+from runtime import Message, Reject
 from runtime.resource.postgres import open_pool
 from tests.support.calls import Caller, stored
 
@@ -288,8 +288,39 @@ async def test_a_repeated_request_makes_and_sends_one_command(api: Caller) -> No
     first = await create(api, command_id="mine")
     assert await create(api, command_id="mine") == first
     assert await sends(api) == ["mine"]
-    refusal = await api.refuse(create_command, **DEVICE, command_id="mine", name="other")
-    assert refusal == ("COMMAND_EXISTS", 409)
+
+
+WANTED = {
+    "command_id": "mine",
+    "name": "run",
+    "arguments": {"a": 1, "b": [True, 1e20, -0.0, 0.1]},
+    "expires_in_s": 60,
+    "timeout_s": 90,
+    "in_order": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("name", "walk"),
+        ("arguments", {"a": True, "b": [True, 1e20, -0.0, 0.1]}),
+        ("arguments", {"a": 1}),
+        ("expires_in_s", 61),
+        ("timeout_s", 300),
+        ("in_order", False),
+    ],
+)
+async def test_another_request_with_the_id_of_a_command_is_refused_by_what_differs(
+    api: Caller, field: str, other: object
+) -> None:
+    first = await create(api, **WANTED)
+    assert await create(api, **WANTED) == first
+    with pytest.raises(Reject) as refused:
+        await create(api, **{**WANTED, field: other})
+    assert (refused.value.code, refused.value.status) == ("COMMAND_EXISTS", 409)
+    assert refused.value.reason == (f"The device has a command with this id and another {field}.")
+    assert await sends(api) == ["mine"]
 
 
 async def test_the_id_of_a_command_is_its_devices_own(api: Caller) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from functions.domain.downlinks import Downlink, downlink_stream_subject, read_downlink
 from functions.domain.topics import SHADOW_ANSWERS, SHADOW_REQUESTS, BadTopic, shadow_kind
+from functions.domain.values import same_json
 from functions.shadow.answers import (
     MAX_BODY_BYTES,
     Cause,
@@ -23,7 +24,7 @@ from functions.shadow.answers import (
     snapshot,
     stamped,
 )
-from functions.shadow.document import MAX_SECTION_BYTES, delta, same
+from functions.shadow.document import MAX_SECTION_BYTES, delta
 from functions.shadow.shadow import ChangeRefused, Shadow, ShadowKey, Update
 from runtime import Message
 from tests.unit.test_shadow_document import PATCHES, plain_merge
@@ -96,9 +97,9 @@ def test_a_history_of_requests_leaves_what_the_plain_rules_say(history: list[Any
     shadow, model = run(history)
     assert shadow.version == model.version
     assert shadow.deleted is not model.exists
-    assert same(shadow.desired.state(), model.desired)
-    assert same(shadow.reported.state(), model.reported)
-    assert same(shadow.delta(), delta(model.desired, model.reported))
+    assert same_json(shadow.desired.state(), model.desired)
+    assert same_json(shadow.reported.state(), model.reported)
+    assert same_json(shadow.delta(), delta(model.desired, model.reported))
 
 
 @given(HISTORIES, st.integers(0, 7))
@@ -115,8 +116,8 @@ def test_a_late_request_changes_no_newer_value_and_brings_no_shadow_back(
     for number in [*(n for n in range(len(sent)) if n != late), late]:
         assert apply(shuffled, sent[number], number + 1) is None
     assert shuffled.version == in_order.version
-    assert same(shuffled.desired.state(), in_order.desired.state())
-    assert same(shuffled.reported.state(), in_order.reported.state())
+    assert same_json(shuffled.desired.state(), in_order.desired.state())
+    assert same_json(shuffled.reported.state(), in_order.reported.state())
     assert shuffled.deleted is in_order.deleted
 
 
@@ -165,8 +166,8 @@ def test_messages_that_are_handled_late_and_calls_give_the_document_of_their_tim
         make(on_time, change)
     for change in sorted(changes, key=lambda each: each.handled_ns):
         make(late, change)
-    assert same(late.desired.state(), on_time.desired.state())
-    assert same(late.reported.state(), on_time.reported.state())
+    assert same_json(late.desired.state(), on_time.desired.state())
+    assert same_json(late.reported.state(), on_time.reported.state())
     assert (late.version, late.deleted) == (on_time.version, on_time.deleted)
     assert late.desired.metadata() == on_time.desired.metadata()
 
