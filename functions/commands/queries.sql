@@ -41,7 +41,8 @@ LIMIT $6
 
 -- name: take_due
 -- Commands to send now, those that have waited longest first. A command of a tenant whose earlier messages still wait
--- in the outbox is left out: NATS is away, and another copy would only lengthen the queue.
+-- in the outbox is left out: NATS is away, and another copy would only lengthen the queue. A command that was sent is
+-- of no use when it has timed out.
 -- $1 how many at most, $2 seconds to wait after the first, the second, … send; the last one holds for all others
 UPDATE device_commands AS command
 SET sends = command.sends + 1,
@@ -60,7 +61,8 @@ FROM (
     FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE (command.tenant_id, command.device_id, command.command_id) = (due.tenant_id, due.device_id, due.command_id)
-RETURNING command.command_id, command.tenant_id, command.device_id, name, arguments::text, expires_at, sends, number
+RETURNING command.command_id, command.tenant_id, command.device_id, name, arguments::text,
+          least(expires_at, ends_at) AS expires_at, timeout_s, sends, number
 
 -- name: release
 -- Sends the first command in order of a device that has not ended, if it waits.
@@ -81,7 +83,7 @@ WHERE (command.tenant_id, command.device_id, command.command_id) = (first.tenant
   -- Somebody else may have changed it meanwhile.
   AND command.status = 'queued' AND command.sends = 0
 RETURNING command.command_id, command.tenant_id, command.device_id, name, arguments::text, command.expires_at,
-          command.sends, number
+          command.timeout_s, command.sends, number
 
 -- name: release_all
 -- As above for all devices.
@@ -101,7 +103,7 @@ WHERE (command.tenant_id, command.device_id, command.command_id) = (first.tenant
   -- Somebody else may have changed it meanwhile.
   AND command.status = 'queued' AND command.sends = 0
 RETURNING command.command_id, command.tenant_id, command.device_id, name, arguments::text, command.expires_at,
-          command.sends, number
+          command.timeout_s, command.sends, number
 
 -- name: mark_sent
 -- An answer can arrive before this statement runs: only a queued command becomes sent.
@@ -196,7 +198,7 @@ LIMIT 100
 -- name: open
 -- A command without an answer that neither expired nor timed out, whether or not another door has sent it, and for
 -- which no other has to end first.
-SELECT command_id, name, arguments::text, status, expires_at
+SELECT command_id, name, arguments::text, status, least(expires_at, ends_at) AS expires_at, timeout_s
 FROM device_commands AS command
 WHERE tenant_id = $1 AND device_id = $2 AND finished_at IS NULL AND status IN ('queued', 'sent')
   AND command_id <> ALL ($3::text[])

@@ -183,12 +183,16 @@ async def _announce(connection: "Connection", rows: Iterable[Any]) -> None:
 
 
 def content_of(row: Any) -> dict[str, Any]:  # noqa: ANN401 - a row
-    """What the device gets of a command, by every door."""
+    """What the device gets of a command, by every door.
+
+    `expires_at`: do not run it later. `timeout_s`: for so long its final answer is waited for.
+    """
     return {
         "command_id": row["command_id"],
         "name": row["name"],
         "arguments": orjson.loads(row["arguments"]),
         "expires_at": row["expires_at"],
+        "timeout_s": row["timeout_s"],
     }
 
 

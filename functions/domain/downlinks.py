@@ -83,16 +83,29 @@ class Downlink:
         body: the bytes for the device.
         command: what to report when it is sent; None for what is no command.
         expires_at: after it a command is not passed on; None for what is no command.
+        timeout_s: a command times out so long after it was sent; None where the message does not
+            say so.
     """
 
     topic: Topic
     body: bytes
     command: SentCommand | None = None
     expires_at: datetime | None = None
+    timeout_s: int | None = None
 
     def has_expired(self, now: datetime) -> bool:
         """Whether it is too late to pass it on."""
         return self.expires_at is not None and self.expires_at <= now
+
+    def may_wait_s(self, now: datetime) -> float | None:
+        """For how long a broker may keep it, if it gets it now; None for ever.
+
+        The command counts as sent then, so it is of use until it times out or expires.
+        """
+        if self.expires_at is None:
+            return None
+        left_s = (self.expires_at - now).total_seconds()
+        return left_s if self.timeout_s is None else min(left_s, self.timeout_s)
 
 
 def downlink_stream_subject(tenant_id: str, device_id: str, kind: str, key: str = "") -> str:
@@ -143,11 +156,14 @@ def _read_command(topic: Topic, key: list[str], body: bytes) -> Downlink | BadTo
             tenant_id=topic.tenant_id, device_id=topic.device_id, command_id=content["command_id"]
         )
         expires_at = datetime.fromisoformat(content["expires_at"])
+        timeout_s = content.get("timeout_s")
     except (ValueError, TypeError, KeyError):
         return BadTopic("the content is not a command")
     if expires_at.tzinfo is None or key != [command.command_id]:
         return BadTopic("the command is not the one that the subject names")
-    return Downlink(topic, body, command, expires_at)
+    if not (timeout_s is None or type(timeout_s) is int):
+        return BadTopic("the command's timeout is not a whole number")
+    return Downlink(topic, body, command, expires_at, timeout_s)
 
 
 def _read_topic(tenant_id: str, device: str, kind: Sequence[str]) -> Topic | BadTopic:

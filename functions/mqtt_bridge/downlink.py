@@ -7,7 +7,6 @@ it by a PUBACK. The broker keeps it for a device that is away and has a session 
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from math import ceil
 
 from functions.domain.downlinks import Downlink, SentCommand, read_downlink, report_sent
 from functions.mqtt_bridge.connection import PACKET_TOO_LARGE, MqttConnection, NotPublished
@@ -22,6 +21,11 @@ Settings = BrokerSettings
 _NEVER = frozenset({0x90, PACKET_TOO_LARGE, 0x99})
 """Codes of a PUBACK that say the same next time: the topic, the size, the payload's form."""
 _BEGIN_AGAIN_S = 1.0
+_LONGEST_S = 2**32 - 1
+
+
+class Expired(Exception):  # noqa: N818 - an outcome, not an error
+    """The time of the command is up."""
 
 
 class Link:
@@ -34,20 +38,25 @@ class Link:
         self._failed_at_s = float("-inf")
         self._failure = Disconnected("")
 
-    async def publish(self, downlink: Downlink, now: datetime) -> None:
+    async def publish(self, downlink: Downlink) -> None:
         """Publish with QoS 1; returns when the broker has confirmed the message.
 
         Raises:
             Disconnected: there is no connection, or it ended before the PUBACK.
             NotPublished: the broker refused the message.
+            Expired: a command whose time is up by now.
         """
-        expires_at = downlink.expires_at
         connection = await self._connect()
+        now = datetime.now(UTC)
+        if downlink.has_expired(now):
+            raise Expired
+        may_wait_s = downlink.may_wait_s(now)
         await connection.publish(
             downlink.topic.text,
             downlink.body,
             mark=MARK,
-            expires_in_s=None if expires_at is None else ceil((expires_at - now).total_seconds()),
+            # Whole seconds; 0 would keep it from a device that is connected.
+            expires_in_s=None if may_wait_s is None else min(max(1, int(may_wait_s)), _LONGEST_S),
         )
 
     def close(self) -> None:
@@ -87,15 +96,14 @@ async def send_downlinks(batch: Batch[bytes], ctx: Context[Link]) -> None:
     What is no message to a device, or is too late, is dropped. The others are tried again until the
     broker has confirmed them; one that it will never take becomes a dead letter.
     """
-    now = datetime.now(UTC)
     sending: list[tuple[Event[bytes], Downlink]] = []
     for event in batch:
         downlink = read_downlink(event.message)
         if not isinstance(downlink, Downlink):
             ctx.log.warning("A message to no device was dropped", reason=downlink.reason)
-        elif not downlink.has_expired(now):
+        else:
             sending.append((event, downlink))
-    outcomes = await _publish_all(ctx.state, sending, now)
+    outcomes = await _publish_all(ctx.state, sending)
     sent: list[SentCommand] = []
     for (event, downlink), outcome in zip(sending, outcomes, strict=True):
         if outcome is not None:
@@ -107,7 +115,7 @@ async def send_downlinks(batch: Batch[bytes], ctx: Context[Link]) -> None:
 
 
 async def _publish_all(
-    link: Link, sending: Sequence[tuple[Event[bytes], Downlink]], now: datetime
+    link: Link, sending: Sequence[tuple[Event[bytes], Downlink]]
 ) -> list[BaseException | None]:
     """Publish messages; for each what kept it from being confirmed.
 
@@ -115,16 +123,18 @@ async def _publish_all(
     answer one message by closing the connection, so what failed before waits for its PUBACK alone.
     """
     if all(event.attempt == 1 for event, _ in sending):
-        works = (link.publish(downlink, now) for _, downlink in sending)
+        works = (link.publish(downlink) for _, downlink in sending)
         return list(await asyncio.gather(*works, return_exceptions=True))
     outcomes: list[BaseException | None] = []
     for _, downlink in sending:
-        outcomes += await asyncio.gather(link.publish(downlink, now), return_exceptions=True)
+        outcomes += await asyncio.gather(link.publish(downlink), return_exceptions=True)
     return outcomes
 
 
 def _judge(batch: Batch[bytes], event: Event[bytes], failure: BaseException) -> None:
-    """Have a message that was not confirmed tried again, or given up."""
+    """Have a message that was not confirmed tried again, given up, or dropped as too late."""
+    if isinstance(failure, Expired):
+        return
     if isinstance(failure, Disconnected):
         batch.retry(event, f"the MQTT broker is not connected: {failure.reason}")
     elif not isinstance(failure, NotPublished):

@@ -124,6 +124,7 @@ async def test_a_command_is_handed_to_the_downlink_in_the_transaction_that_store
         "name": "reboot",
         "arguments": {"delay_s": 5},
         "expires_at": command.expires_at.isoformat(),
+        "timeout_s": 300,
     }
 
 
@@ -156,6 +157,16 @@ async def test_a_sent_command_rests_and_is_sent_again(api: Caller) -> None:
     assert await sends(api) == []
     await pass_time(api, 2)
     assert await sends(api) == [command.command_id]
+
+
+async def test_what_is_sent_again_says_when_it_times_out(api: Caller) -> None:
+    await create_sent(api, timeout_s=120)
+    await pass_time(api, 31)
+    [(_, content)] = await outbox(api, "downlinks")
+    timed_out_at = await api.pool.fetchval(
+        "SELECT sent_at + make_interval(secs => timeout_s) FROM device_commands"
+    )
+    assert (content["expires_at"], content["timeout_s"]) == (timed_out_at.isoformat(), 120)
 
 
 async def test_what_is_answered_cancelled_or_expired_is_not_sent_again(api: Caller) -> None:

@@ -107,7 +107,7 @@ async def test_open_commands_are_shown_until_they_are_answered(
     assert first.headers["cache-control"] == "no-store"
     assert (ids(first), ids(again), ids(rest)) == (["c1", "c2"], ["c1", "c2"], ["c2"])
     command = first.json()["commands"][0]
-    assert command.keys() == {"command_id", "name", "arguments", "expires_at"}
+    assert command.keys() == {"command_id", "name", "arguments", "expires_at", "timeout_s"}
     assert command["arguments"] == {"n": 1}
     assert marked == "sent"
 

@@ -31,12 +31,23 @@ def test_a_command_is_read_with_its_topic_and_its_end() -> None:
     assert downlink.has_expired(EXPIRES_AT)
 
 
+@pytest.mark.parametrize(("timeout_s", "may_wait_s"), [(None, 90), (30, 30), (200, 90)])
+def test_a_broker_may_keep_a_command_until_it_expires_or_times_out(
+    timeout_s: int | None, may_wait_s: float
+) -> None:
+    content = COMMAND if timeout_s is None else {**COMMAND, "timeout_s": timeout_s}
+    downlink = read(downlink_stream_subject("test", "d.1", "commands", "c-1"), content)
+    assert isinstance(downlink, Downlink)
+    assert downlink.may_wait_s(EXPIRES_AT - timedelta(seconds=90)) == may_wait_s
+
+
 def test_what_is_no_command_has_no_end() -> None:
     downlink = read(downlink_stream_subject("test", "d1", "shadow/delta"), b"\xff")
     assert isinstance(downlink, Downlink)
     assert (downlink.topic.msg_type, downlink.body) == ("shadow/delta", b"\xff")
     assert downlink.command is None
     assert not downlink.has_expired(datetime.now(UTC))
+    assert downlink.may_wait_s(datetime.now(UTC)) is None
 
 
 @pytest.mark.parametrize(
@@ -54,6 +65,7 @@ def test_what_is_no_command_has_no_end() -> None:
         ("downlinks.test.d1.commands.c-1", [1]),
         ("downlinks.test.d1.commands.c-1", {**COMMAND, "command_id": 7}),
         ("downlinks.test.d1.commands.c-1", {**COMMAND, "expires_at": None}),
+        ("downlinks.test.d1.commands.c-1", {**COMMAND, "timeout_s": "1"}),
         ("downlinks.test.d1.commands.c-1", {**COMMAND, "expires_at": "2030-01-01T00:00:00"}),
         ("downlinks.test.d1.commands.ack", COMMAND),
         ("downlinks.test.d1.telemetry", COMMAND),
