@@ -16,6 +16,8 @@ FAMILIES = frozenset(
 
 _MQTT_FAMILIES = frozenset({"msgs", "rmsgs"})
 _MQTT_TENANT = 3
+# Copies of messages that the runtime keeps.
+_COPIES = ("dead_letters.", "mailbox.")
 _SUBJECT, _TAIL = b"Runtime-Subject", b"Runtime-Tail"
 
 
@@ -53,30 +55,59 @@ def purges(subjects: Iterable[str], tenant_id: str) -> frozenset[str]:
 
 def names_tenant(subject: str, tenant_id: str) -> bool:
     """Whether the subject is one of the tenant's."""
-    family, _, rest = subject.partition(".")
-    return family in FAMILIES and rest.partition(".")[0] == tenant_id
+    return _owner(subject) == tenant_id
 
 
 def is_of_tenant(message: StoredMessage, tenant_id: str) -> bool:
-    """Whether a message is the tenant's: by its original's subject, or by what it says itself.
+    """Whether a message is the tenant's: by its subject, or by what it says where none names one.
 
-    The second is for messages without a tenant in their subject, such as those on `sms.send`. The
-    record of an MQTT session names its client id, which begins with the tenant.
+    A copy that the runtime keeps is judged as its original. Where the subject names a tenant, it
+    decides alone: the doors have proved who may send on it, and anyone may write another tenant's
+    name into a payload. Only a message on a subject such as `sms.send` is its payload's tenant's.
+    The record of an MQTT session names its client id, which begins with the tenant.
     """
-    original = _headers(message).get(_SUBJECT, b"").decode("latin-1")
-    if names_tenant(original or message.subject, tenant_id):
-        return True
+    subject = _subject_of(message)
+    if subject.startswith("$MQTT."):
+        return _is_session_of(message, tenant_id)
+    if (owner := _owner(subject)) is not None:
+        return owner == tenant_id
+    if _is_tail(message):
+        return False  # It goes with the dead letter whose end it is.
     try:
         content: Any = orjson.loads(message.data)
     except orjson.JSONDecodeError:
-        # The first part of a message that was cut.
+        # A message that was cut, and whose end is gone, or that never was JSON.
         named = rb'"tenant_id"\s*:\s*"' + re.escape(tenant_id).encode() + rb'"'
         return re.search(named, message.data) is not None
-    if not isinstance(content, dict):
+    return isinstance(content, dict) and content.get("tenant_id") == tenant_id
+
+
+def _owner(subject: str) -> str | None:
+    """The tenant that the subject names; None where it names none."""
+    family, dot, rest = subject.partition(".")
+    return rest.partition(".")[0] if dot and family in FAMILIES else None
+
+
+def _subject_of(message: StoredMessage) -> str:
+    """The subject on which the message was first stored."""
+    if message.subject.startswith(_COPIES):
+        original = _headers(message).get(_SUBJECT, b"").decode("latin-1")
+        return original or message.subject
+    return message.subject
+
+
+def _is_session_of(message: StoredMessage, tenant_id: str) -> bool:
+    if not message.subject.startswith("$MQTT.sess."):
         return False
-    if message.subject.startswith("$MQTT.sess."):
-        return str(content.get("id", "")).startswith(f"{tenant_id}/")
-    return content.get("tenant_id") == tenant_id
+    try:
+        record: Any = orjson.loads(message.data)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(record, dict) and str(record.get("id", "")).startswith(f"{tenant_id}/")
+
+
+def _is_tail(message: StoredMessage) -> bool:
+    return message.subject.startswith("dead_letters.") and message.subject.endswith(".tail")
 
 
 def tail_of(message: StoredMessage) -> int | None:

@@ -105,7 +105,7 @@ class TenantStreams:
             if message is None:
                 await self._note(stream, deleted, after)
                 return total + deleted, True
-            if is_of_tenant(message, self._tenant_id):
+            if is_of_tenant(await self._joined(stream, message), self._tenant_id):
                 deleted += await self._delete(stream, message)
             after, looked = message.sequence, looked + 1
             if looked % _NOTE_EVERY == 0:
@@ -131,8 +131,16 @@ class TenantStreams:
             subjects.update((info or {}).get("state", {}).get("subjects") or ())
         return purges(subjects, self._tenant_id)
 
+    async def _joined(self, stream: str, message: StoredMessage) -> StoredMessage:
+        """The message with its end, which is stored apart if it was too large for one."""
+        tail = tail_of(message)
+        end = None if tail is None else await self._get(stream, {"seq": tail})
+        return message if end is None else message._replace(data=message.data + end.data)
+
     async def _next(self, stream: str, after: int) -> StoredMessage | None:
-        asked = {"seq": after + 1, "next_by_subj": ">"}
+        return await self._get(stream, {"seq": after + 1, "next_by_subj": ">"})
+
+    async def _get(self, stream: str, asked: dict[str, Any]) -> StoredMessage | None:
         answer = await self._found(f"STREAM.MSG.GET.{stream}", asked)
         if answer is None:
             return None

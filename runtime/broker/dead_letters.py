@@ -177,8 +177,10 @@ class DeadLetters:
             # The server accepted the message without these headers; with them it would be too
             # large.
             tail_id = f"{msg_id}-tail" if msg_id else None
+            # The subject says whose it is, should this host end before the letter is stored.
+            tail_headers = {names.TAIL: "end", names.SUBJECT: headers[names.SUBJECT]}
             tail = await self._broker.publish(
-                f"{subject}.tail", message.data[room:], msg_id=tail_id, headers=None
+                f"{subject}.tail", message.data[room:], msg_id=tail_id, headers=tail_headers
             )
             headers[names.TAIL] = str(tail.sequence)
         return await self._broker.publish(

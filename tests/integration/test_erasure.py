@@ -241,6 +241,33 @@ async def test_no_stream_holds_a_message_of_an_erased_tenant(
     assert erasure.deleted_messages["DEAD_LETTERS"] == 2
 
 
+async def test_what_only_claims_to_be_the_erased_tenants_stays(
+    eraser: Eraser, broker: Broker, streams: list[str]
+) -> None:
+    """A device may write any tenant into its payload; its own tenant's letters must not go."""
+    letters = DeadLetters(broker)
+    claim = {"tenant_id": GONE}
+    large = {"tenant_id": KEPT, "text": "x" * 1_000_000, "metadata": claim}
+    bodies = [
+        (f"telemetry.{KEPT}.d1", claim),
+        (f"telemetry.{KEPT}.d1", {**claim, "text": "x" * 1_000_000, "more": claim}),
+        ("sms.send", large),
+        ("sms.send", {"metadata": claim, **large}),
+    ]
+    for number, (subject, body) in enumerate(bodies, 1):
+        data = json.dumps(body).encode()
+        message = Message(subject, data, stream="S", sequence=number, stored_at_ns=1)
+        await letters.store(DeadLetter("f", message, "CODE"))
+    await broker.publish(f"shadow.{KEPT}.d1.reported", json.dumps(claim).encode(), msg_id=None)
+    before = {name: await read_all(broker, name) for name in streams}
+    await eraser.request()
+
+    erasure = await eraser.finish()
+
+    assert erasure.deleted_messages == {}
+    assert {name: await read_all(broker, name) for name in streams} == before
+
+
 async def test_nothing_is_erased_without_a_confirmation(eraser: Eraser) -> None:
     for confirm in ({}, {"confirm": ""}, {"confirm": KEPT}, {"confirm": GONE.upper()}):
         refusal = await eraser.api.refuse(erase_tenant, tenant_id=GONE, **confirm)

@@ -52,16 +52,38 @@ def copy_of(subject: str, data: bytes = b"x") -> StoredMessage:
         (copy_of("telemetry.acme.d1"), True),
         (copy_of("routes.acme.webhook"), True),
         (copy_of("telemetry.acme2"), False),
+        # The subject says who was proven to send it, whatever the payload claims.
+        (copy_of("telemetry.other.d1", b'{"tenant_id": "acme"}'), False),
+        (copy_of("routes.other.webhook", b'{"tenant_id": "acme", "cut'), False),
+        (copy_of("telemetry.acme.d1", b'{"tenant_id": "other"}'), True),
+        (StoredMessage(1, "shadow.other.d1.reported", b"", b'{"tenant_id":"acme"}'), False),
         (copy_of("sms.send", b'{"tenant_id": "acme", "text": "hello"}'), True),
         (copy_of("sms.send", b'{"tenant_id": "other", "a": {"tenant_id": "acme"}}'), False),
         (copy_of("sms.send", b'{"tenant_id" : "acme", "text": "cut of'), True),
         (copy_of("sms.send", b'{"tenant_id": "acme2", "text": "cut of'), False),
         (copy_of("sms.send", b"[1]"), False),
         (StoredMessage(1, "sms.send", b"", b'{"tenant_id":"acme"}'), True),
+        (
+            StoredMessage(
+                *(1, "sms.send", b"NATS/1.0\r\nRuntime-Subject: telemetry.acme\r\n\r\n"),
+                b'{"tenant_id":"other"}',
+            ),
+            False,
+        ),
+        (StoredMessage(1, "dead_letters.f.tail", b"", b'"a": {"tenant_id": "acme"}}'), False),
+        (
+            StoredMessage(
+                *(1, "dead_letters.f.tail", b"NATS/1.0\r\nRuntime-Subject: telemetry.acme\r\n\r\n"),
+                b"\xff",
+            ),
+            True,
+        ),
         (StoredMessage(1, "routes.acme.sms", b"", b""), True),
         (StoredMessage(1, "mailbox.acme.sms", b"", b""), False),
         (StoredMessage(1, "$MQTT.sess.x", b"", b'{"id":"acme/d1"}'), True),
         (StoredMessage(1, "$MQTT.sess.x", b"", b'{"id":"acme2/d1"}'), False),
+        (StoredMessage(1, "$MQTT.sess.x", b"", b'{"id":"other/d1","tenant_id":"acme"}'), False),
+        (StoredMessage(1, "$MQTT.sess.x", b"", b'"tenant_id": "acme"'), False),
         (StoredMessage(1, "a", b"NATS/1.0\r\nRuntime-Subject\r\n:\r\n\xff", b"\xff"), False),
     ],
 )
