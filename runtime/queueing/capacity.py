@@ -10,8 +10,6 @@ from runtime.queueing.rate_limited_queue import RateLimitedQueue
 from runtime.queueing.token_bucket import token_bucket_of
 
 MAX_IN_FLIGHT = 8192
-ROOM_SHARE = 4
-"""Share of the calls that one fair key leaves to the others."""
 PREFETCH_S = 0.2
 """Messages are fetched ahead for this much time of work, as measured."""
 RATE_WINDOW_S = 0.1
@@ -101,13 +99,11 @@ def queue_of(
     if not spec.has_turns:
         return None if token_bucket is None else RateLimitedQueue(token_bucket)
     fair_key = no_key if spec.fairness is None else key_of(spec.fairness)
+    # Batches are made of all keys in turn, and with an order a key has one call anyway.
+    has_share = function.shape == "event" and (spec.fair_by or not spec.ordered_by)
+    places = spec.concurrency if has_share else None
     if spec.ordered_by is not None:
         order_key = fair_key if spec.fair_by is None else key_of(spec.ordered_by)
-        return FairQueue(fair_key, order_key=order_key, token_bucket=token_bucket)
-    # One key's slow calls leave some room for the others.
-    room = max(1, spec.concurrency // ROOM_SHARE) if spec.concurrency > 1 else 0
-    most_running = spec.concurrency - room if function.shape == "event" else None
+        return FairQueue(fair_key, order_key=order_key, places=places, token_bucket=token_bucket)
     priorities = None if spec.priority_by is None else priorities_of(spec.priority_by)
-    return FairQueue(
-        fair_key, most_running=most_running, token_bucket=token_bucket, priorities=priorities
-    )
+    return FairQueue(fair_key, places=places, token_bucket=token_bucket, priorities=priorities)

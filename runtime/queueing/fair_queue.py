@@ -17,6 +17,9 @@ from runtime.queueing.weighted_round import WeightedRound
 
 Key = Callable[[Message], str]
 
+ROOM_SHARE = 4
+"""Share of the calls that one fair key leaves to the others."""
+
 
 class ReadyQueue(Protocol):
     """The queue operations that the buffer needs; a `deque` has all of them."""
@@ -67,6 +70,7 @@ class _Group:
         waiting: messages in its queues.
         waiting_bytes: their size.
         is_scheduled: whether the group is in the round.
+        is_capped: whether the group is among those that had as many calls as they may have.
     """
 
     key: str
@@ -77,6 +81,7 @@ class _Group:
     waiting: int = 0
     waiting_bytes: int = 0
     is_scheduled: bool = False
+    is_capped: bool = False
 
 
 class FairQueue:
@@ -86,7 +91,8 @@ class FairQueue:
         fair_key: returns the fair key; messages with the same key share a place in the round.
         order_key: if given, the messages of one order key are taken in the order of their
             sequences, each after the one before it was released.
-        most_running: the most messages of one fair key that may be taken and not released.
+        places: how many messages may be taken and not released because of the calls that there are;
+            None if that bounds no key.
         token_bucket: if given, each message that is taken uses a token.
         priorities: if given, fair keys of different levels take turns by the weights of their
             levels. `fair_key` then returns keys that it made.
@@ -95,6 +101,7 @@ class FairQueue:
         is_open: while False no message can be taken.
         most_out: the most messages of all keys that may be taken and not released; None for no
             limit.
+        places: see above; may change.
         out: number of messages taken and not released.
     """
 
@@ -103,17 +110,18 @@ class FairQueue:
         fair_key: Key,
         *,
         order_key: Key | None = None,
-        most_running: int | None = None,
+        places: int | None = None,
         token_bucket: TokenBucket | None = None,
         priorities: Priorities | None = None,
     ) -> None:
         self.fair_key = fair_key if priorities is None else priorities.add_to(fair_key)
         self.is_open = True
         self.most_out: int | None = None
+        self.places = places
         self._order_key = order_key
-        self._most_running = most_running
         self._token_bucket = token_bucket
         self._groups: dict[str, _Group] = {}
+        self._capped: deque[_Group] = deque()
         self._priorities = priorities
         self._round: deque[_Group] | WeightedRound[_Group] = (
             deque() if priorities is None else WeightedRound(priorities.weights)
@@ -171,6 +179,8 @@ class FairQueue:
         queue.is_busy = self._order_key is not None
         self._list(queue)
         self._schedule(group)
+        if self.places is not None:
+            self._cap_next()
         return message
 
     def release(self, message: Message) -> None:
@@ -182,6 +192,8 @@ class FairQueue:
             self._list(queue)
             self._schedule(queue.group)
             self._forget(queue)
+            if self._capped:
+                self._look_at_capped()
 
     def delay(self, message: Message) -> Sequence[Message]:
         """Block the message's order key until `resume`.
@@ -204,6 +216,8 @@ class FairQueue:
             queue.group.waiting_bytes += message.size_bytes
             self._waiting += 1
             self._schedule(queue.group)
+            if self._capped:
+                self._look_at_capped()
         queue.delayed += 1
         if queue.delayed > 1:
             return (message,) if was_taken else ()
@@ -299,10 +313,47 @@ class FairQueue:
             self._round.remove(group)
 
     def _schedule(self, group: _Group) -> None:
-        most = self._most_running
-        if group.listed and not group.is_scheduled and (most is None or group.running < most):
+        if group.is_scheduled or not group.listed:
+            return
+        if self._may_run(group):
             group.is_scheduled = True
             self._round.append(group)
+        else:
+            self._cap(group)
+
+    def _cap_next(self) -> None:
+        """Keep what comes next a group that may run: each call makes the share of all smaller."""
+        while self._round and not self._may_run(group := self._round[0]):
+            self._round.remove(group)
+            group.is_scheduled = False
+            self._cap(group)
+
+    def _cap(self, group: _Group) -> None:
+        if not group.is_capped:
+            group.is_capped = True
+            self._capped.append(group)
+
+    def _may_run(self, group: _Group) -> bool:
+        """Whether a key may have another call: at most three for each that is free.
+
+        So one key has three quarters of the calls at most, two keys three sevenths each, and some
+        are free for a key that comes, however many keys have calls that take long. A key without a
+        call may always have one. Source: Choudhury and Hahne, dynamic queue length thresholds,
+        1998.
+        """
+        places, running = self.places, group.running
+        if places is None or not running:
+            return True
+        free = places - len(self.out)
+        # The last one is for a key that has none.
+        most = min(places - max(1, places // ROOM_SHARE), (ROOM_SHARE - 1) * free)
+        return running < most and free > 1
+
+    def _look_at_capped(self) -> None:
+        """Let one group go on that had too many calls; each release looks at the next one."""
+        group = self._capped.popleft()
+        group.is_capped = False
+        self._schedule(group)
 
     def _forget(self, queue: _KeyQueue) -> None:
         """Remove an empty queue: the set of keys changes over time."""

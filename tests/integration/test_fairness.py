@@ -17,6 +17,7 @@ from tests.support.versions import has_message_schedules
 
 FLOOD = 6000
 QUIET = 100
+DEVICE = b'{"n": %d}'
 
 
 class Tenants:
@@ -40,11 +41,11 @@ class Tenants:
         streams = {self.stream: {"subjects": [f"{self.stream}.>"]}}
         return running_host(self.url, {self.name: self.spec}, {self.name: act}, streams=streams)
 
-    async def give(self, tenant: str, numbers: range) -> None:
+    async def give(self, tenant: str, numbers: range, form: bytes = b"%d") -> None:
         for first in range(numbers.start, numbers.stop, 500):
             await self.broker.publish_many(
                 [
-                    Publication(f"{self.stream}.{tenant}", b"%d" % n, f"{self.name}-{tenant}-{n}")
+                    Publication(f"{self.stream}.{tenant}", form % n, f"{self.name}-{tenant}-{n}")
                     for n in range(first, min(first + 500, numbers.stop))
                 ]
             )
@@ -114,6 +115,32 @@ async def test_a_quiet_tenant_is_served_at_once_beside_a_flood(
         assert at_once[-2] < FLOOD / 50
     assert len(clocked.runs) == FLOOD + QUIET
     assert set(clocked.runs.values()) == {1}
+
+
+@pytest.mark.parametrize("order", [{}, {"ordered_by": {"field": "n"}}], ids=["fair", "ordered"])
+async def test_keys_whose_calls_take_long_leave_calls_to_another_one(
+    tenants: Tenants, order: dict[str, Any]
+) -> None:
+    calls, gate = Journal(), asyncio.Event()
+
+    async def act(ctx: Context, event: Any) -> None:
+        tenant = event.subject.rsplit(".", 1)[1]
+        calls.add(tenant)
+        if tenant != "quick":
+            await gate.wait()
+
+    async with tenants.run(act, fair_by={"token": 2}, concurrency=16, **order):
+        await tenants.give("slow-a", range(50), DEVICE)
+        await calls.wait(12)
+        await tenants.give("slow-b", range(50), DEVICE)
+        await calls.wait(15)
+        await tenants.give("quick", range(20), DEVICE)
+        await calls.wait(15 + 20)
+        gate.set()
+        await tenants.settle()
+
+    assert Counter(calls.entries[:35]) == {"slow-a": 12, "slow-b": 3, "quick": 20}
+    assert Counter(calls.entries) == {"slow-a": 50, "slow-b": 50, "quick": 20}
 
 
 async def test_what_is_set_aside_keeps_its_identity_and_its_attempts(tenants: Tenants) -> None:

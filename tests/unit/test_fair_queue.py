@@ -19,8 +19,8 @@ def _message(sequence: int, subject: str = "s.a.k", data: bytes = b"") -> Messag
     return Message(subject, data, stream="S", sequence=sequence)
 
 
-def _fair(most_running: int | None = None) -> FairQueue:
-    return FairQueue(key_of(KeySpec(token=2)), most_running=most_running)
+def _fair(places: int | None = None) -> FairQueue:
+    return FairQueue(key_of(KeySpec(token=2)), places=places)
 
 
 def _ordered(token_bucket: TokenBucket | None = None) -> FairQueue:
@@ -52,14 +52,86 @@ def test_keys_take_turns_however_many_messages_each_has() -> None:
 
 
 def test_one_key_leaves_room_for_the_others() -> None:
-    queue = _fair(most_running=2)
+    queue = _fair(places=3)
     messages = _fill(queue, *["s.loud"] * 4)
 
     assert _take_all(queue) == [1, 2]
     queue.append(_message(9, "s.quiet"))
     assert _take_all(queue) == [9]
+    # The last call is for a key that has none.
     queue.release(messages[0])
+    assert _take_all(queue) == []
+    queue.release(next(message for message in queue.out if message.sequence == 9))
     assert _take_all(queue) == [3]
+
+
+@pytest.mark.parametrize(
+    ("slow", "each"), [(1, 768), (2, 439), (3, 308), (10, 100), (100, 11), (500, 3), (1000, 2)]
+)
+def test_however_many_keys_have_slow_calls_some_calls_are_free(slow: int, each: int) -> None:
+    places = 1024
+    queue = _fair(places)
+    _fill(queue, *[f"s.slow{number % slow}" for number in range(max(20 * slow, places))])
+    running = Counter[str]()
+    while queue:
+        running[queue.popleft().subject] += 1
+
+    assert max(running.values()) <= each
+    assert min(running.values()) >= each - 1
+    assert sum(running.values()) < places
+    queue.append(_message(10**6, "s.quick"))
+    assert _take_all(queue) == [10**6]
+
+
+def test_a_key_that_had_too_many_calls_goes_on_when_another_ones_end() -> None:
+    queue = _fair(16)
+    messages = _fill(queue, *["s.a"] * 20, *["s.b"] * 7)
+    _take_all(queue)
+    running = Counter(message.subject for message in queue.out)
+    assert running == {"s.a": 7, "s.b": 7}
+
+    for message in messages[20:]:
+        queue.release(message)
+        while queue:
+            queue.popleft()
+
+    assert Counter(message.subject for message in queue.out) == {"s.a": 12}
+
+
+def test_with_an_order_too_a_key_leaves_calls_to_the_others() -> None:
+    by_tenant, by_key = key_of(KeySpec(token=2)), key_of(KeySpec(token=3))
+    queue = FairQueue(by_tenant, order_key=by_key, places=8)
+    _fill(queue, *[f"s.loud.{number}" for number in range(20)])
+
+    assert len(_take_all(queue)) == 6
+    queue.append(_message(99, "s.quiet.k"))
+    assert _take_all(queue) == [99]
+    # More hosts make calls.
+    queue.places = 16
+    queue.release(next(iter(queue.out)))
+    assert len(_take_all(queue)) == 7
+
+
+@given(
+    st.integers(1, 12),
+    st.lists(st.sampled_from("abcde"), max_size=60),
+    st.randoms(use_true_random=False),
+)
+def test_shares_of_calls_leave_no_message_behind(
+    places: int, keys: list[str], chance: random.Random
+) -> None:
+    queue = _fair(places)
+    _fill(queue, *[f"s.{key}" for key in keys])
+    done = 0
+    while queue or queue.out:
+        if queue and len(queue.out) < places and (not queue.out or chance.random() < 0.7):
+            queue.popleft()
+        else:
+            queue.release(chance.choice(list(queue.out)))
+            done += 1
+
+    assert done == len(keys)
+    assert (queue.waiting, queue.groups, queue.is_idle) == (0, 0, True)
 
 
 def test_of_a_key_of_the_order_the_next_comes_when_the_one_before_is_released() -> None:

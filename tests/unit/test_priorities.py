@@ -27,9 +27,9 @@ def _message(sequence: int, priority: str = "", tenant: str = "a") -> Message:
     return Message(f"sms.{tenant}", data, stream="S", sequence=sequence)
 
 
-def _queue(most_running: int | None = None) -> FairQueue:
+def _queue(places: int | None = None) -> FairQueue:
     tenant = key_of(KeySpec(token=2))
-    return FairQueue(tenant, most_running=most_running, priorities=priorities_of(SPEC))
+    return FairQueue(tenant, places=places, priorities=priorities_of(SPEC))
 
 
 def _take_all(queue: FairQueue) -> list[int]:
@@ -70,7 +70,7 @@ def test_tenants_take_turns_within_a_level() -> None:
 
 
 def test_each_level_of_a_tenant_has_its_own_share_of_calls() -> None:
-    queue = _queue(most_running=2)
+    queue = _queue(places=3)
     for number in range(1, 5):
         queue.append(_message(number, "bulk"))
     assert _take_all(queue) == [1, 2]

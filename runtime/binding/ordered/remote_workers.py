@@ -64,6 +64,11 @@ class RemoteWorkers:
             worker = self._workers[peer] = Worker(partial(self._call, peer))
             for _ in range(peer.slots):
                 self._work.workers.add_worker(worker)
+        queue = self._work.fair_queue
+        if queue is not None and queue.places is not None:
+            # The share of a fair key is one of all calls, here and there.
+            own = self._dispatcher.function.spec.concurrency
+            queue.places = own + sum(each.slots for each in self._workers)
 
     async def _call(self, peer: Peer, message: Message) -> Outcome:
         """Call the function on a standby, or here when the standby cannot make the call."""
