@@ -47,7 +47,7 @@ class Mosquitto:
         self._child: subprocess.Popen[bytes] | None = None
         self.port = 0
         for _ in range(_PORTS):
-            self.port = _free_port()
+            self.port = free_port()
             if self._start():
                 return
         raise AssertionError(self.log)
@@ -122,7 +122,7 @@ def mosquitto_hash(password: str) -> str:
     return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(found).decode()}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

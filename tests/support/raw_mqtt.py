@@ -87,6 +87,11 @@ class RawMqtt:
         number = struct.pack("!H", packet_id) if qos else b""
         await self.send(0x30 | qos << 1 | retain, text(topic) + number + payload)
 
+    async def deliver(self, topic: str, payload: bytes) -> None:
+        """Publish with QoS 1; returns when the broker has acknowledged it."""
+        await self.publish(topic, payload, qos=1)
+        assert await self.read() == (0x40, b"\x00\x01")
+
     async def subscribe(self, topic: str, *, qos: int = 1, packet_id: int = 1) -> int:
         """Subscribe; the granted QoS, 128 for a refusal."""
         await self.send(0x82, struct.pack("!H", packet_id) + text(topic) + bytes([qos]))
