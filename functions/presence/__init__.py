@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from functions.domain.device_activity import DEFAULT_TIMEOUT_S
 from functions.presence.comparison import Comparison
 from functions.presence.event_buffer import EventBuffer
+from functions.presence.server_watch import ServerWatch
 from functions.presence.sessions import GLOBAL_ACCOUNT
 from functions.presence.store import QUERIES
 from functions.presence.watching import PresenceWatch, repeat
@@ -71,9 +72,11 @@ def _system(ctx: Context[None]) -> SystemPort | None:
 async def _watch_sessions(ctx: Context[None], system: SystemPort, watching: PresenceWatch) -> None:
     settings: PresenceSettings = ctx.settings
     events = EventBuffer(settings.account)
+    servers = ServerWatch(
+        *(ctx.postgres, ctx.log, system), account=settings.account, apply=watching.apply
+    )
     comparison = Comparison(
-        ctx,
-        system,
+        *(ctx, system, servers),
         account=settings.account,
         every_s=settings.compare_s,
         apply=watching.apply,
@@ -83,16 +86,22 @@ async def _watch_sessions(ctx: Context[None], system: SystemPort, watching: Pres
     async def compare() -> None:
         nonlocal reconnects
         if system.reconnects != reconnects or events.is_incomplete:
+            # First what may fail: a comparison that is not asked for now would never be made.
+            since = await ctx.postgres.fetchval(QUERIES["clock"])
             reconnects, events.is_incomplete = system.reconnects, False
-            comparison.want(await ctx.postgres.fetchval(QUERIES["clock"]))
+            comparison.want(since)
         await comparison.run_once()
+
+    async def ask() -> None:
+        if (since := await servers.run_once()) is not None:
+            comparison.want(since)
 
     listening = [await system.subscribe(subject, events.take) for subject in _EVENTS]
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(repeat(ctx, "events", 0, lambda: watching.apply_events(events)))
             tasks.create_task(repeat(ctx, "comparison", _COMPARE_EVERY_S, compare))
-            tasks.create_task(repeat(ctx, "servers", _SERVERS_EVERY_S, comparison.end_lost))
+            tasks.create_task(repeat(ctx, "servers", _SERVERS_EVERY_S, ask))
     finally:
         for each in listening:
             await each.unsubscribe()

@@ -5,18 +5,19 @@ a connection was lost, is found here: at every start, after every reconnect, and
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from functions.presence.server_watch import ServerWatch
 from functions.presence.servers import (
     ListedPart,
     ListingFailed,
     find_servers,
     list_connections,
 )
-from functions.presence.sessions import GLOBAL_ACCOUNT, EndedSession, Session
-from functions.presence.store import QUERIES, Changes
+from functions.presence.sessions import Session
+from functions.presence.store import QUERIES, Apply, Changes, ended_sessions
 from runtime import Context, SystemPort
 
 if TYPE_CHECKING:
@@ -25,15 +26,9 @@ if TYPE_CHECKING:
     Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 _AT_A_TIME = 1000
-# Since this version servers tell of connections in their global account.
-_TELLS_SINCE = (2, 12)
 _OFTEN = timedelta(seconds=0.5)
 # So much of a server's time may go into comparisons, one in this number.
 _SHARE = 5
-# A server that is silent for so many questions, one every two seconds, is gone.
-_MISSES = 3
-
-Apply = Callable[[Changes], Awaitable[None]]
 
 
 class Comparison:
@@ -44,6 +39,7 @@ class Comparison:
     Args:
         ctx: of the function, with PostgreSQL.
         system: the system account of the servers.
+        servers: knows which of them this host hears.
         account: the account of the devices.
         every_s: seconds between two comparisons.
         apply: settles changes.
@@ -53,6 +49,7 @@ class Comparison:
         self,
         ctx: Context[Any],
         system: SystemPort,
+        servers: ServerWatch,
         *,
         account: str,
         every_s: float,
@@ -61,13 +58,12 @@ class Comparison:
         self._pool: Pool = ctx.postgres
         self._log = ctx.log
         self._system = system
+        self._servers = servers
         self._account = account
         self._every = timedelta(seconds=every_s)
         self._took = timedelta(0)
-        self._is_told = True
         self._apply = apply
         self._since: datetime | None = None
-        self._missed: dict[str, int] = {}
 
     def want(self, since: datetime) -> None:
         """Ask for a comparison that begins after `since`, by the database's clock."""
@@ -75,58 +71,40 @@ class Comparison:
 
     async def run_once(self) -> None:
         """Compare if a comparison is wanted, and if no other host has made it or makes it."""
+        if not self._servers.sees_all:
+            # This host would call a part of the servers all of them.
+            return
         now: datetime = await self._pool.fetchval(QUERIES["clock"])
-        every = self._every if self._is_told else max(_OFTEN, self._took * _SHARE)
-        wanted_since = max(self._since or now - every, now - every)
+        every = self._every if self._servers.tells_all else max(_OFTEN, self._took * _SHARE)
+        since = self._since
+        wanted_since = max(since or now - every, now - every)
         if await self._pool.fetchval(QUERIES["is_compared"], wanted_since):
-            self._since = None
+            # Unless another one was asked for meanwhile.
+            if self._since is since:
+                self._since = None
             return
         began_at = await self._pool.fetchval(QUERIES["claim_comparison"], wanted_since)
         if began_at is None:
             return
         servers = await find_servers(self._system)
         begun_s = time.monotonic()
-        for server_id in sorted(servers):
-            try:
-                await self._compare(server_id, began_at)
-            except ListingFailed as failure:
-                self._log.warning(
-                    "The sessions of a server could not be compared; tried again",
-                    server_id=server_id,
-                    reason=str(failure),
-                )
-                return
-        if servers:
+        compared = [await self._try(server_id, began_at) for server_id in sorted(servers)]
+        if compared and all(compared):
             await self._pool.execute(QUERIES["end_comparison"], began_at)
             self._took = timedelta(seconds=time.monotonic() - begun_s)
 
-    async def end_lost(self) -> None:
-        """End the sessions of servers that have not answered three times in a row."""
-        servers = await find_servers(self._system)
-        self._is_told = self._account != GLOBAL_ACCOUNT or all(
-            version >= _TELLS_SINCE for version in servers.values()
-        )
-        known = {row["server_id"] for row in await self._pool.fetch(QUERIES["find_servers"])}
-        silent = known - servers.keys()
-        self._missed = {server_id: self._missed.get(server_id, 0) + 1 for server_id in silent}
-        for server_id, misses in self._missed.items():
-            if misses >= _MISSES:
-                await self._end_all(server_id)
-
-    async def _end_all(self, server_id: str) -> None:
-        ended = 0
-        while True:
-            rows = await self._pool.fetch(QUERIES["find_sessions"], server_id, _AT_A_TIME)
-            if not rows:
-                break
-            now: datetime = await self._pool.fetchval(QUERIES["clock"])
-            await self._apply(_ended(rows, now, is_lost=True))
-            ended += len(rows)
-        self._log.warning(
-            "A NATS server is gone, and the sessions of devices with it",
-            server_id=server_id,
-            sessions=ended,
-        )
+    async def _try(self, server_id: str, began_at: datetime) -> bool:
+        """Compare a server's sessions; whether it has listed them."""
+        try:
+            await self._compare(server_id, began_at)
+        except ListingFailed as failure:
+            self._log.warning(
+                "The sessions of a server could not be compared; tried again",
+                server_id=server_id,
+                reason=str(failure),
+            )
+            return False
+        return True
 
     async def _compare(self, server_id: str, began_at: datetime) -> None:
         opened = ended = 0
@@ -136,11 +114,11 @@ class Comparison:
             unknown = await self._find_unknown(part.listing.sessions)
             for start in range(0, len(missing), _AT_A_TIME):
                 some = missing[start : start + _AT_A_TIME]
-                await self._apply(_ended(some, listed_at, is_lost=False))
+                await self._apply(Changes(ended=ended_sessions(some, listed_at)))
             for start in range(0, len(unknown), _AT_A_TIME):
                 await self._apply(Changes(opened=unknown[start : start + _AT_A_TIME]))
             opened, ended = opened + len(unknown), ended + len(missing)
-        if self._is_told and (opened or ended):
+        if self._servers.tells_all and (opened or ended):
             self._log.info(
                 "Sessions of devices were compared with a server's: not all events were heard",
                 server_id=server_id,
@@ -166,21 +144,6 @@ class Comparison:
         rows = await self._pool.fetch(QUERIES["find_unknown"], sessions[0].server_id, ids)
         unknown = {row["connection_id"] for row in rows}
         return [session for session in sessions if session.connection_id in unknown]
-
-
-def _ended(rows: Sequence[Any], at: datetime, *, is_lost: bool) -> Changes:
-    sessions = (
-        Session(
-            row["server_id"],
-            row["connection_id"],
-            row["tenant_id"],
-            row["device_id"],
-            row["started_at"],
-            row["started_at"],
-        )
-        for row in rows
-    )
-    return Changes(ended=[EndedSession(session, at, is_lost) for session in sessions])
 
 
 __all__ = ["Comparison"]

@@ -176,6 +176,33 @@ WHERE EXISTS (
     SELECT FROM device_sessions AS session WHERE session.server_id = server.server_id AND session.ended_at IS NULL
 )
 
+-- name: hear_servers
+-- Notes that servers answer; returns those whose sessions were ended for their silence.
+-- $1 servers
+WITH forgotten AS (
+    DELETE FROM presence_servers WHERE heard_at < clock_timestamp() - interval '1 day' AND server_id <> ALL ($1)
+),
+back AS (
+    SELECT server_id FROM presence_servers WHERE server_id = ANY ($1) AND is_lost
+),
+heard AS (
+    INSERT INTO presence_servers AS known (server_id)
+    SELECT server_id FROM unnest($1::text[]) AS server (server_id) ORDER BY server_id
+    ON CONFLICT (server_id) DO UPDATE SET heard_at = clock_timestamp(), is_lost = false
+    WHERE known.heard_at < clock_timestamp() - interval '1 second' OR known.is_lost
+)
+SELECT server_id FROM back
+
+-- name: find_heard
+-- Servers that some host has heard.
+-- $1 since
+SELECT server_id, heard_at FROM presence_servers WHERE heard_at > $1
+
+-- name: lose_server
+-- $1 server
+INSERT INTO presence_servers (server_id, is_lost, heard_at) VALUES ($1, true, clock_timestamp() - interval '1 minute')
+ON CONFLICT (server_id) DO UPDATE SET is_lost = true
+
 -- name: find_sessions
 -- $1 server, $2 how many at most
 SELECT server_id, connection_id, tenant_id::text, device_id::text, started_at

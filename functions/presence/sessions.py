@@ -137,7 +137,8 @@ def read_server(answer: bytes) -> tuple[str, tuple[int, int]] | None:
         version = (int(major), int(minor))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return (found, version) if isinstance(found, str) else None
+    is_id = isinstance(found, str) and 0 < len(found) <= _MAX_SERVER_LENGTH
+    return (found, version) if is_id else None
 
 
 def _listed(server_id: str, connection: Mapping[str, Any]) -> Session | None:

@@ -1,10 +1,10 @@
 """Applies what is heard of devices to their rows, and writes each change of status as an event."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
@@ -60,6 +60,30 @@ class _Heard:
             self.ended_at, self.is_lost = ended.ended_at, ended.is_lost
         if not ended.is_lost:
             self.see(ended.ended_at)
+
+
+Apply = Callable[[Changes], Awaitable[None]]
+
+
+def ended_sessions(
+    rows: Sequence[Any], at: datetime, *, is_lost: bool = False
+) -> list[EndedSession]:
+    """The ends of open sessions, as rows of the database, that nobody told of."""
+    return [
+        EndedSession(
+            Session(
+                row["server_id"],
+                row["connection_id"],
+                row["tenant_id"],
+                row["device_id"],
+                row["started_at"],
+                row["started_at"],
+            ),
+            at,
+            is_lost,
+        )
+        for row in rows
+    ]
 
 
 async def settle(
@@ -182,4 +206,4 @@ def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-__all__ = ["QUERIES", "Changes", "Device", "settle"]
+__all__ = ["QUERIES", "Apply", "Changes", "Device", "ended_sessions", "settle"]
