@@ -165,7 +165,12 @@ async def test_every_table_that_holds_tenants_is_emptied_of_one(
 
 # Tables without a tenant: those of the installation, and of rows that go with one they refer to.
 WITHOUT_TENANT = {
-    *("alembic_version_functions_domain_migrations", "presence_watch", "rate_sharers"),
+    *(
+        "alembic_version_functions_domain_migrations",
+        "presence_servers",
+        "presence_watch",
+        "rate_sharers",
+    ),
     *("delivery_handovers", "destination_types", "quarantine_limits", "quarantine_unkept"),
     "poll_readers",
 }

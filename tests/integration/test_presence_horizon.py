@@ -4,8 +4,13 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 
+from functions.presence.horizon import find_horizon
+from runtime import Context, Message
 from runtime.broker.connection import Broker
+from runtime.broker.mailbox import Mailbox
+from runtime.context import Scope
 from runtime.resource.postgres import open_pool
 from tests.support.host import eventually, running_host
 from tests.support.ingest import register
@@ -17,6 +22,8 @@ CONSUMER = {
     "stream_name": "TELEMETRY",
     "config": {"durable_name": "ingest-workers", "ack_policy": "explicit"},
 }
+
+LOG: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 
 @pytest.fixture
@@ -70,3 +77,35 @@ async def test_no_device_is_silent_while_messages_wait_for_ingest(
         )
         await broker.request(messages[0].reply, b"+ACK", timeout_s=10)
         await presence.becomes("offline")
+
+
+async def test_no_device_is_silent_while_messages_wait_in_the_mailbox_of_ingest(
+    broker: Broker, telemetry: None
+) -> None:
+    mailbox = Mailbox(broker)
+    await mailbox.ensure()
+    now = datetime.now(UTC)
+    context = Context(Scope("watch_presence", None, broker, {}, LOG))
+    assert await find_horizon(context, now) == now
+    message = a_message(now - timedelta(minutes=5))
+    await mailbox.park(message, "another", 3600)
+    assert await find_horizon(context, now) == now
+    await mailbox.park(message, "ingest", 3600)
+    assert now - await find_horizon(context, now) == timedelta(minutes=5)
+    await mailbox.post(a_message(now - timedelta(minutes=7)), "ingest_unmapped")
+    assert now - await find_horizon(context, now) == timedelta(minutes=7)
+    # More than are looked at: any of them may be as old as ingest tries a message.
+    for number in range(100):
+        await mailbox.post(a_message(now - timedelta(minutes=1), number + 10), "ingest")
+    assert now - await find_horizon(context, now) == timedelta(minutes=20)
+    await broker.api("STREAM.PURGE.MAILBOX")
+
+
+def a_message(stored_at: datetime, sequence: int = 1) -> Message:
+    return Message(
+        subject="telemetry.test.dev1",
+        data=b"waits",
+        stream="TELEMETRY",
+        sequence=sequence,
+        stored_at_ns=round(stored_at.timestamp() * 1_000_000) * 1000,
+    )
