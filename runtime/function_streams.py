@@ -15,7 +15,7 @@ from runtime.broker.stream_configs import (
 )
 from runtime.broker.streams import ensure, wanted_objects
 from runtime.broker.streams import inspect as inspect_streams
-from runtime.broker.ticks import tick_subject, with_ticks
+from runtime.broker.ticks import TICK_ACK_WAIT_S, tick_subject, with_ticks
 from runtime.drift_watch import DriftWatch
 from runtime.errors import ConfigError, Unavailable
 from runtime.host_options import HostOptions
@@ -130,10 +130,11 @@ class FunctionStreams:
         if spec.consumer:
             stream, durable = spec.consumer.stream, spec.consumer.durable_of(name)
             subjects = spec.consumer.filter_subjects or self._manifest.streams[stream].subjects
-            ack_wait_s = spec.consumer.ack_wait
+            ack_wait_s = mailbox_ack_wait_s = spec.consumer.ack_wait
         elif spec.schedule:
             stream, durable = SCHEDULES, tick_consumer(name)
-            subjects, ack_wait_s = (tick_subject(name),), ConsumerSpec().ack_wait
+            subjects, ack_wait_s = (tick_subject(name),), TICK_ACK_WAIT_S
+            mailbox_ack_wait_s = ConsumerSpec().ack_wait
         else:
             return []
         return [
@@ -142,7 +143,7 @@ class FunctionStreams:
                 MAILBOX,
                 name,
                 (f"mailbox.ready.{name}",),
-                ack_wait_s,
+                mailbox_ack_wait_s,
                 self._recreate,
                 self._restore,
             ),

@@ -18,6 +18,12 @@ from runtime.observe.logs import get_logger
 
 log = get_logger("runtime.schedule")
 
+TICK_ACK_WAIT_S = 15.0
+"""After a host died, the tick that it was running is called again after this time.
+
+Hosts of a version whose ticks had 30 s say every 10 s that they go on, which has to be in time.
+"""
+
 _KEPT = 1000
 _AHEAD_MOST = timedelta(hours=1)
 
@@ -35,7 +41,7 @@ def with_ticks(manifest: Manifest) -> Manifest:
             filter_subjects=(tick_subject(name),),
             deliver="new",
             max_deliver=spec.retry.max_attempts,
-        )
+        ).model_copy(update={"ack_wait": TICK_ACK_WAIT_S})
         for name, spec in manifest.functions.items()
         if spec.schedule
     }

@@ -53,6 +53,12 @@ class HostProcess:
         return self._log.read_text(encoding="utf-8")
 
     @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None, "the host was not started"
+        return self._process.pid
+
+    @property
     def workers(self) -> list[psutil.Process]:
         """The supervisor's worker processes, the oldest first."""
         assert self._process is not None, "the host was not started"
