@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from functions.domain.mqtt_session_records import read_record, staging_client
+
 FAMILIES = frozenset(
     {
         *("telemetry", "shadow", "commands", "tenant"),
@@ -14,11 +16,13 @@ FAMILIES = frozenset(
 )
 """First tokens of subjects whose second token is a tenant."""
 
-_MQTT_FAMILIES = frozenset({"msgs", "rmsgs"})
-_MQTT_TENANT = 3
+# Streams of nats-server's MQTT sessions by the subject of the message, which it may have mapped.
+_MQTT_STREAMS = frozenset({"msgs", "rmsgs"})
+_MQTT_FAMILY = 2
 # Copies of messages that the runtime keeps.
 _COPIES = ("dead_letters.", "mailbox.")
 _SUBJECT, _TAIL = b"Runtime-Subject", b"Runtime-Tail"
+_STAGED_SUBJECT = b"Nmqtt-Subject"
 
 
 class StoredMessage(NamedTuple):
@@ -32,7 +36,8 @@ class StoredMessage(NamedTuple):
 
 def subjects_of(tenant_id: str) -> tuple[str, ...]:
     """Filters that match every subject which may name the tenant, and others that look alike."""
-    return f"*.{tenant_id}", f"*.{tenant_id}.>", f"$MQTT.*.tenant.{tenant_id}.>"
+    plain = (f"*.{tenant_id}", f"*.{tenant_id}.>")
+    return (*plain, *(f"$MQTT.*.{each}" for each in plain))
 
 
 def purges(subjects: Iterable[str], tenant_id: str) -> frozenset[str]:
@@ -43,13 +48,15 @@ def purges(subjects: Iterable[str], tenant_id: str) -> frozenset[str]:
     found: set[str] = set()
     for subject in subjects:
         tokens = subject.split(".")
-        if tokens[0] == "$MQTT" and len(tokens) > _MQTT_TENANT:
-            is_its_own = tokens[1] in _MQTT_FAMILIES and tokens[2:4] == ["tenant", tenant_id]
-            if is_its_own:
-                found.add(f"$MQTT.{tokens[1]}.tenant.{tenant_id}.>")
-        elif names_tenant(subject, tenant_id):
+        prefix = ""
+        if tokens[0] == "$MQTT" and len(tokens) > _MQTT_FAMILY:
+            if tokens[1] not in _MQTT_STREAMS:
+                continue
+            prefix, tokens = f"$MQTT.{tokens[1]}.", tokens[_MQTT_FAMILY:]
+        named = ".".join(tokens)
+        if names_tenant(named, tenant_id):
             exact = f"{tokens[0]}.{tenant_id}"
-            found.add(exact if subject == exact else f"{exact}.>")
+            found.add(prefix + (exact if named == exact else f"{exact}.>"))
     return frozenset(found)
 
 
@@ -64,11 +71,11 @@ def is_of_tenant(message: StoredMessage, tenant_id: str) -> bool:
     A copy that the runtime keeps is judged as its original. Where the subject names a tenant, it
     decides alone: the doors have proved who may send on it, and anyone may write another tenant's
     name into a payload. Only a message on a subject such as `sms.send` is its payload's tenant's.
-    The record of an MQTT session names its client id, which begins with the tenant.
+    What nats-server keeps of an MQTT session names its client id, which begins with the tenant.
     """
     subject = _subject_of(message)
     if subject.startswith("$MQTT."):
-        return _is_session_of(message, tenant_id)
+        return _is_of_session(message, tenant_id)
     if (owner := _owner(subject)) is not None:
         return owner == tenant_id
     if _is_tail(message):
@@ -96,14 +103,16 @@ def _subject_of(message: StoredMessage) -> str:
     return message.subject
 
 
-def _is_session_of(message: StoredMessage, tenant_id: str) -> bool:
-    if not message.subject.startswith("$MQTT.sess."):
-        return False
-    try:
-        record: Any = orjson.loads(message.data)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(record, dict) and str(record.get("id", "")).startswith(f"{tenant_id}/")
+def _is_of_session(message: StoredMessage, tenant_id: str) -> bool:
+    client_id = staging_client(message.subject)
+    if client_id is None:
+        record = read_record(message.subject, message.data)
+        client_id = "" if record is None else record.client_id
+    elif "/" not in client_id:
+        # Not a device's: a trusted publisher's, for whichever tenant.
+        staged = _headers(message).get(_STAGED_SUBJECT, b"").decode("latin-1")
+        return names_tenant(staged, tenant_id)
+    return client_id.startswith(f"{tenant_id}/")
 
 
 def _is_tail(message: StoredMessage) -> bool:

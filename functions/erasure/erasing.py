@@ -18,6 +18,7 @@ import asyncpg
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from functions.domain.mqtt_session_records import QUEUED, SESSIONS, UNRELEASED
 from functions.domain.named_sql import read_queries
 from functions.erasure.streams import TenantStreams
 from functions.erasure.tables import ENTRANCES, OTHER_COLUMNS, TenantTable, referring_first
@@ -42,10 +43,10 @@ class ErasingSettings(BaseModel):
 
     run_s: Annotated[float, Field(gt=0, le=600)] = 20.0
     settle_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
-    consumer_streams: tuple[str, ...] = ("$MQTT_msgs", "POLLED")
+    consumer_streams: tuple[str, ...] = (QUEUED, "POLLED")
     read_streams: tuple[str, ...] = (
         *("MAILBOX", "DEAD_LETTERS", "SMS", "EMAIL", "WEBHOOKS"),
-        "$MQTT_sess",
+        *(UNRELEASED, SESSIONS),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from functions.domain.mqtt_session_records import read_record, removal_of
 from functions.erasure.belonging import (
     StoredMessage,
     is_of_tenant,
@@ -153,7 +154,10 @@ class TenantStreams:
         )
 
     async def _delete(self, stream: str, message: StoredMessage) -> int:
-        # The end of a cut message first: once the message is gone nothing leads to it.
+        # What a message leads to goes first: once the message is gone nothing leads to it.
+        record = read_record(message.subject, message.data)
+        for subject, payload in () if record is None else removal_of(record):
+            await self._found(subject, payload)
         tail = tail_of(message)
         for sequence in (*([] if tail is None else [tail]), message.sequence):
             try:

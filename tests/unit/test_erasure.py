@@ -21,6 +21,10 @@ def test_only_subjects_of_families_with_a_tenant_are_purged() -> None:
         "$MQTT.msgs.tenant.acme.device.d1.commands",
         "$MQTT.sess.tenant.acme.device",
         "$MQTT.rmsgs.tenant.other.device.acme",
+        "$MQTT.rmsgs.telemetry.acme.d1.heartbeat",
+        "$MQTT.msgs.telemetry.other.acme",
+        "$MQTT.qos2.in.acme/d1.7",
+        "$MQTT.out.pubrel.acme",
     ]
     assert purges(subjects, "acme") == {
         "telemetry.acme",
@@ -28,6 +32,7 @@ def test_only_subjects_of_families_with_a_tenant_are_purged() -> None:
         "shadow.acme.>",
         "routes.acme.>",
         "$MQTT.msgs.tenant.acme.>",
+        "$MQTT.rmsgs.telemetry.acme.>",
     }
 
 
@@ -43,6 +48,10 @@ def copy_of(subject: str, data: bytes = b"x") -> StoredMessage:
     lines = [f"{name}: {value}" for name, value in origin_headers(message).items()]
     block = "\r\n".join(["NATS/1.0", *lines, "\r\n"])
     return StoredMessage(1, "dead_letters.f", block.encode(), data)
+
+
+def staged(subject: str) -> bytes:
+    return f"NATS/1.0\r\nNmqtt-Pub: 2\r\nNmqtt-Subject: {subject}\r\n\r\n".encode()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +93,13 @@ def copy_of(subject: str, data: bytes = b"x") -> StoredMessage:
         (StoredMessage(1, "$MQTT.sess.x", b"", b'{"id":"acme2/d1"}'), False),
         (StoredMessage(1, "$MQTT.sess.x", b"", b'{"id":"other/d1","tenant_id":"acme"}'), False),
         (StoredMessage(1, "$MQTT.sess.x", b"", b'"tenant_id": "acme"'), False),
+        (StoredMessage(1, "$MQTT.qos2.in.acme/d1.7", b"", b""), True),
+        (StoredMessage(1, "$MQTT.qos2.in.acme2/d1.7", b"", b""), False),
+        (StoredMessage(1, "$MQTT.qos2.in.gateway.7", staged("tenant.acme.device.d1.x"), b""), True),
+        (StoredMessage(1, "$MQTT.qos2.in.gateway.7", staged("telemetry.acme2.d1"), b""), False),
+        (StoredMessage(1, "$MQTT.qos2.in.other/d.7", staged("telemetry.acme.d1"), b""), False),
+        (StoredMessage(1, "$MQTT.sess.x", b"", b"no JSON"), False),
+        (StoredMessage(1, "$MQTT.sess.x", b"", b'{"id":7,"cons":{"a":7}}'), False),
         (StoredMessage(1, "a", b"NATS/1.0\r\nRuntime-Subject\r\n:\r\n\xff", b"\xff"), False),
     ],
 )
