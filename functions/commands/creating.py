@@ -60,7 +60,7 @@ class CreateCommand(DeviceCommandsRequest):
 async def start(ctx: Context[Rate]) -> Rate:
     """The rate of each tenant."""
     settings: CommandSettings = ctx.settings
-    rate = Rate("commands", settings.rate_per_s, settings.burst, ctx)
+    rate = Rate("commands", settings.rate_per_s, settings.burst, ctx, has_own_clock=True)
     rate.sharing.start()
     return rate
 

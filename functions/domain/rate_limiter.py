@@ -4,14 +4,14 @@ from collections.abc import Hashable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 _NS = 1_000_000_000
-# A debt beyond the bucket may grow by this much, besides the size of the bucket.
-_MAX_DEBT_NS = 10 * _NS
+_QUIET = 4
+"""A key is quiet on a host where it takes at most this part of the host's part of the rate."""
 
 K = TypeVar("K", bound=Hashable)
 
 
 class Use(NamedTuple):
-    """What a limiter took for a key since it was last asked.
+    """What a limiter took for a key and has not told of.
 
     Attributes:
         added_ns: by how much the tokens moved the theoretical arrival time.
@@ -49,7 +49,8 @@ class RateLimiter(Generic[K]):
         self._arrivals: dict[K, int] = {}
         self._counts: dict[K, int] | None = None
         self._counted_from_ns = 0
-        self._watched: set[K] = set()
+        self._quiet_until: dict[K, int] = {}
+        self._indebted: set[K] = set()
         self.latest_ns = 0
 
     def take(self, key: K, now_ns: int) -> bool:
@@ -60,11 +61,12 @@ class RateLimiter(Generic[K]):
             if len(arrivals) >= self._max_keys:
                 self._drop_idle(now_ns)
             due_ns = now_ns
-        elif due_ns < now_ns or due_ns - now_ns > self._furthest_ns:
-            # The bucket is full, or the clock was put back: start with a full bucket.
+        elif due_ns < now_ns:
             due_ns = now_ns
         elif due_ns - now_ns > self._tolerance_ns:
-            return False
+            if not self._is_of_another_clock(key, due_ns - now_ns):
+                return False
+            due_ns = now_ns
         arrivals[key] = due_ns + self._interval_ns
         counts = self._counts
         if counts is not None:
@@ -74,39 +76,62 @@ class RateLimiter(Generic[K]):
 
     def is_empty(self, key: K, now_ns: int) -> bool:
         """Whether `take` would return False."""
-        due_ns = self._arrivals.get(key, now_ns)
-        return self._tolerance_ns < due_ns - now_ns <= self._furthest_ns
+        ahead_ns = self._arrivals.get(key, now_ns) - now_ns
+        return self._tolerance_ns < ahead_ns and not self._is_of_another_clock(key, ahead_ns)
 
-    def count_uses(self, *, counting: bool) -> None:
-        """Count from now on what is taken, or no longer."""
-        if counting != (self._counts is not None):
-            self._counts = {} if counting else None
-            self._watched = set()
-            self._counted_from_ns = self.latest_ns = 0
-            debt_ns = self._size_ns + _MAX_DEBT_NS if counting else 0
-            self._furthest_ns = self._size_ns + debt_ns
-
-    def uses(self, sharers: int) -> dict[K, Use]:
-        """What was taken since the last call, of keys that may exceed the rate all together.
+    def share_with(self, sharers: int) -> None:
+        """Count from now on what is taken, if there are others; no longer if there are none.
 
         Args:
-            sharers: how many limiters take for the same keys. A key of which this one took less
-                than half of its part of the rate is left out, unless it was told of before and has
-                not paid back since.
+            sharers: how many limiters take for the same keys, this one included.
         """
-        counts, arrivals, interval_ns = self._counts or {}, self._arrivals, self._interval_ns
-        elapsed_ns = max(0, self.latest_ns - (self._counted_from_ns or self.latest_ns))
-        least = max(2, elapsed_ns // (2 * sharers * interval_ns))
-        found = {
-            key: Use(count * interval_ns, arrivals[key])
-            for key, count in counts.items()
-            if (count >= least or key in self._watched) and key in arrivals
-        }
-        self._watched = {key for key in self._watched.union(found) if self._owes(key)}
-        if self._counts:
+        if (sharers > 1) != (self._counts is not None):
+            self._counts = {} if sharers > 1 else None
+            self._indebted, self._quiet_until = set(), {}
+            self._counted_from_ns = self.latest_ns = 0
+        self._furthest_ns = self._size_ns
+        if sharers > 1:
+            # What all may give out before they hear of each other: a burst, what comes in until
+            # they are told, and what none of them has told of yet.
+            self._furthest_ns += sharers * (self._size_ns + 2 * _NS + 4 * self._interval_ns)
+
+    def uses(self, sharers: int) -> dict[K, Use]:
+        """What was taken and is to be told, of keys that may exceed the rate all together.
+
+        A key that takes a quarter of this limiter's part of the rate, or less, is left out: all
+        limiters together leave out at most a quarter of the rate of a key. What it takes beyond
+        adds up, over calls of this function, and is told when it exceeds a token. Of a key that is
+        in debt everything is told.
+
+        Args:
+            sharers: how many limiters take for the same keys.
+        """
+        counts, now_ns, interval_ns = self._counts or {}, self.latest_ns, self._interval_ns
+        from_ns = self._counted_from_ns or now_ns
+        part = _QUIET * sharers
+        quiet_ns = part * interval_ns  # The time in which a quiet key may take one token.
+        quiet_until, indebted, arrivals = self._quiet_until, self._indebted, self._arrivals
+        found: dict[K, Use] = {}
+        for key, count in counts.items():
+            kept_ns = max(0, quiet_until.get(key, 0) - from_ns)
+            until_ns = from_ns + kept_ns + count * quiet_ns
+            if until_ns - now_ns <= quiet_ns and key not in indebted:
+                quiet_until[key] = until_ns
+            elif key in arrivals:
+                quiet_until.pop(key, None)
+                found[key] = Use(count * interval_ns + kept_ns // part, arrivals[key])
+        if counts:
             self._counts = {}
-        self._counted_from_ns = self.latest_ns
+        self._counted_from_ns = now_ns
+        self._forget_quiet(now_ns)
+        self._indebted = {key for key in indebted if self._owes(key)}
         return found
+
+    def keep(self, uses: Mapping[K, Use]) -> None:
+        """Tell of these uses the next time: there was no room for them."""
+        if (counts := self._counts) is not None:
+            for key, use in uses.items():
+                counts[key] = counts.get(key, 0) + use.added_ns // self._interval_ns
 
     def settle(self, told: Mapping[K, Use], arrivals_ns: Mapping[K, int]) -> None:
         """Charge what the other limiters took.
@@ -122,14 +147,27 @@ class RateLimiter(Generic[K]):
             # Between `uses` and now this one may have taken more.
             use = told[key]
             since_ns = max(0, mine_ns - use.arrival_ns)
-            # The furthest time that `take` does not mistake for that of another clock.
-            most_ns = use.arrival_ns - use.added_ns + self._furthest_ns
-            self._arrivals[key] = max(mine_ns, min(arrival_ns + since_ns, most_ns))
+            # A bucket is at most empty when a token is taken: the time then was this, or later.
+            taken_ns = use.arrival_ns - self._size_ns
+            owed_ns = min(arrival_ns + since_ns, taken_ns + self._furthest_ns)
+            if owed_ns > mine_ns:
+                self._arrivals[key] = owed_ns
             if self._owes(key):
-                self._watched.add(key)
+                self._indebted.add(key)
+
+    def _is_of_another_clock(self, key: K, ahead_ns: int) -> bool:
+        """Whether a time is further away than it can be: the clock was put back."""
+        if ahead_ns <= self._size_ns:
+            return False
+        return ahead_ns > self._furthest_ns or key not in self._indebted
 
     def _owes(self, key: K) -> bool:
         return self._arrivals.get(key, 0) > self.latest_ns + self._interval_ns
+
+    def _forget_quiet(self, now_ns: int) -> None:
+        if len(self._quiet_until) > self._max_keys:
+            kept = {key: until for key, until in self._quiet_until.items() if until > now_ns}
+            self._quiet_until = kept if len(kept) <= self._max_keys // 2 else {}
 
     def _drop_idle(self, now_ns: int) -> None:
         busy = {key: due_ns for key, due_ns in self._arrivals.items() if due_ns > now_ns}

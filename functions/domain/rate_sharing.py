@@ -5,13 +5,20 @@ the database what it took, and charges itself what they took. So the rate holds 
 what they gave out too much within a second is a debt, which all pay back. Only keys that may exceed
 the rate all together are told, so a device that sends at a fraction of its rate costs nothing.
 
+What N processes together give out for a key in T seconds is at most
+
+    rate * T + N * (burst + rate * 1 s + 2)
+
+and a quarter of the rate more for who can choose the process, and sends to most of them less than
+a quarter of their parts. The second term is for what they give out before they hear of each other;
+they all pay it back.
+
 While the database is away each process limits alone. A backlog is judged by each process alone,
 too: the processes then read messages of different times, and one would charge a device for the
 messages of another hour.
 """
 
 import asyncio
-import heapq
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,12 +58,21 @@ class KeyUse(BaseModel):
 
 
 class Uses(BaseModel):
-    """What a process of a group took since it last told."""
+    """What a process of a group took since it last told.
+
+    Attributes:
+        sharing: name of the group.
+        sharer: the process.
+        now_ns: what the process's clock shows, if the times are of that clock. None for times of a
+            clock that the whole group reads, such as a stream's.
+        uses: at most one for each key.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sharing: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")]
     sharer: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    now_ns: Annotated[int, Field(ge=0, le=_LATEST_NS)] | None = None
     uses: Annotated[list[KeyUse], Field(max_length=MAX_USES)]
 
 
@@ -87,20 +103,23 @@ class PostgresStore:
 
 async def share_uses(executor: Executor, uses: Uses) -> Shared:
     """Add the uses in the database, and return what all took of the same keys."""
-    sharers: int = await executor.fetchval(
-        _QUERIES["hear"], uses.sharing, uses.sharer, _GONE_AFTER_S
-    )
+    [heard] = await executor.fetch(_QUERIES["hear"], uses.sharing, uses.sharer, _GONE_AFTER_S)
+    sharers: int = heard["sharers"]
     by_key = {use.key: use for use in uses.uses}
     if not by_key:
         return Shared(sharers=sharers, arrivals={})
+    # Times of a process's own clock are kept as times of the database's: no two clocks agree, and
+    # one that is ahead would make debts for everybody.
+    ahead_ns = 0 if uses.now_ns is None else uses.now_ns - heard["now_ns"]
     rows = await executor.fetch(
         _QUERIES["settle"],
         uses.sharing,
         list(by_key),
         [use.added_ns for use in by_key.values()],
-        [use.arrival_ns for use in by_key.values()],
+        [min(max(0, use.arrival_ns - ahead_ns), _LATEST_NS) for use in by_key.values()],
     )
-    return Shared(sharers=sharers, arrivals={row["key"]: row["arrival_ns"] for row in rows})
+    arrivals = {row["key"]: row["arrival_ns"] + ahead_ns for row in rows}
+    return Shared(sharers=sharers, arrivals=arrivals)
 
 
 async def forget_uses(executor: Executor) -> None:
@@ -125,6 +144,8 @@ class RateSharing:
         store: where the processes meet.
         log: says once when the store stays away, and when it is back.
         now_ns: the clock of the limiters' times.
+        has_own_clock: whether the limiters' times are those of this process's clock. By default
+            they are of a clock that all processes read, such as a stream's.
     """
 
     def __init__(
@@ -135,6 +156,7 @@ class RateSharing:
         log: structlog.stdlib.BoundLogger,
         *,
         now_ns: Callable[[], int] = time.time_ns,
+        has_own_clock: bool = False,
     ) -> None:
         self._sharing = sharing
         self._sharer = secrets.token_hex(8)
@@ -142,6 +164,7 @@ class RateSharing:
         self._store = store
         self._log = log
         self._now_ns = now_ns
+        self._has_own_clock = has_own_clock
         self._sharers = 1
         self._task: asyncio.Task[None] | None = None
 
@@ -164,12 +187,15 @@ class RateSharing:
             )
             for name, each in told.items()
         ]
+        now_ns = self._now_ns() if self._has_own_clock else None
         shared = await self._store.share(
-            Uses.model_construct(sharing=self._sharing, sharer=self._sharer, uses=uses)
+            Uses.model_construct(
+                sharing=self._sharing, sharer=self._sharer, now_ns=now_ns, uses=uses
+            )
         )
         self._sharers = max(1, shared.sharers)
         for limiter in self._limiters.values():
-            limiter.count_uses(counting=self._sharers > 1)
+            limiter.share_with(self._sharers)
         self._charge(told, shared.arrivals)
 
     def _collect(self) -> dict[str, _Told]:
@@ -180,8 +206,10 @@ class RateSharing:
             if self._now_ns() - limiter.latest_ns <= _LIVE_NS:
                 found += (_Told(use, name, key) for key, use in uses.items())
         if len(found) > MAX_USES:
-            found = heapq.nlargest(MAX_USES, found, key=lambda each: each.use.added_ns)
-        return {_name(each.limiter, each.key): each for each in found}
+            found.sort(key=lambda each: each.use.added_ns, reverse=True)
+            for left in found[MAX_USES:]:
+                self._limiters[left.limiter].keep({left.key: left.use})
+        return {_name(each.limiter, each.key): each for each in found[:MAX_USES]}
 
     def _charge(self, told: Mapping[str, _Told], arrivals: Mapping[str, int]) -> None:
         for name, limiter in self._limiters.items():

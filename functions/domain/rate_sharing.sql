@@ -1,13 +1,14 @@
 -- What processes that limit the same keys tell each other; see functions/domain/rate_sharing.py.
 
 -- name: hear
--- Notes that a process is there; how many there are.
+-- Notes that a process is there; how many there are, and the time.
 -- $1 group, $2 process, $3 seconds after which a silent one is gone
 WITH here AS (
     INSERT INTO rate_sharers (sharing, sharer) VALUES ($1, $2)
     ON CONFLICT (sharing, sharer) DO UPDATE SET seen_at = now()
 )
-SELECT 1 + count(*) FROM rate_sharers
+SELECT 1 + count(*) AS sharers, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000 AS now_ns
+FROM rate_sharers
 WHERE sharing = $1 AND sharer <> $2 AND seen_at > now() - make_interval(secs => $3)
 
 -- name: settle

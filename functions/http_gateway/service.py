@@ -31,7 +31,7 @@ async def serve(ctx: Context) -> None:
     changes = RegistryChanges()
     proofs, keys = DeviceProofs(ctx, changes), TenantKeys(ctx, changes)
     rates = DoorRates(settings)
-    sharing = RateSharing("gateway", rates.limiters, RateStore(ctx), ctx.log)
+    sharing = RateSharing("gateway", rates.limiters, RateStore(ctx), ctx.log, has_own_clock=True)
     application = build_application(ctx, table, discovery, proofs, keys, rates=rates)
     server = make_server(application, settings, ctx.log)
     _warn_of_missing_keys(ctx, settings)

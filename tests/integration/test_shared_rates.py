@@ -8,6 +8,7 @@ from functools import partial
 
 import asyncpg
 import pytest
+import structlog
 from pydantic import ValidationError
 
 from functions.domain.rate_limiter import RateLimiter
@@ -59,6 +60,54 @@ async def test_what_two_processes_took_is_added(pool: "asyncpg.Pool[asyncpg.Reco
     assert (await share_uses(pool, other)).sharers == 1
     await pool.execute("UPDATE rate_sharers SET seen_at = now() - interval '1 minute'")
     assert (await share_uses(pool, uses(B))).sharers == 1
+
+
+async def test_a_process_whose_clock_is_wrong_makes_no_debt_for_the_others(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    """Each process gets times of its own clock, whatever the others' clocks show."""
+    hour_ns = 3600 * SECOND_NS
+    for key, ahead_ns in (("d", hour_ns), ("e", -hour_ns)):
+
+        async def share(sharer: str, clock_ns: int, key: str = key) -> int:
+            now_ns = time.time_ns() + clock_ns
+            use = KeyUse(key=key, added_ns=SECOND_NS, arrival_ns=now_ns + SECOND_NS)
+            told = Uses(sharing="x", sharer=sharer, now_ns=now_ns, uses=[use])
+            return (await share_uses(pool, told)).arrivals[key] - now_ns
+
+        wrong = await share(A, ahead_ns)
+        right = await share(B, 0)
+        wrong_again = await share(A, ahead_ns)
+        # One, two and three seconds of tokens, less what has passed meanwhile.
+        assert wrong == pytest.approx(SECOND_NS, abs=SECOND_NS / 100)
+        assert SECOND_NS <= right <= 2 * SECOND_NS
+        assert right <= wrong_again <= 3 * SECOND_NS
+
+
+async def test_a_gateway_whose_clock_is_ahead_silences_no_device_of_the_others(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    log = structlog.stdlib.get_logger()
+
+    def clock(ahead_s: int) -> int:
+        return time.time_ns() + ahead_s * SECOND_NS
+
+    limiters, sharings = [], []
+    for ahead_s in (0, 600):
+        limiter: RateLimiter[str] = RateLimiter(1000, 1000)
+        now_ns = partial(clock, ahead_s)
+        sharing = RateSharing(
+            *("gateway", {"device": limiter}, PostgresStore(pool), log),
+            now_ns=now_ns,
+            has_own_clock=True,
+        )
+        limiters.append((limiter, now_ns))
+        sharings.append(sharing)
+    for _ in range(4):
+        for limiter, now_ns in limiters:
+            assert all(limiter.take("d", now_ns()) for _ in range(10))
+        for sharing in sharings:
+            await sharing.share()
 
 
 async def test_what_nobody_uses_is_forgotten(pool: "asyncpg.Pool[asyncpg.Record]") -> None:

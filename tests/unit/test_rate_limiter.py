@@ -1,8 +1,9 @@
 """Token buckets: what one gives out, and what several give out that share their uses."""
 
-import asyncio
+import random
 from collections import Counter
 
+import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,14 +51,23 @@ class Hosts:
 
     def share(self) -> None:
         for sharing in self.sharings:
-            asyncio.run(sharing.share())
+            # Without an event loop, since nothing waits here: it would take most of the time.
+            with pytest.raises(StopIteration):
+                sharing.share().send(None)
 
     def send(self, per_s: float, seconds: int, key: str = "d") -> tuple[int, int]:
         """Send evenly, each message to the next host; how many were accepted and sent."""
+        return self.send_on(per_s, seconds, key, NOW_NS)
+
+    def send_on(
+        self, per_s: float, seconds: int, key: str = "d", from_ns: int | None = None
+    ) -> tuple[int, int]:
+        """As `send`, after what was sent before."""
+        began_ns = self.now_ns if from_ns is None else from_ns
         accepted = sent = 0
         for second in range(seconds):
             while sent < per_s * (second + 1):
-                self.now_ns = NOW_NS + int(sent / per_s * SECOND_NS)
+                self.now_ns = began_ns + int(sent / per_s * SECOND_NS)
                 accepted += self.limiters[sent % len(self.limiters)].take(key, self.now_ns)
                 sent += 1
             self.share()
@@ -121,6 +131,92 @@ def test_hosts_that_share_give_out_the_rate_of_one_in_the_long_run(
         of_one = sum(alone.take("d", NOW_NS + n * SECOND_NS // 50) for n in range(50 * seconds))
         # One that sends little more than the rate pays for what hosts gave it within a second.
         assert accepted >= 0.8 * of_one - 5 * count
+
+
+def bound(count: int, rate_per_s: float, burst: int, seconds: float) -> float:
+    """What hosts together give out at most; see `rate_sharing`."""
+    return rate_per_s * seconds + count * (burst + rate_per_s + 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([2, 3, 10, 12]),
+    st.sampled_from([0.2, 1.0, 5.0, 60.0, 500.0]),
+    st.integers(1, 20),
+    st.sampled_from([0.3, 1.0, 2.0, 5.0, 30.0]),
+    st.randoms(use_true_random=False),
+)
+def test_many_hosts_keep_low_and_high_rates_within_the_bound(
+    count: int, rate_per_s: float, burst: int, times: float, chance: random.Random
+) -> None:
+    """A device sends so many times its rate, each message to any host."""
+    hosts = Hosts(count, rate_per_s, burst)
+    per_s = min(rate_per_s * times, 1000.0)
+    seconds = int(min(max(60, 100 / rate_per_s), 3_000 / per_s + 5))
+    accepted = sent = 0
+    for second in range(seconds):
+        while sent < per_s * (second + 1):
+            hosts.now_ns = NOW_NS + int(sent / per_s * SECOND_NS)
+            accepted += hosts.limiters[chance.randrange(count)].take("d", hosts.now_ns)
+            sent += 1
+        hosts.share()
+    assert accepted <= bound(count, rate_per_s, burst, seconds)
+
+
+def test_ten_hosts_of_which_each_takes_less_than_it_may_keep_the_rate_together() -> None:
+    """Ten tokens a second of which no host takes more than one: each alone is far below five."""
+    hosts = Hosts(10, 5, 20)
+    accepted, _ = hosts.send(10, 300)
+    assert accepted <= bound(10, 5, 20, 300)
+    later, _ = hosts.send_on(10, 300)
+    # By then they have paid back what they gave out before they heard of each other.
+    assert later == pytest.approx(5 * 300, rel=0.05)
+
+
+def test_a_rate_below_one_a_second_holds_over_ten_hosts() -> None:
+    hosts = Hosts(10, 0.2, 1)
+    accepted, _ = hosts.send(10, 600)
+    assert accepted <= bound(10, 0.2, 1, 600)
+    later, _ = hosts.send_on(10, 600)
+    assert later == pytest.approx(0.2 * 600, rel=0.2)
+
+
+def test_who_chooses_the_hosts_gets_at_most_a_quarter_more() -> None:
+    hosts = Hosts(10, 5, 20)
+    spared = 5 / 4 / 10
+    accepted = 0
+    seconds = 800
+    for second in range(seconds):
+        hosts.now_ns = NOW_NS + second * SECOND_NS
+        accepted += sum(hosts.limiters[0].take("d", hosts.now_ns) for _ in range(20))
+        if second % int(1 / spared) == 0:
+            accepted += sum(each.take("d", hosts.now_ns) for each in hosts.limiters[1:])
+        hosts.share()
+    assert accepted <= 1.25 * 5 * seconds + 10 * (20 + 5 + 2)
+
+
+def test_more_busy_keys_than_one_report_holds_are_told_of_in_turn() -> None:
+    hosts = Hosts(2, 5, 20)
+    for _ in range(8):
+        for limiter in hosts.limiters:
+            for number in range(3_000):
+                for _ in range(4):
+                    limiter.take(f"d{number}", hosts.now_ns)
+        hosts.now_ns += SECOND_NS
+        hosts.share()
+    assert len(hosts.meeting.told) == 3_000
+
+
+def test_debts_of_hosts_are_no_reason_to_doubt_the_clock() -> None:
+    """A stream's clock may be put back by little, while devices that owe are refused."""
+    hosts = Hosts(5, 5, 20)
+    hosts.send(100, 5)
+    back_ns = hosts.now_ns - 10 * SECOND_NS
+    for limiter in hosts.limiters:
+        assert not limiter.take("d", hosts.now_ns)
+        assert limiter.take("e", hosts.now_ns)
+        assert all(limiter.take("e", back_ns) for _ in range(20))
+        assert not limiter.take("e", back_ns)
 
 
 @settings(max_examples=30, deadline=None)
