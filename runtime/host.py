@@ -259,6 +259,7 @@ class Host:
         for deployment in deployments:
             deployment.bind()
         self.has_begun = True
+        await wiring.unread.look()
         await self._start_bindings()
         wiring.start_watches()
         wiring.broker.api_timeout_s = API_TIMEOUT_S

@@ -1,8 +1,11 @@
 """Watches streams that delete their oldest messages when full, before unread ones are deleted."""
 
 import asyncio
+import contextlib
+import time
+from collections import deque
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from runtime.broker.connection import ApiError, Broker
@@ -12,46 +15,48 @@ from runtime.manifest import Manifest
 from runtime.observe.logs import get_logger
 from runtime.observe.metrics import Metrics
 from runtime.supervised_task import SupervisedTask
+from runtime.unread_messages import (
+    Lost,
+    Place,
+    Unread,
+    accounted,
+    lost_since,
+    measure,
+    seconds_left,
+    share_of_age,
+    share_of_flow,
+    slowest,
+)
 
 log = get_logger("runtime.streams")
 
 EVERY_S = 10.0
-SOON_PERCENT = 80
-AT_ONCE_PERCENT = 95
-_NS_PER_S = 1_000_000_000
+OFTEN_S = 1.0
+SOON_PERCENT, SOON_S = 80, 60.0
+AT_ONCE_PERCENT, AT_ONCE_S = 95, 10.0
+# What was told is taken back when so little of the limit is unread.
+_OVER_PERCENT = 50
+# A stream is looked at so often while it fills once.
+_LOOKS = 10
+_SAMPLES = 10
+_FIRST_LOOK_S = 2.0
 _NO_MESSAGE = 10037
 
 
-class Unread(NamedTuple):
-    """How near the unread messages of a stream are to their deletion.
+class _Look(NamedTuple):
+    """A look at a stream: when, its last sequence, and the unread share of its limits."""
 
-    Attributes:
-        durable: the consumer that is furthest behind.
-        percent: how much of a limit its unread messages take; at 100 the oldest is deleted next.
-        limit: that limit, of which they take the most: `max_bytes`, `max_msgs` or `max_age`.
-    """
-
-    durable: str
-    percent: int
-    limit: str
-
-
-class Place(NamedTuple):
-    """How far a consumer is.
-
-    Attributes:
-        settled_to: it has settled all of its messages up to this sequence.
-        unread: its messages that are not delivered, or not settled.
-        is_filtered: whether only a part of the stream's messages is its own.
-    """
-
-    settled_to: int
-    unread: int
-    is_filtered: bool = False
+    at_s: float
+    last: int
+    share: float
 
 
 class UnreadWatch:
-    """Polls such streams every few seconds; tells of them in log, metrics and readiness.
+    """Polls such streams; tells of them in log, metrics and readiness.
+
+    A stream is asked every ten seconds, and up to every second if it could fill soon at the rate at
+    which messages come now. An alarm comes at four fifths of a limit, or a minute before it is
+    reached if the unread messages go on to grow as they do.
 
     A stream that is full of messages which every function has settled is in order. What counts is
     the place of the function that is furthest behind. The bytes of its unread messages are
@@ -69,8 +74,10 @@ class UnreadWatch:
         self._metrics = metrics
         self._lag = lag
         self._streams: list[str] = []
-        self._first: dict[str, int] = {}
+        self._counted: dict[tuple[str, str], Place] = {}
+        self._looks: dict[str, deque[_Look]] = {}
         self._told: dict[str, int] = {}
+        self._due_s: dict[str, float] = {}
         self.follow(manifest)
         self._task = SupervisedTask(self._run, "unread watch")
 
@@ -85,6 +92,16 @@ class UnreadWatch:
         for stream in set(before) - set(self._streams):
             self._forget(stream)
 
+    async def look(self) -> None:
+        """Look at all streams once, before this process pulls from them.
+
+        What was deleted while no process pulled shows only now: JetStream knows where a consumer
+        was, and the next delivery moves it.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await asyncio.gather(*map(self._ask, self._streams))
+
     def start(self) -> None:
         """Start polling."""
         self._task.start()
@@ -96,19 +113,21 @@ class UnreadWatch:
     async def check(self) -> str | None:
         """Probe: nowhere are unread messages near their deletion."""
         near = [
-            f"{stream} {percent}%"
-            for stream, percent in self._metrics.unread_percents.items()
-            if percent >= SOON_PERCENT
+            f"{stream} {self._metrics.unread_percents.get(stream, 0)}%"
+            for stream, level in self._told.items()
+            if level
         ]
         return f"UNREAD {', '.join(near)}" if near else None
 
     async def _run(self) -> None:
         while True:
             for stream in self._streams:
-                await self._ask(stream)
-            await asyncio.sleep(EVERY_S)
+                if self._due_s.get(stream, 0.0) <= time.monotonic():
+                    await self._ask(stream)
+            await asyncio.sleep(OFTEN_S)
 
     async def _ask(self, stream: str) -> None:
+        self._due_s[stream] = time.monotonic() + EVERY_S
         durables = self._lag.durables_of(stream)
         if not durables:
             self._forget(stream)
@@ -123,8 +142,25 @@ class UnreadWatch:
             # Unknown, which is not the same as empty.
             self._metrics.unread_percents.pop(stream, None)
             return
-        self._tell_of_deleted(stream, found["state"], places, behind)
-        self._tell(stream, measure(found, places, behind, oldest_at))
+        self._tell_of_deleted(stream, found["state"]["first_seq"], places)
+        unread = measure(found, places, behind, oldest_at)
+        self._tell(stream, unread, self._seconds_left(stream, found, unread.share))
+
+    def _seconds_left(self, stream: str, found: Mapping[str, Any], share: float) -> float | None:
+        """When unread messages will be deleted; decides as well when to look again."""
+        looks = self._looks.setdefault(stream, deque(maxlen=_SAMPLES))
+        now = _Look(time.monotonic(), found["state"]["last_seq"], share)
+        looks.append(now)
+        while now.at_s - looks[0].at_s > EVERY_S and len(looks) > 2:  # noqa: PLR2004 - two to compare
+            looks.popleft()
+        before = looks[0]
+        passed_s = now.at_s - before.at_s
+        fills_by = (
+            share_of_flow(found, max(0, now.last - before.last)) / passed_s if passed_s else 0
+        )
+        left_s = (1 - share) / fills_by if fills_by else (EVERY_S * _LOOKS if passed_s else 0.0)
+        self._due_s[stream] = now.at_s + min(EVERY_S, max(OFTEN_S, left_s / _LOOKS))
+        return seconds_left([(each.at_s, each.share) for each in looks])
 
     async def _oldest_unread_at(
         self,
@@ -137,7 +173,7 @@ class UnreadWatch:
         state, max_age_ns = found["state"], found["config"].get("max_age") or 0
         if durable is None or not max_age_ns or not state["messages"]:
             return None
-        if _share_of_age(found, _time(state["first_ts"])) < SOON_PERCENT / 100:
+        if share_of_age(found, _time(state["first_ts"])) < SOON_PERCENT / 100:
             return None
         message = await self._next(stream, max(places[durable].settled_to + 1, state["first_seq"]))
         return None if message is None else _time(message["time"])
@@ -149,14 +185,24 @@ class UnreadWatch:
         settled_to, config = consumer["ack_floor"]["stream_seq"], consumer["config"]
         single = config.get("filter_subject")
         filters = config.get("filter_subjects") or ([single] if single else [])
+        place = Place(
+            settled_to,
+            unread,
+            bool(filters),
+            consumer["delivered"]["stream_seq"],
+            consumer["delivered"]["consumer_seq"],
+            consumer["num_pending"],
+            consumer["num_redelivered"],
+            consumer["created"],
+        )
         if not filters or not unread:
-            return Place(settled_to, unread, is_filtered=bool(filters))
+            return place
         first = max(settled_to + 1, found["state"]["first_seq"])
         nexts = [await self._next(stream, first, subject) for subject in filters]
         oldest = min(
             (each["seq"] for each in nexts if each), default=found["state"]["last_seq"] + 1
         )
-        return Place(oldest - 1, unread, is_filtered=True)
+        return place._replace(settled_to=oldest - 1)
 
     async def _next(self, stream: str, sequence: int, subject: str = ">") -> dict[str, Any] | None:
         """The first message from a sequence on; None when there is none."""
@@ -170,92 +216,62 @@ class UnreadWatch:
         message: dict[str, Any] = answer["message"]
         return message
 
-    def _tell_of_deleted(
-        self,
-        stream: str,
-        state: Mapping[str, Any],
-        places: Mapping[str, Place],
-        durable: str | None,
-    ) -> None:
-        before, first = self._first.get(stream), state["first_seq"]
-        self._first[stream] = first
-        # Of a consumer with filters nobody can say which of the deleted messages were its own.
-        if before is None or durable is None or places[durable].is_filtered:
-            return
-        deleted = first - max(before, places[durable].settled_to + 1)
-        if deleted <= 0:
-            return
-        counts = self._metrics.unread_deleted
-        counts[stream] = counts.get(stream, 0) + deleted
-        log.error(
-            "Messages were deleted from a stream before a consumer had settled them",
-            stream=stream,
-            durable=durable,
-            at_most=deleted,
-        )
+    def _tell_of_deleted(self, stream: str, first: int, places: Mapping[str, Place]) -> None:
+        worst = 0
+        for durable, place in places.items():
+            lost = lost_since(self._counted.get((stream, durable)), place, first)
+            self._counted[stream, durable] = accounted(place, first)
+            if lost.at_most:
+                worst = max(worst, lost.at_most)
+                _log_lost(stream, durable, lost)
+        if worst:
+            counts = self._metrics.unread_deleted
+            counts[stream] = counts.get(stream, 0) + worst
 
-    def _tell(self, stream: str, unread: Unread) -> None:
+    def _tell(self, stream: str, unread: Unread, left_s: float | None) -> None:
         self._metrics.unread_percents[stream] = unread.percent
-        told = self._told.get(stream, 0)
-        level = next((at for at in (AT_ONCE_PERCENT, SOON_PERCENT) if unread.percent >= at), 0)
+        told, level = self._told.get(stream, 0), _level(unread.percent, left_s)
+        if not level and unread.percent >= _OVER_PERCENT:
+            level = told
         self._told[stream] = level
-        fields = {"stream": stream, **unread._asdict()}
+        fields = {
+            "stream": stream,
+            "durable": unread.durable,
+            "percent": unread.percent,
+            "limit": unread.limit,
+        }
         if level > told:
             log.error(
-                "A stream will soon delete messages that a consumer has not settled", **fields
+                "A stream will soon delete messages that a consumer has not settled",
+                **fields,
+                **({} if left_s is None else {"within_s": round(left_s)}),
             )
         elif told and not level:
             log.info("A stream's consumers have caught up", **fields)
 
     def _forget(self, stream: str) -> None:
         self._metrics.unread_percents.pop(stream, None)
-        self._first.pop(stream, None)
+        self._looks.pop(stream, None)
         self._told.pop(stream, None)
+        for key in [each for each in self._counted if each[0] == stream]:
+            del self._counted[key]
 
 
-def slowest(places: Mapping[str, Place]) -> str | None:
-    """The durable that is furthest behind; None when all have caught up."""
-    behind = [name for name, place in places.items() if place.unread]
-    return min(behind, key=lambda name: places[name].settled_to, default=None)
+def _level(percent: int, left_s: float | None) -> int:
+    """How near: 2 for at once, 1 for soon, 0 for neither."""
+    left_s = SOON_S + 1 if left_s is None else left_s
+    if percent >= AT_ONCE_PERCENT or left_s <= AT_ONCE_S:
+        return 2
+    return int(percent >= SOON_PERCENT or left_s <= SOON_S)
 
 
-def measure(
-    found: Mapping[str, Any],
-    places: Mapping[str, Place],
-    durable: str | None,
-    oldest_at: datetime | None,
-) -> Unread:
-    """How much of its limits the unread messages of a stream take.
-
-    Args:
-        found: JetStream's `stream_info`.
-        places: how far consumers are, by durable.
-        durable: the one that is furthest behind.
-        oldest_at: when the oldest unread message was stored; None while that cannot matter.
-    """
-    state, config = found["state"], found["config"]
-    if durable is None or not state["messages"]:
-        return Unread(durable or "", 0, "")
-    acked = max(places[durable].settled_to, state["first_seq"] - 1)
-    span = state["last_seq"] - state["first_seq"] + 1
-    unread = (state["last_seq"] - acked) / span
-    shares = {
-        "max_bytes": _share(unread * state["bytes"], config.get("max_bytes")),
-        "max_msgs": _share(unread * state["messages"], config.get("max_msgs")),
-        "max_age": 0.0 if oldest_at is None else _share_of_age(found, oldest_at),
-    }
-    limit = max(shares, key=lambda name: shares[name])
-    return Unread(durable, min(100, int(shares[limit] * 100)), limit)
-
-
-def _share(used: float, limit: int | None) -> float:
-    return used / limit if limit is not None and limit > 0 else 0.0
-
-
-def _share_of_age(found: Mapping[str, Any], stored_at: datetime) -> float:
-    now = _time(found["ts"]) if "ts" in found else datetime.now(UTC)
-    max_age_ns: int = found["config"]["max_age"]
-    return (now - stored_at).total_seconds() * _NS_PER_S / max_age_ns
+def _log_lost(stream: str, durable: str, lost: Lost) -> None:
+    log.error(
+        "Messages were deleted from a stream before a consumer had settled them",
+        stream=stream,
+        durable=durable,
+        **lost._asdict(),
+    )
 
 
 def _time(text: str) -> datetime:

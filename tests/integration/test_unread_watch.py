@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
+from runtime import Context, Event
 from runtime.broker.connection import Broker
 from runtime.broker.streams import ensure
 from runtime.lag import LagWatch
 from runtime.manifest import Manifest
 from runtime.observe.metrics import FunctionMetrics, Metrics
-from runtime.unread_watch import Place, Unread, UnreadWatch, measure, slowest
-from tests.support.host import fresh
+from runtime.unread_messages import Place, measure, slowest
+from runtime.unread_watch import UnreadWatch
+from tests.support.host import Journal, fresh, running_host, wait_until_settled
+from tests.support.servers import NatsServer
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PAYLOAD = b"x" * 10_000
@@ -87,13 +90,63 @@ async def test_the_slowest_consumer_decides_and_every_level_is_told_once(broker:
         ("error", "slow", True),
         ("info", "", False),
     ]
-    lost = [line["at_most"] for line in logged if "were deleted" in line["event"]]
+    lost = [line["at_least"] for line in logged if "were deleted" in line["event"]]
+    assert lost == [line["at_most"] for line in logged if "were deleted" in line["event"]]
     assert lost == [scene.metrics.unread_deleted[scene.stream]]
     first = (await broker.api(f"STREAM.INFO.{scene.stream}"))["state"]["first_seq"]
     assert lost == [first - 1]
     shown = generate_latest(scene.metrics.registry).decode()
     assert f'runtime_stream_unread_percent{{stream="{scene.stream}"}} 0.0' in shown
     assert f'runtime_unread_deleted_total{{stream="{scene.stream}"}} {first - 1:.1f}' in shown
+
+
+async def test_what_is_deleted_between_two_looks_is_counted_although_the_consumer_has_caught_up(
+    broker: Broker,
+) -> None:
+    scene = Scene(broker, max_msgs=10)
+    await scene.begin()
+    await scene.publish(8)
+    await scene.read("quick", 8)
+    await scene.ask()
+    await scene.publish(25)
+    await scene.read("quick", 100)
+    await scene.publish(3)
+    await scene.read("slow", 100)
+    await scene.read("quick", 100)
+    with structlog.testing.capture_logs() as logged:
+        assert await scene.ask() == (0, None)
+        await scene.ask()
+    lost = [line for line in logged if "were deleted" in line["event"]]
+    told = {line["durable"]: (line["at_least"], line["at_most"]) for line in lost}
+    assert len(lost) == 2
+    assert told == {"quick": (15, 15), "slow": (26, 26)}
+    assert scene.metrics.unread_deleted == {scene.stream: 26}
+
+
+async def test_what_was_deleted_while_no_host_ran_is_told_before_the_first_message(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    stream = fresh("S")
+    streams = {stream: {"subjects": [stream], "discard": "old", "max_msgs": 10}}
+    functions = {stream: {"handler": "on_event", "consumer": {"stream": stream}}}
+    journal = Journal()
+
+    async def record(_: Context[None], event: Event[bytes]) -> None:
+        journal.add(event.message.sequence)
+
+    async with running_host(nats_server.url, functions, {stream: record}, streams=streams):
+        await broker.publish(stream, b"x")
+        await journal.wait(1)
+        await wait_until_settled(broker, stream, stream)
+    for _ in range(30):
+        await broker.publish(stream, b"x")
+    metrics = Metrics("0.0.0")
+    async with running_host(
+        nats_server.url, functions, {stream: record}, streams=streams, metrics=metrics
+    ):
+        assert metrics.unread_deleted == {stream: 20}
+        await journal.wait(11)
+    assert journal.entries == [1, *range(22, 32)]
 
 
 async def test_a_full_stream_whose_messages_are_settled_is_in_order(broker: Broker) -> None:
@@ -176,7 +229,8 @@ def test_the_age_of_the_oldest_unread_message_counts(age_h: int, percent: int) -
     found = _stream(1, 1000, max_age=7 * 86_400 * 10**9, max_bytes=10**9)
     places = {"a": Place(990, 10)}
     oldest_at = NOW - timedelta(hours=age_h)
-    assert measure(found, places, "a", oldest_at) == Unread("a", percent, "max_age")
+    unread = measure(found, places, "a", oldest_at)
+    assert (unread.durable, unread.percent, unread.limit) == ("a", percent, "max_age")
 
 
 async def test_an_old_message_is_looked_at_only_when_age_can_matter(broker: Broker) -> None:
