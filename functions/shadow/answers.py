@@ -11,7 +11,8 @@ import orjson
 
 from functions.domain.downlinks import NewDownlink
 from functions.domain.topics import shadow_kind
-from functions.shadow.document import NS_PER_S, Json
+from functions.shadow.document import pick
+from functions.shadow.section import NS_PER_S, Json
 from functions.shadow.shadow import ChangeRefused, Shadow, ShadowKey, Update
 
 MAX_BODY_BYTES = 200_000
@@ -61,7 +62,7 @@ def snapshot(shadow: Shadow) -> Json:
     A section without a value is left out.
     """
     sections = {"desired": shadow.desired, "reported": shadow.reported}
-    filled = {name: section for name, section in sections.items() if section.leaves}
+    filled = {name: section for name, section in sections.items() if section.state()}
     return {
         "state": {name: section.state() for name, section in filled.items()},
         "metadata": {name: section.metadata() for name, section in filled.items()},
@@ -94,7 +95,7 @@ def answers_to_update(
     if difference := shadow.delta():
         delta = {
             "state": difference,
-            "metadata": shadow.delta_metadata(),
+            "metadata": pick(shadow.desired.metadata(), difference),
             "version": shadow.version,
         }
         answers.append(Answer("delta", _signed(delta, cause)))

@@ -27,9 +27,9 @@ from functions.domain.refusal_log import log_refusals
 from functions.shadow import store
 from functions.shadow.answers import Answer, Cause, answer_to_get, as_downlinks, rejection
 from functions.shadow.changes import delete_shadow, update_shadow
-from functions.shadow.document import NS_PER_S
 from functions.shadow.rates import Rates
 from functions.shadow.requests import Request, Target, read_request, read_target
+from functions.shadow.section import NS_PER_S
 from functions.shadow.shadow import ChangeRefused, Shadow
 from functions.shadow.store import Connection
 from runtime import Context, Event, Message

@@ -32,9 +32,11 @@ ON CONFLICT DO NOTHING;
 DELETE FROM device_shadows WHERE tenant_id = $1 AND device_id = $2 AND name = $3 AND version = 0;
 
 -- name: save
+-- A section that is NULL here stays as it is, and its values are not written again.
 UPDATE device_shadows
-SET version = $4, desired = $5::text::jsonb, reported = $6::text::jsonb,
-    desired_memory = $7::text::jsonb, reported_memory = $8::text::jsonb,
+SET version = $4,
+    desired = coalesce($5::text::jsonb, desired), desired_memory = coalesce($6::text::jsonb, desired_memory),
+    reported = coalesce($7::text::jsonb, reported), reported_memory = coalesce($8::text::jsonb, reported_memory),
     last_sequence = $9, last_stored_at_ns = $10, last_stamp_ns = $11,
     updated_at = now(), deleted_at = CASE WHEN $12::boolean THEN now() END
 WHERE tenant_id = $1 AND device_id = $2 AND name = $3

@@ -10,12 +10,10 @@ import orjson
 from functions.shadow.document import (
     MAX_SECTION_BYTES,
     InvalidDocument,
-    Json,
-    Section,
     check_patch,
     delta,
-    pick,
 )
+from functions.shadow.section import Json, Section
 
 
 class ChangeRefused(Exception):  # noqa: N818 - an outcome, not an error
@@ -81,10 +79,6 @@ class Shadow:
     def delta(self) -> Json:
         """The desired values that the device has not reported."""
         return delta(self.desired.state(), self.reported.state())
-
-    def delta_metadata(self) -> Json:
-        """The time at which each value of the delta was desired."""
-        return pick(self.desired.metadata(), self.delta())
 
     def stamp_message(self, sequence: int, stored_at_ns: int) -> int:
         """The stamp of a change that came as a stored message.

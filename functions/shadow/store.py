@@ -9,8 +9,7 @@ import orjson
 
 from functions.domain.named_sql import read_queries
 from functions.domain.quarantine import Executor
-from functions.shadow import document
-from functions.shadow.document import Section, flatten
+from functions.shadow.section import Section, read_pointers
 from functions.shadow.shadow import ChangeRefused, Shadow, ShadowKey
 
 # Counted back from the message in hand, since a backlog may be old by the clock. If a note is
@@ -90,10 +89,8 @@ async def save(connection: Connection, shadow: Shadow) -> None:
         _QUERIES["save"],
         *shadow.key,
         shadow.version,
-        _dump(shadow.desired.state()),
-        _dump(shadow.reported.state()),
-        _dump_memory(shadow.desired),
-        _dump_memory(shadow.reported),
+        *_dump_changed(shadow.desired),
+        *_dump_changed(shadow.reported),
         shadow.last_sequence,
         shadow.last_message_ns,
         shadow.last_stamp_ns,
@@ -156,33 +153,18 @@ def _from_row(key: ShadowKey, row: asyncpg.Record) -> Shadow:
 
 def _section(state: str, memory: str) -> Section:
     remembered = orjson.loads(memory)
-    return Section(
-        leaves=dict(flatten(orjson.loads(state))),
-        written=_from_pointers(remembered.get("written", {})),
-        beneath=_from_pointers(remembered.get("beneath", {})),
-    )
+    stamps = remembered.get("stamps")
+    if stamps is None:
+        stamps = read_pointers(remembered.get("written", {}), remembered.get("beneath", {}))
+    return Section(orjson.loads(state), stamps)
 
 
-def _dump_memory(section: Section) -> str:
-    return _dump(
-        {"written": _to_pointers(section.written), "beneath": _to_pointers(section.beneath)}
-    )
+def _dump_changed(section: Section) -> tuple[str | None, str | None]:
+    """Values and stamps; None for what is not changed, which the database leaves as it is."""
+    if not section.is_changed:
+        return None, None
+    return _dump(section.state()), _dump({"stamps": section.stamps})
 
 
 def _dump(value: Any) -> str:  # noqa: ANN401 - any JSON
     return orjson.dumps(value).decode()
-
-
-def _to_pointers(stamps: dict[document.Path, int]) -> dict[str, int]:
-    """Paths as JSON pointers. Source: RFC 6901."""
-    return {
-        "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in path): stamp
-        for path, stamp in stamps.items()
-    }
-
-
-def _from_pointers(stamps: dict[str, int]) -> dict[document.Path, int]:
-    return {
-        tuple(key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]): stamp
-        for pointer, stamp in stamps.items()
-    }

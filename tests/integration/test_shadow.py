@@ -264,6 +264,28 @@ async def test_a_device_may_clear_what_is_desired(api: Caller) -> None:
     assert (document.state.desired, document.state.reported) == ({}, {"a": 1})
 
 
+async def test_a_row_of_before_keeps_its_stamps(api: Caller) -> None:
+    await api.deliver(answer_device, report(5, {"reported": {"a": {"b": 1}, "c": 2}}))
+    await api.deliver(answer_device, report(6, {"reported": {"c": None}}))
+    first, second = (report(number, {}).stored_at_ns for number in (5, 6))
+    memory = {"written": {"/a/b": first, "/c": second}, "beneath": {"": first, "/a": first}}
+    await api.pool.execute(
+        "UPDATE device_shadows SET reported_memory = $1::text::jsonb", json.dumps(memory)
+    )
+    document = await api.ask(get_shadow, **DEVICE)
+    assert document.metadata.reported == {"a": {"b": {"timestamp": first // 10**9}}}
+    await api.deliver(answer_device, report(4, {"reported": {"a": {"b": 0, "d": 3}, "c": 0}}))
+    assert await shown(api) == (3, {"a": {"b": 1, "d": 3}})
+
+
+async def test_a_change_of_one_section_leaves_the_other_as_it_is(api: Caller) -> None:
+    await api.ask(update_desired, **DEVICE, state={"desired": {"a": 1}})
+    await api.deliver(answer_device, report_now(1, {"reported": {"b": 1}}))
+    await api.ask(update_desired, **DEVICE, state={"desired": {"a": 2}})
+    document = await api.ask(get_shadow, **DEVICE)
+    assert (document.state.desired, document.state.reported) == ({"a": 2}, {"b": 1})
+
+
 async def test_a_request_that_was_stored_before_a_call_does_not_overwrite_it(api: Caller) -> None:
     waiting = report_now(1, {"state": {"desired": {"a": "old", "b": 1}, "reported": {"c": 1}}})
     checked = report_now(2, {"state": {"desired": {"a": "old"}}, "version": 1})

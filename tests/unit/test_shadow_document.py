@@ -1,21 +1,16 @@
 """Compares the shadow document with a plain recursive merge, for generated updates."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from functions.domain.values import same_json
-from functions.shadow.document import (
-    MAX_REMEMBERED,
-    InvalidDocument,
-    Section,
-    check_patch,
-    delta,
-    flatten,
-    pick,
-)
+from functions.shadow.document import MAX_DEPTH, InvalidDocument, check_patch, delta, pick
+from functions.shadow.section import MAX_REMEMBERED_BYTES, Section, read_pointers
 
 KEYS = st.sampled_from(["a", "b", "c"])
 LEAVES = st.one_of(st.integers(0, 3), st.booleans(), st.lists(st.integers(0, 2), max_size=2))
@@ -36,9 +31,17 @@ STATES = st.dictionaries(
 
 def plain_merge(state: dict[str, Any], patch: object) -> dict[str, Any]:
     """The definition of a merge, leaf by leaf and in order; the code under test must agree."""
-    for path, value in flatten(patch):
+    for path, value in _leaves(patch):
         state = _put(state, path, value)
     return state
+
+
+def _leaves(patch: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    if isinstance(patch, dict):
+        for key, value in patch.items():
+            yield from _leaves(value, (*path, key))
+    else:
+        yield path, patch
 
 
 def _put(state: dict[str, Any], path: tuple[str, ...], value: object) -> dict[str, Any]:
@@ -139,12 +142,68 @@ def test_a_late_message_fills_what_no_newer_one_has_written_and_nothing_else() -
     assert section.state() == {"temp": 22, "fan": 1}
 
 
-def test_the_memory_of_deleted_keys_stays_bounded() -> None:
+def size_of(section: Section) -> int:
+    """The bytes of a section's stamps as they are stored."""
+    return len(orjson.dumps(section.stamps))
+
+
+@pytest.mark.parametrize("key_length", [3, 128])
+@pytest.mark.parametrize("depth", [1, MAX_DEPTH])
+def test_the_memory_of_deleted_keys_is_bounded_in_bytes(key_length: int, depth: int) -> None:
+    def nested(number: int, value: object) -> Any:
+        for level in range(depth):
+            value = {f"{number}-{level}".ljust(key_length, "é"): value}
+        return value
+
     section = Section()
-    for stamp in range(1, MAX_REMEMBERED + 200):
-        section.merge({f"key{stamp}": stamp, f"key{stamp - 1}": None}, stamp)
-    assert len(section.written) <= MAX_REMEMBERED + 1
-    assert len(section.beneath) <= 2 * MAX_REMEMBERED
+    for number in range(1, 1500):
+        section.merge(nested(number, 1) | nested(number - 1, None), number)
+    assert section.state() == nested(1499, 1)
+    # The newest are remembered.
+    section.merge(nested(1498, 1), 1497)
+    assert section.state() == nested(1499, 1)
+    assert size_of(section) < 2 * MAX_REMEMBERED_BYTES
+
+
+def test_the_stamps_of_values_share_the_keys_around_them() -> None:
+    values: Any = {f"{number:x}": 0 for number in range(3000)}
+    for _ in range(MAX_DEPTH - 1):
+        values = {"k" * 128: values}
+    section = Section()
+    section.merge(values, 1_790_000_000_000_000_000)
+    # With a whole path for each value they had 3 MB.
+    assert size_of(section) < 5 * len(orjson.dumps(values))
+
+
+@given(UPDATES, st.data())
+def test_what_is_stored_and_read_between_updates_gives_the_same(
+    updates: list[Any], data: st.DataObject
+) -> None:
+    order = data.draw(st.permutations(range(len(updates))))
+    stored = Section()
+    for place in order:
+        before = stored.state()
+        kept = orjson.dumps(before)
+        stored.merge(updates[place], stamp=place + 1)
+        # A document of before an update stays as it was.
+        assert orjson.dumps(before) == kept
+        texts = orjson.dumps(stored.state()), orjson.dumps(stored.stamps)
+        stored = Section(*map(orjson.loads, texts))
+    at_once = merged(updates, list(order))
+    assert same_json(stored.state(), at_once.state())
+    assert stored.metadata() == at_once.metadata()
+
+
+def test_stamps_that_were_stored_as_pointers_count_as_before() -> None:
+    written = {"/a~1b": 50, "/gone": 70, "/o": 30, "/o/x~0": 40}
+    section = Section({"a/b": 1, "o": {"x~": 2}}, read_pointers(written, {"": 50, "/o": 45}))
+    section.merge({"a/b": 9, "gone": 9, "o": {"x~": 9, "y": 3}}, 35)
+    assert section.state() == {"a/b": 1, "o": {"x~": 2, "y": 3}}
+    # A newer value was written beneath it.
+    section.merge({"o": 9}, 44)
+    assert section.state() == {"a/b": 1}
+    section.merge({"o": 9, "a/b": 2}, 60)
+    assert section.state() == {"a/b": 2, "o": 9}
 
 
 @pytest.mark.parametrize(
