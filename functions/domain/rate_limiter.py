@@ -74,6 +74,26 @@ class RateLimiter(Generic[K]):
             self.latest_ns = now_ns
         return True
 
+    def charge(self, key: K, now_ns: int, tokens: int) -> None:
+        """Take so many tokens at that time, whether or not there are any: the rest is a debt.
+
+        For work whose size is known when it is done: ask `is_empty` before. A debt is paid back
+        within the time in which the whole bucket fills.
+        """
+        due_ns = self._arrivals.get(key)
+        if due_ns is None:
+            if len(self._arrivals) >= self._max_keys:
+                self._drop_idle(now_ns)
+            due_ns = now_ns
+        elif due_ns < now_ns or due_ns - now_ns > self._furthest_ns:
+            due_ns = now_ns
+        # A later time would be mistaken for one of a clock that was put back.
+        most_ns = now_ns + self._furthest_ns
+        self._arrivals[key] = min(due_ns + tokens * self._interval_ns, most_ns)
+        if self._counts is not None:
+            self._counts[key] = self._counts.get(key, 0) + tokens
+            self.latest_ns = now_ns
+
     def is_empty(self, key: K, now_ns: int) -> bool:
         """Whether `take` would return False."""
         ahead_ns = self._arrivals.get(key, now_ns) - now_ns

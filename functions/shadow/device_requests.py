@@ -7,6 +7,7 @@ transaction: whatever dies, each request counts once, and its answers are sent.
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
+import structlog
 from pydantic import Field
 
 from functions.domain.admission import SenderSettings, refuse_device
@@ -22,7 +23,7 @@ from functions.domain.quarantine_replays import (
     lock_open,
     refuse_message,
 )
-from functions.domain.rate_sharing import PostgresStore
+from functions.domain.rate_sharing import PostgresStore, Store
 from functions.domain.refusal_log import log_refusals
 from functions.shadow import store
 from functions.shadow.answers import Answer, Cause, answer_to_get, as_downlinks, rejection
@@ -41,13 +42,29 @@ class ShadowSettings(SenderSettings):
     Attributes:
         rate_per_s: requests of a device in a second, about all its shadows together.
         burst: requests of a device at once. Hosts keep the rate together, see `RateSharing`.
+        tenant_bytes_per_s: bytes of the answers to all devices of a tenant in a second: what a
+            request costs goes by the documents that it is answered with.
+        tenant_burst_bytes: of these at once.
         max_named: shadows with a name that a device may have; a deleted one counts until it is
             forgotten.
     """
 
     rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 5.0
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    tenant_bytes_per_s: Annotated[int, Field(ge=1000, le=10**12)] = 2_000_000
+    tenant_burst_bytes: Annotated[int, Field(ge=1000, le=10**12)] = 64_000_000
     max_named: Annotated[int, Field(ge=0, le=1000)] = 10
+
+    def rates(self, store: Store, log: structlog.stdlib.BoundLogger) -> Rates:
+        """The rates, with nothing used."""
+        return Rates(
+            rate_per_s=self.rate_per_s,
+            burst=self.burst,
+            tenant_bytes_per_s=self.tenant_bytes_per_s,
+            tenant_burst_bytes=self.tenant_burst_bytes,
+            store=store,
+            log=log,
+        )
 
 
 # The name under which the host looks for a function's settings.
@@ -75,11 +92,17 @@ class _Call(NamedTuple):
         return shadow.stamp_message(self.first.sequence, self.first.stored_at_ns)
 
 
+class _Refused(NamedTuple):
+    """A refused request, and how many messages of a tenant quarantine had no room for."""
+
+    refusal: Refusal
+    unkept: Mapping[str, int]
+
+
 async def start(ctx: Context[Rates]) -> Rates:
     """Make the rate limiters, and share them with other hosts."""
     settings: ShadowSettings = ctx.settings
-    store = PostgresStore(ctx.postgres)
-    rates = Rates(settings.rate_per_s, settings.burst, store, ctx.log)
+    rates = settings.rates(PostgresStore(ctx.postgres), ctx.log)
     rates.sharing.start()
     return rates
 
@@ -156,23 +179,26 @@ async def _settle(ctx: Context[Rates], call: _Call, rates: Rates | None) -> None
         if rates is not None and refused.code == "RATE_LIMITED":
             is_told = rates.may_tell(device, call.message.stored_at_ns)
     async with ctx.postgres.acquire() as connection, connection.transaction():
-        refused_as = await _judge(connection, call, request, is_told=is_told)
-    if refused_as is not None:
-        log_refusals(ctx, [refused_as[0]], refused_as[1])
+        judged = await _judge(connection, call, request, is_told=is_told)
+    if isinstance(judged, int):
+        if rates is not None:
+            rates.charge(device, call.message.stored_at_ns, judged)
+    else:
+        log_refusals(ctx, [judged.refusal], judged.unkept)
 
 
 async def _judge(
     connection: Connection, call: _Call, request: Request | ChangeRefused, *, is_told: bool
-) -> tuple[Refusal, Mapping[str, int]] | None:
-    """Everything that a request brings about; the refusal if it is refused."""
+) -> int | _Refused:
+    """Everything that a request brings about; the bytes of its answers, unless it is refused."""
     message, copy, key = call.message, call.copy, call.target.key
     if copy is not None and not await lock_open(connection, [copy]):
         await count_duplicate(connection, message)
-        return None
+        return 0
     device = (key.tenant_id, key.device_id)
     if not await store.note_request(connection, *device, message.sequence, message.stored_at_ns):
         await count_duplicate(connection, message)
-        return None
+        return 0
     try:
         if isinstance(request, ChangeRefused):
             raise request
@@ -183,14 +209,15 @@ async def _judge(
         rejected = [rejection(call.target.verb, refused, call.cause)] if is_told else []
         await add_downlinks(connection, as_downlinks(key, rejected, call.cause))
         refusal = Refusal.of_envelope(call.envelope, refused.code, refused.reason)
-        return refusal, await refuse_message(connection, message, refusal, copy)
-    await add_downlinks(connection, as_downlinks(key, answers, call.cause))
+        return _Refused(refusal, await refuse_message(connection, message, refusal, copy))
+    downlinks = as_downlinks(key, answers, call.cause)
+    await add_downlinks(connection, downlinks)
     await count_written(connection, message)
     if copy is None:
         await note_seen(connection, {device: message.stored_at_ns})
     else:
         await accept_copies(connection, [copy])
-    return None
+    return sum(len(each.body) for each in downlinks)
 
 
 async def _do(connection: Connection, call: _Call, request: Request) -> list[Answer]:

@@ -37,8 +37,7 @@ async def api(postgres_dsn: str) -> AsyncIterator[Caller]:
 
 def limits(pool: Any, settings: ShadowSettings) -> Rates:
     """The rates of one host, which shares them when it is told to."""
-    log = structlog.stdlib.get_logger()
-    return Rates(settings.rate_per_s, settings.burst, PostgresStore(pool), log)
+    return settings.rates(PostgresStore(pool), structlog.stdlib.get_logger())
 
 
 def ask(request: str, number: int, **fields: Any) -> Message:
@@ -287,6 +286,26 @@ async def test_a_device_that_asks_too_often_is_refused_and_told_sometimes(api: C
     later = await told(api, ask("get", 50))
     assert list(later) == ["get.rejected"]
     assert later["get.rejected"]["code"] == 404
+
+
+async def test_a_tenant_pays_for_the_size_of_its_documents(api: Caller) -> None:
+    api.settings = ShadowSettings(tenant_bytes_per_s=1000, tenant_burst_bytes=30_000)
+    api.state = limits(api.pool, api.settings)
+    await register(api.pool, device="dev2")
+    await register(api.pool, tenant="other")
+    large = {"reported": {f"k{number}": "x" * 1000 for number in range(7)}}
+    for number in range(1, 4):
+        await api.deliver(answer_device, replace(ask("update", 1, state=large), sequence=number))
+    # The first is answered with 14 KB, the second with 21 KB.
+    assert (await api.ask(get_shadow, **DEVICE)).version == 2
+    others = {"shadow.test.dev2.get": 429, "shadow.other.dev1.get": 404}
+    await answers(api)
+    for number, subject in enumerate(others, start=4):
+        await api.deliver(answer_device, replace(ask("get", 1), subject=subject, sequence=number))
+    rows = await api.pool.fetch("DELETE FROM delivery_outbox RETURNING body")
+    assert [json.loads(row["body"])["code"] for row in rows] == list(others.values())
+    # It has paid when the bytes beyond the burst have been given out again.
+    assert list(await told(api, ask("get", 20))) == ["get.accepted"]
 
 
 async def test_nobody_uses_up_the_rate_of_a_device(api: Caller) -> None:

@@ -104,6 +104,28 @@ def test_a_key_that_keeps_its_rate_is_never_refused(
     assert all(limiter.take("k", NOW_NS + number * interval_ns) for number in range(count))
 
 
+def test_work_is_charged_when_its_size_is_known_and_what_is_owed_is_paid_back_first() -> None:
+    limiter: RateLimiter[str] = RateLimiter(1, 10)
+    for tokens in (4, 4, 1):
+        assert not limiter.is_empty("k", NOW_NS)
+        limiter.charge("k", NOW_NS, tokens)
+    assert not limiter.is_empty("k", NOW_NS)
+    limiter.charge("k", NOW_NS, 1)
+    assert limiter.is_empty("k", NOW_NS)
+    assert not limiter.is_empty("other", NOW_NS)
+    assert not limiter.is_empty("k", NOW_NS + SECOND_NS)
+
+
+@given(st.floats(0.2, 1000), st.integers(1, 50), st.integers(1, 10**12))
+def test_a_debt_of_any_size_counts_and_is_paid_back_within_the_time_of_a_bucket(
+    rate_per_s: float, burst: int, tokens: int
+) -> None:
+    limiter: RateLimiter[str] = RateLimiter(rate_per_s, burst)
+    limiter.charge("k", NOW_NS, tokens)
+    assert limiter.is_empty("k", NOW_NS) == (tokens >= burst)
+    assert not limiter.is_empty("k", NOW_NS + burst * int(SECOND_NS / rate_per_s))
+
+
 @given(PAUSES, PAUSES)
 def test_keys_do_not_use_up_each_others_tokens(mine: list[int], others: list[int]) -> None:
     alone: RateLimiter[str] = RateLimiter(5, 3)
