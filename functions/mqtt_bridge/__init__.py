@@ -7,6 +7,7 @@ hosts are killed.
 
 import asyncio
 
+from functions.domain.downlink_marks import DownlinkMarks, OwnMessages
 from functions.mqtt_bridge.places import STREAM, Places, plan
 from functions.mqtt_bridge.session import Session
 from functions.mqtt_bridge.settings import BridgeSettings
@@ -21,20 +22,26 @@ _TELL_EVERY_S = 60.0
 _NOT_SHARED = (
     "Hosts cannot share the sessions of the MQTT bridge: without its stream a host has none."
 )
+_OTHER_LIFE = (
+    "The stream of the MQTT bridge keeps the record of a host for another time than the setting"
+    " `place_life_s` says."
+)
 
 
 class _Running:
     """The sessions that run in this process, by place."""
 
-    def __init__(self, settings: BridgeSettings, store: Store) -> None:
+    def __init__(self, settings: BridgeSettings, store: Store, own: OwnMessages) -> None:
         self._settings = settings
         self._store = store
+        self._own = own
         self._tasks: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
 
     def start(self, place: int) -> None:
         """Begin the session of a place."""
         stopping = asyncio.Event()
-        session = Session(self._settings, f"{self._settings.client_id}-{place}", self._store)
+        client_id = f"{self._settings.client_id}-{place}"
+        session = Session(self._settings, client_id, self._store, self._own)
         self._tasks[place] = stopping, asyncio.create_task(session.run(stopping))
 
     async def stop(self, *places: int) -> None:
@@ -69,29 +76,68 @@ async def serve(ctx: Context) -> None:
     """
     settings: BridgeSettings = ctx.settings
     places = Places(ctx, settings.place_life_s)
-    told_at_s = float("-inf")
-    running = _Running(settings, Store(ctx, settings.max_publish_bytes))
+    own = OwnMessages(DownlinkMarks(settings.mark_key), ctx.log)
+    running = _Running(settings, Store(ctx, settings.max_publish_bytes), own)
+    # Ending a session takes its time; the others keep their places meanwhile.
+    keeping = asyncio.create_task(_keep(places))
     try:
-        while not ctx.stopping.is_set():
-            failure = await _share(settings.sessions, places, running)
-            now_s = asyncio.get_running_loop().time()
-            if failure and not running.places and now_s - told_at_s > _TELL_EVERY_S:
-                told_at_s = now_s
-                ctx.log.warning(_NOT_SHARED, stream=STREAM, reason=failure.reason)
-            running.check()
-            await _pause(ctx.stopping)
+        await _share_until(ctx, keeping, places, running)
         await running.stop(*running.places)
-        for place in places.held:
-            await places.release(place)
     finally:
-        await running.cancel()
+        keeping.cancel()
+        await asyncio.gather(keeping, running.cancel(), return_exceptions=True)
+        own.tell()
+    await places.leave()
+
+
+async def _keep(places: Places) -> None:
+    """Renew what this host holds. While JetStream is away it ends by itself."""
+    while True:
+        await asyncio.sleep(min(_LOOK_S, places.renew_every_s))
+        try:
+            await places.renew()
+        except Unavailable:
+            continue
+
+
+async def _share_until(
+    ctx: Context, keeping: "asyncio.Task[None]", places: Places, running: _Running
+) -> None:
+    """Share the sessions with the other hosts until the host stops."""
+    settings: BridgeSettings = ctx.settings
+    told_at_s = float("-inf")
+    has_checked = False
+    while not ctx.stopping.is_set():
+        failure = await _share(settings.sessions, places, running)
+        now_s = asyncio.get_running_loop().time()
+        if failure and not running.places and now_s - told_at_s > _TELL_EVERY_S:
+            told_at_s = now_s
+            ctx.log.warning(_NOT_SHARED, stream=STREAM, reason=failure.reason)
+        if not has_checked and places.stream_life_s is not None:
+            has_checked = True
+            _check_life(ctx, settings.place_life_s, places.stream_life_s)
+        running.check()
+        if keeping.done():
+            keeping.result()
+        await _pause(ctx.stopping)
+
+
+def _check_life(ctx: Context, place_life_s: float, stream_life_s: float) -> None:
+    if stream_life_s == place_life_s:
+        return
+    ctx.log.error(
+        _OTHER_LIFE,
+        stream=STREAM,
+        max_age_s=stream_life_s,
+        place_life_s=place_life_s,
+        hint="a dead host's sessions wait for `max_age`, with 0 for ever: set both alike",
+    )
 
 
 async def _share(sessions: int, places: Places, running: _Running) -> Unavailable | None:
-    """One round: keep what is held, and claim or give up one place; returns what failed."""
+    """One round: claim or give up one place, if need be; returns what failed."""
     failure: Unavailable | None = None
     try:
-        await places.renew()
         next_step = plan(sessions, places.held, await places.look())
         if next_step.release is not None:
             await running.stop(next_step.release)
@@ -102,7 +148,7 @@ async def _share(sessions: int, places: Places, running: _Running) -> Unavailabl
         failure = away
     held = places.held
     await running.stop(*(running.places - held))
-    for place in held - running.places:
+    for place in places.held - running.places:
         running.start(place)
     return failure
 

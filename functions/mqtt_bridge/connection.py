@@ -8,15 +8,20 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from functions.mqtt_bridge.client import BridgeClient
 from functions.mqtt_bridge.dialing import Disconnected, dial, properties_of, text_of
 from functions.mqtt_bridge.driver import Driver
+from functions.mqtt_bridge.received import SENT_BY, Received
 from functions.mqtt_bridge.settings import BrokerSettings
+
+Receive = Callable[["MqttConnection", Received], bool]
+"""Takes a message of a connection, in the event loop; it must not block. False: read no further."""
 
 _DO_NOT_SEND_RETAINED = 2
 _FIRST_ERROR = 0x80
@@ -52,18 +57,19 @@ class MqttConnection:
         ended: done when the connection has ended; its result says why.
     """
 
-    def __init__(self, client: Client, receive: Callable[[MQTTMessage], None] | None) -> None:
+    def __init__(self, client_id: str, receive: Receive | None) -> None:
         self._loop = asyncio.get_running_loop()
         self.resumed = False
         self.marks_subscriptions = True
         self.ended: asyncio.Future[Disconnected] = self._loop.create_future()
-        self._client = client
+        self._client = BridgeClient(client_id, self._on_publish_received)
+        self._client.max_inflight_messages_set(_MOST_UNCONFIRMED)
         self._receive = receive
         self._accepted: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._granted: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
         self._confirmed: dict[int, asyncio.Future[None]] = {}
         self._max_packet_bytes = _LARGEST_PACKET_BYTES
-        self._driver = Driver(client)
+        self._driver = Driver(self._client)
 
     @classmethod
     async def open(
@@ -73,7 +79,7 @@ class MqttConnection:
         client_id: str,
         session_expiry_s: int = 0,
         receive_maximum: int = 1,
-        receive: Callable[[MQTTMessage], None] | None = None,
+        receive: Receive | None = None,
     ) -> "MqttConnection":
         """Connect and log in.
 
@@ -83,24 +89,17 @@ class MqttConnection:
             session_expiry_s: how long the broker keeps the session after the connection; with 0 it
                 begins and ends with it.
             receive_maximum: messages that the broker may send without an acknowledgement.
-            receive: called with each message, in the event loop; it must not block. Each message
-                with QoS 1 needs an `acknowledge`.
+            receive: called with each message, also before this function returns. Each message with
+                a packet id needs an `acknowledge`.
 
         Raises:
             Disconnected: there is no connection.
         """
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            manual_ack=True,
-        )
-        client.max_inflight_messages_set(_MOST_UNCONFIRMED)
-        self = cls(client, receive)
+        self = cls(client_id, receive)
         try:
             async with asyncio.timeout(settings.connect_timeout_s):
                 await dial(
-                    client,
+                    self._client,
                     settings,
                     session_expiry_s=session_expiry_s,
                     receive_maximum=receive_maximum,
@@ -154,14 +153,14 @@ class MqttConnection:
                 )
 
     async def publish(
-        self, topic: str, payload: bytes, *, mark: tuple[str, str], expires_in_s: int | None = None
+        self, topic: str, payload: bytes, *, mark: str, expires_in_s: int | None = None
     ) -> None:
         """Publish with QoS 1; returns when the broker has confirmed the message.
 
         Args:
             topic: a valid topic.
             payload: any bytes.
-            mark: name and value of the message's user property.
+            mark: the value of the message's user property `SENT_BY`.
             expires_in_s: after so long the broker drops a message that it could not deliver.
 
         Raises:
@@ -171,7 +170,7 @@ class MqttConnection:
         if len(topic) + len(payload) + _PACKET_OVERHEAD_BYTES > self._max_packet_bytes:
             raise NotPublished(PACKET_TOO_LARGE, "Packet too large")
         properties = properties_of(
-            PacketTypes.PUBLISH, UserProperty=mark, MessageExpiryInterval=expires_in_s
+            PacketTypes.PUBLISH, UserProperty=(SENT_BY, mark), MessageExpiryInterval=expires_in_s
         )
         if not self.is_open or len(self._confirmed) >= _MOST_WAITING:
             raise Disconnected("there is no connection, or too much waits for it")
@@ -184,13 +183,13 @@ class MqttConnection:
         finally:
             self._confirmed.pop(sent.mid, None)
 
-    def acknowledge(self, mid: int) -> None:
-        """Send the PUBACK of a message; nothing is sent when the connection has ended.
+    def acknowledge(self, packet_id: int, qos: int) -> None:
+        """Say that a message is stored; nothing is sent when the connection has ended.
 
         Call it in the order of the messages: MQTT 5.0, section 4.6.
         """
         if self.is_open:
-            self._client.ack(mid, 1)
+            self._client.acknowledge(packet_id, qos)
 
     def pause(self) -> None:
         """Read no further, so that the broker has to wait."""
@@ -216,7 +215,6 @@ class MqttConnection:
         """Hear of what the connected client receives."""
         client = self._client
         client.on_connect = self._on_connect
-        client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
@@ -250,10 +248,10 @@ class MqttConnection:
         if not self._accepted.done():
             self._accepted.set_result(code)
 
-    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+    def _on_publish_received(self, message: Received) -> None:
         self._driver.packets += 1
-        if self._receive is not None:
-            self._receive(message)
+        if self._receive is not None and not self._receive(self, message):
+            self._driver.pause()
 
     def _on_subscribe(
         self, _client: Client, _data: object, mid: int, codes: list[ReasonCode], _properties: object

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from functions.domain.downlink_marks import DownlinkMarks
 from functions.domain.downlinks import Downlink, SentCommand, read_downlink, report_sent
 from functions.mqtt_bridge.connection import PACKET_TOO_LARGE, MqttConnection, NotPublished
 from functions.mqtt_bridge.dialing import Disconnected
-from functions.mqtt_bridge.session import MARK
 from functions.mqtt_bridge.settings import BrokerSettings
 from runtime import Batch, Context, Event, NoAnswer, RequestFailed, Unavailable
 
@@ -33,6 +33,7 @@ class Link:
 
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
+        self._marks = DownlinkMarks(settings.mark_key)
         self._connection: MqttConnection | None = None
         self._opening = asyncio.Lock()
         self._failed_at_s = float("-inf")
@@ -46,15 +47,16 @@ class Link:
             NotPublished: the broker refused the message.
             Expired: a command whose time is up by now.
         """
+        topic = downlink.topic.text
         connection = await self._connect()
         now = datetime.now(UTC)
         if downlink.has_expired(now):
             raise Expired
         may_wait_s = downlink.may_wait_s(now)
         await connection.publish(
-            downlink.topic.text,
+            topic,
             downlink.body,
-            mark=MARK,
+            mark=self._marks.make(topic, downlink.body),
             # Whole seconds; 0 would keep it from a device that is connected.
             expires_in_s=None if may_wait_s is None else min(max(1, int(may_wait_s)), _LONGEST_S),
         )

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from paho.mqtt.client import Client
 
+from functions.mqtt_bridge.client import BridgeClient
+
 _LOOK_S = 1.0
 _PACKETS_AT_ONCE = 64
 """Packets that are read before other tasks have their turn."""
@@ -31,7 +33,7 @@ class Driver:
         packets: to be counted up with each packet, by whom the client calls.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: BridgeClient) -> None:
         self.packets = 0
         self._loop = asyncio.get_running_loop()
         self._client = client
@@ -90,13 +92,15 @@ class Driver:
             before = self.packets
             self._client.loop_read()
             if self.packets == before:
-                return
+                break
         # The loop calls again for what the socket has, but not for what TLS has decrypted already.
-        if isinstance(self._socket, ssl.SSLSocket):
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             self._loop.call_soon(self._read)
 
     def _look(self) -> None:
         """Ask whether the broker is there, and find out that it is not."""
+        if self._is_paused:
+            self._client.expect_no_answer()
         self._client.loop_misc()
         if self._socket is not None:
             self._timer = self._loop.call_later(_LOOK_S, self._look)

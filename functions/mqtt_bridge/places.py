@@ -9,6 +9,7 @@ place do no harm: the broker ends the older connection of a session.
 
 import asyncio
 import secrets
+from collections import defaultdict
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ _PLACES = "mqtt_bridge.places."
 _HOSTS = "mqtt_bridge.hosts."
 _SAFE_SHARE = 0.7
 """The share of a record's life after which a host that could not renew it gives the place up."""
+_RENEW_SHARE = 0.2
+_NS = 1_000_000_000
 
 
 class Seen(NamedTuple):
@@ -57,16 +60,33 @@ def plan(sessions: int, held: Collection[int], seen: Seen) -> Plan:
 class Places:
     """The places of this process.
 
+    Renewing may run beside all else: what is done with one place is done one after the other.
+
     Args:
         ctx: of the function.
-        life_s: the stream's `max_age`.
+        life_s: how long a record is to live; where the stream keeps it for less, that counts.
+
+    Attributes:
+        stream_life_s: how long the stream keeps a record, 0 for ever; None until `look` has asked.
     """
 
     def __init__(self, ctx: Context, life_s: float) -> None:
+        self.stream_life_s: float | None = None
         self._ctx = ctx
-        self._safe_s = life_s * _SAFE_SHARE
+        self._life_s = life_s
         self._me = secrets.token_hex(8)
+        self._host_sequence = 0
         self._records: dict[int, tuple[int, float]] = {}
+        self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def renew_every_s(self) -> float:
+        """How often to call `renew`."""
+        return self._kept_s * _RENEW_SHARE
+
+    @property
+    def _kept_s(self) -> float:
+        return min(self._life_s, self.stream_life_s or self._life_s)
 
     @property
     def held(self) -> frozenset[int]:
@@ -75,7 +95,7 @@ class Places:
         return frozenset(
             place
             for place, (_, written_s) in self._records.items()
-            if now_s - written_s < self._safe_s
+            if now_s - written_s < self._kept_s * _SAFE_SHARE
         )
 
     async def renew(self) -> None:
@@ -84,21 +104,23 @@ class Places:
         Raises:
             Unavailable: JetStream does not answer.
         """
-        await self._write(f"{_HOSTS}{self._me}", None)
-        for place, (sequence, _) in list(self._records.items()):
-            await self._hold(place, sequence)
+        self._host_sequence = await self._write(f"{_HOSTS}{self._me}", None)
+        await asyncio.gather(*map(self._renew, list(self._records)))
 
     async def look(self) -> Seen:
-        """What the stream has now.
+        """What the stream has now, this host included.
 
         Raises:
             Unavailable: JetStream does not answer.
         """
+        if not self._host_sequence:
+            await self.renew()
         question = orjson.dumps({"subjects_filter": "mqtt_bridge.>"})
         reply = await self._ctx.request(f"$JS.API.STREAM.INFO.{STREAM}", question)
         document = orjson.loads(reply.data)
         if "error" in document:
             raise NoAnswer(f"stream {STREAM}", str(document["error"].get("description")))
+        self.stream_life_s = document["config"]["max_age"] / _NS
         subjects = document["state"].get("subjects") or {}
         hosts = sum(subject.startswith(_HOSTS) for subject in subjects)
         taken = (subject.removeprefix(_PLACES) for subject in subjects)
@@ -110,16 +132,30 @@ class Places:
         Raises:
             Unavailable: JetStream does not answer.
         """
-        return await self._hold(place, 0)
+        async with self._locks[place]:
+            return await self._hold(place, 0)
 
     async def release(self, place: int) -> None:
         """Give a place up at once; without an answer its record ends by itself."""
-        sequence, _ = self._records.pop(place, (0, 0.0))
-        if sequence:
-            await self._delete(sequence)
+        async with self._locks[place]:
+            sequence, _ = self._records.pop(place, (0, 0.0))
+            if sequence:
+                await self._delete(sequence)
+
+    async def leave(self) -> None:
+        """Give everything up, so that the other hosts' shares grow at once."""
+        for place in list(self._records):
+            await self.release(place)
+        if self._host_sequence:
+            await self._delete(self._host_sequence)
+
+    async def _renew(self, place: int) -> None:
+        async with self._locks[place]:
+            sequence, _ = self._records.get(place, (0, 0.0))
+            if sequence:
+                await self._hold(place, sequence)
 
     async def _hold(self, place: int, last_sequence: int) -> bool:
-        self._records.pop(place, None) if not last_sequence else None
         began_s = asyncio.get_running_loop().time()
         try:
             sequence = await self._write(f"{_PLACES}{place}", last_sequence)

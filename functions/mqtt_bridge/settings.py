@@ -64,6 +64,8 @@ class BrokerSettings(BaseModel):
         client_certificate: PEM file with the bridge's own certificate and its key.
         keep_alive_s: after so long without a packet the broker is asked whether it is there.
         connect_timeout_s: how long connecting and logging in may take.
+        mark_key: signs the platform's messages to devices, so that the bridge knows them when they
+            come back; the same on all hosts. Without one, those of the same process only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -75,6 +77,7 @@ class BrokerSettings(BaseModel):
     client_certificate: _File = None
     keep_alive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     connect_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
+    mark_key: SecretStr | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "BrokerSettings":

@@ -3,38 +3,42 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from functions.domain.downlink_marks import DownlinkMarks
 from functions.mqtt_bridge.connection import MqttConnection
-from functions.mqtt_bridge.session import MARK
 from functions.mqtt_bridge.settings import BrokerSettings
 from runtime.broker.connection import Broker
-from runtime.host import Host
 from tests.support.certificates import self_signed
-from tests.support.gateway import STREAMS, count_stored, read_stored
+from tests.support.gateway import read_stored
 from tests.support.host import eventually, running_host
 from tests.support.mosquitto import Mosquitto, mosquitto_hash
 from tests.support.mqtt import MqttSession, publish_with_dup
+from tests.support.mqtt_bridge import (
+    BRIDGE_STREAM,
+    COMMANDS,
+    MARK_KEY,
+    TELEMETRY,
+    bridging,
+    connected,
+    logged,
+    made_streams,
+    manifest,
+    payloads_of,
+    publish,
+    sent,
+    stored,
+)
 from tests.support.servers import NatsServer
 
 pytestmark = pytest.mark.mosquitto
 
 REFUSED = "The MQTT bridge is not connected."
-TELEMETRY = "tenant/t1/device/d1/telemetry"
-BRIDGE_STREAM: dict[str, Any] = {
-    "MQTT_BRIDGE": {
-        "subjects": ["mqtt_bridge.>"],
-        "max_msgs_per_subject": 1,
-        "max_age": "10s",
-        "storage": "memory",
-    }
-}
 
 
 @pytest.fixture
@@ -46,77 +50,8 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
 
 @pytest.fixture
 async def streams(broker: Broker) -> AsyncIterator[None]:
-    for name, subject in STREAMS.items():
-        config = {"name": name, "subjects": [subject], "storage": "memory"}
-        await broker.api(f"STREAM.CREATE.{name}", config)
-    yield
-    for name in (*STREAMS, "MQTT_BRIDGE"):
-        await broker.api(f"STREAM.DELETE.{name}")
-
-
-def manifest(mosquitto: Mosquitto, **settings: Any) -> dict[str, Any]:
-    return {
-        "mqtt_bridge": {
-            "handler": "functions.mqtt_bridge:serve",
-            "service": True,
-            "settings": {"url": mosquitto.url, "sessions": 1, **settings},
-        }
-    }
-
-
-@asynccontextmanager
-async def bridging(
-    server: NatsServer, mosquitto: Mosquitto, **settings: Any
-) -> AsyncIterator[Host]:
-    async with running_host(
-        server.url, manifest(mosquitto, **settings), streams=BRIDGE_STREAM
-    ) as host:
-        await connected(mosquitto, settings.get("sessions", 1))
-        yield host
-
-
-async def connected(mosquitto: Mosquitto, sessions: int = 1) -> None:
-    """Return when the broker has had so many subscriptions of the bridge."""
-
-    async def look() -> bool:
-        # The client id stands in front of the filter.
-        return mosquitto.log.count("$share/runtime/tenant/+/device/+/# (QoS 1)") >= sessions
-
-    await eventually(look, f"{sessions} subscriptions of the bridge")
-
-
-async def publish(mosquitto: Mosquitto, topic: str, *payloads: str | bytes, qos: int = 1) -> None:
-    def run() -> None:
-        with MqttSession(mosquitto.port) as session:
-            for payload in payloads:
-                session.publish(topic, payload, qos)
-
-    await asyncio.to_thread(run)
-
-
-async def sent(mosquitto: Mosquitto, count: int) -> bool | None:
-    """Whether the broker has sent the bridge so many messages."""
-    return mosquitto.log.count("Sending PUBLISH to runtime-bridge-1") >= count or None
-
-
-async def line(lines: Any, event: str) -> Any:
-    return next((each for each in lines if each["event"] == event), None)
-
-
-async def payloads_of(broker: Broker, count: int) -> list[str]:
-    """The payloads of stream TELEMETRY, in its order."""
-    found = [await read_stored(broker, "TELEMETRY", n) for n in range(1, count + 1)]
-    return [message.document["payload"] for message in found]
-
-
-async def stored(broker: Broker, count: int) -> dict[str, int]:
-    """What the streams hold, as soon as they hold so many messages."""
-
-    async def look() -> dict[str, int] | None:
-        found = await count_stored(broker)
-        return found if sum(found.values()) >= count else None
-
-    return await eventually(look, f"{count} stored messages") or {}
+    async with made_streams(broker):
+        yield
 
 
 async def test_what_a_device_publishes_is_stored_in_its_envelope(
@@ -209,14 +144,30 @@ async def test_an_outage_of_a_stream_holds_the_messages_up_and_loses_none(
 async def test_the_platform_s_own_messages_to_devices_are_no_device_s(
     nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
 ) -> None:
-    async with bridging(nats_server, mosquitto):
-        link = await MqttConnection.open(BrokerSettings(url=mosquitto.url), client_id="")
-        await link.publish("tenant/t1/device/d1/commands", b"{}", mark=MARK)
-        # The mark is for topics to devices only.
-        await link.publish(TELEMETRY, b"{}", mark=MARK)
-        link.close()
-        assert await stored(broker, 1) == {"TELEMETRY": 1}
-    assert (await read_stored(broker, "TELEMETRY")).document["topic"] == TELEMETRY
+    marks, other = DownlinkMarks(SecretStr(MARK_KEY)), DownlinkMarks(SecretStr("of another one"))
+    mark = marks.make(COMMANDS, b"{}")
+    counted = "Messages of the platform to devices came back, and were not stored."
+    with capture_logs() as lines:
+        async with bridging(nats_server, mosquitto):
+            link = await MqttConnection.open(BrokerSettings(url=mosquitto.url), client_id="")
+            for _ in range(2):
+                await link.publish(COMMANDS, b"{}", mark=mark)
+            # What anybody can write, the mark of something else, and of another installation.
+            forged = (
+                (COMMANDS, b"{}", "runtime"),
+                (COMMANDS, b"{ }", mark),
+                (COMMANDS.replace("d1", "d2"), b"{}", mark),
+                (COMMANDS, b"{}", other.make(COMMANDS, b"{}")),
+                # Marks are for topics to devices only.
+                (TELEMETRY, b"{}", marks.make(TELEMETRY, b"{}")),
+            )
+            for topic, payload, wrong in forged:
+                await link.publish(topic, payload, mark=wrong)
+            link.close()
+            assert await stored(broker, len(forged)) == {"TELEMETRY": len(forged)}
+    found = [await read_stored(broker, "TELEMETRY", number + 1) for number in range(len(forged))]
+    assert [each.document["topic"] for each in found] == [topic for topic, _, _ in forged]
+    assert sum(each["messages"] for each in lines if each["event"] == counted) == 2
 
 
 async def test_a_message_that_a_device_repeats_is_stored_twice(
@@ -248,7 +199,7 @@ async def test_a_broker_that_has_lost_a_session_is_told_of(
             mosquitto.kill()
             (tmp_path / "mosquitto" / "mosquitto.db").unlink(missing_ok=True)
             mosquitto.start()
-            told = await eventually(lambda: line(lines, lost), "the warning")
+            told = await eventually(lambda: logged(lines, lost), "the warning")
     assert told["log_level"] == "warning"
 
 
@@ -258,7 +209,7 @@ async def test_without_its_stream_the_bridge_says_why_it_has_no_session(
     told = "Hosts cannot share the sessions of the MQTT bridge: without its stream a host has none."
     with capture_logs() as lines:
         async with running_host(nats_server.url, manifest(mosquitto)):
-            found = await eventually(lambda: line(lines, told), "the warning")
+            found = await eventually(lambda: logged(lines, told), "the warning")
     assert (found["stream"], found["log_level"]) == ("MQTT_BRIDGE", "warning")
 
 
@@ -322,7 +273,7 @@ async def test_a_broker_with_tls_and_passwords_lets_only_its_bridge_in(
                 manifest(mosquitto, **login, password="wrong"),
                 streams=BRIDGE_STREAM,
             ):
-                refused = await eventually(lambda: line(lines, REFUSED), "a refusal in the log")
+                refused = await eventually(lambda: logged(lines, REFUSED), "a refusal in the log")
         assert (refused["log_level"], refused["reason"]) == (
             "error",
             "the broker refused the connection: Not authorized",
@@ -335,7 +286,7 @@ async def test_a_broker_with_tls_and_passwords_lets_only_its_bridge_in(
             async with running_host(
                 nats_server.url, manifest(mosquitto, **untrusted), streams=BRIDGE_STREAM
             ):
-                refused = await eventually(lambda: line(lines, REFUSED), "a refusal in the log")
+                refused = await eventually(lambda: logged(lines, REFUSED), "a refusal in the log")
         assert "certificate verify failed" in refused["reason"]
     finally:
         mosquitto.stop()
