@@ -4,12 +4,15 @@ import asyncio
 import queue
 import struct
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 _TIMEOUT_S = 10.0
 
@@ -114,6 +117,25 @@ async def publish_with_dup(port: int, topic: str, login: tuple[str, str] | None 
             assert await reader.readexactly(4) == b"\x40\x02\x00\x07"
     finally:
         writer.close()
+
+
+def publish_with_properties(
+    port: int, topic: str, payload: str, properties: Sequence[tuple[str, str]]
+) -> None:
+    """Publish with QoS 1 and user properties by MQTT 5; returns when the broker confirmed it."""
+    published = threading.Event()
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_publish = lambda *_: published.set()
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    try:
+        found = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        found.UserProperty = list(properties)
+        client.publish(topic, payload, 1, properties=found)
+        assert published.wait(_TIMEOUT_S), "the broker did not confirm a message"
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 def _encode(value: str) -> bytes:

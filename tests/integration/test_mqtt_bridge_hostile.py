@@ -1,0 +1,295 @@
+"""The MQTT bridge under what devices, brokers and people may do to it, with a real Mosquitto."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from runtime.broker.connection import Broker
+from tests.support.gateway import read_stored
+from tests.support.host import eventually, running_host
+from tests.support.mosquitto import Mosquitto
+from tests.support.mqtt import MqttSession, publish_with_properties
+from tests.support.mqtt_bridge import (
+    BRIDGE_STREAM,
+    TELEMETRY,
+    bridging,
+    logged,
+    made_streams,
+    manifest,
+    payloads_of,
+    publish,
+    sent,
+    stored,
+)
+from tests.support.servers import NatsServer
+
+pytestmark = pytest.mark.mosquitto
+
+CONNECTED = "The MQTT bridge is connected."
+MEGABYTE = 1_000_000
+SESSION = "runtime-bridge-1"
+TOPICS = "$share/runtime/tenant/+/device/+/#"
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path / "mosquitto")
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+async def streams(broker: Broker) -> AsyncIterator[None]:
+    async with made_streams(broker):
+        yield
+
+
+@asynccontextmanager
+async def closed_telemetry(broker: Broker) -> AsyncIterator[None]:
+    """No stream takes telemetry inside the block."""
+    config = {"name": "TELEMETRY", "subjects": ["elsewhere.>"], "storage": "memory"}
+    await broker.api("STREAM.UPDATE.TELEMETRY", config)
+    yield
+    await broker.api("STREAM.UPDATE.TELEMETRY", {**config, "subjects": ["telemetry.>"]})
+
+
+def connections(mosquitto: Mosquitto) -> int:
+    return mosquitto.log.count(f" as {SESSION} (")
+
+
+async def test_more_than_a_session_may_hold_waits_at_the_broker_and_comes(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        pass
+    await publish(mosquitto, TELEMETRY, *(f"{number:0>{MEGABYTE}}" for number in range(20)))
+    async with bridging(nats_server, mosquitto):
+        assert await stored(broker, 20) == {"TELEMETRY": 20}
+    cut = await read_stored(broker, "TELEMETRY")
+    assert cut.document["topic"] == TELEMETRY
+
+
+async def test_a_session_whose_place_for_messages_is_full_subscribes_anew(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    payloads = [f"{number:0>30000}" for number in range(40)]
+    async with bridging(nats_server, mosquitto, max_waiting_bytes=65_536):
+        async with closed_telemetry(broker):
+            await publish(mosquitto, TELEMETRY, *payloads)
+            with capture_logs() as lines:
+                refused = "Messages are not stored; the MQTT broker keeps them."
+                await eventually(lambda: logged(lines, refused), "an outage in the log")
+            # After an outage the session wants another subscription identifier.
+        assert await stored(broker, 40) == {"TELEMETRY": 40}
+        await publish(mosquitto, TELEMETRY, "after it")
+        assert await stored(broker, 41) == {"TELEMETRY": 41}
+    assert await payloads_of(broker, 41) == [*payloads, "after it"]
+    assert connections(mosquitto) == 1
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        [("a", "\ufeff")],
+        [("\ufeff", "a")],
+        [("sent-by", "\ufeff")],
+        [("sent-by", "runtime/" + "0" * 64)],
+        [("\u200b\u202e", "\U0010fffd"), ("", "")],
+        [("a", "b" * 60_000)],
+        [("", "")] * 8_000,
+        [("", "")] * 200_000,
+    ],
+    ids=["a value", "a name", "a mark", "a forged mark", "others", "long", "40 KB", "1 MB"],
+)
+async def test_no_property_of_a_message_keeps_it_or_the_others_away(
+    nats_server: NatsServer,
+    broker: Broker,
+    mosquitto: Mosquitto,
+    streams: None,
+    properties: list[tuple[str, str]],
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        await asyncio.to_thread(
+            publish_with_properties, mosquitto.port, TELEMETRY, "hostile", properties
+        )
+        await publish(mosquitto, TELEMETRY, "{}")
+        assert await stored(broker, 2) == {"TELEMETRY": 2}
+    assert await payloads_of(broker, 2) == ["hostile", "{}"]
+    assert connections(mosquitto) == 1
+
+
+async def test_a_topic_with_a_code_point_that_mqtt_leaves_open_is_quarantined(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    topics = ["tenant/t1/device/d\ufeff1/telemetry", "tenant/\ufeff/device/d1/telemetry"]
+    async with bridging(nats_server, mosquitto):
+        for topic in topics:
+            await publish(mosquitto, topic, "{}")
+        assert await stored(broker, 2) == {"TELEMETRY": 1, "UNMAPPED": 1}
+    assert connections(mosquitto) == 1
+    found = [await read_stored(broker, name) for name in ("TELEMETRY", "UNMAPPED")]
+    assert [each.document["topic"] for each in found] == topics
+
+
+async def test_messages_with_qos_2_are_stored_once(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    payloads = [f"{number}" for number in range(50)]
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, *payloads, qos=2)
+        assert await stored(broker, 50) == {"TELEMETRY": 50}
+    assert await payloads_of(broker, 50) == payloads
+
+
+async def test_a_session_that_another_program_left_with_qos_2_is_emptied(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    def subscribe() -> None:
+        with MqttSession(mosquitto.port, client_id=SESSION, keeps_session=True) as session:
+            session.subscribe(TOPICS, 2)
+
+    await asyncio.to_thread(subscribe)
+    payloads = [f"{number}" for number in range(50)]
+    await publish(mosquitto, TELEMETRY, *payloads, qos=2)
+    async with bridging(nats_server, mosquitto, receive_maximum=10):
+        assert await stored(broker, 50) == {"TELEMETRY": 50}
+        await publish(mosquitto, TELEMETRY, "after them")
+        assert await stored(broker, 51) == {"TELEMETRY": 51}
+    assert await payloads_of(broker, 51) == [*payloads, "after them"]
+
+
+async def test_a_flood_of_retained_messages_is_stored_once_and_never_again(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    topics = [f"tenant/t1/device/d{number}/telemetry" for number in range(1000)]
+
+    def retain() -> None:
+        with MqttSession(mosquitto.port) as session:
+            for topic in topics:
+                session.publish(topic, "{}", 0, retain=True)
+            session.publish(TELEMETRY, "the last", 1)
+
+    async with bridging(nats_server, mosquitto):
+        await asyncio.to_thread(retain)
+        await stored(broker, 1001)
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, "after them")
+        assert await stored(broker, 1002) == {"TELEMETRY": 1002}
+
+
+async def test_an_outage_longer_than_the_keep_alive_ends_no_connection(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    settings = {"keep_alive_s": 5, "max_waiting_bytes": 65_536}
+    payloads = [f"{number:0>30000}" for number in range(40)]
+    async with bridging(nats_server, mosquitto, **settings):
+        async with closed_telemetry(broker):
+            # Without a confirmation nobody would send these again.
+            await publish(mosquitto, TELEMETRY, *payloads[:2], qos=0)
+            await publish(mosquitto, TELEMETRY, *payloads[2:])
+
+            async def has_asked() -> bool:
+                return mosquitto.log.count(f"Received PINGREQ from {SESSION}") >= 4
+
+            await eventually(has_asked, "four questions whether the broker is there", 60)
+        assert await stored(broker, 40) == {"TELEMETRY": 40}
+    assert await payloads_of(broker, 40) == payloads
+    assert connections(mosquitto) == 1
+
+
+async def test_a_broken_connection_loses_nothing_that_has_come(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    payloads = [f"{number}" for number in range(20)]
+    async with bridging(nats_server, mosquitto):
+        async with closed_telemetry(broker):
+            await publish(mosquitto, TELEMETRY, *payloads, qos=0)
+            await eventually(lambda: sent(mosquitto, 20), "twenty messages on their way")
+            mosquitto.kill()
+            mosquitto.start()
+        assert await stored(broker, 20) == {"TELEMETRY": 20}
+    assert await payloads_of(broker, 20) == payloads
+
+
+@asynccontextmanager
+async def publishing(mosquitto: Mosquitto) -> AsyncIterator[None]:
+    """A device that publishes without a pause."""
+    ending = threading.Event()
+
+    def run() -> None:
+        with MqttSession(mosquitto.port) as session:
+            while not ending.is_set():
+                session.publish(TELEMETRY, "{}", 0)
+
+    running = asyncio.create_task(asyncio.to_thread(run))
+    try:
+        yield
+    finally:
+        ending.set()
+        await running
+
+
+async def test_a_session_ends_at_once_however_much_comes(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with publishing(mosquitto):
+        async with bridging(nats_server, mosquitto):
+            await stored(broker, 1000)
+            began_s = loop.time()
+        # It took five seconds and more: what had been stored made room for more.
+        assert loop.time() - began_s < 4.5
+
+
+async def test_a_host_that_stops_leaves_its_places_and_its_share_at_once(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto, sessions=2):
+        question = {"subjects_filter": "mqtt_bridge.>"}
+        found = await broker.api("STREAM.INFO.MQTT_BRIDGE", question)
+        assert len(found["state"]["subjects"]) == 3
+    found = await broker.api("STREAM.INFO.MQTT_BRIDGE", question)
+    assert not found["state"].get("subjects")
+
+
+async def test_a_broker_that_never_answers_does_not_hold_up_the_end(
+    nats_server: NatsServer, mosquitto: Mosquitto, streams: None
+) -> None:
+    came = asyncio.Event()
+    held: list[asyncio.StreamWriter] = []
+
+    def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        came.set()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    loop = asyncio.get_running_loop()
+    functions = manifest(mosquitto, url=url, connect_timeout_s=60)
+    async with server:
+        async with running_host(nats_server.url, functions, streams=BRIDGE_STREAM):
+            await came.wait()
+            began_s = loop.time()
+        assert loop.time() - began_s < 20
+        for writer in held:
+            writer.close()
+
+
+@pytest.mark.parametrize("max_age", ["20s", "0s"])
+async def test_another_life_of_places_in_the_stream_than_in_the_settings_is_told(
+    nats_server: NatsServer, mosquitto: Mosquitto, streams: None, max_age: str
+) -> None:
+    told = (
+        "The stream of the MQTT bridge keeps the record of a host for another time than the setting"
+        " `place_life_s` says."
+    )
+    stream = {"MQTT_BRIDGE": {**BRIDGE_STREAM["MQTT_BRIDGE"], "max_age": max_age}}
+    with capture_logs() as lines:
+        async with running_host(nats_server.url, manifest(mosquitto), streams=stream):
+            found = await eventually(lambda: logged(lines, told), "the error")
+    assert (found["log_level"], found["max_age_s"]) == ("error", float(max_age[:-1]))
