@@ -21,9 +21,12 @@ class BridgeClient(Client):
     Args:
         client_id: names the session; empty lets the broker choose.
         receive: called with each message.
+        on_pong: called when the broker has answered a ping.
     """
 
-    def __init__(self, client_id: str, receive: Callable[[Received], None]) -> None:
+    def __init__(
+        self, client_id: str, receive: Callable[[Received], None], on_pong: Callable[[], None]
+    ) -> None:
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -31,6 +34,7 @@ class BridgeClient(Client):
             manual_ack=True,
         )
         self._receive = receive
+        self._on_pong = on_pong
 
     def acknowledge(self, packet_id: int, qos: int) -> None:
         """Say that a message is stored: PUBACK, or with QoS 2 PUBREC.
@@ -42,6 +46,10 @@ class BridgeClient(Client):
             self._send_pubrec(packet_id)
         else:
             self.ack(packet_id, qos)
+
+    def ping(self) -> None:
+        """Ask the broker for an answer, which comes after those to all that was sent before."""
+        self._send_pingreq()
 
     def expect_no_answer(self) -> None:
         """Forget that the broker has been asked whether it is there.
@@ -59,6 +67,10 @@ class BridgeClient(Client):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         self._receive(message)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle_pingresp(self) -> MQTTErrorCode:
+        self._on_pong()
+        return super()._handle_pingresp()
 
     def _handle_pubrel(self) -> MQTTErrorCode:
         """Send the last answer for QoS 2: the message was stored before PUBREC."""

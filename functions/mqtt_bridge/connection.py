@@ -6,6 +6,7 @@ Source: MQTT 5.0 (OASIS), sections 3.1 to 3.14 and 4.6.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
@@ -15,8 +16,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from functions.mqtt_bridge.client import BridgeClient
-from functions.mqtt_bridge.dialing import Disconnected, dial, properties_of, text_of
+from functions.mqtt_bridge.dialing import dial, properties_of, text_of
 from functions.mqtt_bridge.driver import Driver
+from functions.mqtt_bridge.outcomes import PACKET_TOO_LARGE, Disconnected, NotPublished
 from functions.mqtt_bridge.received import SENT_BY, Received
 from functions.mqtt_bridge.settings import BrokerSettings
 
@@ -30,22 +32,9 @@ _MOST_UNCONFIRMED = 10
 """Less than any broker's receive maximum that is known of, as paho does not look at it."""
 _CREDENTIALS_REFUSED = frozenset({0x86, 0x87, 0x8C})
 _TAKEN_OVER = 0x8E
-PACKET_TOO_LARGE = 0x95
 _LARGEST_PACKET_BYTES = 268_435_460
 _PACKET_OVERHEAD_BYTES = 100
 """Header, lengths and properties of a PUBLISH, rounded up."""
-
-
-class NotPublished(Exception):  # noqa: N818 - an outcome
-    """The broker did not take a message.
-
-    Attributes:
-        code: the reason code of its PUBACK, or the one that it would have had.
-    """
-
-    def __init__(self, code: int, reason: str) -> None:
-        self.code = code
-        super().__init__(reason)
 
 
 class MqttConnection:
@@ -62,12 +51,13 @@ class MqttConnection:
         self.resumed = False
         self.marks_subscriptions = True
         self.ended: asyncio.Future[Disconnected] = self._loop.create_future()
-        self._client = BridgeClient(client_id, self._on_publish_received)
+        self._client = BridgeClient(client_id, self._on_publish_received, self._on_pong)
         self._client.max_inflight_messages_set(_MOST_UNCONFIRMED)
         self._receive = receive
         self._accepted: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._granted: dict[int, asyncio.Future[Sequence[ReasonCode]]] = {}
         self._confirmed: dict[int, asyncio.Future[None]] = {}
+        self._answered: asyncio.Future[None] = self._loop.create_future()
         self._max_packet_bytes = _LARGEST_PACKET_BYTES
         self._driver = Driver(self._client)
 
@@ -199,6 +189,20 @@ class MqttConnection:
         """Read again."""
         self._driver.resume()
 
+    async def flush(self) -> None:
+        """Return when the broker has taken all acknowledgements, or the connection has ended.
+
+        What comes meanwhile is dropped, and not acknowledged. A socket that is closed while it has
+        something unread takes back what the broker has not read yet.
+        """
+        self._receive = None
+        self.resume()
+        self._answered = self._loop.create_future()
+        if self.is_open:
+            self._client.ping()
+        with suppress(Disconnected):
+            await self._answer_to(self._answered)
+
     def close(self) -> None:
         """Say DISCONNECT and close. The broker keeps the session for its time."""
         if self.is_open and self._driver.is_open:
@@ -231,6 +235,11 @@ class MqttConnection:
         if not self.ended.done():
             self.ended.set_result(Disconnected(reason, **more))
         return self.ended.result()
+
+    def _on_pong(self) -> None:
+        self._driver.packets += 1
+        if not self._answered.done():
+            self._answered.set_result(None)
 
     # paho defines the signatures.
     def _on_connect(
@@ -292,4 +301,4 @@ class MqttConnection:
         )
 
 
-__all__ = ["PACKET_TOO_LARGE", "MqttConnection", "NotPublished"]
+__all__ = ["MqttConnection", "Receive"]

@@ -10,24 +10,6 @@ from paho.mqtt.properties import Properties
 from functions.mqtt_bridge.settings import BrokerSettings
 
 
-class Disconnected(Exception):  # noqa: N818 - a state, not an error
-    """There is no connection, or it has ended.
-
-    Attributes:
-        reason: why; of bounded length, and without anything that a device has sent.
-        needs_a_person: whether waiting does not help: credentials, or a right that is missing.
-        taken_over: whether another client has connected with this client id.
-    """
-
-    def __init__(
-        self, reason: str, *, needs_a_person: bool = False, taken_over: bool = False
-    ) -> None:
-        self.reason = reason[:200]
-        self.needs_a_person = needs_a_person
-        self.taken_over = taken_over
-        super().__init__(self.reason)
-
-
 async def dial(
     client: Client, settings: BrokerSettings, *, session_expiry_s: int, receive_maximum: int
 ) -> None:
@@ -116,4 +98,4 @@ def properties_of(kind: int, **values: object) -> Properties:
     return properties
 
 
-__all__ = ["Disconnected", "dial", "properties_of", "text_of"]
+__all__ = ["dial", "properties_of", "text_of"]

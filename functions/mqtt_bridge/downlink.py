@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from functions.domain.downlink_marks import DownlinkMarks
 from functions.domain.downlinks import Downlink, SentCommand, read_downlink, report_sent
-from functions.mqtt_bridge.connection import PACKET_TOO_LARGE, MqttConnection, NotPublished
-from functions.mqtt_bridge.dialing import Disconnected
+from functions.mqtt_bridge.connection import MqttConnection
+from functions.mqtt_bridge.outcomes import PACKET_TOO_LARGE, Disconnected, NotPublished
 from functions.mqtt_bridge.settings import BrokerSettings
 from runtime import Batch, Context, Event, NoAnswer, RequestFailed, Unavailable
 

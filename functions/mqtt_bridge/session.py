@@ -8,8 +8,8 @@ from typing import Any
 
 from functions.domain.downlink_marks import OwnMessages
 from functions.mqtt_bridge.connection import MqttConnection
-from functions.mqtt_bridge.dialing import Disconnected
 from functions.mqtt_bridge.intake import Intake
+from functions.mqtt_bridge.outcomes import Disconnected
 from functions.mqtt_bridge.settings import BridgeSettings
 from functions.mqtt_bridge.storing import Store
 
@@ -18,6 +18,7 @@ _STEADY_S = 60.0
 _OUTAGE = timedelta(seconds=1)
 """When storing takes longer than this, messages wait at the broker."""
 _LAST_BATCH_S = 5.0
+_FLUSH_S = 2.0
 
 
 class Session:
@@ -131,6 +132,8 @@ class Session:
         async with _Tasks() as tasks:
             emptied = tasks.start(self._intake.wait_until_empty())
             await _first_of(emptied, work, timeout_s=_LAST_BATCH_S)
+            if emptied.done():
+                await _first_of(tasks.start(connection.flush()), timeout_s=_FLUSH_S)
 
     async def _work(self) -> None:
         """Store one batch after the other, so that the messages of a device stay in order."""

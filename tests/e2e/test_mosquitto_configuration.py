@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from functions.mqtt_bridge.connection import MqttConnection, NotPublished
-from functions.mqtt_bridge.dialing import Disconnected
+from functions.mqtt_bridge.connection import MqttConnection
+from functions.mqtt_bridge.outcomes import Disconnected, NotPublished
 from functions.mqtt_bridge.settings import BrokerSettings
 from runtime.broker.connection import Broker
 from tests.fault.hosts import HostProcess

@@ -119,6 +119,20 @@ async def publish_with_dup(port: int, topic: str, login: tuple[str, str] | None 
         writer.close()
 
 
+def publish_many(port: int, topic: str, count: int) -> None:
+    """Publish the payloads `0`, `1` and so on with QoS 1; returns when the broker has all."""
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.max_inflight_messages_set(500)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    try:
+        for sent in [client.publish(topic, f"{number}", 1) for number in range(count)]:
+            sent.wait_for_publish(10 * _TIMEOUT_S)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
 def publish_with_properties(
     port: int, topic: str, payload: str, properties: Sequence[tuple[str, str]]
 ) -> None:
