@@ -24,7 +24,7 @@ _NOT_SHARED = (
 )
 _OTHER_LIFE = (
     "The stream of the MQTT bridge keeps the record of a host for another time than the setting"
-    " `place_life_s` says."
+    " place_life_s says."
 )
 
 

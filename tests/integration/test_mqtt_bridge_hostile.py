@@ -271,7 +271,7 @@ async def test_another_life_of_places_in_the_stream_than_in_the_settings_is_told
 ) -> None:
     told = (
         "The stream of the MQTT bridge keeps the record of a host for another time than the setting"
-        " `place_life_s` says."
+        " place_life_s says."
     )
     stream = {"MQTT_BRIDGE": {**BRIDGE_STREAM["MQTT_BRIDGE"], "max_age": max_age}}
     with capture_logs() as lines:
