@@ -26,6 +26,7 @@ class Publish(NamedTuple):
         payload: the device's own bytes, or the UTF-8 bytes of the text that the broker sent.
         received_at: when the broker or the bridge had it, as ISO 8601.
         cut_from_bytes: the payload's size as the device sent it, if it was cut already; 0 if not.
+        mark: what the message has for the platform's mark (see `downlink_marks`); not stored.
     """
 
     message_id: str
@@ -34,6 +35,7 @@ class Publish(NamedTuple):
     payload: bytes
     received_at: str
     cut_from_bytes: int = 0
+    mark: str = ""
 
 
 def make_message(publish: Publish, *, limit_bytes: int) -> tuple[str, bytes]:

@@ -15,6 +15,9 @@ from pydantic import SecretStr
 
 from functions.domain.topics import Topic, parse_topic
 
+SENT_BY = "sent-by"
+"""The user property with the mark, of a message of MQTT 5."""
+
 _PREFIX = "runtime/"
 _TELL_EVERY_S = 60.0
 _PROCESS_KEY = secrets.token_urlsafe(32)
@@ -83,4 +86,4 @@ class OwnMessages:
         self._untold, self._told_at_s = 0, time.monotonic()
 
 
-__all__ = ["DownlinkMarks", "OwnMessages"]
+__all__ = ["SENT_BY", "DownlinkMarks", "OwnMessages"]

@@ -3,7 +3,8 @@
 EMQX repeats a request after 429, 503 and network errors and drops the message after any other
 status (source: emqx `emqx_bridge_http_connector.erl`, transform_result). So every failure that may
 pass gets 503. The bridge also stores a message that function `ingest` will refuse, since `ingest`
-quarantines it.
+quarantines it. What the platform itself has sent to devices by EMQX comes here, too: it is counted
+and not stored.
 """
 
 import base64
@@ -17,6 +18,7 @@ import orjson
 from starlette.responses import Response
 
 from functions.domain.broker_messages import Publish, make_message
+from functions.domain.downlink_marks import DownlinkMarks, OwnMessages
 from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.client_addresses import ClientAddresses
 from functions.http_gateway.keys import KeyCheck, require_bridge
@@ -30,7 +32,7 @@ _MAX_ID_LENGTH = 128
 
 
 class EmqxBridge:
-    """Stores every message that EMQX posts, with any topic and payload."""
+    """Stores every message that EMQX posts and the platform has not sent, whatever it is."""
 
     def __init__(
         self, ctx: Context, storage: Storage, bodies: BodyReader, addresses: ClientAddresses
@@ -39,12 +41,15 @@ class EmqxBridge:
         self._ctx = ctx
         self._storage = storage
         self._settings: GatewaySettings = ctx.settings
+        self._own = OwnMessages(DownlinkMarks(self._settings.registration_key), ctx.log)
         self._key = KeyCheck(ctx, self._settings.bridge_key, "bridge", addresses)
 
     async def __call__(self, request: Request) -> Response:
         """Store one message."""
         require_bridge(request, self._key)
         publish = read_publish(await self._read(request))
+        if self._own.recognise(publish.topic, publish.payload, publish.mark):
+            return Response(status_code=204)
         try:
             subject, data = make_message(publish, limit_bytes=self._settings.max_publish_bytes)
             await self._storage.store(
@@ -86,13 +91,14 @@ def read_publish(body: bytes) -> Publish:
     if not _is_id(message_id):
         # Without EMQX's own id use the body's digest: a repeat has the same bytes.
         message_id = hashlib.sha256(body).hexdigest()
-    username = fields.get("username")
+    username, mark = fields.get("username"), fields.get("sent_by")
     return Publish(
         message_id=f"emqx/{message_id}",
         topic=fields["topic"],
         username=username if isinstance(username, str) else "",
         payload=_payload(fields),
         received_at=_time(fields.get("publish_received_at")),
+        mark=mark if isinstance(mark, str) else "",
     )
 
 

@@ -43,7 +43,8 @@ class GatewaySettings(BaseModel):
         token_cache_s: how long the registry's answer about a device's token is used, while the
             gateway hears of no change of the device.
         registration_key: the key by which hosts sign the endpoints that they expose; the host
-            sets it. Endpoints without a valid signature are not served.
+            sets it. Endpoints without a valid signature are not served. It also signs messages to
+            devices, which EMQX sends back.
         unsigned_subjects: subjects of endpoints that are served without a signature, separated by
             commas, such as `billing.>`: micro services that no host of this runtime serves. Never
             `/api/v1` and `management.>`.

@@ -15,11 +15,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from functions.domain.downlink_marks import SENT_BY
 from functions.mqtt_bridge.client import BridgeClient
 from functions.mqtt_bridge.dialing import dial, properties_of, text_of
 from functions.mqtt_bridge.driver import Driver
 from functions.mqtt_bridge.outcomes import PACKET_TOO_LARGE, Disconnected, NotPublished
-from functions.mqtt_bridge.received import SENT_BY, Received
+from functions.mqtt_bridge.received import Received
 from functions.mqtt_bridge.settings import BrokerSettings
 
 Receive = Callable[["MqttConnection", Received], bool]

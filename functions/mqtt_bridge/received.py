@@ -10,8 +10,7 @@ Source: MQTT 5.0 (OASIS), sections 1.5, 2.2.2 and 3.3.
 
 from typing import NamedTuple
 
-SENT_BY = "sent-by"
-"""The user property that carries the mark of what the platform sends to devices."""
+from functions.domain.downlink_marks import SENT_BY
 
 _NAME = SENT_BY.encode()
 _LONGEST_MARK_BYTES = 128
@@ -135,4 +134,4 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("no variable byte integer")
 
 
-__all__ = ["SENT_BY", "Received", "read_publish"]
+__all__ = ["Received", "read_publish"]

@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from functions.domain.downlink_marks import DownlinkMarks
 from functions.domain.envelope import read_envelope
 from runtime import Message
 from runtime.broker.connection import Broker
 from tests.support.gateway import (
     BRIDGE,
     JSON,
+    REGISTRATION_KEY,
     Gateway,
     count_stored,
     make_streams,
@@ -80,6 +83,52 @@ async def test_nothing_that_a_device_publishes_is_turned_away(
         assert answer.status_code == 204, fields
     assert sum((await count_stored(broker)).values()) == len(odd)
     assert set(await count_stored(broker)) == {"TELEMETRY", "SHADOW", "COMMANDS", "UNMAPPED"}
+
+
+@pytest.mark.parametrize("kind", ["commands", "shadow/delta", "shadow/name/config/delta", "routed"])
+async def test_what_the_platform_has_sent_comes_back_and_is_no_device_s(
+    gateway: Gateway, broker: Broker, kind: str
+) -> None:
+    topic, body = f"tenant/t1/device/d1/{kind}", b'{"command_id": "c1", "text": "\xc3\xa4"}'
+    marks = DownlinkMarks(SecretStr(REGISTRATION_KEY))
+    # The body of the sink of deploy/emqx/runtime.hocon.
+    own = {
+        "id": "0006543AA25F58E0F442000008FC0000",
+        "clientid": "auto-1CD1B6AB-4D31-1B45-2A0E-4F5B6F9A9E51",
+        "username": "bridge",
+        "topic": topic,
+        "qos": 1,
+        "publish_received_at": 1764437265000,
+        "payload_base64": base64.b64encode(body).decode(),
+        "sent_by": marks.make(topic, body),
+    }
+    # Each with one thing wrong: EMQX writes `undefined` for what a message has not.
+    forged: list[dict[str, Any]] = [
+        {"sent_by": "undefined"},
+        {"sent_by": "runtime/" + "0" * 64},
+        {"sent_by": DownlinkMarks(SecretStr("another key")).make(topic, body)},
+        {"topic": topic.replace("d1", "d2")},
+        {"payload_base64": base64.b64encode(body + b" ").decode()},
+        {"sent_by": {"sent-by": own["sent_by"]}},
+    ]
+    for number, wrong in enumerate([{}, *forged, {}]):
+        message = {**own, "id": f"M{number}", **wrong}
+        answer = await gateway.client.post(PATH, json=message, headers=BRIDGE)
+        assert (answer.status_code, answer.content) == (204, b"")
+    assert await count_stored(broker) == {"TELEMETRY": len(forged)}
+    sentence = "Messages of the platform to devices came back, and were not stored."
+    assert (await gateway.lines.wait(sentence))["messages"] == 1
+
+
+async def test_a_mark_on_a_device_s_own_topic_counts_for_nothing(
+    gateway: Gateway, broker: Broker
+) -> None:
+    message = publish()
+    mark = DownlinkMarks(SecretStr(REGISTRATION_KEY)).make(
+        message["topic"], message["payload"].encode()
+    )
+    await gateway.client.post(PATH, json={**message, "sent_by": mark}, headers=BRIDGE)
+    assert await count_stored(broker) == {"TELEMETRY": 1}
 
 
 async def test_bytes_that_are_no_text_are_stored_exactly(gateway: Gateway, broker: Broker) -> None:

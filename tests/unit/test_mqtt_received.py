@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from paho.mqtt._packet import decode_publish
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from functions.mqtt_bridge.received import SENT_BY, read_publish
+from functions.domain.downlink_marks import SENT_BY
+from functions.mqtt_bridge.received import read_publish
 
 QOS_1 = 0x32
 DUP = 0x08
