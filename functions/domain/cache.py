@@ -1,6 +1,6 @@
 """Bounded read-through cache of database rows, invalidated by change notifications."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from typing import Generic, TypeVar
 
 from functions.domain.changes import ChangeListener
@@ -29,14 +29,16 @@ class Cache(Generic[K, V]):
 
     async def lookup(self, keys: Iterable[K], changes: ChangeListener) -> dict[K, V | None]:
         """The value of every key. Loads all of them while `changes` is not trusted."""
-        wanted = set(keys)
+        wanted = keys if isinstance(keys, Set) else set(keys)
         values: dict[K, V | None] = {}
         if changes.trusted:
-            found, absent = self._found, self._absent
-            values = {key: found.get(key) for key in wanted if key in found or key in absent}
-            wanted.difference_update(values)
-        if wanted:
-            values.update(await self._fetch(wanted))
+            get = self._found.get
+            values = {key: value for key in wanted if (value := get(key)) is not None}
+            if len(values) == len(wanted):
+                return values
+            values.update((key, None) for key in wanted - values.keys() if key in self._absent)
+        if missing := wanted - values.keys():
+            values.update(await self._fetch(missing))
         return values
 
     def forget(self, selected: Callable[[K], bool]) -> None:
@@ -52,10 +54,10 @@ class Cache(Generic[K, V]):
         self._found.pop(key, None)
         self._absent.discard(key)
 
-    async def _fetch(self, wanted: set[K]) -> dict[K, V | None]:
+    async def _fetch(self, wanted: Set[K]) -> dict[K, V | None]:
         generation = self._generation
         loaded = await self._load(list(wanted))
-        absent = wanted.difference(loaded)
+        absent = wanted - loaded.keys()
         # The answer may lack a change made while the query ran: return it, but do not cache it.
         if generation == self._generation:
             if len(self._found) + len(loaded) > self._max_size:

@@ -6,11 +6,10 @@ Another function publishes the jobs, so a full stream of jobs does not stop inge
 message from quarantine is judged as a message of now, and written as the one that it is a copy of.
 """
 
-import asyncio
-from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Annotated
+from operator import attrgetter
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,13 +27,14 @@ from functions.domain.registry import RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
 from functions.ingest.device_rates import DeviceRates
 from functions.ingest.jobs import JobMaker
-from functions.ingest.ordered_writes import OrderedWrites
 from functions.ingest.partitions import ensure_partitions
-from functions.ingest.plan import Known, Plan, make_plan, read_telemetry
+from functions.ingest.plan import Known, Plan, Settled, make_plan, read_telemetry
+from functions.ingest.turns import Turns
 from functions.ingest.writing import find_settled, write
 from runtime import Batch, Context, Message
 
 _PARTITION_DAYS = 7
+_MESSAGE = attrgetter("message")
 
 
 class IngestSettings(BaseModel):
@@ -123,9 +123,8 @@ class IngestState:
         sharing: tells other hosts what was taken of the rates.
         evaluator: evaluates filters and order keys in another process.
         job_maker: makes route jobs.
-        in_order: held while a batch is judged, since the rate limiter needs the stream's order.
-            Batches are written concurrently.
-        ordered_writes: the batches with jobs in an order, which are written one after the other.
+        judging: the turns in which batches are judged, since the rates need the stream's order.
+        writing: the turns in which batches with jobs in an order are written.
     """
 
     registry: Registry
@@ -134,8 +133,8 @@ class IngestState:
     sharing: RateSharing
     evaluator: Evaluator
     job_maker: JobMaker
-    in_order: asyncio.Lock = field(default_factory=asyncio.Lock)
-    ordered_writes: OrderedWrites = field(default_factory=OrderedWrites)
+    judging: Turns = field(default_factory=Turns)
+    writing: Turns = field(default_factory=Turns)
 
     def judge(
         self, envelope: Envelope, device: RegisteredDevice | None, message: Message
@@ -173,65 +172,98 @@ async def stop(ctx: Context[IngestState]) -> None:
 
 
 async def ingest(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
-    """Write a batch with its route jobs. Returns only when all of it is durable."""
+    """Write a batch with its route jobs. Returns only when all of it is durable.
+
+    Batches run beside each other. Only the judging follows the stream's order, because the rates
+    need it, and of batches with jobs in an order also the writing. No batch waits for the filters
+    of another.
+    """
     state = ctx.state
-    limit_bytes = state.limits.max_payload_bytes
-    copies = await find_copies(ctx.postgres, (event.message for event in batch))
-    read: list[tuple[Message, Envelope | Refusal]] = []
-    closed: list[Message] = []
-    for event in batch:
-        message = event.message
-        if (copy := copies.get(message)) is None:
-            read.append((message, read_telemetry(message, limit_bytes)))
-        elif copy.is_open:
-            read.append((copy.original, read_telemetry(message, limit_bytes)))
-        else:
-            closed.append(message)
-    async with state.in_order:
-        waiting = {copy.original: copy for copy in copies.values() if copy.is_open}
-        plan = await _plan(read, waiting, ctx)
-        plan.repeated += closed
+    with ExitStack() as turns:
+        judging = turns.enter_context(state.judging.enter())
+        reading = await _read(batch, ctx)
+        known, settled = await _look_up(reading, ctx)
+        await judging.reached()
+        plan = _judge(reading, known, settled, state)
+        # In the turn, so that batches write their jobs in the order in which they were judged.
+        writing = turns.enter_context(state.writing.enter()) if plan.has_order else None
+        judging.leave()
         bounds, undecided = state.job_maker.bounds, state.job_maker.undecided
+        plan.add_jobs(await state.job_maker.make(plan.candidates))
         refused = bounds.notices(job for _, job in plan.jobs)
         unevaluated = undecided.notices()
         plan.notices = [*refused, *unevaluated]
-        # Nothing may happen between this line and the block, or later batches would wait for ever.
-        turn = state.ordered_writes.enter().taken() if plan.has_order else nullcontext()
-    async with turn:
+        if writing is not None:
+            await writing.reached()
         unkept = await write(ctx.postgres, plan)
     bounds.told(refused)
     undecided.told(unevaluated)
     log_refusals(ctx, (refusal for _, refusal in plan.refused), unkept)
 
 
-async def _plan(
-    read: list[tuple[Message, Envelope | Refusal]],
-    copies: Mapping[Message, Copy],
-    ctx: Context[IngestState],
-) -> Plan:
+class _Reading(NamedTuple):
+    """What a batch holds.
+
+    Attributes:
+        messages: the messages with what was read of them; of a copy from quarantine the original.
+        copies: copies of messages that wait for them in quarantine, by the original.
+        closed: copies of messages that wait no longer.
+    """
+
+    messages: list[tuple[Message, Envelope | Refusal]]
+    copies: dict[Message, Copy]
+    closed: list[Message]
+
+
+async def _read(batch: Batch[bytes], ctx: Context[IngestState]) -> _Reading:
+    limit_bytes = ctx.state.limits.max_payload_bytes
+    copies = await find_copies(ctx.postgres, (event.message for event in batch))
+    if not copies:
+        return _Reading([(m, read_telemetry(m, limit_bytes)) for m in map(_MESSAGE, batch)], {}, [])
+    messages: list[tuple[Message, Envelope | Refusal]] = []
+    closed: list[Message] = []
+    for message in map(_MESSAGE, batch):
+        if (copy := copies.get(message)) is None:
+            messages.append((message, read_telemetry(message, limit_bytes)))
+        elif copy.is_open:
+            messages.append((copy.original, read_telemetry(message, limit_bytes)))
+        else:
+            closed.append(message)
+    waiting = {copy.original: copy for copy in copies.values() if copy.is_open}
+    return _Reading(messages, waiting, closed)
+
+
+async def _look_up(reading: _Reading, ctx: Context[IngestState]) -> tuple[Known, Settled]:
+    """What the registry says of the batch, and which messages were settled before."""
     state = ctx.state
+    topics = {envelope.topic for _, envelope in reading.messages if type(envelope) is Envelope}
+    known = Known(
+        await state.registry.devices(
+            {(tenant_id, device_id) for tenant_id, device_id, _ in topics}
+        ),
+        await state.registry.routes({tenant_id for tenant_id, _, _ in topics}),
+    )
+    repeats = [
+        (message, envelope.topic if isinstance(envelope, Envelope) else None)
+        for message, envelope in reading.messages
+        if message.may_be_repeated and message not in reading.copies
+    ]
+    settled = await find_settled(ctx.postgres, repeats)
+    routed = (tenant_id for tenant_id, routes in known.routes.items() if routes is not None)
+    await state.job_maker.bounds.refresh(ctx.postgres, routed)
+    return known, settled
+
+
+def _judge(reading: _Reading, known: Known, settled: Settled, state: IngestState) -> Plan:
+    copies = reading.copies
 
     def judge(envelope: Envelope, device: RegisteredDevice | None, message: Message) -> Verdict:
         copy = copies.get(message)
         return state.judge(envelope, device, message if copy is None else copy.present)
 
-    topics = {reading.topic for _, reading in read if isinstance(reading, Envelope)}
-    known = Known(
-        await state.registry.devices((topic.tenant_id, topic.device_id) for topic in topics),
-        await state.registry.routes(topic.tenant_id for topic in topics),
-    )
-    settled = await find_settled(
-        ctx.postgres,
-        (
-            (message, reading.topic if isinstance(reading, Envelope) else None)
-            for message, reading in read
-            if message.may_be_repeated and message not in copies
-        ),
-    )
-    routed = (tenant_id for tenant_id, routes in known.routes.items() if routes is not None)
-    await state.job_maker.bounds.refresh(ctx.postgres, routed)
-    plan = make_plan(read, known, settled, judge if copies else state.judge, copies=copies)
-    plan.add_jobs(await state.job_maker.make(plan.candidates))
+    chosen = judge if copies else state.judge
+    plan = make_plan(reading.messages, known, settled, chosen, copies=copies)
+    plan.repeated += reading.closed
     return plan
 
 

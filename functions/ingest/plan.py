@@ -22,7 +22,6 @@ from runtime import Message
 
 _NS_PER_US = 1000
 _US_PER_S = 1_000_000
-_ORDERED_DOTS = 3
 SURE_NS = 10_000_000_000
 """Half of the ack wait in the manifest."""
 
@@ -102,8 +101,8 @@ class Plan:
 
     @property
     def has_order(self) -> bool:
-        """Whether a job has to follow others, which the key in its subject says."""
-        return any(job.subject and job.subject.count(".") >= _ORDERED_DOTS for _, job in self.jobs)
+        """Whether a job may have to follow others."""
+        return any(route.order_key for each in self.candidates for route in each.routes)
 
     @property
     def accepted_copies(self) -> list[Copy]:
