@@ -16,8 +16,11 @@ def collect_rarely() -> None:
 
 
 def freeze() -> None:
-    """Leave all objects that exist now out of every later collection."""
-    gc.collect()
+    """Leave all objects that exist now out of every later collection.
+
+    Nothing is collected before: a start makes almost no reference cycles, and to look for them took
+    a twentieth of its time.
+    """
     gc.freeze()
 
 
