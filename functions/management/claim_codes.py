@@ -26,6 +26,7 @@ _LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _LENGTH, _GROUP = 16, 4
 _READ_AS = str.maketrans("OIL", "011", "- ")
 _MAX_OPEN = 1000
+_MAX_ENDED = 5000
 
 
 class CreateClaimCode(TenantRequest):
@@ -102,7 +103,7 @@ async def create_claim_code(event: Event[CreateClaimCode], ctx: Context) -> NewC
     wanted, code = event.data, _make_code()
     async with ctx.postgres.acquire() as connection, connection.transaction():
         await lock_tenant(connection, wanted.tenant_id)
-        await connection.execute(_QUERIES["forget"], wanted.tenant_id)
+        await connection.execute(_QUERIES["forget"], wanted.tenant_id, _MAX_ENDED)
         if await connection.fetchval(_QUERIES["is_full"], wanted.tenant_id, _MAX_OPEN):
             text = f"A tenant may have {_MAX_OPEN} codes that can be used; revoke one."
             raise Reject("TOO_MANY_CLAIM_CODES", text, status=409)

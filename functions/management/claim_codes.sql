@@ -1,7 +1,14 @@
 -- name: forget
--- Codes that ended a month ago. $1 tenant
+-- Codes that ended a month ago, and of those that ended or are used up the oldest ones beyond $2. $1 tenant
+WITH over AS (
+    SELECT claim_code_id FROM claim_codes
+    WHERE tenant_id = $1 AND (revoked_at IS NOT NULL OR expires_at <= now() OR claims >= max_claims)
+    ORDER BY created_at DESC, claim_code_id DESC
+    LIMIT 1000 OFFSET $2
+)
 DELETE FROM claim_codes
-WHERE tenant_id = $1 AND least(expires_at, revoked_at) < now() - interval '30 days'
+WHERE tenant_id = $1
+  AND (least(expires_at, revoked_at) < now() - interval '30 days' OR claim_code_id IN (SELECT claim_code_id FROM over))
 
 -- name: is_full
 -- Whether the tenant has $2 codes that can be used.

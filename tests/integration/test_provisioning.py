@@ -365,6 +365,31 @@ async def test_codes_for_nothing_are_refused_and_their_number_is_bounded(api: Ca
     assert refused == ("TOO_MANY_CLAIM_CODES", 409)
 
 
+async def test_codes_that_ended_or_were_used_up_are_bounded_too(api: Caller) -> None:
+    """Whatever ended them: else a tenant that makes and revokes codes fills the disk."""
+    await api.ask(tenants.create_tenant, tenant_id="other")
+    insert = (
+        "INSERT INTO claim_codes (tenant_id, code_sha256, site_id, created_at, revoked_at,"
+        " expires_at, claims)"
+        " SELECT $1::text, sha256(($1::text || n)::bytea), 's',"
+        " '2026-01-01Z'::timestamptz + interval '1 s' * n,"
+        " CASE n % 3 WHEN 0 THEN now() END,"
+        " CASE n % 3 WHEN 1 THEN now() ELSE '2100-01-01' END, CASE n % 3 WHEN 2 THEN 1 ELSE 0 END"
+        " FROM generate_series(1, 6000) AS n"
+    )
+    for tenant in ("test", "other"):
+        await api.pool.execute(insert, tenant)
+    oldest = "SELECT min(created_at) FROM claim_codes WHERE tenant_id = 'test'"
+    before = await api.pool.fetchval(oldest)
+    for _ in range(2):  # A thousand at a time, in case there were far more.
+        await make_code(api, site_id="s")
+    counts = await api.pool.fetch(
+        "SELECT tenant_id, count(*) FROM claim_codes GROUP BY tenant_id ORDER BY tenant_id"
+    )
+    assert [tuple(row) for row in counts] == [("other", 6000), ("test", 5002)]
+    assert await api.pool.fetchval(oldest) > before
+
+
 def test_a_code_is_read_as_a_person_writes_it() -> None:
     assert digest_of_code("0a1b-2c3d-4e5f-6g7h") == digest_of_code(" OAIB2C3D 4E5F6G7H ")
     assert digest_of_code("0A1B2C3D4E5F6G7") is None
