@@ -156,7 +156,10 @@ class SystemPort(Protocol):
 
 @dataclass(slots=True)
 class Scope:
-    """State that all calls of one function share. Built before `start`, dropped after `stop`."""
+    """State that all calls of one function share. Built before `start`, dropped after `stop`.
+
+    `max_attempts`: attempts of a message by the function's retry policy; 0 if there is none.
+    """
 
     function: str
     settings: Any
@@ -165,6 +168,7 @@ class Scope:
     log: structlog.stdlib.BoundLogger
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     state: Any = None
+    max_attempts: int = 0
     _other: "Scope | None" = field(default=None, init=False, repr=False, compare=False)
 
     def with_state(self, state: Any) -> "Scope":  # noqa: ANN401 - of whatever type
@@ -437,6 +441,17 @@ class Context(Generic[StateT]):
         if self._message is None or not self._message.stream:
             raise ValueError("a retry schedule belongs to a single stored message")
         (self._outer or self).retry_schedule = RetrySchedule(tuple(map(float, delays_s)), jitter)
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether the message is given up if this call fails.
+
+        By the schedule of `use_retry_schedule` once the call has set one. A failure that counts as
+        no attempt, such as an outage, is followed by another attempt in any case.
+        """
+        schedule = (self._outer or self).retry_schedule
+        most = self._scope.max_attempts if schedule is None else len(schedule.delays_s) + 1
+        return 0 < most <= self.attempt
 
     def in_progress(self) -> Coroutine[Any, Any, None]:
         """Restart the event's ack wait now; the host also does so periodically."""

@@ -7,6 +7,10 @@ from pathlib import Path
 from functions.domain.named_sql import read_queries
 from functions.domain.quarantine import Executor
 
+REFUSED_LETTER_BYTES, DEAD_LETTER_BYTES = 1_000, 2_000
+"""What a refused and a dead job's letter take beside the job: headers, and of a dead one the trace
+of its last failure. The statements that set `delivery_jobs.size_bytes` add as much."""
+
 _QUERIES = read_queries(Path(__file__).with_name("delivery_counts.sql"))
 
 
@@ -21,7 +25,7 @@ class DeliveryCounts:
         refused: refused for good, by an attempt or when they were made.
         dead: given up after their last attempt.
         waiting_bytes: size of the waiting ones.
-        given_up_bytes: size of the refused and dead ones.
+        given_up_bytes: size of the refused and dead ones that are kept, with their dead letters.
     """
 
     jobs: int = 0

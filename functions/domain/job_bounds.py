@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from functions.domain.delivery_counts import DeliveryCounts, counts_of_tenants
+from functions.domain.delivery_counts import (
+    REFUSED_LETTER_BYTES,
+    DeliveryCounts,
+    counts_of_tenants,
+)
 from functions.domain.notices import Notice
 from functions.domain.outbox import NewJob
 from functions.domain.quarantine import Executor
@@ -125,8 +129,9 @@ class JobBounds:
         else:
             usage.waiting_bytes += size_bytes
             return _ACCEPTED
-        leaves_letter = usage.given_up_bytes + size_bytes <= limits.given_up_bytes
-        usage.given_up_bytes += size_bytes
+        letter_bytes = size_bytes + REFUSED_LETTER_BYTES
+        leaves_letter = usage.given_up_bytes + letter_bytes <= limits.given_up_bytes
+        usage.given_up_bytes += letter_bytes
         self._say(tenant_id, code)
         return Judged(code, leaves_letter)
 

@@ -17,7 +17,9 @@ made AS (
         tenant_id, job_id, route_id, destination_type, status, attempts, size_bytes, content, subject, refusal
     )
     SELECT tenant_id, job_id, route_id, destination_type, CASE WHEN refusal IS NULL THEN 'waiting' ELSE 'refused' END,
-           0, CASE WHEN subject IS NOT NULL THEN octet_length(content) ELSE 0 END,
+           0, CASE WHEN subject IS NULL THEN 0 WHEN refusal IS NULL THEN octet_length(content)
+                -- and its letter's headers: `REFUSED_LETTER_BYTES`
+                ELSE octet_length(content) + 1000 END,
            CASE WHEN subject IS NOT NULL THEN content END, subject, refusal
     FROM given
     ORDER BY tenant_id, job_id

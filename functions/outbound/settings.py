@@ -20,8 +20,8 @@ class DeliverySettings(SecretsSettings):
         breaker_ratio: the share of failures within `breaker_window_s` that pauses it.
         breaker_window_s: how long an attempt counts.
         max_given_up_bytes: the most bytes of a tenant's refused and dead jobs, up to which a job
-            that is refused leaves a dead letter and is kept to be sent again. Beyond it, the job is
-            only counted.
+            that is given up leaves a dead letter and is kept to be sent again, with what a letter
+            has beside the job. Beyond it, the job is only counted.
         breaker_pause_s: length of the pause, before one delivery probes the endpoint.
     """
 

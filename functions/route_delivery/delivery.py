@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
+from functions.domain.delivery_counts import DEAD_LETTER_BYTES, REFUSED_LETTER_BYTES
 from functions.domain.evaluation.evaluator import Evaluator
 from functions.domain.secret_box import Unreadable
 from functions.outbound.admission import SIGNS, Admission
@@ -52,6 +53,7 @@ _JOB_STATUS: dict[Outcome, str] = {
     "refused": "refused",
     "skipped": "refused",  # Of a test alone.
 }
+_REDRIVES = "Runtime-Redrives"
 _TEST_IS_OLD = timedelta(minutes=10)
 # What an attempt says of the endpoint, and whether the origin could be connected to.
 
@@ -67,7 +69,7 @@ class Delivery(Generic[D]):
             None if it needs no timer here.
         evaluator: evaluates transformations in another process.
         state: the `ctx.state` of `send`.
-        letters: decides which refused jobs leave a dead letter.
+        letters: decides which jobs that are given up leave a dead letter.
         options: reads what routes say of their delivery.
     """
 
@@ -119,22 +121,31 @@ class Delivery(Generic[D]):
             reason = f"{receipt.code}: {receipt.reason}"
             raise Retry(reason, delay_s=receipt.retry_after_s, counts=False)
         attempt = self._logged(event, route, receipt, started_at, started_s)
-        is_kept = receipt.outcome != "refused" or await self._is_kept(event, route)
-        await self.journal.record(attempt if is_kept else attempt._replace(content=None))
+        if not await self._is_kept(event, route, receipt, is_last=ctx.is_last_attempt):
+            status = "refused" if receipt.outcome == "refused" else "dead"
+            await self.journal.record(attempt._replace(content=None, status=status))
+            return
+        await self.journal.record(attempt)
         if failure is not None:
             raise failure
-        if is_kept:
-            _settle(receipt)
+        _settle(receipt)
 
-    async def _is_kept(self, event: Event[Job], route: FoundRoute | None) -> bool:
-        """Whether a job that is refused leaves a dead letter, and can be sent again.
+    async def _is_kept(
+        self, event: Event[Job], route: FoundRoute | None, receipt: Receipt, *, is_last: bool
+    ) -> bool:
+        """Whether the job goes on, or leaves a dead letter and can be sent again.
 
         A job that counts already keeps what it has: one that was refused when it was made, or that
-        a person has redriven. Of a route that does not exist nobody knows whether a job counts.
+        a person has redriven, whose first dead letter is gone.
         """
-        if route is None or route.job_status in {"refused", "dead"}:
+        is_refused = receipt.outcome == "refused"
+        if not (is_refused or (receipt.outcome == "failed" and is_last)):
             return True
-        return await self.letters.take(event.data.tenant_id, len(event.raw))
+        counts = route is not None and route.job_status in {"refused", "dead"}
+        if counts or _REDRIVES in event.headers:
+            return True
+        letter_bytes = REFUSED_LETTER_BYTES if is_refused else DEAD_LETTER_BYTES
+        return await self.letters.take(event.data.tenant_id, len(event.raw) + letter_bytes)
 
     async def _hold(self, event: Event[Job]) -> None:
         job = event.data

@@ -1,7 +1,8 @@
-"""Bounds the dead letters that one tenant's refused jobs leave.
+"""Bounds the dead letters that one tenant's refused and failed jobs leave.
 
 The host keeps all dead letters in one stream, which refuses when it is full, and then no function
-can give a message up. A route whose every job is refused at once would fill it within minutes.
+can give a message up. A route whose every job is refused at once, or has one attempt that fails,
+would fill it within minutes.
 """
 
 import time
@@ -27,7 +28,7 @@ class _Usage:
 
 
 class LetterShare:
-    """Decides whether a refused job leaves a dead letter and its content, or is only counted.
+    """Decides whether a job that is given up leaves a dead letter, or is only counted.
 
     Args:
         pool: where the bytes of a tenant's refused and dead jobs are counted. They are read at
@@ -52,7 +53,7 @@ class LetterShare:
         self._told: dict[str, int] = {}
 
     async def take(self, tenant_id: str, size_bytes: int) -> bool:
-        """Whether a refused job of this size leaves a letter; if so, it is counted.
+        """Whether a job whose letter has this size leaves one; if so, it is counted.
 
         Raises:
             asyncpg.PostgresError, OSError: the database did not answer.
@@ -79,7 +80,8 @@ class LetterShare:
             self._told.clear()
         self._told[tenant_id] = hour
         self._log.warning(
-            "Refused jobs of a tenant are only counted, as it has too many", tenant_id=tenant_id
+            "Jobs of a tenant are given up without a letter, as it has too many",
+            tenant_id=tenant_id,
         )
         data = {
             "code": TENANT_REFUSED_FULL,

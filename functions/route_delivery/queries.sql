@@ -61,7 +61,9 @@ job AS (
     )
     SELECT
         tenant_id, job_id, route_id, destination_type, status, 1, CASE WHEN status = 'delivered' THEN now() END,
-        content, coalesce(octet_length(content), 0)
+        content,
+        -- and its letter's headers: `REFUSED_LETTER_BYTES`
+        coalesce(octet_length(content) + CASE status WHEN 'refused' THEN 1000 ELSE 0 END, 0)
     FROM attempt
     ON CONFLICT (tenant_id, job_id) DO UPDATE SET
         status = CASE WHEN known.status = 'delivered' THEN known.status ELSE excluded.status END,
@@ -69,7 +71,7 @@ job AS (
         last_attempt_at = excluded.last_attempt_at,
         delivered_at = coalesce(known.delivered_at, excluded.delivered_at),
         content = CASE WHEN 'delivered' NOT IN (known.status, excluded.status) THEN excluded.content END,
-        size_bytes = CASE WHEN excluded.status = 'refused' THEN excluded.size_bytes ELSE known.size_bytes END
+        size_bytes = CASE WHEN excluded.status IN ('refused', 'dead') THEN excluded.size_bytes ELSE known.size_bytes END
     RETURNING tenant_id, job_id, attempts
 )
 INSERT INTO delivery_attempts (

@@ -36,6 +36,7 @@ class StartedFunction:
         hide(secrets_in(function.settings))
         self.function = function
         self.scope = Scope(name, function.settings, broker, resources, bound)
+        self.scope.max_attempts = function.spec.retry.max_attempts
         self.owner = Owner()
         self._hooks = Hooks(function, WatchedContext(self.scope), self.owner)
         self._versions: list[FunctionVersion] = []

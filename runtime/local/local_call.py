@@ -118,6 +118,7 @@ class LocalFunction:
             self._resources,
             self._logs.logger(function.name),
             state=state,
+            max_attempts=function.spec.retry.max_attempts,
         )
         self._has_state = state is not None
         self._hooks = Hooks(function, WatchedContext(self._scope), Owner())

@@ -20,7 +20,7 @@ async def test_a_message_that_is_postponed_often_keeps_its_attempts(
     attempts = Journal()
 
     async def deliver(ctx: Context, event: Any) -> None:
-        attempts.add(event.attempt)
+        attempts.add((event.attempt, ctx.is_last_attempt))
         if len(attempts.entries) <= POSTPONED:
             raise Retry("the endpoint is busy", delay_s=0.01, counts=False)
         if len(attempts.entries) == POSTPONED + 1:
@@ -37,7 +37,7 @@ async def test_a_message_that_is_postponed_often_keeps_its_attempts(
         await broker.publish(f"{stream}.a", b"job")
         await attempts.wait(POSTPONED + 2)
         await wait_until_settled(broker, stream, name)
-    assert attempts.entries == [1] * (POSTPONED + 1) + [2]
+    assert attempts.entries == [(1, False)] * (POSTPONED + 1) + [(2, True)]
 
 
 async def test_a_postponed_message_keeps_its_attempts_when_its_host_ends_and_another_goes_on(

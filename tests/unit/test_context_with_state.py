@@ -46,3 +46,25 @@ async def test_a_retry_schedule_is_that_of_the_message() -> None:
     outer, _ = _context()
     outer.with_state(1).use_retry_schedule([5.0])
     assert outer.retry_schedule is not None
+
+
+@pytest.mark.parametrize(
+    ("most", "delays_s", "is_last"),
+    [
+        (3, None, True),
+        (4, None, False),
+        (0, None, False),
+        (9, [], True),
+        (9, [1.0, 1.0], True),
+        (1, [1.0] * 3, False),
+    ],
+)
+async def test_a_call_knows_whether_its_message_is_given_up_if_it_fails(
+    most: int, delays_s: list[float] | None, is_last: bool
+) -> None:
+    outer, _ = _context()
+    outer._scope.max_attempts = most
+    inner = outer.with_state(1)
+    if delays_s is not None:
+        inner.use_retry_schedule(delays_s)
+    assert (outer.is_last_attempt, inner.is_last_attempt) == (is_last, is_last)

@@ -12,7 +12,7 @@ from functions.domain.job_bounds import (
 )
 from functions.domain.outbox import NewJob
 
-LIMITS = JobLimits(per_message=3, waiting_bytes=1000, given_up_bytes=450)
+LIMITS = JobLimits(per_message=3, waiting_bytes=1000, given_up_bytes=3450)
 OK, FULL, MANY = Judged(), Judged(TENANT_BACKLOG_FULL), Judged(TOO_MANY_JOBS)
 
 
