@@ -34,7 +34,7 @@ def loads(raw: bytes, max_depth: int = MAX_DEPTH) -> Any:  # noqa: ANN401 - what
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as invalid:
-        raise BadJson(_reason(invalid)) from None
+        raise BadJson(_reason(invalid, max_depth)) from None
     shape = raw.translate(_SHAPE)
     if shape.count(b"{") > max_depth:
         _check_depth(raw, max_depth)
@@ -92,19 +92,19 @@ def _int64(digits: str) -> int:
     return 0
 
 
-def _reason(invalid: orjson.JSONDecodeError) -> str:
+def _reason(invalid: orjson.JSONDecodeError, max_depth: int) -> str:
     """The reason in our own words: the parser's text may change with its version."""
     told = invalid.msg.lower()
     for sign, reason in _REASONS:
         if sign in told:
-            return reason
+            return reason.format(max_depth)
     return f"not JSON at character {invalid.pos}"
 
 
 _REASONS: tuple[tuple[str, str], ...] = (
     ("utf-8", "not UTF-8"),
     ("infinity", "a number is too large"),
-    ("depth", f"nested deeper than {MAX_DEPTH} levels"),
+    ("depth", "nested deeper than {} levels"),
     ("surrogate", "half a surrogate pair"),
 )
 

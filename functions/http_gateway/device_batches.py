@@ -179,7 +179,8 @@ def _has_lines(request: Request) -> bool:
 
 def _read_array(body: bytes) -> list[Any]:
     try:
-        value = strict_json.loads(body)
+        # The array is one level around messages that may have as many as one that comes alone.
+        value = strict_json.loads(body, strict_json.MAX_DEPTH + 1)
     except strict_json.BadJson as bad:
         raise ProblemError(
             400, "INVALID_JSON", f"The body is not acceptable JSON: {bad.reason}."

@@ -73,6 +73,16 @@ async def test_an_array_of_readings_is_stored_in_its_order(
     assert last["topic"] == "tenant/t1/device/d1/telemetry"
 
 
+async def test_a_message_may_be_as_deep_in_an_array_as_alone(gateway: Gateway) -> None:
+    deepest = '{"x":' + "[" * 31 + "]" * 31 + "}"
+    for path, body in ((PATH.removesuffix("/batch"), deepest), (PATH, f"[{deepest}]")):
+        answer = await gateway.client.post(path, content=body, headers=JSON)
+        assert answer.status_code == 202, path
+    deeper = deepest.replace("[]", "[[]]")
+    answer = await gateway.client.post(PATH, content=f"[{deeper}]", headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_JSON")
+
+
 @pytest.mark.parametrize(
     ("msg_type", "stream"), [("shadow/reported", "SHADOW"), ("commands/ack", "COMMANDS")]
 )
