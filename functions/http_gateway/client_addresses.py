@@ -35,6 +35,10 @@ class ClientAddresses:
                     break
         return source_name(nearest)
 
+    def owner(self, address: str) -> str:
+        """Whose connections an address has: as `source`, and empty for a trusted proxy."""
+        return "" if self.is_proxy(address) else source_name(address)
+
     def is_proxy(self, text: str) -> bool:
         """Whether an address is a trusted proxy's."""
         address = parse_address(text)

@@ -1,4 +1,4 @@
-"""Limits open connections, in all and by address, and chooses the idlest to make room."""
+"""Limits open connections, in all and by client, and chooses the idlest to make room."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,11 +10,12 @@ class Connection:
     """One open connection.
 
     Attributes:
-        address: its client's address.
-        evict: closes it; called while no request is in progress on it.
+        owner: whose it is; the same for all addresses of a client. Empty for a trusted proxy, which
+            may have as many as it likes.
+        evict: closes it; called while it waits for its client.
     """
 
-    address: str
+    owner: str
     evict: Callable[[], None]
 
 
@@ -22,57 +23,57 @@ class Connection:
 class ConnectionLimits:
     """The open connections of a gateway.
 
-    A new connection beyond a limit takes the place of the one that has been without a request for
-    the longest time: of its own address if that has too many, else of any. A connection that has
-    sent only a part of a head is without a request.
+    A new connection beyond a limit takes the place of the one that has waited for its client for
+    the longest time: of its own owner if that has too many, else of any. A connection waits for
+    its client while it has not sent a whole request, or does not read its answer.
 
     Attributes:
         max_connections: how many may be open.
-        max_per_address: how many one address may have open; trusted proxies may have all.
-        is_exempt: whether `max_per_address` does not count for an address.
+        max_per_owner: how many one owner may have open.
+        owner_of: the owner of an address.
     """
 
     max_connections: int
-    max_per_address: int
-    is_exempt: Callable[[str], bool]
+    max_per_owner: int
+    owner_of: Callable[[str], str]
     _open: int = 0
-    _by_address: Counter[str] = field(default_factory=Counter)
+    _by_owner: Counter[str] = field(default_factory=Counter)
     _idle: dict[Connection, None] = field(default_factory=dict)
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection; False when nothing idle could make room for it."""
-        address = connection.address
+        owner = connection.owner
         is_admitted = True
-        if self._by_address[address] >= self.max_per_address and not self.is_exempt(address):
-            is_admitted = self._evict(address)
+        if owner and self._by_owner[owner] >= self.max_per_owner:
+            is_admitted = self._evict(owner)
         elif self._open >= self.max_connections:
             is_admitted = self._evict(None)
         self._open += 1
-        self._by_address[address] += 1
+        self._by_owner[owner] += 1
         if is_admitted:
             self._idle[connection] = None
         return is_admitted
 
     def set_idle(self, connection: Connection) -> None:
-        """Note that no request is in progress, since now or an earlier call."""
+        """Note that it waits for its client, since now or an earlier call."""
         self._idle.setdefault(connection)
 
     def set_busy(self, connection: Connection) -> None:
-        """Note that a request is in progress."""
+        """Note that a request is whole and is being answered."""
         self._idle.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:
         """Forget a closed connection."""
         self._idle.pop(connection, None)
         self._open -= 1
-        self._by_address[connection.address] -= 1
-        if not self._by_address[connection.address]:
-            del self._by_address[connection.address]
+        self._by_owner[connection.owner] -= 1
+        if not self._by_owner[connection.owner]:
+            del self._by_owner[connection.owner]
 
-    def _evict(self, address: str | None) -> bool:
+    def _evict(self, owner: str | None) -> bool:
         # A dict keeps the order in which connections became idle.
         for idle in self._idle:
-            if address is None or idle.address == address:
+            if owner is None or idle.owner == owner:
                 del self._idle[idle]
                 idle.evict()
                 return True

@@ -75,7 +75,7 @@ def make_server(
     connections = ConnectionLimits(
         settings.max_connections,
         settings.max_connections_per_address or max(1, settings.max_connections // 2),
-        addresses.is_proxy,
+        addresses.owner,
     )
     return Server(app, limits, connections, ProblemRefusals(), log)
 

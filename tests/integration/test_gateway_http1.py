@@ -29,6 +29,14 @@ class Serving:
     port: int
     server: Server
     asked: list[str] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_asked(self, count: int) -> None:
+        """Wait until so many requests have reached the application."""
+        async with asyncio.timeout(20):
+            while len(self.asked) < count:
+                self.news.clear()
+                await self.news.wait()
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -57,12 +65,13 @@ async def serving(
 
     async def note(scope: Scope, receive: Receive, send: Send) -> None:
         found[0].asked.append(scope["path"])
+        found[0].news.set()
         await app(scope, receive, send)
 
     server = Server(
         note,
         ServerLimits(32_768, read_timeout_s, write_timeout_s, drain_timeout_s=5),
-        ConnectionLimits(most, most, lambda _address: False),
+        ConnectionLimits(most, most, lambda address: address),
         ProblemRefusals(),
         structlog.stdlib.get_logger(),
     )
@@ -316,6 +325,53 @@ async def test_a_client_that_reads_nothing_does_not_hold_the_application() -> No
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.sendall(GET % 1)
             await asyncio.wait_for(ended.wait(), 20)
+
+
+async def test_a_client_that_does_not_send_its_body_makes_room_for_another() -> None:
+    head = POST.partition(b"abc")[0]
+    async with serving(echo, most=3) as server:
+        slow = [await server.open() for _ in range(3)]
+        for number, (_, writer) in enumerate(slow):
+            writer.write(head % number)
+        await server.until_asked(3)
+        assert bodies(await server.ask(LAST)) == [b"/last:"]
+        reader, _ = slow[0]
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        for number, (reader, writer) in enumerate(slow[1:], 1):
+            writer.write(b"abc")
+            assert (await asyncio.wait_for(reader.readuntil(b";"), 20)).endswith(
+                b"/%d:abc;" % number
+            )
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_a_client_that_is_refused_and_stays_makes_room_for_another() -> None:
+    async with serving(echo, most=1) as server:
+        reader, writer = await server.open()
+        writer.write(GET % 1 + b"garbage\r\n")
+        assert b" 400 " in await asyncio.wait_for(reader.read(), 20)
+        assert bodies(await server.ask(LAST)) == [b"/last:"]
+        writer.close()
+
+
+async def test_a_client_that_reads_nothing_makes_room_for_another() -> None:
+    unread = asyncio.Event()
+
+    async def send_much(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/last":
+            await echo(scope, receive, send)
+            return
+        await answer(send, b"x" * 4_000_000)
+        # What the client does not take stays in the buffers, and the next answer waits for them.
+        unread.set()
+
+    async with serving(send_much, most=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(GET * 3 % (1, 2, 3))
+            await asyncio.wait_for(unread.wait(), 20)
+            await server.until_asked(2)
+            assert bodies(await server.ask(LAST)) == [b"/last:"]
 
 
 async def test_stopping_answers_what_has_begun_and_closes_what_has_not() -> None:

@@ -36,3 +36,17 @@ def test_the_address_is_the_last_one_that_no_trusted_proxy_has(
 ) -> None:
     addresses = ClientAddresses([ip_network("10.0.0.0/8")])
     assert addresses.source(scope(client, *forwarded)) == source
+
+
+def test_an_owner_has_all_addresses_of_its_network_and_a_proxy_none() -> None:
+    addresses = ClientAddresses([ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")])
+    owners = {
+        "192.0.2.1": "192.0.2.1",
+        "::ffff:192.0.2.1": "192.0.2.1",
+        "2001:db8::1": "2001:db8::/64",
+        "2001:db8::ffff:1": "2001:db8::/64",
+        "10.1.2.3": "",
+        "2001:db8:1:2::3": "",
+        "": "unknown",
+    }
+    assert {address: addresses.owner(address) for address in owners} == owners

@@ -66,6 +66,7 @@ class HttpConnection(asyncio.Protocol):
         # Whether no request has come yet; whether a body is dropped, as its request is answered;
         # whether bytes came after the last request.
         self._is_new, self._is_dropping, self._has_surplus = True, False, False
+        self._is_admitted = False
         self._fault: BadHttp | None = None
         self._may_write: asyncio.Event | None = None
 
@@ -84,9 +85,10 @@ class HttpConnection(asyncio.Protocol):
         own = transport.get_extra_info("sockname")
         self._client = tuple(peer[:2]) if peer else None
         self._server = tuple(own[:2]) if own else None
-        self._place = Connection(str(peer[0]) if peer else "", self._evict)
+        self._place = Connection(self._hub.limits.owner_of(peer[0] if peer else ""), self._evict)
         self._hub.connections.add(self)
-        if self._hub.limits.admit(self._place):
+        self._is_admitted = self._hub.limits.admit(self._place)
+        if self._is_admitted:
             self.read_deadline_s = self._loop.time() + self._hub.read_timeout_s
         else:
             self._transport.write(self._hub.refusals.overloaded())
@@ -128,6 +130,7 @@ class HttpConnection(asyncio.Protocol):
         """Give the client a limited time to read what it was sent."""
         self.write_deadline_s = self._loop.time() + self._hub.write_timeout_s
         self._may_write = asyncio.Event()
+        self._hub.limits.set_idle(self._place)
 
     def resume_writing(self) -> None:
         """Let the application go on."""
@@ -135,6 +138,7 @@ class HttpConnection(asyncio.Protocol):
         if self._may_write is not None:
             self._may_write.set()
             self._may_write = None
+            self._note_work()
 
     # The reader's calls
 
@@ -162,6 +166,7 @@ class HttpConnection(asyncio.Protocol):
         if self._reading is not None:
             self._reading.end_body()
             self._reading = None
+            self._note_work()
 
     # The exchange's calls
 
@@ -233,8 +238,17 @@ class HttpConnection(asyncio.Protocol):
     def _answer(self, exchange: Exchange) -> None:
         self._answering = exchange
         self.read_deadline_s = NEVER
-        self._hub.limits.set_busy(self._place)
+        self._note_work()
         self._hub.start(exchange)
+
+    def _note_work(self) -> None:
+        """Give the connection its place as long as it does not wait for its client.
+
+        Who does not send the rest of a body, or does not read, makes room for others.
+        """
+        exchange = self._answering
+        if exchange is not None and exchange.is_whole and self._may_write is None:
+            self._hub.limits.set_busy(self._place)
 
     def _go_on(self) -> None:
         """Answer the next request that was read ahead, or wait for one."""
@@ -310,6 +324,8 @@ class HttpConnection(asyncio.Protocol):
     def _limit_closing(self) -> None:
         limit_s = max(LINGER_S, self._hub.write_timeout_s)
         self.read_deadline_s = self._loop.time() + limit_s
+        if self._is_admitted:
+            self._hub.limits.set_idle(self._place)
 
     def _evict(self) -> None:
         """Make room for another connection: no request is in progress on this one."""
