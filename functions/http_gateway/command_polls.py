@@ -19,6 +19,7 @@ from functions.domain.command_polls import (
 )
 from functions.domain.topics import Topic
 from functions.http_gateway.boundary import LEAVE
+from functions.http_gateway.poll_places import PollPlaces
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.requests import Request
 from runtime import Context, RequestFailed, Unavailable, Unsendable
@@ -80,14 +81,13 @@ class CommandPolls:
 
     A poll that waits holds no place of `max_concurrent`; `max_polls` limits them. It ends when a
     command is there, when its time is up, when the device asks again, closes its side of the
-    connection, or the host stops. Commands are only read, so whoever does not get an answer asks
-    again and loses nothing.
+    connection, when a tenant with fewer polls needs its place, or the host stops. Commands are only
+    read, so whoever does not get an answer asks again and loses nothing.
     """
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._most: int = ctx.settings.max_polls
-        self._waiting: dict[tuple[str, str], asyncio.Event] = {}
+        self._places = PollPlaces(ctx.settings.max_polls)
         self._told_at_s = float("-inf")
 
     async def find(self, request: Request, topic: Topic, poll: Poll) -> _Commands:
@@ -100,17 +100,14 @@ class CommandPolls:
         if commands or not poll.ttd_s:
             return commands
         device = (topic.tenant_id, topic.device_id)
-        if (earlier := self._waiting.get(device)) is not None:
-            earlier.set()
-        elif len(self._waiting) >= self._most:
+        ended = self._places.take(*device)
+        if ended is None:
             raise ProblemError(503, "TOO_MANY_POLLS", "Too many devices wait for commands.")
-        superseded = self._waiting[device] = asyncio.Event()
         request.scope["state"][LEAVE]()
         try:
-            return await self._wait(request, topic, poll, superseded)
+            return await self._wait(request, topic, poll, ended)
         finally:
-            if self._waiting.get(device) is superseded:
-                del self._waiting[device]
+            self._places.leave(*device, ended)
 
     async def find_after(self, request: Request, topic: Topic, poll: Poll) -> _Commands:
         """As `find`, for an answer that must not fail: the message is stored already."""
@@ -127,11 +124,11 @@ class CommandPolls:
             return []
 
     async def _wait(
-        self, request: Request, topic: Topic, poll: Poll, superseded: asyncio.Event
+        self, request: Request, topic: Topic, poll: Poll, ended: asyncio.Event
     ) -> _Commands:
         asking = asyncio.ensure_future(self._ask_in_rounds(topic, poll))
         ends: list[Coroutine[Any, Any, Any]] = [
-            superseded.wait(),
+            ended.wait(),
             _until_gone(request),
             self._ctx.stopping.wait(),
         ]

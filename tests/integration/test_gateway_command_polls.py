@@ -196,6 +196,25 @@ async def test_a_device_that_goes_away_gives_its_place_to_another_and_loses_noth
         assert ids(await poll(gateway)) == ["c1"]
 
 
+async def test_a_tenant_with_many_polls_gives_one_to_a_tenant_with_fewer(
+    nats_server: NatsServer, broker: Broker, postgres_dsn: str, pool: Any
+) -> None:
+    await register(pool, tenant="other")
+    of_other = PATH.replace("/test/", "/other/")
+    async with serving(nats_server, broker, postgres_dsn, max_polls=2) as gateway:
+        of_dev1 = await waiting(gateway)
+        of_dev2 = await waiting(gateway, path=PATH.replace("dev1", "dev2"))
+        other = await waiting(gateway, path=of_other)
+        assert (await asyncio.wait_for(of_dev1, 20)).status_code == 204
+        refused = await poll(gateway, "ttd=1")
+        assert (refused.status_code, refused.json()["code"]) == (503, "TOO_MANY_POLLS")
+        assert not of_dev2.done()
+        assert not other.done()
+        await store(pool, "c1", device="dev2")
+        assert ids(await asyncio.wait_for(of_dev2, 20)) == ["c1"]
+        other.cancel()
+
+
 async def _until_full(gateway: Gateway) -> None:
     while (await poll(gateway, "ttd=1", path=PATH.replace("dev1", "dev2"))).status_code != 503:
         pass
