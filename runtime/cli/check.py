@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import click
 from runtime.broker.field_text import show_duration, show_size
 from runtime.broker.stream_configs import ns
 from runtime.cli.failure import exit_with_problems
-from runtime.cli.manifests import takes_manifests
+from runtime.cli.manifests import find_shipped, takes_manifests
 from runtime.cli.printing import count, print_json, printable
 from runtime.cli.resolved import draw_resolved
 from runtime.cli.selection import FunctionFilter, common_subject, function_filter, kind_of
@@ -20,6 +21,7 @@ from runtime.errors import ConfigError, Problem
 from runtime.loader import Function, load_all
 from runtime.manifest import Manifest, read_what_is_right
 from runtime.manifest.model import FunctionSpec, StreamSpec
+from runtime.manifest.needs import find_missing
 from runtime.process.placeholders import with_placeholders
 from runtime.settings import HostSettings
 
@@ -50,9 +52,10 @@ def check(
 ) -> None:
     """Check MANIFESTS, files or folders, and load their functions.
 
-    Nothing is started and no server is needed. Prints what would run. Prints every mistake and
-    exits with 2 when there are any. The endpoints of a micro service are one row, unless a filter
-    names them. On a terminal, columns that do not fit are left out.
+    Nothing is started and no server is needed. Prints what would run, and which function another
+    one needs that is not there. Prints every mistake and exits with 2 when there are any. The
+    endpoints of a micro service are one row, unless a filter names them. On a terminal, columns
+    that do not fit are left out.
     """
     try:
         manifest, functions = _check(manifests)
@@ -63,12 +66,15 @@ def check(
         for name, function in functions.items()
         if chosen.takes(name, kind_of(function.spec), _service_of(name, function.spec))
     }
+    missing = find_missing(manifest)
     streams = {} if chosen.pattern or chosen.kind else manifest.streams
     if as_json:
         for name, spec in streams.items():
             print_json(_describe_stream(manifest, name, spec))
         for name, function in shown.items():
             print_json(_describe_function(name, function))
+        for name, needed_by in missing.items():
+            print_json({"missing": name, "needed_by": needed_by})
         return
     if resolved:
         click.echo(draw_resolved(manifest, streams, shown))
@@ -79,6 +85,8 @@ def check(
     if shown:
         print_table(_FUNCTION_COLUMNS, list(_draw_functions(shown, folds=chosen.folds)))
         click.echo()
+    for name, needed_by in missing.items():
+        click.echo(_draw_missing(name, needed_by))
     click.echo(f"{count(len(manifest.streams), 'stream')}, {count(len(functions), 'function')}: OK")
 
 
@@ -180,6 +188,14 @@ def _describe_function(name: str, function: Function) -> dict[str, Any]:
         "description": function.description,
         "resolved": spec.model_dump(mode="json", exclude_none=True),
     }
+
+
+def _draw_missing(name: str, needed_by: list[str]) -> str:
+    shipped = find_shipped(name)
+    manifest = f"--with {shipped}" if shipped else "its manifest"
+    head = f"{name} is in none of these manifests. Add {manifest}, or run it on another host."
+    users = wrap(f"Needed by {', '.join(needed_by)}", 76, break_long_words=False)
+    return "\n".join([head, *(f"  {line}" for line in users), ""])
 
 
 def _service_of(name: str, spec: FunctionSpec) -> str:

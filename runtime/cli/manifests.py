@@ -1,5 +1,6 @@
 """Collects the manifests of a command: a user's own, and shipped ones named by `--with`."""
 
+import re
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -36,6 +37,13 @@ def shipped_manifests(names: Iterable[str]) -> list[Path]:
     """The files that `--with` names, without duplicates."""
     stems = [stem for name in names for stem in GROUPS.get(name, (name,))]
     return [SHIPPED / f"{stem}.yaml" for stem in dict.fromkeys(stems)]
+
+
+def find_shipped(function: str) -> str | None:
+    """The shipped manifest that has a function of this name."""
+    entry = re.compile(rf"^  {re.escape(function)}:", re.MULTILINE)
+    found = (path.stem for path in sorted(SHIPPED.glob("*.yaml")) if entry.search(path.read_text()))
+    return next(found, None)
 
 
 def takes_shipped(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

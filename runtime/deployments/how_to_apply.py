@@ -56,8 +56,8 @@ _CALL_FIELDS = ("retry", "timeout", "start_timeout", "description", "handler")
 def how_to_apply(old: Function, new: Function) -> How:
     """How `new` replaces `old`, which has the same name.
 
-    `isolate` is not looked at: it decides in which process a function runs. Nor are `links`, which
-    the host shows when it starts.
+    `isolate` is not looked at: it decides in which process a function runs. Nor are `links` and
+    `needs`, of which the host tells when it starts.
     """
     kind = kind_of(new.spec)
     if kind != kind_of(old.spec):

@@ -401,6 +401,10 @@ class FunctionSpec(TriggerSpec):
     links: dict[LinkName, LinkUrl] = Field(default_factory=dict)
     """Web addresses, each under a name of at most 11 characters. The start-up screen shows them,
     except those with port 0."""
+    needs: tuple[Name, ...] = ()
+    """Functions that have to run for this one's work to go on, here or on another host: the one
+    that publishes what this one queues, for example. `runtime check` and `serve` name those that
+    the manifests do not have."""
 
     @property
     def fairness(self) -> KeySpec | None:

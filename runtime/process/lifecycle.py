@@ -18,6 +18,7 @@ from runtime.errors import ConfigError, Problem, Unavailable
 from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import Project
 from runtime.manifest import Manifest, read
+from runtime.manifest.needs import find_missing
 from runtime.observe.admin import AdminServer
 from runtime.observe.health import LoopWatch
 from runtime.observe.logs import get_logger
@@ -226,6 +227,8 @@ async def _run_host(
         await signals.unless_stopped(host.start())
         if not host.has_failed:
             announce.ready(admin_port=admin.port, functions=len(functions))
+            if host_options.services:
+                _tell_missing(manifest)
         collector.freeze()
         signals.on_reload(requests.hang_up)
         if link is not None:
@@ -240,6 +243,15 @@ async def _run_host(
         watch.stop()
         await admin.stop()
     announce.stopped()
+
+
+def _tell_missing(manifest: Manifest) -> None:
+    for name, needed_by in find_missing(manifest).items():
+        log.warning(
+            "A function that others need is in no manifest here; another host must run it",
+            function=name,
+            needed_by=needed_by,
+        )
 
 
 def _follow_supervisor(link: SupervisorLink, requests: ReloadRequests, project: Project) -> None:

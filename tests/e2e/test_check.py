@@ -59,6 +59,28 @@ def test_check_prints_what_would_run(tmp_path: Path) -> None:
     assert done.stdout.endswith("1 stream, 1 function: OK\n")
 
 
+def test_check_names_functions_that_others_need_and_that_are_not_there(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    with (tmp_path / "shop.yaml").open("a") as manifest:
+        manifest.write("    needs: [hand_over_jobs, pack_order, place_order]\n")
+
+    done = run("check", "shop.yaml", folder=tmp_path)
+    as_json = run("check", "shop.yaml", "--json", folder=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(
+        "hand_over_jobs is in none of these manifests. Add --with routes, or run it on another"
+        " host.\n  Needed by place_order\n\n"
+        "pack_order is in none of these manifests. Add its manifest, or run it on another host.\n"
+        "  Needed by place_order\n\n"
+        "1 stream, 1 function: OK\n"
+    )
+    lines = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert lines[2:] == [
+        {"missing": name, "needed_by": ["place_order"]} for name in ("hand_over_jobs", "pack_order")
+    ]
+
+
 def test_check_prints_how_each_kind_of_function_is_called(tmp_path: Path) -> None:
     (tmp_path / "kinds.py").write_text(
         "from runtime import Context, Event\n"

@@ -74,6 +74,7 @@ CHANGES: list[tuple[dict[str, Any], str, Any, How]] = [
     # What runs in no call and in no binding.
     (CONSUMER, "isolate", True, KEPT),
     (CONSUMER, "links", {"docs": "https://example.com"}, KEPT),
+    (CONSUMER, "needs", ["other"], KEPT),
     (SERVICE, "timeout", "9s", CALLS),
     (SERVICE, "concurrency", 3, KEPT),
 ]

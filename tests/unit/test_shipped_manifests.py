@@ -8,6 +8,7 @@ from functions.domain.secret_box import SecretsSettings
 from runtime.cli.manifests import GROUPS, SHIPPED, shipped_manifests, shipped_names
 from runtime.loader import load_all
 from runtime.manifest import read
+from runtime.manifest.needs import find_missing
 from runtime.process.placeholders import placeholders
 from runtime.settings import HostSettings
 from tests.support.documentation import ROOT, in_code, read_blocks, read_table
@@ -30,6 +31,26 @@ def test_what_with_names_loads_by_itself(name: str) -> None:
 
     assert len(load_all(manifest)) == len(manifest.functions)
     assert manifest.functions or manifest.streams
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["backbone"], []),
+        (["commands", "routes", "shadow", "presence"], []),
+        (["commands"], ["hand_over_jobs"]),
+        (["telemetry"], ["hand_over_jobs"]),
+        (["unmapped"], ["hand_over_jobs"]),
+        (["routes", "shadow"], ["send_downlinks"]),
+        (["presence"], ["hand_over_jobs", "route_device_events"]),
+    ],
+    ids=str,
+)
+def test_what_queues_messages_needs_what_publishes_them(
+    names: list[str], missing: list[str]
+) -> None:
+    manifest = read(shipped_manifests(names), ENVIRONMENT)
+    assert list(find_missing(manifest)) == missing
 
 
 def test_a_group_names_shipped_manifests_and_none_twice() -> None:
