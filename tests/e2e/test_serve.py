@@ -126,6 +126,19 @@ async def test_it_says_when_it_is_ready_and_drains_at_sigterm(
     assert (found["ack_floor"]["stream_seq"], found["num_ack_pending"]) == (1, 0)
 
 
+async def test_it_names_functions_that_others_need_and_that_no_manifest_has(
+    project: Project, addresses: dict[str, str]
+) -> None:
+    project.write(more="    needs: [pack_orders]\n")
+    async with serving(project.folder, **addresses) as served:
+        told = await served.wait_for_line(
+            "A function that others need is in no manifest here; another host must run it"
+        )
+
+    assert (told["level"], told["function"]) == ("warning", "pack_orders")
+    assert told["needed_by"] == [project.function]
+
+
 async def test_a_second_signal_ends_it_at_once_and_the_message_comes_again(
     project: Project, addresses: dict[str, str]
 ) -> None:
