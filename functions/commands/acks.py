@@ -10,7 +10,7 @@ from functions.commands.lifecycle import AckStatus, leaves
 from functions.commands.rates import Rate
 from functions.commands.store import QUERIES, advance
 from functions.domain.admission import SenderSettings, refuse_device
-from functions.domain.device_activity import note_seen
+from functions.domain.device_activity import Seen, note_seen
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.message_counts import count_duplicate, count_written
 from functions.domain.quarantine import Refusal, is_refused
@@ -166,9 +166,9 @@ async def _apply(
             return None
         await count_written(connection, event.message)
         if copy is None:
-            await note_seen(
-                connection, {(envelope.tenant_id, envelope.device_id): event.stored_at_ns}
-            )
+            device = (envelope.tenant_id, envelope.device_id)
+            seen = Seen(event.stored_at_ns, envelope.is_sessionless)
+            await note_seen(connection, {device: seen})
         else:
             await accept_copies(connection, [copy])
         if counts:

@@ -12,7 +12,7 @@ import structlog
 from functions.commands.store import QUERIES, content_of, mark_sent
 from functions.domain.changes import EVERYTHING, ChangeListener
 from functions.domain.command_polls import OpenCommands, PollCommands
-from functions.domain.device_activity import note_seen
+from functions.domain.device_activity import Seen, note_seen
 from functions.domain.downlinks import SentCommand
 from runtime import Context, Event
 
@@ -89,8 +89,9 @@ async def poll_commands(event: Event[PollCommands], ctx: Context[CommandNotices]
     answer which the device did not get loses nothing.
     """
     query = event.data
+    device = (query.tenant_id, query.device_id)
     # The gateway asks when the device has proved itself.
-    await note_seen(ctx.postgres, {(query.tenant_id, query.device_id): time.time_ns()})
+    await note_seen(ctx.postgres, {device: Seen(time.time_ns(), is_sessionless=True)})
     loop = asyncio.get_running_loop()
     end_s = loop.time() + query.wait_s
     with ctx.state.listening(query.tenant_id, query.device_id) as stored:

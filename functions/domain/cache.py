@@ -41,6 +41,10 @@ class Cache(Generic[K, V]):
             values.update(await self._fetch(missing))
         return values
 
+    def peek(self, key: K) -> V | None:
+        """The value, if it is here."""
+        return self._found.get(key)
+
     def forget(self, selected: Callable[[K], bool]) -> None:
         """Drop the keys that the function selects."""
         self._generation += 1

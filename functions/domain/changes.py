@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ _PROOF = "proof/"
 _PROVE_EVERY_S = 5.0
 _ANSWER_WITHIN_S = 5.0
 _RETRY_AFTER_S = 1.0
+_NO_OTHERS: Mapping[str, Callable[[str], None]] = MappingProxyType({})
 
 
 class NotHeard(Exception):  # noqa: N818 - names what happened
@@ -41,9 +43,12 @@ class ChangeListener:
         log: structlog.stdlib.BoundLogger,
         *,
         channel: str = CHANNEL,
+        others: Mapping[str, Callable[[str], None]] = _NO_OTHERS,
     ) -> None:
+        """`others` are heard on the same connection: channels of which a lost text does no harm."""
         self.trusted = False
         self._channel = channel
+        self._others = others
         self._pool = pool
         self._on_change = on_change
         self._log = log
@@ -91,6 +96,8 @@ class ChangeListener:
         self._lost.clear()
         connection.add_termination_listener(self._on_lost)
         await connection.add_listener(self._channel, self._on_notification)
+        for channel in self._others:
+            await connection.add_listener(channel, self._on_other)
         try:
             await self._prove()
             self._on_change(EVERYTHING)
@@ -103,9 +110,16 @@ class ChangeListener:
             if not connection.is_closed():
                 connection.remove_termination_listener(self._on_lost)
                 await asyncio.wait_for(
-                    connection.remove_listener(self._channel, self._on_notification),
+                    self._unlisten(connection),
                     _ANSWER_WITHIN_S,
                 )
+
+    async def _unlisten(
+        self, connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+    ) -> None:
+        await connection.remove_listener(self._channel, self._on_notification)
+        for channel in self._others:
+            await connection.remove_listener(channel, self._on_other)
 
     async def _prove(self) -> None:
         """Send a notification and return when it has come back.
@@ -123,6 +137,15 @@ class ChangeListener:
     def _on_lost(self, _connection: Any) -> None:  # noqa: ANN401 - the driver's, unused
         self.trusted = False
         self._lost.set()
+
+    def _on_other(
+        self,
+        _connection: Any,  # noqa: ANN401 - the driver's, unused
+        _pid: int,
+        channel: str,
+        payload: object,
+    ) -> None:
+        self._others[channel](str(payload))
 
     def _on_notification(
         self,

@@ -60,6 +60,11 @@ class Envelope(NamedTuple):
         return self.topic.device_id
 
     @property
+    def is_sessionless(self) -> bool:
+        """Whether an ingress wrote the time: no session of nats-server's MQTT listener has one."""
+        return self.ts is not None
+
+    @property
     def msg_type(self) -> str:
         """The topic's message type."""
         return self.topic.msg_type

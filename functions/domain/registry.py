@@ -13,7 +13,14 @@ import structlog
 from functions.domain.cache import Cache
 from functions.domain.changes import ChangeListener
 from functions.domain.delivery_options import OrderKey
-from functions.domain.device_activity import DEFAULT_TIMEOUT_S, note_every_ns
+from functions.domain.device_activity import (
+    AFTER_SESSION_NS,
+    DEFAULT_TIMEOUT_S,
+    OFFLINE_CHANNEL,
+    Seen,
+    note_every_ns,
+    read_ended,
+)
 from functions.domain.evaluation.values import Steps
 from functions.domain.named_sql import read_queries
 from functions.domain.quarantine import Executor
@@ -63,6 +70,8 @@ class RegisteredDevice:
         previous_hash: SHA-256 of the token before, which counts until `previous_until_ns`.
         note_every_ns: after how long it is noted again that the device was seen.
         noted_ns: when a committed transaction last noted it.
+        sessionless_ns: its last message that did not come in a session.
+        ended_ns: when the last of its sessions ended that was told of.
         regular_from_ns: until `regular_until_ns` device, tenant and a subscription are in force.
         regular_until_ns: equal to `regular_from_ns` when they never are.
     """
@@ -79,6 +88,8 @@ class RegisteredDevice:
     previous_until_ns: int = 0
     note_every_ns: int = note_every_ns(DEFAULT_TIMEOUT_S)
     noted_ns: int = 0
+    sessionless_ns: int = 0
+    ended_ns: int = 0
     regular_from_ns: int = field(init=False, default=0)
     regular_until_ns: int = field(init=False, default=0)
 
@@ -105,6 +116,17 @@ class RegisteredDevice:
         """The subscription that counts at a time; None when none has started by then."""
         started = [found for found in self.subscriptions if found.starts_ns <= time_ns]
         return max(started, key=lambda found: (found.is_in_force, found.expires_ns), default=None)
+
+    def was_noted(self, seen: Seen) -> None:
+        """Note it only after a while again, unless it may have been seen in an ended session."""
+        if seen.is_sessionless or seen.at_ns > self.ended_ns + AFTER_SESSION_NS:
+            self.noted_ns = max(self.noted_ns, seen.at_ns)
+
+    def end_session(self, ended_ns: int) -> Seen | None:
+        """Note its next message; what is to be noted at once, if it has changed to another door."""
+        self.ended_ns = max(self.ended_ns, ended_ns)
+        self.noted_ns = 0
+        return Seen(self.sessionless_ns, True) if self.sessionless_ns > ended_ns else None
 
     def misses(self, names: Iterable[str]) -> bool:
         """Whether one of the names is not yet a sensor, and there is room for it."""
@@ -156,14 +178,21 @@ class Registry:
         pool: "asyncpg.Pool[asyncpg.Record]",
         log: structlog.stdlib.BoundLogger,
         on_change: Callable[[str], None] | None = None,
+        on_moved: Callable[[dict[DeviceKey, Seen]], None] | None = None,
     ) -> None:
-        """`on_change` gets every change after the caches have forgotten what it concerns."""
+        """`on_change` gets every change after the caches have forgotten what it concerns.
+
+        `on_moved` gets the cached devices whose session has ended after they had begun to send
+        outside of it, and when they did so last.
+        """
         self._on_change = on_change
+        self._on_moved = on_moved
         self._pool = pool
         self._log = log
         self._devices: Cache[DeviceKey, RegisteredDevice] = Cache(self._load_devices)
         self._routes: Cache[str, TenantRoutes] = Cache(self._load_routes)
-        self.changes = ChangeListener(pool, self._take, log)
+        others = {} if on_moved is None else {OFFLINE_CHANNEL: self._end_sessions}
+        self.changes = ChangeListener(pool, self._take, log, others=others)
 
     async def start(self) -> None:
         """Start to listen for changes."""
@@ -185,6 +214,17 @@ class Registry:
         self._forget(change)
         if self._on_change is not None:
             self._on_change(change)
+
+    def _end_sessions(self, text: str) -> None:
+        tenant_id, ended = read_ended(text)
+        moved = {}
+        for device_id, ended_ns in ended.items():
+            key = (tenant_id, device_id)
+            device = self._devices.peek(key)
+            if device is not None and (seen := device.end_session(ended_ns)) is not None:
+                moved[key] = seen
+        if moved and self._on_moved is not None:
+            self._on_moved(moved)
 
     def _forget(self, change: str) -> None:
         match change.split("/"):

@@ -27,6 +27,7 @@ from functions.domain.registry import RegisteredDevice, Registry
 from functions.ingest.checks import Limits, Verdict, check
 from functions.ingest.device_rates import DeviceRates
 from functions.ingest.jobs import JobMaker
+from functions.ingest.moved_devices import MovedDevices
 from functions.ingest.partitions import ensure_partitions
 from functions.ingest.plan import Known, Plan, Settled, make_plan, read_telemetry
 from functions.ingest.turns import Turns
@@ -121,6 +122,7 @@ class IngestState:
         limits: limits of a message.
         rates: message rates of the devices.
         sharing: tells other hosts what was taken of the rates.
+        moved: notes devices that have changed from MQTT to another door.
         evaluator: evaluates filters and order keys in another process.
         job_maker: makes route jobs.
         judging: the turns in which batches are judged, since the rates need the stream's order.
@@ -131,6 +133,7 @@ class IngestState:
     limits: Limits
     rates: DeviceRates
     sharing: RateSharing
+    moved: MovedDevices
     evaluator: Evaluator
     job_maker: JobMaker
     judging: Turns = field(default_factory=Turns)
@@ -148,7 +151,8 @@ async def start(ctx: Context[IngestState]) -> IngestState:
     """Make the partitions of the next days, and start to listen for changes of the registry."""
     settings: IngestSettings = ctx.settings
     await ensure_partitions(ctx, _PARTITION_DAYS)
-    registry = Registry(ctx.postgres, ctx.log)
+    moved = MovedDevices(ctx.postgres, ctx.log)
+    registry = Registry(ctx.postgres, ctx.log, on_moved=moved.add)
     await registry.start()
     evaluator = Evaluator(ctx.log, settings.evaluation_limits())
     rates = settings.device_rates()
@@ -159,6 +163,7 @@ async def start(ctx: Context[IngestState]) -> IngestState:
         settings.limits(),
         rates,
         sharing,
+        moved,
         evaluator,
         JobMaker(ctx.log, evaluator, JobBounds(settings.job_limits(), ctx.log)),
     )
@@ -168,6 +173,7 @@ async def stop(ctx: Context[IngestState]) -> None:
     """Return the registry's connection to the pool, and end the process of the filters."""
     await ctx.state.sharing.stop()
     await ctx.state.registry.stop()
+    await ctx.state.moved.stop()
     await ctx.state.evaluator.close()
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from functions.domain.device_activity import Seen
 from functions.domain.device_time import MAX_AHEAD_NS, as_time
 from functions.domain.envelope import MAX_PAYLOAD_BYTES, BadEnvelope, Envelope, read_envelope
 from functions.domain.notices import Notice
@@ -72,7 +73,7 @@ class Plan:
     discovered: dict[tuple[str, str, str], DiscoveredSensor] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     jobs: list[tuple[Message, NewJob]] = field(default_factory=list)
-    seen: dict[RegisteredDevice, tuple[DeviceKey, int]] = field(default_factory=dict)
+    seen: dict[RegisteredDevice, tuple[DeviceKey, Seen]] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
 
     def accept(self, message: Message, topic: Topic, time: datetime, accepted: Accepted) -> None:
@@ -252,8 +253,13 @@ def make_plan(
             if matching:
                 plan.candidates.append(Candidate(message, reading, time, matching))
             if device is not None:
-                if message.stored_at_ns - device.noted_ns >= device.note_every_ns:
-                    plan.seen[device] = ((tenant_id, topic.device_id), message.stored_at_ns)
+                at_ns = message.stored_at_ns
+                # As `Envelope.is_sessionless`, whose call would cost more than the rest.
+                is_sessionless = reading.ts is not None
+                device.sessionless_ns = at_ns if is_sessionless else device.sessionless_ns
+                if at_ns - device.noted_ns >= device.note_every_ns:
+                    seen = Seen(at_ns, is_sessionless)
+                    plan.seen[device] = ((tenant_id, topic.device_id), seen)
                 if device.misses(verdict.metrics):
                     plan.discover(device, topic, time, verdict.metrics)
         except Exception as failure:  # noqa: BLE001 - one message must not fail its whole batch

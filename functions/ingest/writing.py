@@ -89,8 +89,8 @@ async def write(pool: Pool, plan: Plan) -> Mapping[str, int]:
         unkept = await _commit_agreed(pool, plan, copy=False)
     for found in plan.discovered.values():
         found.device.sensors.add(found.sensor)
-    for device, (_, seen_ns) in plan.seen.items():
-        device.noted_ns = max(device.noted_ns, seen_ns)
+    for device, (_, seen) in plan.seen.items():
+        device.was_noted(seen)
     return unkept
 
 

@@ -1,14 +1,19 @@
 """Changes of a device's status, and the events that tell of them."""
 
 import hashlib
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from functions.domain.device_activity import ended_text
 from functions.domain.device_events import NewEvent
 from functions.domain.topics import PRESENCE
 from functions.presence.decision import Reason, Status
 
 _DIGITS = 32
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Transition(NamedTuple):
@@ -45,4 +50,13 @@ def event_of(transition: Transition) -> NewEvent:
     return NewEvent(tenant_id, device_id, PRESENCE, event_id, payload)
 
 
-__all__ = ["Transition", "event_of"]
+def ended_texts(transitions: Iterable[Transition]) -> list[str]:
+    """Notifications of the changes by a session's end, for whoever takes messages of devices."""
+    ended: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for each in transitions:
+        if each.reason in {"disconnected", "server_lost"}:
+            ended[each.tenant_id][each.device_id] = (each.at - _EPOCH) // _MICROSECOND
+    return [text for tenant_id, some in ended.items() for text in ended_text(tenant_id, some)]
+
+
+__all__ = ["Transition", "ended_texts", "event_of"]

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from functions.domain.device_activity import AFTER_SESSION_NS
+
 Status = Literal["online", "offline"]
 Reason = Literal["connected", "seen", "disconnected", "server_lost", "silent"]
 
-AFTER_SESSION = timedelta(seconds=2)
-"""A message that is stored so shortly after a session's end was sent in that session."""
+AFTER_SESSION = timedelta(microseconds=AFTER_SESSION_NS // 1000)
+"""A message that is stored so shortly after a session's end was sent in that session, unless it is
+known to have come outside of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class Known:
         changed_at: when it became so; None while nothing was decided.
         last_seen_at: when it last sent something, or a session began or ended; None for never.
         open_since: when the newest of its open sessions began; None without an open session.
+        sessionless_at: when it last sent something outside of a session; None for never.
         session_ended_at: when the last ended session ended; None when none has.
         is_lost: that session ended with its server.
         own_timeout_s: the device's own timeout, which counts for an open session as well.
@@ -29,6 +33,7 @@ class Known:
     status: Status
     changed_at: datetime | None
     last_seen_at: datetime | None
+    sessionless_at: datetime | None
     open_since: datetime | None
     session_ended_at: datetime | None
     is_lost: bool
@@ -73,12 +78,18 @@ def decide(known: Known, now: datetime) -> Decision | None:
     if known.open_since is not None:
         if known.own_timeout_s is None:
             return _online(known, seen_at, None)
-    elif known.session_ended_at and seen_at <= known.session_ended_at + AFTER_SESSION:
+    elif known.session_ended_at and not _is_seen_since(known, seen_at, known.session_ended_at):
         reason: Reason = "server_lost" if known.is_lost else "disconnected"
         return Decision("offline", reason, _not_before(known, known.session_ended_at), None)
     if silent_at <= now:
         return Decision("offline", "silent", _not_before(known, silent_at), None)
     return _online(known, seen_at, silent_at)
+
+
+def _is_seen_since(known: Known, seen_at: datetime, ended_at: datetime) -> bool:
+    if known.sessionless_at is not None and known.sessionless_at > ended_at:
+        return True
+    return seen_at > ended_at + AFTER_SESSION
 
 
 def _online(known: Known, seen_at: datetime, check_at: datetime | None) -> Decision:

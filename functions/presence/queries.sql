@@ -18,7 +18,7 @@ ON CONFLICT DO NOTHING
 -- name: lock
 -- $1 tenants, $2 devices
 SELECT known.tenant_id::text, known.device_id::text, known.status, known.changed_at, known.transitions,
-       known.last_seen_at, known.session_ended_at, known.check_at, registered.presence_timeout_s
+       known.last_seen_at, known.sessionless_at, known.session_ended_at, registered.presence_timeout_s
 FROM unnest($1::text[], $2::text[]) AS wanted (tenant_id, device_id)
 JOIN device_presence AS known USING (tenant_id, device_id)
 JOIN device_registry AS registered USING (tenant_id, device_id)
@@ -70,14 +70,16 @@ SELECT tenant_id, device_id, seen_of(tenant_id, device_id, seen_at) AS time
 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS wanted (tenant_id, device_id, seen_at)
 
 -- name: save
--- $1 tenants, $2 devices, $3 statuses, $4 reasons, $5 changed, $6 transitions, $7 seen, $8 session ended, $9 check
+-- $1 tenants, $2 devices, $3 statuses, $4 reasons, $5 changed, $6 transitions, $7 seen, $8 session ended, $9 check,
+-- $10 seen outside of a session
 UPDATE device_presence AS known
 SET status = new.status, reason = coalesce(new.reason, known.reason), changed_at = new.changed_at,
     transitions = new.transitions, last_seen_at = new.last_seen_at, session_ended_at = new.session_ended_at,
-    check_at = new.check_at
+    check_at = new.check_at, sessionless_at = new.sessionless_at
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::timestamptz[],
-            $8::timestamptz[], $9::timestamptz[])
-    AS new (tenant_id, device_id, status, reason, changed_at, transitions, last_seen_at, session_ended_at, check_at)
+            $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
+    AS new (tenant_id, device_id, status, reason, changed_at, transitions, last_seen_at, session_ended_at, check_at,
+            sessionless_at)
 WHERE known.tenant_id = new.tenant_id AND known.device_id = new.device_id
 
 -- name: add_events
@@ -90,36 +92,43 @@ ON CONFLICT (tenant_id, device_id, place) DO UPDATE
 SET number = excluded.number, status = excluded.status, reason = excluded.reason, at = excluded.at,
     last_seen_at = excluded.last_seen_at
 
+-- name: tell_ended
+-- $1 channel, $2 texts
+SELECT pg_notify($1, text) FROM unnest($2::text[]) AS each (text)
+
 -- name: take_activity
 -- $1 how many rows at most
 WITH taken AS (
     DELETE FROM device_activity
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM device_activity LIMIT $1 FOR UPDATE SKIP LOCKED))
-    RETURNING tenant_id, device_ids, seen_at
+    RETURNING tenant_id, device_ids, seen_at, sessionless
 )
-SELECT tenant_id, device_id, max(at) AS seen_at
-FROM taken CROSS JOIN unnest(device_ids, seen_at) AS device (device_id, at)
+SELECT tenant_id, device_id, max(at) AS seen_at, max(at) FILTER (WHERE is_sessionless) AS sessionless_at
+FROM taken CROSS JOIN unnest(device_ids, seen_at, sessionless) AS device (device_id, at, is_sessionless)
 GROUP BY tenant_id, device_id
 ORDER BY tenant_id, device_id
 
 -- name: touch
 -- Notes that devices which are online were seen again; returns the others. In the order of the key, see above.
--- $1 tenants, $2 devices, $3 seen
+-- $1 tenants, $2 devices, $3 seen, $4 seen outside of a session
 WITH seen AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS seen (tenant_id, device_id, at)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+        AS seen (tenant_id, device_id, at, sessionless_at)
 ),
 locked AS (
-    SELECT known.tenant_id, known.device_id, known.status, seen.at
+    SELECT known.tenant_id, known.device_id, known.status, seen.at, seen.sessionless_at
     FROM seen JOIN device_presence AS known USING (tenant_id, device_id)
     ORDER BY known.tenant_id, known.device_id
     FOR NO KEY UPDATE OF known
 ),
 touched AS (
-    UPDATE device_presence AS known SET last_seen_at = greatest(known.last_seen_at, locked.at)
+    UPDATE device_presence AS known
+    SET last_seen_at = greatest(known.last_seen_at, locked.at),
+        sessionless_at = greatest(known.sessionless_at, locked.sessionless_at)
     FROM locked
     WHERE known.tenant_id = locked.tenant_id AND known.device_id = locked.device_id AND locked.status = 'online'
 )
-SELECT tenant_id, device_id, at
+SELECT tenant_id, device_id, at, sessionless_at
 FROM seen
 WHERE NOT EXISTS (
     SELECT FROM locked

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
+from functions.domain.device_activity import OFFLINE_CHANNEL
 from functions.domain.device_events import add_events
 from functions.domain.named_sql import read_queries
-from functions.presence.announcing import Transition, event_of
+from functions.presence.announcing import Transition, ended_texts, event_of
 from functions.presence.decision import Decision, Known, decide
 from functions.presence.sessions import EndedSession, Session
 
@@ -29,12 +30,14 @@ class Changes:
     Attributes:
         opened, ended: their sessions.
         seen: when devices were seen.
+        sessionless: when those were seen that sent something outside of a session.
         due: devices to decide about without any news.
     """
 
     opened: list[Session] = field(default_factory=list)
     ended: list[EndedSession] = field(default_factory=list)
     seen: dict[Device, datetime] = field(default_factory=dict)
+    sessionless: dict[Device, datetime] = field(default_factory=dict)
     due: list[Device] = field(default_factory=list)
 
     def devices(self) -> list[Device]:
@@ -121,6 +124,7 @@ async def settle(
             status=row["status"],
             changed_at=row["changed_at"],
             last_seen_at=_later(row["last_seen_at"], said.seen_at),
+            sessionless_at=_later(row["sessionless_at"], changes.sessionless.get(device)),
             open_since=open_since.get(device),
             session_ended_at=_later(row["session_ended_at"], said.ended_at),
             is_lost=said.is_lost,
@@ -140,6 +144,8 @@ async def settle(
     if transitions:
         await connection.execute(QUERIES["add_events"], *_columns(transitions))
         await add_events(connection, map(event_of, transitions))
+        if texts := ended_texts(transitions):
+            await connection.execute(QUERIES["tell_ended"], OFFLINE_CHANNEL, texts)
     return transitions
 
 
@@ -150,7 +156,7 @@ def _saved(row: asyncpg.Record, known: Known, decision: Decision) -> tuple[objec
         decision.reason if is_change else None,
         decision.at if is_change else row["changed_at"],
         row["transitions"] + is_change,
-        *(known.last_seen_at, known.session_ended_at, decision.check_at),
+        *(known.last_seen_at, known.session_ended_at, decision.check_at, known.sessionless_at),
     )
 
 

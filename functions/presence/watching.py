@@ -71,9 +71,14 @@ class PresenceWatch:
                 return False
             columns = [list(column) for column in zip(*rows, strict=True)]
             others = await connection.fetch(QUERIES["touch"], *columns)
-            seen = {(row["tenant_id"], row["device_id"]): row["at"] for row in others}
+            changes = Changes()
+            for row in others:
+                device = (row["tenant_id"], row["device_id"])
+                changes.seen[device] = row["at"]
+                if row["sessionless_at"] is not None:
+                    changes.sessionless[device] = row["sessionless_at"]
             now: datetime = await connection.fetchval(QUERIES["clock"])
-            await settle(connection, Changes(seen=seen), timeout_s=self._timeout_s, horizon=now)
+            await settle(connection, changes, timeout_s=self._timeout_s, horizon=now)
         return True
 
     async def _take_due(self) -> bool:

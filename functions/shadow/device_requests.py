@@ -11,7 +11,7 @@ import structlog
 from pydantic import Field
 
 from functions.domain.admission import SenderSettings, refuse_device
-from functions.domain.device_activity import note_seen
+from functions.domain.device_activity import Seen, note_seen
 from functions.domain.downlinks import add_downlinks
 from functions.domain.envelope import BadEnvelope, Envelope, read_envelope
 from functions.domain.message_counts import count_duplicate, count_written
@@ -214,7 +214,8 @@ async def _judge(
     await add_downlinks(connection, downlinks)
     await count_written(connection, message)
     if copy is None:
-        await note_seen(connection, {device: message.stored_at_ns})
+        seen = Seen(message.stored_at_ns, call.envelope.is_sessionless)
+        await note_seen(connection, {device: seen})
     else:
         await accept_copies(connection, [copy])
     return sum(len(each.body) for each in downlinks)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from functions.presence.decision import Decision, Known, decide
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
-NEVER = Known("offline", None, None, None, None, False, None, 600)
+NEVER = Known("offline", None, None, None, None, None, False, None, 600)
 
 
 def ago(seconds: float) -> datetime:
@@ -51,6 +51,15 @@ def ago(seconds: float) -> datetime:
             },
             Decision("online", "seen", ago(5), ago(5 - 60)),
         ),
+        # After a session, and by another door.
+        (
+            {"last_seen_at": ago(9), "sessionless_at": ago(8.9), "session_ended_at": ago(9)},
+            Decision("online", "seen", ago(9), ago(9 - 600)),
+        ),
+        (
+            {"last_seen_at": ago(9), "sessionless_at": ago(9), "session_ended_at": ago(9)},
+            Decision("offline", "disconnected", ago(9), None),
+        ),
         # After a session.
         (
             {"last_seen_at": ago(9), "session_ended_at": ago(9)},
@@ -84,6 +93,7 @@ TIMES = st.integers(0, 2000).map(ago)
         status=st.sampled_from(["online", "offline"]),
         changed_at=st.none() | TIMES,
         last_seen_at=TIMES,
+        sessionless_at=st.none() | TIMES,
         open_since=st.none() | TIMES,
         session_ended_at=st.none() | TIMES,
         is_lost=st.booleans(),
