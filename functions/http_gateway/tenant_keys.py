@@ -48,11 +48,12 @@ class TenantAdmission:
             raise ProblemError(
                 401, "UNAUTHORIZED", "Send the tenant's key as a bearer token.", headers=_CHALLENGE
             )
-        if self._admin.is_shown(key):
-            return None
         source = self._addresses.source(request.scope)
         digest = digest_of(key.decode("latin-1"))
         self._attempts.require_room(source, "tenant", digest)
+        if self._admin.is_shown(key):
+            self._attempts.succeed(source, digest)
+            return None
         tenant_id = await self._owners.find(digest) if len(key) <= MAX_KEY_LENGTH else None
         if tenant_id is None:
             refusal = ProblemError(403, "FORBIDDEN", "This is not the key of an active tenant.")

@@ -68,7 +68,9 @@ async def api(nats_server: NatsServer, broker: Broker, postgres_dsn: str) -> Asy
         host = Host(declared, load_all(declared), addresses, Metrics("0.0.0"), options)
         await host.start()
         try:
-            async with run_gateway(broker, token_cache_s=0) as gateway:
+            async with run_gateway(
+                broker, token_cache_s=0, trusted_proxies="127.0.0.0/8"
+            ) as gateway:
                 api = Api(gateway.client, twilio, {}, {})
                 for tenant, headers in (("acme", api.acme), ("other", api.other)):
                     await api.ask("POST", "/api/v1/tenants", 201, ADMIN, tenant_id=tenant)
@@ -139,6 +141,19 @@ async def test_only_valid_keys_of_active_tenants_are_admitted(api: Api) -> None:
     for _ in range(12):
         last = await api.client.get("/v1/messages", headers=wrong)
     assert (last.status_code, last.json()["code"]) == (429, "TOO_MANY_ATTEMPTS")
+
+
+async def test_who_has_guessed_too_often_is_not_told_that_a_key_is_the_admins(api: Api) -> None:
+    # The admin's key has come from this address before, and from the other one never.
+    await api.ask("GET", "/v1/messages?tenant_id=acme", 200, ADMIN)
+    elsewhere = {"X-Forwarded-For": "198.51.100.7"}
+    for n in range(12):
+        wrong = {**elsewhere, "Authorization": f"Bearer tk_guess{n}"}
+        last = await api.client.get("/v1/messages?tenant_id=acme", headers=wrong)
+    assert last.status_code == 429
+    answer = await api.client.get("/v1/messages?tenant_id=acme", headers={**ADMIN, **elsewhere})
+    assert (answer.status_code, answer.json()["code"]) == (429, "TOO_MANY_ATTEMPTS")
+    await api.ask("GET", "/v1/messages?tenant_id=acme", 200, ADMIN)
 
 
 async def test_while_nobody_tells_whose_keys_are_shown_requests_are_answered_503(
