@@ -1,8 +1,7 @@
 """Forwards HTTP requests to NATS endpoints, and returns their replies."""
 
-import contextlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Mapping
 from http import HTTPStatus
 from urllib.parse import parse_qsl
 
@@ -18,6 +17,7 @@ from functions.http_gateway.bodies import (
 )
 from functions.http_gateway.caller_admission import CallerAdmission
 from functions.http_gateway.discovery import RouteDiscovery
+from functions.http_gateway.endpoint_places import EndpointPlaces
 from functions.http_gateway.file_bodies import FORMATS, file_fields, takes_files
 from functions.http_gateway.idempotency import idempotency_key
 from functions.http_gateway.paths import decode_segments
@@ -54,8 +54,7 @@ class Forwarder:
         self._tokens = callers.tokens
         self._table = table
         self._discovery = discovery
-        self._share = max(1, self._settings.max_concurrent // _SHARE)
-        self._waiting: Counter[str] = Counter()
+        self._places = EndpointPlaces(max(1, self._settings.max_concurrent // _SHARE))
 
     async def __call__(self, request: Request) -> Response:
         """Forward the request to the endpoint of its path."""
@@ -70,7 +69,16 @@ class Forwarder:
         if tenant_id is not None:
             fields = _of_tenant(fields, tenant_id)
         payload = orjson.dumps(fields)
-        with self._place(route):
+        caller = tenant_id or ""
+        if token is not None:
+            # The endpoint refuses a wrong token at once, so only who has one uses up its places.
+            caller = match.parameters.get("tenant_id") or hashlib.sha256(token).hexdigest()
+        async with self._places.take(
+            route.subject,
+            caller,
+            takes_turns=tenant_id is not None,
+            wait_s=self._settings.request_timeout_s,
+        ):
             return await self._ask(route, payload, request, token)
 
     def _without_route(self, request: Request, segments: tuple[str, ...]) -> Response:
@@ -91,19 +99,6 @@ class Forwarder:
             require_json(request)
             fields = read_object(body, code="INVALID_BODY")
         return {**fields, **query, **match.parameters}
-
-    @contextlib.contextmanager
-    def _place(self, route: HttpRoute) -> Iterator[None]:
-        """Count a waiting request; the limit keeps a stuck endpoint from blocking the gateway."""
-        if self._waiting[route.subject] >= self._share:
-            raise ProblemError(503, "OVERLOADED", "Too many requests wait for this endpoint.")
-        self._waiting[route.subject] += 1
-        try:
-            yield
-        finally:
-            self._waiting[route.subject] -= 1
-            if not self._waiting[route.subject]:
-                del self._waiting[route.subject]
 
     async def _ask(
         self, route: HttpRoute, payload: bytes, request: Request, token: bytes | None

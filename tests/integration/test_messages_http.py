@@ -1,5 +1,6 @@
 """The messages API: shipped manifests in a host, behind a gateway, with a provider's stand-in."""
 
+import asyncio
 import itertools
 import json
 import shlex
@@ -13,8 +14,10 @@ import pytest
 
 from runtime import manifest
 from runtime.broker.connection import Broker
+from runtime.broker.micro import Answer
 from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
+from runtime.message import Message
 from runtime.observe.metrics import Metrics
 from tests.support.documentation import ROOT, read_blocks, read_commands
 from tests.support.gateway import ADMIN, REGISTRATION_KEY, echo, run_endpoint, run_gateway
@@ -154,6 +157,34 @@ async def test_who_has_guessed_too_often_is_not_told_that_a_key_is_the_admins(ap
     answer = await api.client.get("/v1/messages?tenant_id=acme", headers={**ADMIN, **elsewhere})
     assert (answer.status_code, answer.json()["code"]) == (429, "TOO_MANY_ATTEMPTS")
     await api.ask("GET", "/v1/messages?tenant_id=acme", 200, ADMIN)
+
+
+async def test_a_tenant_with_many_requests_leaves_an_endpoint_to_the_others(
+    api: Api, broker: Broker
+) -> None:
+    release = asyncio.Event()
+    at_work: list[Message] = []
+
+    async def work(message: Message) -> Answer:
+        if orjson.loads(message.data)["tenant_id"] == "acme":
+            at_work.append(message)
+            await release.wait()
+        return Answer(message.data)
+
+    async with run_endpoint(broker, work, http__auth="tenant"):
+        asked = [
+            asyncio.create_task(api.client.post("/probe", json={}, headers=api.acme))
+            for _ in range(40)
+        ]
+        refused = [await each for each in itertools.islice(asyncio.as_completed(asked), 8)]
+        assert {answer.status_code for answer in refused} == {429}
+        assert {answer.json()["code"] for answer in refused} == {"TOO_MANY_REQUESTS"}
+        others = await api.client.post("/probe", json={}, headers=api.other)
+        assert others.json() == {"tenant_id": "other"}
+        assert len(at_work) == 4
+        release.set()
+        statuses = [(await each).status_code for each in asked]
+        assert (statuses.count(200), statuses.count(429)) == (32, 8)
 
 
 async def test_while_nobody_tells_whose_keys_are_shown_requests_are_answered_503(
