@@ -135,12 +135,13 @@ RETURNING command_id, tenant_id, device_id, name, arguments::text, status, creat
           sends, sent_at, acked_at, finished_at, result::text, number, version, finished_at AS at
 
 -- name: end_overdue
+-- $1 how many at most, $2 only those whose time was up by then; NULL for all
 UPDATE device_commands AS command
 SET status = CASE command.status WHEN 'queued' THEN 'expired' ELSE 'timed_out' END, version = version + 1,
     finished_at = now(), next_send_at = NULL
 FROM (
     SELECT tenant_id, device_id, command_id FROM device_commands
-    WHERE ends_at <= now()
+    WHERE ends_at <= least(now(), $2::timestamptz)
     ORDER BY ends_at
     LIMIT $1
     FOR UPDATE SKIP LOCKED

@@ -113,10 +113,13 @@ async def advance(
         await _release(connection, *key[:2])
 
 
-async def end_overdue(pool: "Pool", most: int) -> list[str]:
-    """End commands whose time is up; the new status of each. Their followers wait for a tick."""
+async def end_overdue(pool: "Pool", most: int, until: "datetime | None" = None) -> list[str]:
+    """End commands whose time is up, and was up at `until`; the new status of each.
+
+    Their followers wait for a tick.
+    """
     async with pool.acquire() as connection, connection.transaction():
-        rows = await connection.fetch(QUERIES["end_overdue"], most)
+        rows = await connection.fetch(QUERIES["end_overdue"], most, until)
         await _announce(connection, rows)
     return [row["status"] for row in rows]
 

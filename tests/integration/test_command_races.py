@@ -13,11 +13,11 @@ import pytest
 from functions.commands.acks import apply_ack
 from functions.commands.creating import CommandSettings, create_command
 from functions.commands.endpoints import cancel_command, mark_commands_sent
-from functions.commands.tending import tend_commands
 from functions.domain.downlinks import send_open_commands
 from runtime import Reject
 from runtime.resource.postgres import open_pool
 from tests.support.calls import Caller, stored
+from tests.support.commands import tend
 from tests.support.ingest import TOKEN, register
 
 LATE = """
@@ -75,7 +75,7 @@ async def act(api: Caller, chance: random.Random, sequence: int) -> None:
         case _:
             await api.pool.execute(LATE, who["command_id"])
             await send_open_commands(api.pool, [("test", device) for device in DEVICES])
-            await tend_commands(api.context())
+            await tend(api)
 
 
 async def refusable(work: Awaitable[Any]) -> None:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,12 +21,12 @@ from functions.commands.endpoints import (
     mark_commands_sent,
 )
 from functions.commands.rates import Rate
-from functions.commands.tending import tend_commands
 from functions.domain.downlinks import send_open_commands
 from functions.management import device_tokens, devices, tenants
 from runtime import Message, Reject
 from runtime.resource.postgres import open_pool
 from tests.support.calls import Caller, stored
+from tests.support.commands import tend
 
 DEVICE = {"tenant_id": "test", "device_id": "d.1"}
 
@@ -87,7 +88,7 @@ async def pass_time(api: Caller, seconds: int) -> None:
         " expires_at = expires_at - make_interval(secs => $1)",
         float(seconds),
     )
-    await tend_commands(api.context())
+    await tend(api)
 
 
 def ack(sequence: int, command: Command | str, status: str, **fields: Any) -> Message:
@@ -193,7 +194,7 @@ async def test_several_hosts_send_a_due_command_once(api: Caller) -> None:
     made = [(await create(api)).command_id for _ in range(20)]
     await api.pool.execute("DELETE FROM delivery_outbox")
     await api.pool.execute("UPDATE device_commands SET next_send_at = now()")
-    await asyncio.gather(*(tend_commands(api.context()) for _ in range(4)))
+    await asyncio.gather(*(tend(api) for _ in range(4)))
     assert sorted(await sends(api)) == sorted(made)
 
 
@@ -201,7 +202,7 @@ async def test_copies_do_not_pile_up_while_nothing_is_published(api: Caller) -> 
     await create(api)
     await api.pool.execute("UPDATE delivery_outbox SET stored_at = now() - interval '1 minute'")
     await api.pool.execute("UPDATE device_commands SET next_send_at = now()")
-    await tend_commands(api.context())
+    await tend(api)
     assert len(await sends(api)) == 1
 
 
@@ -211,8 +212,25 @@ async def test_the_commands_of_a_device_that_connects_are_sent_at_once(api: Call
     await api.deliver(apply_ack, ack(1, acked, "acked"))
     await api.pool.execute("DELETE FROM delivery_outbox")
     await send_open_commands(api.pool, [("test", "d.1"), ("test", "nobody")])
-    await tend_commands(api.context())
+    await tend(api)
     assert await sends(api) == [waiting.command_id, sent.command_id]
+
+
+async def test_a_command_does_not_end_before_the_answers_are_applied_that_came_in_time(
+    api: Caller,
+) -> None:
+    queued, sent = await create(api), await create_sent(api, timeout_s=60)
+    await api.pool.execute("UPDATE device_commands SET expires_at = now() - interval '1 minute'")
+    await api.pool.execute(
+        "UPDATE device_commands SET sent_at = now() - interval '2 minutes' WHERE status = 'sent'"
+    )
+    # An answer waits that is older than the commands' ends.
+    await tend(api, datetime.now(UTC) - timedelta(minutes=2))
+    assert [await status(api, each) for each in (queued, sent)] == ["queued", "sent"]
+    await api.deliver(apply_ack, ack(1, sent, "succeeded"))
+    # And one that came after them.
+    await tend(api, datetime.now(UTC))
+    assert [await status(api, each) for each in (queued, sent)] == ["expired", "succeeded"]
 
 
 async def test_every_transition_is_one_event(api: Caller) -> None:
@@ -284,13 +302,13 @@ async def test_in_order_one_command_at_a_time_is_under_way_however_they_race(api
     made = await asyncio.gather(*(create(api, in_order=True) for _ in range(12)))
     order: list[str] = []
     for number in range(1, len(made) + 1):
-        await tend_commands(api.context())
+        await tend(api)
         found = await sends(api)
         assert len(found) == number
         order.append(found[-1])
         await asyncio.gather(
             api.deliver(apply_ack, ack(number, found[-1], "succeeded")),
-            tend_commands(api.context()),
+            tend(api),
         )
     assert sorted(order) == sorted(each.command_id for each in made)
 
@@ -488,7 +506,7 @@ async def test_overdue_commands_end_and_others_do_not(api: Caller) -> None:
     await api.pool.execute(
         "UPDATE device_commands SET expires_at = now() WHERE command_id = $1", unsent.command_id
     )
-    await tend_commands(api.context())
+    await tend(api)
     ended = [await status(api, each) for each in (waiting, unanswered, acked, queued, unsent)]
     assert ended == ["sent", "timed_out", "timed_out", "queued", "expired"]
     await api.deliver(apply_ack, ack(2, unanswered, "succeeded"))
