@@ -25,6 +25,8 @@ http_port: 8222
 
 mqtt {
   port: 1883
+  # For consumers that a crash left without their session; sessions expire earlier.
+  consumer_inactive_threshold: "720h"
 }
 
 jetstream {

@@ -8,13 +8,15 @@ commands of a device that comes in are sent to it.
 
 import time
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from functions.device_auth.arrivals import Arrivals
+from functions.device_auth.expired_sessions import ExpiredSessions
 from functions.device_auth.identity import Claimant, Refusal, permissions_of, read_claimant
-from functions.device_auth.retained import RetainedBounds
 from functions.device_auth.sessions import QUERIES, SessionGuard
+from functions.device_auth.stream_bounds import Bound, StreamBounds, bounds_of
 from functions.device_auth.tokens import (
     AuthRequest,
     BadRequest,
@@ -49,6 +51,12 @@ class DeviceAuthSettings(BaseModel):
         max_retained_bytes: what nats-server keeps of retained messages of all devices; the oldest
             ones go.
         max_retained_message_bytes: a larger message is passed on, and not retained.
+        max_queued_bytes: what nats-server keeps for the sessions of all devices that are away; the
+            oldest messages go. As much may wait for the second half of QoS 2.
+        max_queued_messages: what it keeps for one device; the oldest go.
+        session_expiry_s: the session of a client that is gone for so long is removed.
+        max_subscriptions: of a session; one that has more at a look is ended and forgotten.
+            nats-server counts up to four for one of a device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +67,10 @@ class DeviceAuthSettings(BaseModel):
     shared_networks: str = PRIVATE
     max_retained_bytes: int = Field(default=64_000_000, ge=65_536, le=10**12)
     max_retained_message_bytes: int = Field(default=65_536, ge=1024, le=64_000_000)
+    max_queued_bytes: int = Field(default=64_000_000, ge=65_536, le=10**12)
+    max_queued_messages: int = Field(default=1000, ge=1, le=1_000_000)
+    session_expiry_s: float = Field(default=7 * 86_400, ge=1, le=20 * 86_400)
+    max_subscriptions: int = Field(default=400, ge=16, le=10_000)
 
     @field_validator("shared_networks")
     @classmethod
@@ -87,7 +99,7 @@ class State:
     attempts: FailedAttempts
     sessions: SessionGuard
     arrivals: Arrivals
-    retained: RetainedBounds
+    bounds: StreamBounds
 
 
 async def start(ctx: Context[State | None]) -> State | None:
@@ -98,7 +110,7 @@ async def start(ctx: Context[State | None]) -> State | None:
             "Devices cannot connect by MQTT with their own token: NATS_AUTH_ISSUER is not set"
         )
         return None
-    sessions = SessionGuard(ctx, ctx.nats_system, settings.sweep_s)
+    sessions = SessionGuard(ctx, ctx.nats_system, settings.sweep_s, settings.max_subscriptions)
     registry = Registry(ctx.postgres, ctx.log, on_change=sessions.hear)
     await registry.start()
     sessions.start()
@@ -107,18 +119,27 @@ async def start(ctx: Context[State | None]) -> State | None:
     key = AccountKey.from_seed(settings.issuer.get_secret_value())
     shared = read_networks(settings.shared_networks)
     attempts = FailedAttempts(ctx.log, "device by MQTT", shared)
-    retained = RetainedBounds(
-        ctx, settings.max_retained_bytes, settings.max_retained_message_bytes, settings.sweep_s
+    expiry = timedelta(seconds=settings.session_expiry_s)
+    expired = ExpiredSessions(ctx, expiry, sessions.client_ids)
+    bounds = StreamBounds(ctx, _bounds(settings), expired, settings.sweep_s)
+    bounds.start()
+    return State(key, registry, attempts, sessions, arrivals, bounds)
+
+
+def _bounds(settings: DeviceAuthSettings) -> tuple[Bound, ...]:
+    return bounds_of(
+        retained_bytes=settings.max_retained_bytes,
+        retained_message_bytes=settings.max_retained_message_bytes,
+        queued_bytes=settings.max_queued_bytes,
+        queued=settings.max_queued_messages,
     )
-    retained.start()
-    return State(key, registry, attempts, sessions, arrivals, retained)
 
 
 async def stop(ctx: Context[State | None]) -> None:
     """Stop all of them."""
     if ctx.state is None:
         return
-    await ctx.state.retained.stop()
+    await ctx.state.bounds.stop()
     await ctx.state.arrivals.stop()
     await ctx.state.sessions.stop()
     await ctx.state.registry.stop()

@@ -1,6 +1,7 @@
 """Who an MQTT client claims to be, how it proves that, and what the proven device may do. Pure."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from functions.domain.topics import (
 )
 
 _TOKEN_LIMIT_BYTES = 256
+_SESSION = re.compile(r"[0-9]", re.ASCII)
 # nats-server delivers QoS 1 and 2 to a client on subjects of its own.
 _DELIVERY = ("$MQTT.sub.>", "$MQTT.deliver.pubrel.>")
 # The last levels of what a device asks of a shadow, without and with a name.
@@ -67,9 +69,13 @@ def read_claimant(request: AuthRequest) -> Claimant | Refusal:
         return named
     if not (is_tenant_id(named.tenant_id) and is_device_id(named.device_id)):
         return Refusal("the user name of a device is tenant/device")
-    # A session belongs to its client id, whoever connects with it.
-    if not f"{read_client_id(request.client_id)}/".startswith(f"{named.name}/"):
-        return Refusal("the client id of a device is its user name, or begins with that and /")
+    # A session belongs to its client id, whoever connects with it, and the server keeps it. So a
+    # device has few.
+    name, client_id = named.name, read_client_id(request.client_id)
+    if client_id != name and not (
+        client_id.startswith(f"{name}/") and _SESSION.fullmatch(client_id.removeprefix(f"{name}/"))
+    ):
+        return Refusal("the client id of a device is its user name, alone or with / and a digit")
     return named
 
 

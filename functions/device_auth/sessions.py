@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import orjson
 
+from functions.device_auth.expired_sessions import StoredSessions
 from functions.device_auth.identity import read_client_id
 from functions.domain.named_sql import read_queries
 from functions.domain.topics import is_device_id, is_tenant_id
@@ -27,6 +28,8 @@ _MANY = 20
 _WAIT_S = 0.3
 _KICK_S = 2.0
 _AGAIN_S = 1.0
+_UNPROVEN = "The session of a device was ended: what it proved may no longer count"
+_TOO_MANY = "The session of a device was ended: it has more subscriptions than it may"
 # The servers' clocks may differ by this. A session as young may have shown the old proof.
 _CLOCKS_APART = timedelta(seconds=5)
 # Of a device that is unknown, revoked or of a suspended tenant: later than any session began.
@@ -43,6 +46,8 @@ class Session:
     connection_id: int
     device: Device
     started_at: datetime
+    client_id: str
+    subscriptions: int
 
 
 def read_sessions(answer: bytes) -> list[Session]:
@@ -50,10 +55,23 @@ def read_sessions(answer: bytes) -> list[Session]:
     content = orjson.loads(answer)
     server_id = content["server"]["id"]
     return [
-        Session(server_id, each["cid"], device, _read_time(each["start"]))
+        Session(
+            server_id,
+            each["cid"],
+            device,
+            _read_time(each["start"]),
+            each["mqtt_client"],
+            each.get("subscriptions", 0),
+        )
         for each in content.get("data", {}).get("connections") or []
         if each.get("type") == "mqtt" and (device := _device_of(each))
     ]
+
+
+def read_client_ids(answer: bytes) -> set[str]:
+    """The client ids of all MQTT clients in a server's answer to CONNZ."""
+    connections = orjson.loads(answer).get("data", {}).get("connections") or []
+    return {str(each.get("mqtt_client", "")) for each in connections if each.get("type") == "mqtt"}
 
 
 def _device_of(connection: dict[str, Any]) -> Device | None:
@@ -78,10 +96,14 @@ class SessionGuard:
         ctx: of the function, with PostgreSQL.
         system: the system account of the servers.
         every_s: seconds between two looks at all sessions, in case that a change was not heard.
+        max_subscriptions: a session with more, which nats-server cannot limit, is ended, too.
     """
 
-    def __init__(self, ctx: Context[Any], system: SystemPort, every_s: float) -> None:
+    def __init__(
+        self, ctx: Context[Any], system: SystemPort, every_s: float, max_subscriptions: int
+    ) -> None:
         self._ctx = ctx
+        self._max_subscriptions = max_subscriptions
         self._system = system
         self._every_s = every_s
         self._changed: set[Device] = set()
@@ -137,6 +159,11 @@ class SessionGuard:
         sessions = await (self._list_all() if changed is None else self._list_of(changed))
         for start in range(0, len(sessions), _PAGE):
             await self._end_unproven(sessions[start : start + _PAGE])
+        for session in sessions:
+            if session.subscriptions > self._max_subscriptions:
+                await self._end(session, _TOO_MANY)
+                # Without its record it begins anew.
+                await StoredSessions(self._ctx).forget(session.client_id)
 
     async def _end_unproven(self, sessions: Sequence[Session]) -> None:
         devices = sorted({session.device for session in sessions})
@@ -150,9 +177,9 @@ class SessionGuard:
             # Which proof a session showed is not known: the device has to show one again.
             at = ended_at.get(session.device, _NOT_ALLOWED)
             if at is not None and session.started_at < at + _CLOCKS_APART:
-                await self._end(session)
+                await self._end(session, _UNPROVEN)
 
-    async def _end(self, session: Session) -> None:
+    async def _end(self, session: Session, why: str) -> None:
         tenant_id, device_id = session.device
         try:
             await self._system.request(
@@ -164,7 +191,7 @@ class SessionGuard:
             return  # The server or the connection is gone.
         self.ended += 1
         self._ctx.log.info(
-            "The session of a device was ended: what it proved may no longer count",
+            why,
             tenant_id=tenant_id,
             device_id=device_id,
         )
@@ -180,17 +207,25 @@ class SessionGuard:
         }
         return sorted(found, key=lambda session: (session.server_id, session.connection_id))
 
+    async def client_ids(self) -> set[str] | None:
+        """The client ids of all MQTT clients at the servers that answer; None if none answers."""
+        pages = await self._all_pages()
+        return set().union(*map(read_client_ids, pages)) if pages else None
+
     async def _list_all(self) -> list[Session]:
-        sessions: list[Session] = []
+        return [each for page in await self._all_pages() for each in read_sessions(page)]
+
+    async def _all_pages(self) -> list[bytes]:
+        """The answers of all servers about all connections."""
+        pages: list[bytes] = []
         for answer in await self._ask("PING", {"auth": True, "limit": _PAGE}):
             content = orjson.loads(answer)
             server_id, total = content["server"]["id"], content.get("data", {}).get("total", 0)
-            sessions += read_sessions(answer)
+            pages.append(answer)
             for offset in range(_PAGE, total, _PAGE):
                 options = {"auth": True, "limit": _PAGE, "offset": offset}
-                for page in await self._ask(server_id, options):
-                    sessions += read_sessions(page)
-        return sessions
+                pages += await self._ask(server_id, options)
+        return pages
 
     async def _ask(self, whom: str, options: dict[str, Any]) -> list[bytes]:
         subject, data = f"$SYS.REQ.SERVER.{whom}.CONNZ", orjson.dumps(options)

@@ -5,6 +5,7 @@ Source: nats-server 2.10 to 2.15, `server/mqtt.go`, mqttPersistedSession: a reco
 of releases (QoS 2) is named by the same hash.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ UNRELEASED, RELEASES = "$MQTT_qos2in", "$MQTT_out"
 """The streams: of records, of queued messages, and the two of QoS 2."""
 _RECORDS = "$MQTT.sess."
 _STAGED = "$MQTT.qos2.in."
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_HASH_LENGTH = 8
 _TOKEN = re.compile(r"[A-Za-z0-9_$]{1,128}", re.ASCII)
 
 
@@ -33,6 +36,15 @@ class SessionRecord:
     client_id: str
     hash: str
     consumers: tuple[str, ...]
+
+
+def record_subject(client_id: str) -> str:
+    """The subject of a client's record.
+
+    Source: nats-server, `server/mqtt.go` and `server/events.go`, getHash.
+    """
+    digest = hashlib.sha256(client_id.encode()).digest()[:_HASH_LENGTH]
+    return _RECORDS + "".join(_DIGITS[byte % len(_DIGITS)] for byte in digest)
 
 
 def read_record(subject: str, data: bytes) -> SessionRecord | None:
@@ -82,6 +94,7 @@ __all__ = [
     "UNRELEASED",
     "SessionRecord",
     "read_record",
+    "record_subject",
     "removal_of",
     "staging_client",
 ]

@@ -44,7 +44,9 @@ ping_interval: "1h"
 # A power cut may lose the messages since the last sync; nats-server's own default is two minutes.
 jetstream {{ store_dir: {store_dir}, max_file: {max_file}, sync_interval: "10s" }}
 
-mqtt {{ host: "127.0.0.1", port: {mqtt_port} }}
+# Sessions of devices expire earlier (function device_auth). This is for consumers that a crash left
+# without their session; before sessions expire it would leave them without their consumers.
+mqtt {{ host: "127.0.0.1", port: {mqtt_port}, consumer_inactive_threshold: "720h" }}
 
 # For `nats server …`: the server's own reports, and no messages.
 accounts {{

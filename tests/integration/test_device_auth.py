@@ -232,7 +232,11 @@ async def test_a_device_sends_for_nobody_else_and_gives_no_orders(
         {"client_id": "dev1"},
         {"client_id": "test/dev2"},
         {"client_id": "test/dev10"},
-        {"client_id": "test/dev1//a"},
+        {"client_id": "test/dev1//1"},
+        {"client_id": "test/dev1/"},
+        {"client_id": "test/dev1/a"},
+        {"client_id": "test/dev1/10"},
+        {"client_id": "test/dev1/1/1"},
         {"client_id": ""},
         {"user": "dev1"},
         {"user": "test"},
@@ -259,8 +263,8 @@ async def test_whoever_is_not_the_device_stays_outside(
 async def test_two_clients_of_one_device_have_client_ids_of_their_own(
     host: Host, nats_server: NatsServer, sessions: ExitStack
 ) -> None:
-    first = await connect(sessions, nats_server, client_id="test/dev1/a")
-    second = await connect(sessions, nats_server, client_id="test/dev1/b")
+    first = await connect(sessions, nats_server, client_id="test/dev1/1")
+    second = await connect(sessions, nats_server, client_id="test/dev1/2")
 
     assert (first.connected, second.connected) == ("Success", "Success")
     assert not first.ended.is_set()
@@ -323,17 +327,17 @@ async def test_sessions_of_a_replaced_token_end_with_its_overlap(
             " previous_token_hash = provision_token_hash,"
             " previous_token_until = now() + interval '5 seconds' WHERE device_id = 'dev1'"
         )
-        within = await connect(sessions, nats_server, client_id="test/dev1/within")
-        newer = await connect(sessions, nats_server, token="another", client_id="test/dev1/newer")
+        within = await connect(sessions, nats_server, client_id="test/dev1/1")
+        newer = await connect(sessions, nats_server, token="another", client_id="test/dev1/2")
         assert [each.connected for each in (before, within, newer)] == ["Success"] * 3
         assert not before.ended.is_set()
 
         for session in (before, within):
             assert await asyncio.to_thread(session.ended.wait, 60)
 
-        again = await connect(sessions, nats_server, client_id="test/dev1/again")
+        again = await connect(sessions, nats_server, client_id="test/dev1/3")
         assert again.connected == REFUSED
-        newest = await connect(sessions, nats_server, token="another", client_id="test/dev1/n")
+        newest = await connect(sessions, nats_server, token="another", client_id="test/dev1/4")
         assert newest.connected == "Success"
 
 

@@ -80,7 +80,7 @@ async def test_a_session_that_takes_the_place_of_another_changes_nothing(
 async def test_a_device_with_two_sessions_is_online_until_both_have_ended(
     host: Host, nats_server: NatsServer, presence: Presence
 ) -> None:
-    one, other = await begin(nats_server, client="/a"), await begin(nats_server, client="/b")
+    one, other = await begin(nats_server, client="/1"), await begin(nats_server, client="/2")
     await presence.becomes("online")
     await end(one)
     # Events come in order: when the other device's are applied, the end of this session was.
@@ -108,7 +108,7 @@ async def test_whoever_does_not_prove_to_be_the_device_changes_nothing(
         await asyncio.to_thread(claims.__enter__)
         await end(claims)
     # Events come in order, see above.
-    await end(await begin(nats_server, client="/more"))
+    await end(await begin(nats_server, client="/3"))
 
     async def has_both() -> bool:
         found: int = await presence.pool.fetchval("SELECT count(*) FROM device_sessions")

@@ -99,6 +99,11 @@ class RawMqtt:
         assert first == 0x90, first
         return body[2]
 
+    async def subscribe_unchecked(self, topic: str) -> None:
+        """Ask for a subscription, whether or not the broker still listens."""
+        with contextlib.suppress(OSError):
+            await self.send(0x82, b"\x00\x09" + text(topic) + b"\x01")
+
     async def ping(self) -> None:
         """Return when the broker has handled all that was sent before; skips other packets."""
         await self.send(0xC0, b"")
