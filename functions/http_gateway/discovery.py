@@ -14,6 +14,7 @@ from runtime import Context, Reply, Unavailable
 
 _ON_DEMAND_BURST = 4
 _MAX_WARNINGS = 1000
+_AT_ONCE = 100
 
 _Key = tuple[str, tuple[str, ...]]
 
@@ -29,7 +30,7 @@ class RouteDiscovery:
 
     A route that is missing from one round is kept, since an answer may be lost or late; a route
     that is missing from `discovery_misses` consecutive rounds is dropped. A round in which NATS was
-    away does not count.
+    away, or somebody flooded it with answers, does not count.
     """
 
     def __init__(self, ctx: Context, table: RouteTable) -> None:
@@ -96,15 +97,18 @@ class RouteDiscovery:
                 "$SRV.INFO", wait_s=self._settings.discovery_wait_s
             )
         except Unavailable as away:
-            self._ctx.log.warning("No round of discovery: NATS is away.", reason=away.reason)
+            self._ctx.log.warning("No round of discovery took place.", reason=away.reason)
         else:
-            self._learn(replies)
+            await self._learn(replies)
         finally:
             self._round = None
 
-    def _learn(self, replies: list[Reply]) -> None:
+    async def _learn(self, replies: list[Reply]) -> None:
         seen: dict[_Key, HttpRoute] = {}
-        for service, endpoint in _endpoints(replies):
+        for number, (service, endpoint) in enumerate(_endpoints(replies)):
+            if number % _AT_ONCE == 0:
+                # Anybody may answer with as many as they like; requests have their turn meanwhile.
+                await asyncio.sleep(0)
             try:
                 route = parse_route(endpoint, self._trust)
             except BadRouteError as bad:

@@ -1,7 +1,6 @@
 """One connection to NATS: confirmed publishing, requests, subscriptions, JetStream API."""
 
 import asyncio
-import contextlib
 import json
 import re
 import secrets
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 import nats.errors
 
+from runtime.broker.answers import MOST_BYTES, Answers
 from runtime.broker.client import PENDING_BYTES, RECONNECT_WAIT_S, OrderedClient
 from runtime.broker.confirmations import AwaitedPubAck, Confirmations, PublishRefused
 from runtime.broker.pull_once import PullOnce
@@ -399,29 +399,23 @@ class Broker:
         Time in which the event loop is blocked does not count: answers may wait to be read then.
 
         Raises:
-            Unavailable: the connection is gone.
+            Unavailable: the connection is gone, or the answers are too many.
             Unsendable: the server would not accept the request.
         """
         inbox = f"{HOST_INBOX}.{secrets.token_hex(11)}"
-        replies: list[Reply] = []
-        silent = asyncio.Event()
-
-        def collect(message: Message) -> None:
-            if message.headers.get("Status") == "503":
-                silent.set()
-            else:
-                replies.append(Reply(message.data, message.headers))
-
-        subscription = await self.subscribe(inbox, collect)
+        answers = Answers()
+        subscription = await self.subscribe(inbox, answers.add)
         try:
             await self.send(subject, data, inbox)
             for _ in range(_SLICES):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(silent.wait(), wait_s / _SLICES)
+                await asyncio.sleep(wait_s / _SLICES)
+                if answers.is_silent or answers.is_cut:
                     break
         finally:
             await subscription.unsubscribe()
-        return replies
+        if answers.is_cut:
+            raise Unavailable("NATS", f"the answers have more than {MOST_BYTES} bytes")
+        return answers.replies
 
     async def pull(
         self, stream: str, durable: str, *, messages: int, size_bytes: int, wait_s: float

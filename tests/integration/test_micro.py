@@ -12,7 +12,7 @@ from nats.errors import NoRespondersError
 
 from runtime.broker.connection import Broker
 from runtime.broker.micro import Answer, EndpointStats, MicroEndpoint, MicroService
-from runtime.errors import ConfigError, RequestFailed
+from runtime.errors import ConfigError, RequestFailed, Unavailable
 from runtime.message import Message
 from tests.support.servers import NatsServer
 
@@ -427,3 +427,35 @@ async def test_a_blocked_loop_costs_a_request_to_many_no_answer(broker: Broker) 
     await subscription.unsubscribe()
 
     assert [reply.data for reply in replies] == [b"here"]
+
+
+async def test_who_claims_that_nobody_listens_hides_no_answer(broker: Broker) -> None:
+    async def claim(message: Message) -> None:
+        await broker.respond(message, b"", {"Status": "503"})
+
+    async def answer(message: Message) -> None:
+        await broker.respond(message, b"here")
+
+    claims = await broker.subscribe("everyone", claim)
+    alone = await broker.request_many("everyone", b"", wait_s=0.5)
+    answers = await broker.subscribe("everyone", answer)
+    replies = await broker.request_many("everyone", b"", wait_s=0.5)
+    await claims.unsubscribe()
+    await answers.unsubscribe()
+
+    assert alone == []
+    assert [reply.data for reply in replies] == [b"here"]
+
+
+async def test_a_flood_of_answers_is_refused_as_a_whole(broker: Broker) -> None:
+    large = b"x" * 1_000_000
+
+    async def flood(message: Message) -> None:
+        for _ in range(70):
+            await broker.respond(message, large)
+
+    subscription = await broker.subscribe("everyone", flood)
+    # Long enough for all of them; it ends before.
+    with pytest.raises(Unavailable, match="more than 64000000 bytes"):
+        await broker.request_many("everyone", b"", wait_s=20)
+    await subscription.unsubscribe()
