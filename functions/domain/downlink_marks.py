@@ -36,13 +36,13 @@ class DownlinkMarks:
         # The key has other uses, and none of their signatures shall be one of these.
         self._key = hmac.digest(secret.encode(), b"marks of messages to devices", hashlib.sha256)
 
-    def make(self, topic: str, payload: bytes | memoryview) -> str:
+    def make(self, topic: str, payload: bytes) -> str:
         """The mark of a message: 72 ASCII characters."""
         found = hmac.new(self._key, topic.encode() + b"\0", hashlib.sha256)
         found.update(payload)
         return _PREFIX + found.hexdigest()
 
-    def is_own(self, topic: str, payload: bytes | memoryview, mark: str) -> bool:
+    def is_own(self, topic: str, payload: bytes, mark: str) -> bool:
         """Whether the platform has sent this message, and to a device."""
         if not mark.startswith(_PREFIX):
             return False
@@ -66,7 +66,7 @@ class OwnMessages:
         self._untold = 0
         self._told_at_s = float("-inf")
 
-    def recognise(self, topic: str, payload: bytes | memoryview, mark: str) -> bool:
+    def recognise(self, topic: str, payload: bytes, mark: str) -> bool:
         """Whether the message is the platform's own, and so not to be stored; counts it."""
         if not self._marks.is_own(topic, payload, mark):
             return False

@@ -107,7 +107,7 @@ class GatewaySettings(BaseModel):
     tenant_burst: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
     max_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 1_000_000
     max_bridge_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 8_000_000
-    max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 1_000_000
+    max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 65_536
     max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 512
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 2048
     max_connections_per_address: Annotated[int, Field(ge=0, le=100_000)] = 0

@@ -16,6 +16,8 @@ from functions.mqtt_bridge.settings import BridgeSettings
 _BATCH = 500
 _MOST_WAITING = 2000
 """Messages with QoS 0 need no acknowledgement, so the broker does not limit them."""
+_LARGEST_OWN_BYTES = 1_000_000
+"""More than a message of stream `DOWNLINKS` may have."""
 
 
 class Waiting(NamedTuple):
@@ -130,9 +132,12 @@ class Intake:
             self._emptied.set()
 
     def _read(self, connection: MqttConnection, message: Received) -> Waiting:
-        topic, payload, packet_id = message.topic, message.payload, message.packet_id
-        if message.mark and self._own.recognise(topic, payload, message.mark):
+        topic, packet_id = message.topic, message.packet_id
+        size_bytes = len(message.payload)
+        if self._is_own(message):
             return Waiting(connection, packet_id, message.qos, None, 0)
+        # A message may have 256 MB, and no more of it is looked at than is kept.
+        payload = bytes(message.payload[: self._limit_bytes])
         if packet_id:
             delivery = Delivery(packet_id, message.is_repeated, message.identifiers)
             message_id = self.ids.id_of(delivery, topic, payload)
@@ -140,17 +145,20 @@ class Intake:
             message_id = self.ids.fresh_id()
         has_waited = message.identifiers and self._flowing.isdisjoint(message.identifiers)
         came_at = self._kept_since if has_waited else datetime.now(UTC)
-        size_bytes = len(payload)
-        kept = bytes(payload[: self._limit_bytes])
         publish = Publish(
             message_id,
             topic,
             "",
-            kept,
+            payload,
             came_at.isoformat(),
             size_bytes if size_bytes > self._limit_bytes else 0,
         )
-        return Waiting(connection, packet_id, message.qos, publish, len(topic) + len(kept))
+        return Waiting(connection, packet_id, message.qos, publish, len(topic) + len(payload))
+
+    def _is_own(self, message: Received) -> bool:
+        if not message.mark or len(message.payload) > _LARGEST_OWN_BYTES:
+            return False
+        return self._own.recognise(message.topic, bytes(message.payload), message.mark)
 
 
 __all__ = ["Intake", "Waiting"]

@@ -77,7 +77,7 @@ class PacketIds:
         self._used.clear()
         self._open.clear()
 
-    def id_of(self, delivery: Delivery, topic: str, payload: bytes | memoryview) -> str:
+    def id_of(self, delivery: Delivery, topic: str, payload: bytes) -> str:
         """The message id of a delivery; `settle` forgets it."""
         packet_id = delivery.packet_id
         digest = hashlib.blake2b(

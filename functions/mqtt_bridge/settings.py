@@ -121,8 +121,9 @@ class BridgeSettings(BrokerSettings):
             is acknowledged.
         max_waiting_bytes: payloads of one session that wait to be stored; beyond them the bridge
             reads no further.
-        max_publish_bytes: a longer message is cut before it is stored; keep this below the NATS
-            server's `max_payload`.
+        max_publish_bytes: a longer message is cut before it is stored. Streams have room for the
+            messages of all tenants together, so keep this no larger than what ingest takes needs,
+            and below the NATS server's `max_payload`.
     """
 
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "runtime-bridge"
@@ -137,7 +138,7 @@ class BridgeSettings(BrokerSettings):
     session_expiry_s: Annotated[int, Field(ge=60, le=2**32 - 1)] = 7 * 86_400
     receive_maximum: Annotated[int, Field(ge=1, le=16_384)] = 500
     max_waiting_bytes: Annotated[int, Field(ge=65_536, le=1_000_000_000)] = 16_000_000
-    max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 1_000_000
+    max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 65_536
 
 
 __all__ = ["BridgeSettings", "BrokerSettings"]

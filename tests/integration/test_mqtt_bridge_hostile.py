@@ -6,15 +6,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from functions.domain.downlink_marks import DownlinkMarks
+from functions.mqtt_bridge.connection import MqttConnection
+from functions.mqtt_bridge.settings import BrokerSettings
 from runtime.broker.connection import Broker
+from tests.support.certificates import self_signed
 from tests.support.gateway import read_stored
 from tests.support.host import eventually, running_host
-from tests.support.mosquitto import Mosquitto
+from tests.support.mosquitto import Mosquitto, free_port
 from tests.support.mqtt import MqttSession, publish_many, publish_with_properties
 from tests.support.mqtt_bridge import (
     BRIDGE_STREAM,
+    MARK_KEY,
     TELEMETRY,
     bridging,
     logged,
@@ -68,7 +74,7 @@ async def test_more_than_a_session_may_hold_waits_at_the_broker_and_comes(
         pass
     # The broker's answer to the subscription comes after them.
     await publish(mosquitto, TELEMETRY, *(f"{number:0>{MEGABYTE}}" for number in range(100)))
-    async with bridging(nats_server, mosquitto):
+    async with bridging(nats_server, mosquitto, max_publish_bytes=MEGABYTE):
         assert await stored(broker, 100) == {"TELEMETRY": 100}
 
 
@@ -278,3 +284,56 @@ async def test_another_life_of_places_in_the_stream_than_in_the_settings_is_told
         async with running_host(nats_server.url, manifest(mosquitto), streams=stream):
             found = await eventually(lambda: logged(lines, told), "the error")
     assert (found["log_level"], found["max_age_s"]) == ("error", float(max_age[:-1]))
+
+
+async def test_a_large_message_leaves_room_for_those_of_others(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, "x" * MEGABYTE, b"\xff" * MEGABYTE, "x" * 60_000)
+        await stored(broker, 3)
+    found = [await read_stored(broker, "TELEMETRY", number) for number in (1, 2, 3)]
+    assert all(len(each.data) <= 65_536 for each in found)
+    assert [each.document.get("payload_cut_from_bytes") for each in found] == [
+        MEGABYTE,
+        MEGABYTE,
+        None,
+    ]
+
+
+async def test_a_large_message_of_the_platform_itself_is_known(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    topic, document = "tenant/t1/device/d1/shadow/update/documents", b"x" * 250_000
+    async with bridging(nats_server, mosquitto):
+        link = await MqttConnection.open(BrokerSettings(url=mosquitto.url), client_id="")
+        mark = DownlinkMarks(SecretStr(MARK_KEY)).make(topic, document)
+        await link.publish(topic, document, mark=mark)
+        # Nobody else can have the platform's word for what is larger, nor make the bridge check it.
+        await link.publish(topic, b"x" * 2 * MEGABYTE, mark=mark)
+        link.close()
+        assert await stored(broker, 1) == {"TELEMETRY": 1}
+    assert (await read_stored(broker, "TELEMETRY")).document["payload_cut_from_bytes"]
+
+
+async def test_encrypted_connections_leave_nothing_unread(
+    nats_server: NatsServer, broker: Broker, streams: None, tmp_path: Path
+) -> None:
+    certificate = self_signed("localhost", tmp_path)
+    plain_port = free_port()
+    mosquitto = Mosquitto(
+        tmp_path / "tls",
+        listener=f"certfile {certificate}\nkeyfile {certificate}",
+        more=f"listener {plain_port} 127.0.0.1\nallow_anonymous true",
+    )
+    settings = {
+        "url": f"mqtts://localhost:{mosquitto.port}",
+        "authorities": str(certificate),
+        "max_waiting_bytes": 65_536,
+    }
+    try:
+        async with bridging(nats_server, mosquitto, **settings):
+            await asyncio.to_thread(publish_many, plain_port, TELEMETRY, 5_000)
+            assert await stored(broker, 5_000) == {"TELEMETRY": 5_000}
+    finally:
+        mosquitto.stop()

@@ -123,6 +123,7 @@ def mosquitto_hash(password: str) -> str:
 
 
 def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at the moment."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
