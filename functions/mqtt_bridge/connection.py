@@ -120,12 +120,15 @@ class MqttConnection:
         """Whether the connection has not ended, as far as is known."""
         return not self.ended.done()
 
-    async def subscribe(self, filters: Sequence[str], identifier: int | None) -> None:
+    async def subscribe(
+        self, filters: Sequence[str], identifier: int | None, *, replaced: Sequence[str] = ()
+    ) -> None:
         """Subscribe with QoS 1, without messages that the broker has retained.
 
         Args:
             filters: topic filters; a subscription that exists is replaced without a gap.
             identifier: the broker adds it to each message of these subscriptions.
+            replaced: filters of which the session may have a subscription, which ends now.
 
         Raises:
             Disconnected: the broker refused one, or the connection ended.
@@ -136,6 +139,9 @@ class MqttConnection:
         code, mid = self._client.subscribe(wanted, properties=properties)
         if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
             raise self._end("the connection is closed")
+        if replaced:
+            # At once, so that no message comes by both.
+            self._client.unsubscribe(list(replaced))
         answer = self._granted[mid] = self._loop.create_future()
         for given in await self._answer_to(answer):
             if given.value >= _FIRST_ERROR:

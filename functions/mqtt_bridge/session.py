@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,7 +108,7 @@ class Session:
 
     async def _keep_subscribed(self, connection: MqttConnection) -> None:
         """Subscribe, and again with a new identifier whenever one is wanted."""
-        await self._subscribe(connection)
+        await self._subscribe(connection, replaced=self._filters(not self._is_shared))
         self._log.info("The MQTT bridge is connected.", resumed=connection.resumed)
         if self._had_session and not connection.resumed:
             self._log.warning("The MQTT broker has lost the session, with what it kept for it.")
@@ -117,13 +117,27 @@ class Session:
             await self._renewal.wait()
             await self._subscribe(connection)
 
-    async def _subscribe(self, connection: MqttConnection) -> None:
+    async def _subscribe(self, connection: MqttConnection, *, replaced: Sequence[str] = ()) -> None:
         self._renewal.clear()
-        group = self._settings.group
         await connection.subscribe(
-            [f"$share/{group}/{topic}" for topic in self._settings.topics],
+            self._filters(self._is_shared),
             self._intake.issue_identifier() if connection.marks_subscriptions else None,
+            # A new session has none.
+            replaced=replaced if connection.resumed else (),
         )
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether several sessions share the messages.
+
+        One alone does not: Mosquitto 2.0.11 forgets shared subscriptions when it is restarted, and
+        loses what comes until the bridge is back.
+        """
+        return self._settings.sessions > 1
+
+    def _filters(self, is_shared: bool) -> list[str]:
+        before = f"$share/{self._settings.group}/" if is_shared else ""
+        return [f"{before}{topic}" for topic in self._settings.topics]
 
     async def _finish(self, connection: MqttConnection, work: "asyncio.Task[Any]") -> None:
         """Store what is here; what does not find its way in time, the broker sends again."""

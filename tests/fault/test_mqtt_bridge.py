@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.gateway import count_stored, read_stored
 from tests.support.host import eventually
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt import MqttSession
+from tests.support.mqtt_bridge import publish
 from tests.support.servers import NatsServer
 
 pytestmark = [pytest.mark.mosquitto, pytest.mark.timeout(300)]
@@ -25,6 +27,7 @@ pytestmark = [pytest.mark.mosquitto, pytest.mark.timeout(300)]
 MANIFEST = Path("deploy/mosquitto/bridge.yaml")
 MESSAGES = int(os.environ.get("FAULT_READINGS", "2000"))
 DEVICES = 4
+TOPIC = "tenant/t1/device/d1/telemetry"
 _ENDED_S = 120.0
 
 
@@ -182,5 +185,108 @@ async def test_however_often_bridges_and_nats_are_killed_no_message_is_lost(
         assert len(await everything(broker, MESSAGES)) == MESSAGES
         await broker.close()
     finally:
+        for host in hosts:
+            await host.stop()
+
+
+@seeds
+async def test_large_messages_survive_kills_of_bridges_and_restarts_of_the_broker(
+    nats: NatsServer, streams: None, mosquitto: Mosquitto, tmp_path: Path, seed: int
+) -> None:
+    count = MESSAGES // 80
+    chance = random.Random(seed)  # noqa: S311
+    hosts = hosts_of(nats, mosquitto, tmp_path, 1)
+    broker = await Broker.connect(nats.url, name="test")
+    try:
+        for host in hosts:
+            await host.start()
+        await have_sessions(hosts, 1)
+        # The smaller ones a session may hold; the larger ones fill it again and again.
+        for part, size in enumerate((60_000, 800_000) * 4):
+            numbers = range(part * count, (part + 1) * count)
+            padding = "x" * size
+            await publish(mosquitto, TOPIC, *(f'{{"n": {n}, "x": "{padding}"}}' for n in numbers))
+            victim = max(hosts, key=sessions_of)
+            await victim.kill()
+            if chance.random() < 0.5:
+                # No bridge may be there when it comes back.
+                mosquitto.stop()
+                mosquitto.start()
+            await victim.start()
+        assert len(await everything(broker, 8 * count)) == 8 * count
+    finally:
+        await broker.close()
+        for host in hosts:
+            await host.stop()
+
+
+def flood(port: int) -> None:
+    """Publish large messages; the broker may be killed meanwhile."""
+    with suppress(OSError, RuntimeError), MqttSession(port) as session:
+        for _ in range(40):
+            session.publish(TOPIC, "x" * 500_000, 0)
+
+
+@seeds
+async def test_a_broker_that_is_killed_again_and_again_gets_its_bridge_back(
+    nats: NatsServer, streams: None, mosquitto: Mosquitto, tmp_path: Path, seed: int
+) -> None:
+    """What the broker itself loses nobody has; what comes after it is stored."""
+    chance = random.Random(seed)  # noqa: S311
+    [host, _] = hosts_of(nats, mosquitto, tmp_path, 1)
+    broker = await Broker.connect(nats.url, name="test")
+    try:
+        await host.start()
+        await have_sessions([host], 1)
+        for life in range(1, 5):
+            flooding = asyncio.create_task(asyncio.to_thread(flood, mosquitto.port))
+            await asyncio.sleep(chance.uniform(0, 0.3))
+            mosquitto.kill()
+            mosquitto.start()
+            await flooding
+
+            async def is_back(life: int = life) -> bool:
+                return sessions_of(host) > life
+
+            await eventually(is_back, "the bridge connected again", 60)
+            await publish(mosquitto, TOPIC, f'{{"life": {life}}}')
+
+            async def has_come(life: int = life) -> bool:
+                return f'{{"life": {life}}}' in await count_by_number(broker)
+
+            await eventually(has_come, "the message after the kill", 60)
+    finally:
+        await broker.close()
+        await host.stop()
+
+
+@seeds
+async def test_a_paused_host_and_its_heir_store_every_message_once(
+    nats: NatsServer, streams: None, mosquitto: Mosquitto, tmp_path: Path, seed: int
+) -> None:
+    hosts = hosts_of(nats, mosquitto, tmp_path, 1)
+    broker = await Broker.connect(nats.url, name="test")
+    devices = Devices(mosquitto.port)
+    try:
+        for host in hosts:
+            await host.start()
+        await have_sessions(hosts, 1)
+        paused, heir = sorted(hosts, key=sessions_of, reverse=True)
+        publishing = asyncio.create_task(devices.publish(range(MESSAGES)))
+        paused.pause()
+
+        async def has_taken_over() -> bool:
+            return sessions_of(heir) > 0
+
+        try:
+            await eventually(has_taken_over, "the heir's session", 60)
+        finally:
+            paused.resume()
+        await publishing
+        found = await everything(broker, MESSAGES)
+        assert len(found) == MESSAGES
+        assert set(found.values()) == {1}
+    finally:
+        await broker.close()
         for host in hosts:
             await host.stop()

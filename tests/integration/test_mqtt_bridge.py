@@ -246,7 +246,7 @@ async def test_a_broker_that_restarts_is_found_again_with_its_session(
         await connected(mosquitto, 2)
         await publish(mosquitto, TELEMETRY, "2")
         assert await stored(broker, 2) == {"TELEMETRY": 2}
-    assert "runtime-bridge-1 0 $share/runtime/tenant/+/device/+/#" not in mosquitto.log
+    assert "runtime-bridge-1 0 tenant/+/device/+/#" not in mosquitto.log
 
 
 async def test_a_broker_with_tls_and_passwords_lets_only_its_bridge_in(

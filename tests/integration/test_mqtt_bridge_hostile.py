@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.mosquitto
 CONNECTED = "The MQTT bridge is connected."
 MEGABYTE = 1_000_000
 SESSION = "runtime-bridge-1"
-TOPICS = "$share/runtime/tenant/+/device/+/#"
+TOPICS = "tenant/+/device/+/#"
 
 
 @pytest.fixture
@@ -165,6 +166,39 @@ async def test_a_session_that_another_program_left_with_qos_2_is_emptied(
         await publish(mosquitto, TELEMETRY, "after them")
         assert await stored(broker, 51) == {"TELEMETRY": 51}
     assert await payloads_of(broker, 51) == [*payloads, "after them"]
+
+
+async def test_what_comes_while_broker_and_bridge_restart_is_stored(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    payloads = ["before", "between", "after"]
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, payloads[0])
+        await stored(broker, 1)
+    mosquitto.stop()
+    mosquitto.start()
+    # Mosquitto 2.0.11 has forgotten shared subscriptions now.
+    await publish(mosquitto, TELEMETRY, payloads[1])
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, payloads[2])
+        await stored(broker, 3)
+    assert await payloads_of(broker, 3) == payloads
+
+
+async def test_another_number_of_sessions_stores_nothing_twice(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    for count, sessions in enumerate((1, 2, 1), 1):
+        with capture_logs() as lines:
+            async with bridging(nats_server, mosquitto, sessions=sessions):
+
+                async def are_connected(lines: Any = lines, sessions: int = sessions) -> bool:
+                    return [each["event"] for each in lines].count(CONNECTED) == sessions
+
+                await eventually(are_connected, f"{sessions} sessions")
+                await publish(mosquitto, TELEMETRY, *["{}"] * 20)
+                found = await stored(broker, 20 * count)
+        assert found == {"TELEMETRY": 20 * count}
 
 
 async def test_a_flood_of_retained_messages_is_stored_once_and_never_again(

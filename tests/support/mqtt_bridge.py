@@ -62,8 +62,7 @@ async def connected(mosquitto: Mosquitto, sessions: int = 1) -> None:
     """Return when the broker has had so many subscriptions of the bridge."""
 
     async def look() -> bool:
-        # The client id stands in front of the filter.
-        return mosquitto.log.count("$share/runtime/tenant/+/device/+/# (QoS 1)") >= sessions
+        return mosquitto.log.count("tenant/+/device/+/# (QoS 1)") >= sessions
 
     await eventually(look, f"{sessions} subscriptions of the bridge")
 
