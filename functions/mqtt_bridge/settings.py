@@ -110,10 +110,12 @@ class BridgeSettings(BrokerSettings):
     Attributes:
         client_id: the sessions at the broker are named `{client_id}-1` to `{client_id}-{sessions}`;
             the same on all hosts.
-        group: the group of the shared subscription; the same on all hosts.
+        group: the group of the shared subscription, which several sessions have; the same on all
+            hosts.
         topics: filters of the topics on which devices publish, separated by commas.
-        sessions: sessions at the broker, which the hosts share among themselves. With more than one
-            the broker spreads the messages of a device over them, so they lose their order.
+        sessions: sessions at the broker, which the hosts share among themselves; the same on all
+            hosts. With more than one the broker spreads the messages of a device over them, so they
+            lose their order, and some brokers lose what comes after their restart.
         place_life_s: after so long without its host a session is taken over by another one; the
             `max_age` of stream `MQTT_BRIDGE`.
         session_expiry_s: how long the broker keeps messages for a session that no host has.
