@@ -1,5 +1,6 @@
 """Makes jobs of devices' events for the routes that want them."""
 
+from collections.abc import Collection
 from datetime import UTC
 from functools import partial
 from pathlib import Path
@@ -9,14 +10,16 @@ from functions.domain.identifiers import job_id
 from functions.domain.named_sql import read_queries
 from functions.domain.outbox import NewJob
 from functions.route_delivery.job import Job
+from functions.route_delivery.jobs_again import TargetRoute
 from functions.route_delivery.platform_jobs import (
     MAX_ROUTES,
     PlatformJobs,
     PlatformJobSettings,
+    Told,
     start,
     stop,
 )
-from runtime import Batch, Context, Retry
+from runtime import Batch, Context, Event, Retry
 
 _QUERIES = read_queries(Path(__file__).with_name("device_events.sql"))
 
@@ -31,29 +34,45 @@ async def route_device_events(batch: Batch[DeviceEvent], ctx: Context[PlatformJo
     has at most 100 such routes that count, the oldest first. An event of another tenant than its
     subject's is rejected; one that no filter can judge now is retried.
     """
-    tenants = sorted({event.data.tenant_id for event in batch})
-    rows = await ctx.postgres.fetch(_QUERIES["routes"], tenants, sorted(LEVELS), MAX_ROUTES)
+    events: list[Event[DeviceEvent]] = []
+    for event in batch:
+        if event.subject == event.data.subject:
+            events.append(event)
+        else:
+            text = "the event names another device than its subject"
+            batch.reject(event, "TENANT_MISMATCH", text)
+    routes = await _find_routes({event.data.tenant_id for event in events}, ctx)
+    told = [
+        Told(
+            [
+                route
+                for route in routes.get(event.data.tenant_id, ())
+                if takes_event(route.topic_filter, event.data)
+            ],
+            partial(_job, event.data),
+            len(event.message.data),
+        )
+        for event in events
+    ]
     # By their ids: an event may be stored twice.
     jobs: dict[str, NewJob] = {}
-    for event in batch:
-        found = event.data
-        if event.subject != found.subject:
-            batch.reject(
-                event, "TENANT_MISMATCH", "the event names another device than its subject"
-            )
-            continue
-        routes = [
-            row
-            for row in rows
-            if row["tenant_id"] == found.tenant_id and takes_event(row["topic_filter"], found)
-        ]
-        try:
-            made = await ctx.state.of(routes, partial(_job, found), ctx)
-        except Retry as later:
-            batch.retry(event, later.reason)
+    for event, made in zip(events, await ctx.state.make(told, ctx), strict=True):
+        if isinstance(made, Retry):
+            batch.retry(event, made.reason)
         else:
             jobs |= {job.job_id: job for job in made}
     await ctx.state.add(list(jobs.values()), ctx)
+
+
+async def _find_routes(
+    tenants: Collection[str], ctx: Context[PlatformJobs]
+) -> dict[str, list[TargetRoute]]:
+    """By tenant, the enabled routes whose topic filters name events, the oldest first."""
+    rows = await ctx.postgres.fetch(_QUERIES["routes"], sorted(tenants), sorted(LEVELS), MAX_ROUTES)
+    routes: dict[str, list[TargetRoute]] = {}
+    for row in rows:
+        routes.setdefault(row["tenant_id"], []).append(TargetRoute.of(row))
+    return routes
 
 
 def _job(event: DeviceEvent, route_id: str) -> Job:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from functions.domain.delivery_options import OrderKey
 from functions.domain.envelope import BadEnvelope, read_envelope
 from functions.domain.evaluation.evaluator import Evaluator
-from functions.domain.evaluation.values import Ask
+from functions.domain.evaluation.values import Ask, Steps
 from functions.domain.expressions import variables_of
 from functions.domain.identifiers import job_id
 from functions.domain.outbox import NewJob
@@ -55,6 +55,11 @@ class TargetRoute:
             expression or None,
             OrderKey(order_by, route_id) if order_by else None,
         )
+
+    @property
+    def steps(self) -> Steps:
+        """What is to be evaluated for a message on its topics; may be nothing."""
+        return steps_of(self.payload_filter, self.order_key)
 
     def accepts_topic(self, topic: str) -> bool:
         """Whether the topic filter accepts a topic."""

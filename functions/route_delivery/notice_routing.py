@@ -11,14 +11,16 @@ from functions.domain.named_sql import read_queries
 from functions.domain.notices import is_notice_topic, notice_topic
 from functions.domain.topic_filters import topic_matches
 from functions.route_delivery.job import Job
+from functions.route_delivery.jobs_again import TargetRoute
 from functions.route_delivery.platform_jobs import (
     MAX_ROUTES,
     PlatformJobs,
     PlatformJobSettings,
+    Told,
     start,
     stop,
 )
-from runtime import Context, Event, Reject
+from runtime import Context, Event, Reject, Retry
 
 _QUERIES = read_queries(Path(__file__).with_name("notice_routing.sql"))
 
@@ -65,8 +67,11 @@ async def route_notices(event: Event[PublishedNotice], ctx: Context[PlatformJobs
         )
 
     rows = await ctx.postgres.fetch(_QUERIES["routes"], notice.tenant_id, MAX_ROUTES)
-    routes = [row for row in rows if _is_for_notices(row["topic_filter"], topic)]
-    await ctx.state.add(await ctx.state.of(routes, job_for, ctx), ctx)
+    routes = [TargetRoute.of(row) for row in rows if _is_for_notices(row["topic_filter"], topic)]
+    [made] = await ctx.state.make([Told(routes, job_for, len(event.message.data))], ctx)
+    if isinstance(made, Retry):
+        raise made
+    await ctx.state.add(made, ctx)
 
 
 def _is_for_notices(topic_filter: str, topic: str) -> bool:

@@ -4,19 +4,20 @@ They are bounded as those of devices' messages are: beyond a tenant's bytes of w
 one is refused. It leaves a dead letter while the tenant's share of these allows it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.domain.evaluation.evaluator import Evaluator
+from functions.domain.evaluation.values import Ask
 from functions.domain.job_bounds import JobBounds, JobLimits
 from functions.domain.notices import add_notice
 from functions.domain.outbox import NewJob, add_jobs
-from functions.domain.route_decisions import LATER
+from functions.domain.route_decisions import LATER, TAKEN, Decision, decide
 from functions.route_delivery.job import Job
-from functions.route_delivery.jobs_again import TargetRoute, new_job
+from functions.route_delivery.jobs_again import TargetRoute, new_job, variables_of_message
 from runtime import Context, Retry
 
 MAX_ROUTES = 100
@@ -42,6 +43,20 @@ class PlatformJobSettings(BaseModel):
         return JobLimits(MAX_ROUTES, self.max_waiting_bytes, self.max_given_up_bytes)
 
 
+class Told(NamedTuple):
+    """Something that a tenant is told of.
+
+    Attributes:
+        routes: those whose topic filters take it.
+        job_for: its job for the route of this id.
+        size_bytes: about the size of its content.
+    """
+
+    routes: Sequence[TargetRoute]
+    job_for: Callable[[str], Job]
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class PlatformJobs:
     """Makes the jobs.
@@ -54,31 +69,34 @@ class PlatformJobs:
     evaluator: Evaluator
     bounds: JobBounds
 
-    async def of(
-        self, routes: Iterable[Any], job_for: Callable[[str], Job], ctx: Context["PlatformJobs"]
-    ) -> list[NewJob]:
-        """The jobs of one event or notice.
+    async def make(
+        self, told: Sequence[Told], ctx: Context["PlatformJobs"]
+    ) -> list[list[NewJob] | Retry]:
+        """The jobs of each; a `Retry` where the tenant's filters have used up their time.
 
-        Args:
-            routes: rows of the routes whose topic filters take it.
-            job_for: its job for the route of this id.
-            ctx: of the call.
-
-        Raises:
-            Retry: the tenant's filters have used up their time.
+        All filters are asked together: one after the other, the hundred routes of a tenant took
+        20 ms of each event, for which the events of all tenants waited.
         """
-        jobs: list[NewJob] = []
-        for row in routes:
-            job, route = job_for(row["route_id"]), TargetRoute.of(row)
-            [decision] = await route.decide(self.evaluator, [job])
-            if decision.code in LATER:
-                raise Retry(decision.reason)
-            if decision.verdict == "undecided":
-                text = "A route's filter was not evaluated, so the route got no job"
-                ctx.log.warning(text, route_id=row["route_id"], code=decision.code)
-            if decision.verdict == "taken":
-                jobs.append(new_job(job, route, decision.key))
-        return jobs
+        asks: list[Ask] = []
+        for each in told:
+            if any(route.steps for route in each.routes):
+                # The same for all routes: a job differs by its route alone.
+                job = each.job_for(each.routes[0].route_id)
+                variables = variables_of_message(job)
+                asks += [
+                    Ask(job.tenant_id, variables, route.steps, each.size_bytes)
+                    for route in each.routes
+                    if route.steps
+                ]
+        answers = iter(await self.evaluator.evaluate(asks))
+        made: list[list[NewJob] | Retry] = []
+        for each in told:
+            decisions = [
+                decide(route.steps, next(answers)) if route.steps else TAKEN
+                for route in each.routes
+            ]
+            made.append(_jobs_of(each, decisions, ctx))
+        return made
 
     async def add(self, jobs: Sequence[NewJob], ctx: Context["PlatformJobs"]) -> None:
         """Commit jobs, the ones beyond their tenant's bounds as refused, and tell the tenant."""
@@ -94,6 +112,22 @@ class PlatformJobs:
         self.bounds.told(notices)
 
 
+def _jobs_of(
+    told: Told, decisions: Sequence[Decision], ctx: Context[PlatformJobs]
+) -> list[NewJob] | Retry:
+    for decision in decisions:
+        if decision.code in LATER:
+            return Retry(decision.reason)
+    jobs = []
+    for route, decision in zip(told.routes, decisions, strict=True):
+        if decision.verdict == "undecided":
+            text = "A route's filter was not evaluated, so the route got no job"
+            ctx.log.warning(text, route_id=route.route_id, code=decision.code)
+        if decision.verdict == "taken":
+            jobs.append(new_job(told.job_for(route.route_id), route, decision.key))
+    return jobs
+
+
 async def start(ctx: Context[PlatformJobs]) -> PlatformJobs:
     """What evaluates the filters of the routes, and judges their jobs."""
     settings: PlatformJobSettings = ctx.settings
@@ -105,4 +139,11 @@ async def stop(ctx: Context[PlatformJobs]) -> None:
     await ctx.state.evaluator.close()
 
 
-__all__ = ["MAX_ROUTES", "PlatformJobSettings", "PlatformJobs", "start", "stop"]
+__all__ = [
+    "MAX_ROUTES",
+    "PlatformJobSettings",
+    "PlatformJobs",
+    "Told",
+    "start",
+    "stop",
+]
