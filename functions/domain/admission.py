@@ -26,7 +26,7 @@ from functions.domain.registry import RegisteredDevice, find_device
 CertificatePolicy = Literal["off", "optional", "required"]
 """`off` ignores user names. `optional` accepts a user name tenant/device, which the ingress takes
 from a client certificate's common name, in place of a token that is not sent. `required` refuses
-every other message."""
+every other message. Of nats-server's MQTT listener the subject is the name, see `Envelope`."""
 
 
 class Refused(NamedTuple):

@@ -17,6 +17,8 @@ UNSUPPORTED_VERSION = "unsupported_envelope_version"
 """A colon and the version, as the sender wrote it, follow."""
 
 MAX_PAYLOAD_BYTES = 8192
+FROM_LISTENER = "Nmqtt-Pub"
+"""A header that nats-server adds to what its MQTT listener takes."""
 # An escaped character takes six bytes of JSON for one of the payload.
 _ESCAPED_BYTES = 6
 _ENVELOPE_BYTES = 4096
@@ -32,7 +34,9 @@ class Envelope(NamedTuple):
     Attributes:
         topic: the topic, which names tenant, device and message type.
         username: the sender's name as the ingress (MQTT broker or gateway) knows it: an MQTT user
-            or a certificate's common name; empty when unknown, and for a raw message.
+            or a certificate's common name; empty when unknown. Of a raw message without a token
+            from nats-server's MQTT listener, the device of its subject: the listener has proved the
+            device, and lets it publish on subjects of its own only.
         payload: the JSON object that the device sent.
         payload_bytes: the payload's size as the device sent it; without optional spaces when the
             payload is an object inside an envelope.
@@ -106,7 +110,9 @@ def read_envelope(message: Message, limit_bytes: int = MAX_PAYLOAD_BYTES) -> Env
     if len(data) > limit_bytes:
         raise _too_large(limit_bytes, topic)
     payload = _object(data, topic)
-    return Envelope(topic, "", payload, len(data), None, topic.tenant_id, None)
+    is_proved = FROM_LISTENER in message.headers and payload.get("provision_token") is None
+    username = f"{topic.tenant_id}/{topic.device_id}" if is_proved else ""
+    return Envelope(topic, username, payload, len(data), None, topic.tenant_id, None)
 
 
 def _enveloped(message: Message, limit_bytes: int) -> Envelope:
@@ -182,6 +188,7 @@ def _object(
 
 __all__ = [
     "BAD_TOPIC_FORMAT",
+    "FROM_LISTENER",
     "INVALID_JSON",
     "INVALID_PAYLOAD",
     "MAX_PAYLOAD_BYTES",

@@ -5,15 +5,12 @@ topics of the same form. So telemetry of all types that it does not know comes h
 as any other. The rest goes to quarantine, so that a device's mistake shows.
 """
 
-from functions.domain.envelope import BAD_TOPIC_FORMAT
+from functions.domain.envelope import BAD_TOPIC_FORMAT, FROM_LISTENER
 from functions.domain.quarantine import Refusal, quarantine_many
 from functions.domain.refusal_log import log_refusals
 from functions.domain.topics import Topic, mqtt_topic, parse_topic, topic_from_subject
 from functions.ingest import IngestSettings, IngestState, Settings, ingest, start, stop
 from runtime import Batch, Context, Event, Message
-
-_FROM_MQTT = "Nmqtt-Pub"
-"""The header that nats-server's MQTT listener adds to a message of an MQTT client."""
 
 
 async def quarantine_unmapped(batch: Batch[bytes], ctx: Context[IngestState]) -> None:
@@ -50,7 +47,7 @@ def judge(message: Message) -> Refusal | None:
     if not isinstance(topic, Topic):
         return Refusal(BAD_TOPIC_FORMAT, topic.reason, text)
     if topic.is_downlink:
-        if _FROM_MQTT not in message.headers:
+        if FROM_LISTENER not in message.headers:
             return None
         return Refusal(
             BAD_TOPIC_FORMAT, "the topic is for messages to devices, not from devices", topic

@@ -46,6 +46,27 @@ def test_both_forms_give_the_same_message() -> None:
     assert as_object.username == "u"
 
 
+@pytest.mark.parametrize(
+    ("subject", "payload", "headers", "username"),
+    [
+        ("telemetry.t.d//1", PAYLOAD, {"Nmqtt-Pub": "1"}, "t/d.1"),
+        ("tenant.t.device.d.metrics", PAYLOAD, {"Nmqtt-Pub": "0"}, "t/d"),
+        ("telemetry.t.d", {**PAYLOAD, "provision_token": None}, {"Nmqtt-Pub": "1"}, "t/d"),
+        ("telemetry.t.d", {**PAYLOAD, "provision_token": "tok"}, {"Nmqtt-Pub": "1"}, ""),
+        ("telemetry.t.d", {**PAYLOAD, "provision_token": ""}, {"Nmqtt-Pub": "1"}, ""),
+        ("telemetry.t.d", PAYLOAD, {"other": "1"}, ""),
+        # A door wrote this one: it knows a name itself, or none.
+        ("telemetry.t", {**ENVELOPE, "username": ""}, {"Nmqtt-Pub": "1"}, ""),
+    ],
+)
+def test_the_listener_s_subject_names_the_sender_of_a_message_without_a_token(
+    subject: str, payload: dict[str, Any], headers: dict[str, str], username: str
+) -> None:
+    message = Message(subject, json.dumps(payload).encode(), headers=headers)
+
+    assert read_envelope(message).username == username
+
+
 def test_the_payloads_own_size_counts_and_not_its_envelopes() -> None:
     text = " " * 5000 + json.dumps(PAYLOAD)
     found = read("telemetry.t", {**ENVELOPE, "payload": text})
