@@ -62,7 +62,7 @@ async def query_telemetry(event: Event[TelemetryQuery], ctx: Context) -> Page[Te
     end = query.to or datetime.now(UTC)
     begin = query.from_ or end - _DEFAULT_SPAN
     if begin > end:
-        raise Reject("RANGE_INVALID", "`from` must not be later than `to`.")
+        raise Reject("RANGE_INVALID", "`from` must not be later than `to`.", status=422)
     after_time, after_seq = read_cursor(query.cursor, as_time, as_integer)
     device = (query.tenant_id, query.device_id)
     rows = await ctx.postgres.fetch(

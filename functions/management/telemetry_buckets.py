@@ -169,7 +169,7 @@ def _range(query: BucketQuery, level: Level) -> tuple[Span, list[datetime]]:
     end = query.to or datetime.now(UTC)
     begin = query.from_ or end - _DEFAULT_SPANS[level]
     if begin > end:
-        raise Reject("RANGE_INVALID", "`from` must not be later than `to`.")
+        raise Reject("RANGE_INVALID", "`from` must not be later than `to`.", status=422)
     wanted = Span(floor(begin, width), ceil(end, width))
     buckets = (wanted.to_at - wanted.from_at) // width
     if buckets > _MAX_BUCKETS:

@@ -634,7 +634,7 @@ async def test_telemetry_of_unknown_and_silent_devices_is_not_found(api: Caller)
     assert await api.refuse(latest, **DEVICE) == ("TELEMETRY_NOT_FOUND", 404)
     assert (await api.ask(query, **DEVICE)).items == []
     backwards = {"from": DAY, "to": DAY - timedelta(days=1)}
-    assert await api.refuse(query, **DEVICE, **backwards) == ("RANGE_INVALID", 400)
+    assert await api.refuse(query, **DEVICE, **backwards) == ("RANGE_INVALID", 422)
 
 
 async def refuse_messages(api: Caller) -> None:
