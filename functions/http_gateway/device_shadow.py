@@ -11,6 +11,7 @@ from functions.domain.topics import Topic
 from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.device_admission import DeviceAdmission
 from functions.http_gateway.device_messages import header_token, read_topic
+from functions.http_gateway.door_rates import DoorRates
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.requests import Request
 from runtime import Context, RequestFailed, Unavailable, Unsendable
@@ -38,9 +39,10 @@ class DeviceShadow:
         topic = read_topic(scope["raw_path"] + _QUESTION)
         if scope["query_string"]:
             raise ProblemError(400, "MALFORMED_QUERY", "A shadow has no query.")
-        await self._require(request, topic)
+        rates = await self._require(request, topic)
         await self._bodies.read(request, limit_bytes=0)
         document = await self._ask(topic)
+        rates.charge_shadow(topic, len(document))
         tag = f'"{hashlib.sha256(document).hexdigest()[:32]}"'
         if _is_known(request.headers.get("if-none-match", ""), tag):
             response = Response(status_code=304, headers={"ETag": tag})
@@ -48,12 +50,14 @@ class DeviceShadow:
             response = Response(document, media_type="application/json", headers={"ETag": tag})
         await response(scope, receive, send)
 
-    async def _require(self, request: Request, topic: Topic) -> None:
+    async def _require(self, request: Request, topic: Topic) -> DoorRates:
         if self._admission is None:
             # Nobody else would check who reads it.
             raise ProblemError(403, "FORBIDDEN", "This gateway does not check tokens of devices.")
         await self._admission.require(request, topic, header_token(request))
         self._admission.rates.take(topic)
+        self._admission.rates.require_shadow(topic)
+        return self._admission.rates
 
     async def _ask(self, topic: Topic) -> bytes:
         levels = topic.msg_type.split("/")

@@ -1,4 +1,4 @@
-"""Limits how many messages the gateway stores for a device and for a tenant."""
+"""Limits what the gateway stores and reads for a device and for a tenant."""
 
 import time
 from typing import Any
@@ -8,9 +8,11 @@ from functions.domain.topics import Topic
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.settings import GatewaySettings
 
+_TOKEN_BYTES = 1000
+
 
 class DoorRates:
-    """Two token buckets for each message: its device's and its tenant's.
+    """Two token buckets for each message: its device's and its tenant's; and two for shadows.
 
     Charged after the device is proved, so that nobody can use up another's. Function `ingest` has
     finer rates; these keep one device or tenant from filling the gateway and the stream. All
@@ -27,7 +29,19 @@ class DoorRates:
             self._devices = RateLimiter(settings.device_rate_per_s, settings.device_burst)
         if settings.tenant_rate_per_s:
             self._tenants = RateLimiter(settings.tenant_rate_per_s, settings.tenant_burst)
-        named = {"device": self._devices, "tenant": self._tenants}
+        self._readers: RateLimiter[tuple[str, str]] = RateLimiter(
+            settings.shadow_rate_per_s, settings.shadow_burst
+        )
+        self._shadows: RateLimiter[str] = RateLimiter(
+            settings.tenant_shadow_bytes_per_s / _TOKEN_BYTES,
+            settings.tenant_shadow_burst_bytes // _TOKEN_BYTES,
+        )
+        named: dict[str, RateLimiter[Any] | None] = {
+            "device": self._devices,
+            "tenant": self._tenants,
+            "shadow_device": self._readers,
+            "shadow_tenant": self._shadows,
+        }
         self.limiters: dict[str, RateLimiter[Any]] = {
             name: limiter for name, limiter in named.items() if limiter is not None
         }
@@ -47,3 +61,21 @@ class DoorRates:
             raise ProblemError(
                 429, "TENANT_RATE_LIMITED", "The tenant's devices send too many messages."
             )
+
+    def require_shadow(self, topic: Topic) -> None:
+        """Take the place of one question for a shadow, besides that of a message.
+
+        Raises:
+            ProblemError: 429, the device asks too often, or its tenant has read too much.
+        """
+        now_ns = time.time_ns()
+        if not self._readers.take((topic.tenant_id, topic.device_id), now_ns):
+            raise ProblemError(429, "RATE_LIMITED", "The device reads its shadows too often.")
+        if self._shadows.is_empty(topic.tenant_id, now_ns):
+            raise ProblemError(
+                429, "TENANT_RATE_LIMITED", "The tenant's devices read too much of their shadows."
+            )
+
+    def charge_shadow(self, topic: Topic, size_bytes: int) -> None:
+        """Charge a document that was read to its tenant."""
+        self._shadows.charge(topic.tenant_id, time.time_ns(), -(-size_bytes // _TOKEN_BYTES))

@@ -62,6 +62,12 @@ class GatewaySettings(BaseModel):
         device_burst: messages that a device may send at once.
         tenant_rate_per_s: the same for all devices of a tenant together; 0 for no limit.
         tenant_burst: messages that the devices of a tenant may send at once.
+        shadow_rate_per_s: how often a device may read its shadows in a second, after `shadow_burst`
+            times at once.
+        shadow_burst: see there.
+        tenant_shadow_bytes_per_s: bytes of shadows that all devices of a tenant may read in a
+            second: what a document costs goes by its size.
+        tenant_shadow_burst_bytes: bytes of these that they may read at once.
         max_body_bytes: largest body of any other request, except EMQX's. NATS accepts 1 MiB by
             default, envelope included.
         max_bridge_body_bytes: largest body of EMQX's request, in which JSON may need six bytes for
@@ -105,6 +111,10 @@ class GatewaySettings(BaseModel):
     device_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     tenant_rate_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 10_000.0
     tenant_burst: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
+    shadow_rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 5.0
+    shadow_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    tenant_shadow_bytes_per_s: Annotated[int, Field(ge=1, le=10**12)] = 2_000_000
+    tenant_shadow_burst_bytes: Annotated[int, Field(ge=1000, le=10**12)] = 64_000_000
     max_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 1_000_000
     max_bridge_body_bytes: Annotated[int, Field(ge=1, le=64_000_000)] = 8_000_000
     max_publish_bytes: Annotated[int, Field(ge=4096, le=64_000_000)] = 65_536

@@ -51,7 +51,7 @@ class ShadowSettings(SenderSettings):
 
     rate_per_s: Annotated[float, Field(gt=0, le=100_000)] = 5.0
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    tenant_bytes_per_s: Annotated[int, Field(ge=1000, le=10**12)] = 2_000_000
+    tenant_bytes_per_s: Annotated[int, Field(ge=1, le=10**12)] = 2_000_000
     tenant_burst_bytes: Annotated[int, Field(ge=1000, le=10**12)] = 64_000_000
     max_named: Annotated[int, Field(ge=0, le=1000)] = 10
 

@@ -219,3 +219,25 @@ async def test_requests_are_stored_for_the_function_that_answers(
             refused = await gateway.client.post(url, headers=AUTH, json={})
             assert (refused.status_code, refused.json()["code"]) == (400, "BAD_TOPIC_FORMAT")
         assert await count_stored(broker) == {"SHADOW": 4}
+
+
+async def test_a_device_reads_as_often_and_a_tenant_as_much_as_it_may(
+    nats_server: NatsServer, broker: Broker, postgres_dsn: str, pool: Any
+) -> None:
+    await desire(pool, 1)
+    await register(pool, tenant="other")
+    rates: dict[str, Any] = {"shadow_rate_per_s": 0.001, "shadow_burst": 2}
+    async with serving(nats_server, broker, postgres_dsn, **rates) as gateway:
+        answers = [await gateway.client.get(f"{DEVICE}/shadow", headers=AUTH) for _ in range(3)]
+        other = await gateway.client.get(DEVICE.replace("dev1", "dev2") + "/shadow", headers=AUTH)
+    assert [each.status_code for each in answers] == [200, 200, 429]
+    assert (answers[2].json()["code"], other.status_code) == ("RATE_LIMITED", 404)
+    assert "retry-after" in answers[2].headers
+
+    # One document of some hundred bytes uses up a tenant's kilobyte.
+    rates = {"tenant_shadow_bytes_per_s": 1, "tenant_shadow_burst_bytes": 1000}
+    places = (DEVICE, DEVICE.replace("dev1", "dev2"), DEVICE.replace("test", "other"))
+    async with serving(nats_server, broker, postgres_dsn, **rates) as gateway:
+        found = [await gateway.client.get(f"{each}/shadow", headers=AUTH) for each in places]
+    assert [each.status_code for each in found] == [200, 429, 404]
+    assert found[1].json()["code"] == "TENANT_RATE_LIMITED"
