@@ -6,6 +6,7 @@ hosts are killed.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from functions.domain.downlink_marks import DownlinkMarks, OwnMessages
 from functions.mqtt_bridge.places import STREAM, Places, plan
@@ -18,6 +19,7 @@ from runtime import Context, Unavailable
 Settings = BridgeSettings
 
 _LOOK_S = 2.0
+_CHECK_S = 0.5
 _TELL_EVERY_S = 60.0
 _NOT_SHARED = (
     "Hosts cannot share the sessions of the MQTT bridge: without its stream a host has none."
@@ -78,14 +80,15 @@ async def serve(ctx: Context) -> None:
     places = Places(ctx, settings.place_life_s)
     own = OwnMessages(DownlinkMarks(settings.mark_key), ctx.log)
     running = _Running(settings, Store(ctx, settings.max_publish_bytes), own)
-    # Ending a session takes its time; the others keep their places meanwhile.
-    keeping = asyncio.create_task(_keep(places))
+    # Ending a session and asking JetStream take their time, and places are kept or left meanwhile.
+    keeping = [asyncio.create_task(_keep(places)), asyncio.create_task(_leave(places, running))]
     try:
         await _share_until(ctx, keeping, places, running)
         await running.stop(*running.places)
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, running.cancel(), return_exceptions=True)
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, running.cancel(), return_exceptions=True)
         own.tell()
     await places.leave()
 
@@ -100,8 +103,15 @@ async def _keep(places: Places) -> None:
             continue
 
 
+async def _leave(places: Places, running: _Running) -> None:
+    """End the sessions whose places this host has lost."""
+    while True:
+        await asyncio.sleep(_CHECK_S)
+        await running.stop(*(running.places - places.held))
+
+
 async def _share_until(
-    ctx: Context, keeping: "asyncio.Task[None]", places: Places, running: _Running
+    ctx: Context, keeping: "Sequence[asyncio.Task[None]]", places: Places, running: _Running
 ) -> None:
     """Share the sessions with the other hosts until the host stops."""
     settings: BridgeSettings = ctx.settings
@@ -117,8 +127,9 @@ async def _share_until(
             has_checked = True
             _check_life(ctx, settings.place_life_s, places.stream_life_s)
         running.check()
-        if keeping.done():
-            keeping.result()
+        for task in keeping:
+            if task.done():
+                task.result()
         await _pause(ctx.stopping)
 
 
@@ -146,8 +157,6 @@ async def _share(sessions: int, places: Places, running: _Running) -> Unavailabl
             await places.claim(next_step.claim)
     except Unavailable as away:
         failure = away
-    held = places.held
-    await running.stop(*(running.places - held))
     for place in places.held - running.places:
         running.start(place)
     return failure

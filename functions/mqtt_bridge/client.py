@@ -22,6 +22,9 @@ class BridgeClient(Client):
         client_id: names the session; empty lets the broker choose.
         receive: called with each message.
         on_pong: called when the broker has answered a ping.
+
+    Attributes:
+        packets: how many it has read.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class BridgeClient(Client):
             protocol=MQTTProtocolVersion.MQTTv5,
             manual_ack=True,
         )
+        self.packets = 0
         self._receive = receive
         self._on_pong = on_pong
 
@@ -59,6 +63,10 @@ class BridgeClient(Client):
         self._ping_t = 0.0
         with self._msgtime_mutex:
             self._last_bytes_received = monotonic()
+
+    def _packet_handle(self) -> MQTTErrorCode:
+        self.packets += 1
+        return super()._packet_handle()
 
     def _handle_publish(self) -> MQTTErrorCode:
         packet = self._in_packet

@@ -19,7 +19,12 @@ from functions.domain.downlink_marks import SENT_BY
 from functions.mqtt_bridge.client import BridgeClient
 from functions.mqtt_bridge.dialing import dial, properties_of, text_of
 from functions.mqtt_bridge.driver import Driver
-from functions.mqtt_bridge.outcomes import PACKET_TOO_LARGE, Disconnected, NotPublished
+from functions.mqtt_bridge.outcomes import (
+    PACKET_TOO_LARGE,
+    Disconnected,
+    NotPublished,
+    disconnected_by,
+)
 from functions.mqtt_bridge.received import Received
 from functions.mqtt_bridge.settings import BrokerSettings
 
@@ -31,10 +36,8 @@ _FIRST_ERROR = 0x80
 _MOST_WAITING = 1000
 _MOST_UNCONFIRMED = 10
 """Less than any broker's receive maximum that is known of, as paho does not look at it."""
-_CREDENTIALS_REFUSED = frozenset({0x86, 0x87, 0x8C})
-_TAKEN_OVER = 0x8E
 _LARGEST_PACKET_BYTES = 268_435_460
-_PACKET_OVERHEAD_BYTES = 100
+_PACKET_OVERHEAD_BYTES = 150
 """Header, lengths and properties of a PUBLISH, rounded up."""
 
 
@@ -109,10 +112,7 @@ class MqttConnection:
             raise
         if code.value >= _FIRST_ERROR:
             self._break()
-            raise Disconnected(
-                f"the broker refused the connection: {code}",
-                needs_a_person=code.value in _CREDENTIALS_REFUSED,
-            )
+            raise disconnected_by(code, "the broker refused the connection")
         return self
 
     @property
@@ -120,15 +120,15 @@ class MqttConnection:
         """Whether the connection has not ended, as far as is known."""
         return not self.ended.done()
 
-    async def subscribe(
-        self, filters: Sequence[str], identifier: int | None, *, replaced: Sequence[str] = ()
-    ) -> None:
+    async def subscribe(self, filters: Sequence[str], identifier: int | None) -> int:
         """Subscribe with QoS 1, without messages that the broker has retained.
 
         Args:
             filters: topic filters; a subscription that exists is replaced without a gap.
             identifier: the broker adds it to each message of these subscriptions.
-            replaced: filters of which the session may have a subscription, which ends now.
+
+        Returns:
+            The lowest QoS that the broker has granted.
 
         Raises:
             Disconnected: the broker refused one, or the connection ended.
@@ -138,16 +138,20 @@ class MqttConnection:
         wanted = [(topic, options) for topic in filters]
         code, mid = self._client.subscribe(wanted, properties=properties)
         if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
-            raise self._end("the connection is closed")
-        if replaced:
-            # At once, so that no message comes by both.
-            self._client.unsubscribe(list(replaced))
+            raise self._end(Disconnected("the connection is closed"))
         answer = self._granted[mid] = self._loop.create_future()
-        for given in await self._answer_to(answer):
+        granted: Sequence[ReasonCode] = await self._answer_to(answer)
+        for given in granted:
             if given.value >= _FIRST_ERROR:
                 raise Disconnected(
                     f"the broker refused the subscription: {given}", needs_a_person=True
                 )
+        return min(given.value for given in granted)
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """End subscriptions that the session may have."""
+        if self.is_open:
+            self._client.unsubscribe(list(filters))
 
     async def publish(
         self, topic: str, payload: bytes, *, mark: str, expires_in_s: int | None = None
@@ -173,7 +177,7 @@ class MqttConnection:
             raise Disconnected("there is no connection, or too much waits for it")
         sent = self._client.publish(topic, payload, qos=1, properties=properties)
         if sent.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise self._end("the connection is closed")
+            raise self._end(Disconnected("the connection is closed"))
         confirmed = self._confirmed[sent.mid] = self._loop.create_future()
         try:
             await self._answer_to(confirmed)
@@ -230,21 +234,20 @@ class MqttConnection:
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
         if not self._driver.start():
-            raise self._end("the connection was closed at once")
+            raise self._end(Disconnected("the connection was closed at once"))
 
     def _break(self) -> None:
         """Close the socket, whatever state it is in."""
         self._receive = None
         self._driver.stop()
-        self._end("the connection is closed")
+        self._end(Disconnected("the connection is closed"))
 
-    def _end(self, reason: str, **more: bool) -> Disconnected:
+    def _end(self, why: Disconnected) -> Disconnected:
         if not self.ended.done():
-            self.ended.set_result(Disconnected(reason, **more))
+            self.ended.set_result(why)
         return self.ended.result()
 
     def _on_pong(self) -> None:
-        self._driver.packets += 1
         if not self._answered.done():
             self._answered.set_result(None)
 
@@ -257,7 +260,6 @@ class MqttConnection:
         code: ReasonCode,
         properties: object,
     ) -> None:
-        self._driver.packets += 1
         self.resumed = flags.session_present
         self.marks_subscriptions = getattr(properties, "SubscriptionIdentifierAvailable", 1) != 0
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", _LARGEST_PACKET_BYTES)
@@ -265,14 +267,12 @@ class MqttConnection:
             self._accepted.set_result(code)
 
     def _on_publish_received(self, message: Received) -> None:
-        self._driver.packets += 1
         if self._receive is not None and not self._receive(self, message):
             self._driver.pause()
 
     def _on_subscribe(
         self, _client: Client, _data: object, mid: int, codes: list[ReasonCode], _properties: object
     ) -> None:
-        self._driver.packets += 1
         answer = self._granted.pop(mid, None)
         if answer is not None and not answer.done():
             answer.set_result(codes)
@@ -280,7 +280,6 @@ class MqttConnection:
     def _on_publish(
         self, _client: Client, _data: object, mid: int, code: ReasonCode, _properties: object
     ) -> None:
-        self._driver.packets += 1
         confirmed = self._confirmed.get(mid)
         if confirmed is None or confirmed.done():
             return
@@ -301,11 +300,7 @@ class MqttConnection:
         if not self._accepted.done():
             self._accepted.set_exception(Disconnected("the broker closed the connection"))
             self._accepted.exception()
-        self._end(
-            f"{said}: {code}",
-            needs_a_person=code.value in _CREDENTIALS_REFUSED,
-            taken_over=code.value == _TAKEN_OVER,
-        )
+        self._end(disconnected_by(code, said))
 
 
 __all__ = ["MqttConnection", "Receive"]

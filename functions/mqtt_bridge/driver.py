@@ -27,14 +27,9 @@ class SocketLike(Protocol):
 
 
 class Driver:
-    """Reads and writes for one connected client.
-
-    Attributes:
-        packets: to be counted up with each packet, by whom the client calls.
-    """
+    """Reads and writes for one connected client."""
 
     def __init__(self, client: BridgeClient) -> None:
-        self.packets = 0
         self._loop = asyncio.get_running_loop()
         self._client = client
         self._socket: SocketLike | None = None
@@ -89,9 +84,9 @@ class Driver:
         for _ in range(_PACKETS_AT_ONCE):
             if self._is_paused or self._socket is None:
                 return
-            before = self.packets
+            before = self._client.packets
             self._client.loop_read()
-            if self.packets == before:
+            if self._client.packets == before:
                 break
         # The loop calls again for what the socket has, but not for what TLS has decrypted already.
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():

@@ -1,6 +1,10 @@
 """What becomes of connections and messages at the broker."""
 
+from paho.mqtt.reasoncodes import ReasonCode
+
 PACKET_TOO_LARGE = 0x95
+_CREDENTIALS_REFUSED = frozenset({0x86, 0x87, 0x8C})
+_TAKEN_OVER = 0x8E
 
 
 class Disconnected(Exception):  # noqa: N818 - a state, not an error
@@ -33,4 +37,13 @@ class NotPublished(Exception):  # noqa: N818 - an outcome
         super().__init__(reason)
 
 
-__all__ = ["PACKET_TOO_LARGE", "Disconnected", "NotPublished"]
+def disconnected_by(code: ReasonCode, what: str) -> Disconnected:
+    """The end of a connection for which the broker, or the client, gives a reason code."""
+    return Disconnected(
+        f"{what}: {code}",
+        needs_a_person=code.value in _CREDENTIALS_REFUSED,
+        taken_over=code.value == _TAKEN_OVER,
+    )
+
+
+__all__ = ["PACKET_TOO_LARGE", "Disconnected", "NotPublished", "disconnected_by"]

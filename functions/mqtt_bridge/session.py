@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,6 +39,7 @@ class Session:
         self._connection: MqttConnection | None = None
         self._renewal = asyncio.Event()
         self._had_session = False
+        self._has_told_qos = False
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Bridge until `stopping` is set, and connect again whenever the connection ends."""
@@ -108,7 +109,10 @@ class Session:
 
     async def _keep_subscribed(self, connection: MqttConnection) -> None:
         """Subscribe, and again with a new identifier whenever one is wanted."""
-        await self._subscribe(connection, replaced=self._filters(not self._is_shared))
+        await self._subscribe(connection)
+        if connection.resumed:
+            # Of another number of sessions. Not before, as the broker may refuse the new ones.
+            connection.unsubscribe(self._filters(not self._is_shared))
         self._log.info("The MQTT bridge is connected.", resumed=connection.resumed)
         if self._had_session and not connection.resumed:
             self._log.warning("The MQTT broker has lost the session, with what it kept for it.")
@@ -117,14 +121,18 @@ class Session:
             await self._renewal.wait()
             await self._subscribe(connection)
 
-    async def _subscribe(self, connection: MqttConnection, *, replaced: Sequence[str] = ()) -> None:
+    async def _subscribe(self, connection: MqttConnection) -> None:
         self._renewal.clear()
-        await connection.subscribe(
+        granted_qos = await connection.subscribe(
             self._filters(self._is_shared),
             self._intake.issue_identifier() if connection.marks_subscriptions else None,
-            # A new session has none.
-            replaced=replaced if connection.resumed else (),
         )
+        if not granted_qos and not self._has_told_qos:
+            self._has_told_qos = True
+            self._log.error(
+                "The MQTT broker delivers with QoS 0: what is not stored at once is lost.",
+                hint="let the bridge subscribe with QoS 1",
+            )
 
     @property
     def _is_shared(self) -> bool:

@@ -201,6 +201,22 @@ async def test_another_number_of_sessions_stores_nothing_twice(
         assert found == {"TELEMETRY": 20 * count}
 
 
+async def test_a_broker_that_grants_no_qos_1_is_told_of(
+    nats_server: NatsServer, broker: Broker, streams: None, tmp_path: Path
+) -> None:
+    mosquitto = Mosquitto(tmp_path / "qos", listener="max_qos 0")
+    told = "The MQTT broker delivers with QoS 0: what is not stored at once is lost."
+    try:
+        with capture_logs() as lines:
+            async with running_host(nats_server.url, manifest(mosquitto), streams=BRIDGE_STREAM):
+                found = await eventually(lambda: logged(lines, told), "the error")
+                await publish(mosquitto, TELEMETRY, "{}", qos=0)
+                await stored(broker, 1)
+        assert found["log_level"] == "error"
+    finally:
+        mosquitto.stop()
+
+
 async def test_a_flood_of_retained_messages_is_stored_once_and_never_again(
     nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
 ) -> None:
@@ -371,3 +387,23 @@ async def test_encrypted_connections_leave_nothing_unread(
             assert await stored(broker, 5_000) == {"TELEMETRY": 5_000}
     finally:
         mosquitto.stop()
+
+
+async def test_a_host_that_has_lost_its_place_ends_the_session(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    async with bridging(nats_server, mosquitto):
+        # As another host does that believes this one to be dead.
+        question = {"last_by_subj": "mqtt_bridge.places.1"}
+        found = await broker.api("STREAM.MSG.GET.MQTT_BRIDGE", question)
+        await broker.api("STREAM.MSG.DELETE.MQTT_BRIDGE", {"seq": found["message"]["seq"]})
+        await broker.publish("mqtt_bridge.places.1", b"another host")
+
+        async def has_left() -> bool:
+            return f"Received DISCONNECT from {SESSION}" in mosquitto.log
+
+        await eventually(has_left, "the end of the session")
+        # The other one never comes: its record ends, and the session is with this host again.
+        await publish(mosquitto, TELEMETRY, "{}")
+        assert await stored(broker, 1) == {"TELEMETRY": 1}
+    assert connections(mosquitto) == 2
