@@ -8,14 +8,14 @@ commands of a device that comes in are sent to it.
 
 import time
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from functions.device_auth.arrivals import Arrivals
 from functions.device_auth.expired_sessions import ExpiredSessions
 from functions.device_auth.identity import Claimant, Refusal, permissions_of, read_claimant
-from functions.device_auth.sessions import QUERIES, SessionGuard
+from functions.device_auth.sessions import QUERIES, SessionGuard, SessionLimits
 from functions.device_auth.stream_bounds import Bound, StreamBounds, bounds_of
 from functions.device_auth.tokens import (
     AuthRequest,
@@ -25,6 +25,7 @@ from functions.device_auth.tokens import (
     write_refused,
 )
 from functions.domain.failed_attempts import FailedAttempts
+from functions.domain.rate_limiter import RateLimiter
 from functions.domain.registry import RegisteredDevice, Registry
 from functions.domain.source_addresses import PRIVATE, read_networks, source_name
 from runtime import AccountKey, Context, Event, Reject
@@ -33,6 +34,8 @@ _NS = 1_000_000_000
 _NO_DEVICE = RegisteredDevice("", token_hash=bytes(32))
 _NOT_PROVEN = Refusal("the device is not known, or this is not its token or certificate")
 _LIMITED = Refusal("this address has failed too often to prove this device")
+_TOO_MUCH = Refusal("the device sends far more than it may, or connects too often")
+_LOGINS_PER_S, _LOGINS_AT_ONCE = 1.0, 60
 _REVOKED = Refusal("the device is revoked, or its tenant is suspended")
 
 
@@ -57,6 +60,11 @@ class DeviceAuthSettings(BaseModel):
         session_expiry_s: the session of a client that is gone for so long is removed.
         max_subscriptions: of a session; one that has more at a look is ended and forgotten.
             nats-server counts up to four for one of a device.
+        max_messages_per_s: what a session may send on average between two looks. One that sends
+            more is ended. Ingest refuses what is beyond its own rates, which are lower; this keeps
+            streams from being filled.
+        max_bytes_per_s: likewise.
+        block_s: how long a device that sent more stays outside.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +79,9 @@ class DeviceAuthSettings(BaseModel):
     max_queued_messages: int = Field(default=1000, ge=1, le=1_000_000)
     session_expiry_s: float = Field(default=7 * 86_400, ge=1, le=20 * 86_400)
     max_subscriptions: int = Field(default=400, ge=16, le=10_000)
+    max_messages_per_s: float = Field(default=200.0, ge=1, le=1_000_000)
+    max_bytes_per_s: float = Field(default=1_000_000.0, ge=1000, le=10**10)
+    block_s: float = Field(default=60.0, ge=1, le=86_400)
 
     @field_validator("shared_networks")
     @classmethod
@@ -100,6 +111,7 @@ class State:
     sessions: SessionGuard
     arrivals: Arrivals
     bounds: StreamBounds
+    logins: RateLimiter[tuple[str, str]]
 
 
 async def start(ctx: Context[State | None]) -> State | None:
@@ -110,7 +122,7 @@ async def start(ctx: Context[State | None]) -> State | None:
             "Devices cannot connect by MQTT with their own token: NATS_AUTH_ISSUER is not set"
         )
         return None
-    sessions = SessionGuard(ctx, ctx.nats_system, settings.sweep_s, settings.max_subscriptions)
+    sessions = SessionGuard(ctx, ctx.nats_system, settings.sweep_s, _limits(settings))
     registry = Registry(ctx.postgres, ctx.log, on_change=sessions.hear)
     await registry.start()
     sessions.start()
@@ -123,7 +135,17 @@ async def start(ctx: Context[State | None]) -> State | None:
     expired = ExpiredSessions(ctx, expiry, sessions.client_ids)
     bounds = StreamBounds(ctx, _bounds(settings), expired, settings.sweep_s)
     bounds.start()
-    return State(key, registry, attempts, sessions, arrivals, bounds)
+    logins: RateLimiter[tuple[str, str]] = RateLimiter(_LOGINS_PER_S, _LOGINS_AT_ONCE)
+    return State(key, registry, attempts, sessions, arrivals, bounds, logins)
+
+
+def _limits(settings: DeviceAuthSettings) -> SessionLimits:
+    return SessionLimits(
+        max_subscriptions=settings.max_subscriptions,
+        messages_per_s=settings.max_messages_per_s,
+        bytes_per_s=settings.max_bytes_per_s,
+        block=timedelta(seconds=settings.block_s),
+    )
 
 
 def _bounds(settings: DeviceAuthSettings) -> tuple[Bound, ...]:
@@ -181,22 +203,32 @@ async def _identify(
         attempts.note(source)
         return claimant
     proof = (claimant.name, claimant.fingerprint or claimant.token_hash)
+    key = (claimant.tenant_id, claimant.device_id)
     if not attempts.may_try(source, claimant.name, proof):
         attempts.note(source)
         return _LIMITED
-    key = (claimant.tenant_id, claimant.device_id)
     device = (await state.registry.devices([key]))[key]
     now_ns = time.time_ns()
-    if not await _is_proven(claimant, device, now_ns, ctx):
+    if not await _is_proven(claimant, device, now_ns, ctx) or device is None:
         attempts.fail(source, claimant.name)
         return _NOT_PROVEN
     attempts.succeed(source, proof)
-    if device is None or device.status != "ACTIVE" or device.tenant_status != "ACTIVE":
-        return _REVOKED
+    if (refusal := _refuse_proven(device, key, state)) is not None:
+        return refusal
     if not claimant.fingerprint and device.is_previous_token(claimant.token_hash, now_ns):
         # The server itself ends the session together with the token.
         return replace(claimant, until_s=max(1, device.previous_until_ns // _NS))
     return claimant
+
+
+def _refuse_proven(device: RegisteredDevice, key: tuple[str, str], state: State) -> Refusal | None:
+    """Why a device that has proved itself stays outside. Who has not uses up nothing of it."""
+    if device.status != "ACTIVE" or device.tenant_status != "ACTIVE":
+        return _REVOKED
+    is_blocked = state.sessions.blocked.has(key, datetime.now(UTC))
+    if is_blocked or not state.logins.take(key, time.monotonic_ns()):
+        return _TOO_MUCH
+    return None
 
 
 async def _is_proven(

@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 
 from functions.device_auth.expired_sessions import StoredSessions
+from functions.device_auth.floods import Blocked, FloodMeter, Traffic
 from functions.device_auth.identity import read_client_id
 from functions.domain.named_sql import read_queries
 from functions.domain.topics import is_device_id, is_tenant_id
@@ -29,6 +30,7 @@ _WAIT_S = 0.3
 _KICK_S = 2.0
 _AGAIN_S = 1.0
 _UNPROVEN = "The session of a device was ended: what it proved may no longer count"
+_FLOOD = "The session of a device was ended: it sends far more than a device may"
 _TOO_MANY = "The session of a device was ended: it has more subscriptions than it may"
 # The servers' clocks may differ by this. A session as young may have shown the old proof.
 _CLOCKS_APART = timedelta(seconds=5)
@@ -48,6 +50,25 @@ class Session:
     started_at: datetime
     client_id: str
     subscriptions: int
+    messages: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What a session may do, which nats-server does not limit.
+
+    Attributes:
+        max_subscriptions: as the server counts them.
+        messages_per_s: what it may send on average.
+        bytes_per_s: likewise.
+        block: how long a device that sent more stays outside.
+    """
+
+    max_subscriptions: int
+    messages_per_s: float
+    bytes_per_s: float
+    block: timedelta
 
 
 def read_sessions(answer: bytes) -> list[Session]:
@@ -62,6 +83,8 @@ def read_sessions(answer: bytes) -> list[Session]:
             _read_time(each["start"]),
             each["mqtt_client"],
             each.get("subscriptions", 0),
+            each.get("in_msgs", 0),
+            each.get("in_bytes", 0),
         )
         for each in content.get("data", {}).get("connections") or []
         if each.get("type") == "mqtt" and (device := _device_of(each))
@@ -96,14 +119,17 @@ class SessionGuard:
         ctx: of the function, with PostgreSQL.
         system: the system account of the servers.
         every_s: seconds between two looks at all sessions, in case that a change was not heard.
-        max_subscriptions: a session with more, which nats-server cannot limit, is ended, too.
+        limits: what a session may do that nats-server does not limit.
     """
 
     def __init__(
-        self, ctx: Context[Any], system: SystemPort, every_s: float, max_subscriptions: int
+        self, ctx: Context[Any], system: SystemPort, every_s: float, limits: SessionLimits
     ) -> None:
         self._ctx = ctx
-        self._max_subscriptions = max_subscriptions
+        self._max_subscriptions = limits.max_subscriptions
+        window = timedelta(seconds=every_s)
+        self._floods = FloodMeter(limits.messages_per_s, limits.bytes_per_s, window)
+        self.blocked = Blocked(limits.block)
         self._system = system
         self._every_s = every_s
         self._changed: set[Device] = set()
@@ -159,11 +185,25 @@ class SessionGuard:
         sessions = await (self._list_all() if changed is None else self._list_of(changed))
         for start in range(0, len(sessions), _PAGE):
             await self._end_unproven(sessions[start : start + _PAGE])
+        if changed is None:
+            await self._end_floods(sessions)
         for session in sessions:
             if session.subscriptions > self._max_subscriptions:
                 await self._end(session, _TOO_MANY)
                 # Without its record it begins anew.
                 await StoredSessions(self._ctx).forget(session.client_id)
+
+    async def _end_floods(self, sessions: Sequence[Session]) -> None:
+        by_connection = {(each.server_id, each.connection_id): each for each in sessions}
+        traffic = {
+            connection: Traffic(each.started_at, each.messages, each.size_bytes)
+            for connection, each in by_connection.items()
+        }
+        now = datetime.now(UTC)
+        for connection in self._floods.judge(traffic, now):
+            session = by_connection[connection]
+            self.blocked.add(session.device, now)
+            await self._end(session, _FLOOD)
 
     async def _end_unproven(self, sessions: Sequence[Session]) -> None:
         devices = sorted({session.device for session in sessions})
@@ -238,4 +278,4 @@ class SessionGuard:
         return [reply.data for reply in await system.request_many(subject, data, wait_s=_WAIT_S)]
 
 
-__all__ = ["QUERIES", "Session", "SessionGuard", "read_sessions"]
+__all__ = ["QUERIES", "Session", "SessionGuard", "SessionLimits", "read_sessions"]

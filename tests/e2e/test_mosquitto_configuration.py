@@ -183,6 +183,21 @@ async def send_command(mosquitto: ShippedMosquitto, device: str, payload: bytes)
         await downlink.deliver(f"tenant/t1/device/{device}/commands", payload)
 
 
+async def test_what_waits_for_the_bridge_outlives_the_broker(
+    broker: Broker, mosquitto: ShippedMosquitto, bridge: HostProcess
+) -> None:
+    await bridge.stop()
+    # The broker knows the session and its rights from its file only.
+    await asyncio.to_thread(mosquitto.stop)
+    await asyncio.to_thread(mosquitto.start)
+    async with await RawMqtt.open(mosquitto.port) as device:
+        assert await device.connect("t1/d1", "t1/d1", PASSWORD) == ACCEPTED
+        await device.deliver(f"{OWN}/telemetry", b"{}")
+    await bridge.start()
+
+    await wait_for_stored(broker, 1)
+
+
 async def test_what_a_device_may_not_make_the_broker_keep_ends_its_connection(
     mosquitto: ShippedMosquitto,
 ) -> None:

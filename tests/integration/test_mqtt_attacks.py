@@ -239,6 +239,43 @@ async def test_a_session_with_too_many_subscriptions_ends_and_is_forgotten(
             pass
 
 
+async def test_a_device_that_floods_is_disconnected_and_stays_outside_for_a_while(
+    nats_server: NatsServer, postgres_dsn: str, devices: Devices
+) -> None:
+    async with (
+        serving(nats_server, postgres_dsn, sweep_s=1, max_messages_per_s=50, block_s=600),
+        await entered(nats_server, devices.healthy) as other,
+        await entered(nats_server, devices.hostile) as client,
+    ):
+        for number in range(2000):
+            await client.publish(f"{devices.own}/telemetry", b"{}")
+            if number % 100 == 0:
+                await other.deliver(f"{devices.others}/telemetry", b"{}")
+        await client.wait_for_end()
+
+        user = f"test/{devices.hostile}"
+        assert await log_in(nats_server.mqtt_port, user, TOKEN) == NOT_AUTHORIZED
+        await other.deliver(f"{devices.others}/telemetry", b"{}")
+
+
+async def test_a_device_that_connects_too_often_has_to_wait(
+    nats_server: NatsServer, postgres_dsn: str, devices: Devices
+) -> None:
+    port, user = nats_server.mqtt_port, f"test/{devices.hostile}"
+    async with serving(nats_server, postgres_dsn):
+        assert await log_in(port, user, TOKEN) == ACCEPTED
+        # Who does not prove to be the device uses up nothing of it.
+        await asyncio.gather(*(log_in(port, user, "guessed") for _ in range(70)))
+        session = [f"{user}/{number}" for number in range(10)]
+        answers: Counter[int | None] = Counter()
+        while not answers[NOT_AUTHORIZED]:
+            logins = (log_in(port, user, TOKEN, client_id=each) for each in session)
+            answers.update(await asyncio.gather(*logins))
+            assert answers.total() < 1000
+        assert await log_in(port, f"test/{devices.healthy}", TOKEN) == ACCEPTED
+    assert answers[ACCEPTED] >= 20
+
+
 @pytest.mark.parametrize(
     ("topic", "is_sent"),
     [

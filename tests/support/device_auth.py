@@ -17,7 +17,12 @@ def manifest(server: NatsServer, **settings: Any) -> dict[str, Any]:
             "handler": "functions.device_auth:authorize",
             "endpoint": {"service": "device_auth", "subject": SUBJECT},
             "uses": ["postgres", "nats_system"],
-            "settings": {"issuer": server.issuer.seed, **settings},
+            # Tests send in a second what a device sends in a minute.
+            "settings": {
+                "issuer": server.issuer.seed,
+                "max_messages_per_s": 100_000,
+                **settings,
+            },
         }
     }
 
