@@ -70,6 +70,7 @@ def make_server(
         max_head_bytes=MAX_HEAD_BYTES,
         read_timeout_s=settings.read_timeout_s,
         write_timeout_s=settings.write_timeout_s,
+        max_unread_bytes=settings.max_unread_bytes,
         drain_timeout_s=settings.read_timeout_s + settings.request_timeout_s,
     )
     connections = ConnectionLimits(

@@ -80,6 +80,8 @@ class GatewaySettings(BaseModel):
         max_connections_per_address: connections that one address may have, trusted proxies
             excepted; 0 for half of `max_connections`.
         max_buffered_bytes: bytes of incomplete bodies that the gateway holds at a time.
+        max_unread_bytes: bytes of answers that the gateway holds for clients that do not read;
+            beyond it those are cut off that have not read for the longest time.
         request_timeout_s: how long an endpoint may take before its caller gets 504.
         read_timeout_s: how long a client may take to send its headers, and again its body.
         write_timeout_s: how long a client may leave an answer unread that fills the buffers.
@@ -122,6 +124,7 @@ class GatewaySettings(BaseModel):
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 2048
     max_connections_per_address: Annotated[int, Field(ge=0, le=100_000)] = 0
     max_buffered_bytes: Annotated[int, Field(ge=1, le=10_000_000_000)] = 64_000_000
+    max_unread_bytes: Annotated[int, Field(ge=1, le=10_000_000_000)] = 64_000_000
     request_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     read_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     write_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0

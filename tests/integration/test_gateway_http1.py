@@ -19,6 +19,10 @@ POST = b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
 CHUNKED = b"POST /%d HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
+# One answer fits, and two do not, whatever part of them the kernel takes.
+MOST_UNREAD_BYTES = 25_000_000
+UNREAD_BYTES = 24_000_000
+
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -70,7 +74,7 @@ async def serving(
 
     server = Server(
         note,
-        ServerLimits(32_768, read_timeout_s, write_timeout_s, drain_timeout_s=5),
+        ServerLimits(32_768, read_timeout_s, write_timeout_s, MOST_UNREAD_BYTES, drain_timeout_s=5),
         ConnectionLimits(most, most, lambda address: address),
         ProblemRefusals(),
         structlog.stdlib.get_logger(),
@@ -372,6 +376,31 @@ async def test_a_client_that_reads_nothing_makes_room_for_another() -> None:
             await asyncio.wait_for(unread.wait(), 20)
             await server.until_asked(2)
             assert bodies(await server.ask(LAST)) == [b"/last:"]
+
+
+def read_all(client: socket.socket) -> int:
+    """How many bytes come until all of an answer are there, or the connection ends."""
+    count = 0
+    while count <= UNREAD_BYTES and (data := client.recv(1_000_000)):
+        count += len(data)
+    return count
+
+
+async def test_who_reads_nothing_for_the_longest_time_is_cut_off_beyond_the_bound() -> None:
+    async def send_much(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, scope["path"].encode() + b"x" * UNREAD_BYTES)
+
+    async with serving(send_much) as server:
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=20) as first,
+            socket.create_connection(("127.0.0.1", server.port), timeout=20) as second,
+        ):
+            for number, client in enumerate((first, second)):
+                client.sendall(GET % number)
+                await server.until_asked(number + 1)
+            with suppress(ConnectionResetError):
+                assert await asyncio.to_thread(read_all, first) < UNREAD_BYTES
+            assert await asyncio.to_thread(read_all, second) > UNREAD_BYTES
 
 
 async def test_stopping_answers_what_has_begun_and_closes_what_has_not() -> None:

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 from functions.http_gateway.connection_limits import Connection, ConnectionLimits
 from functions.http_gateway.http1.exchange import Exchange
 from functions.http_gateway.http1.reader import BadHttp, Head, RequestReader
+from functions.http_gateway.unread_answers import UnreadAnswers
 
 NEVER = float("inf")
 LINGER_S = 5.0
@@ -32,6 +33,7 @@ class Hub(Protocol):
     """What all connections of a server share."""
 
     limits: ConnectionLimits
+    unread: UnreadAnswers
     refusals: Refusals
     read_timeout_s: float
     write_timeout_s: float
@@ -130,12 +132,15 @@ class HttpConnection(asyncio.Protocol):
         """Give the client a limited time to read what it was sent."""
         self.write_deadline_s = self._loop.time() + self._hub.write_timeout_s
         self._may_write = asyncio.Event()
+        size_bytes = self._transport.get_write_buffer_size()
+        self._hub.unread.hold(self, size_bytes, self._transport.abort)
         self._hub.limits.set_idle(self._place)
 
     def resume_writing(self) -> None:
         """Let the application go on."""
         self.write_deadline_s = NEVER
         if self._may_write is not None:
+            self._hub.unread.release(self)
             self._may_write.set()
             self._may_write = None
             self._note_work()

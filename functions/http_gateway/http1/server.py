@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from functions.http_gateway.connection_limits import ConnectionLimits
 from functions.http_gateway.http1.connection import LINGER_S, HttpConnection, Refusals
 from functions.http_gateway.http1.exchange import Exchange
+from functions.http_gateway.unread_answers import UnreadAnswers
 
 _BACKLOG = 2048
 _LONGEST_SWEEP_S, _SHORTEST_SWEEP_S = 1.0, 0.02
@@ -26,12 +27,14 @@ class ServerLimits:
         read_timeout_s: how long a client may take for a head, and for the rest of a body that was
             answered already.
         write_timeout_s: how long it may leave an answer unread that fills the buffers.
+        max_unread_bytes: bytes of answers that wait for all clients which do not read them.
         drain_timeout_s: how long the requests that have begun may take when the server stops.
     """
 
     max_head_bytes: int
     read_timeout_s: float
     write_timeout_s: float
+    max_unread_bytes: int
     drain_timeout_s: float
 
 
@@ -57,6 +60,7 @@ class Server:
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self.limits = connections
+        self.unread = UnreadAnswers(limits.max_unread_bytes)
         self.refusals = refusals
         self.read_timeout_s = limits.read_timeout_s
         self.write_timeout_s = limits.write_timeout_s
