@@ -103,7 +103,7 @@ async def send_downlinks(batch: Batch[bytes], ctx: Context[Link]) -> None:
         downlink = read_downlink(event.message)
         if not isinstance(downlink, Downlink):
             ctx.log.warning("A message to no device was dropped", reason=downlink.reason)
-        else:
+        elif not downlink.has_expired(datetime.now(UTC)):
             sending.append((event, downlink))
     outcomes = await _publish_all(ctx.state, sending)
     sent: list[SentCommand] = []

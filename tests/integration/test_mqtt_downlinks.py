@@ -19,7 +19,7 @@ from functions.shadow.answers import Cause, answers_to_update, as_downlinks, sna
 from functions.shadow.shadow import Shadow, ShadowKey, Update
 from runtime.broker.connection import Broker
 from runtime.message import Message
-from tests.support.host import consumer, eventually, running_host, wait_for_letters
+from tests.support.host import consumer, eventually, letters_of, running_host, wait_for_letters
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
@@ -175,6 +175,18 @@ async def test_while_the_broker_is_away_a_message_waits_and_is_not_acknowledged(
             heard.append(await hear(device))
     assert heard[-1] == "c2"
     assert reported == ["c1", "c2"]
+
+
+async def test_while_the_broker_is_away_a_command_waits_no_longer_than_it_lives(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, reported: list[str]
+) -> None:
+    mosquitto.stop()
+    async with sending(nats_server, mosquitto):
+        await give(broker, "c1", expires_in_s=2)
+        await settled(broker)
+        letters = [each.message.subject for each in await letters_of(broker, "mqtt_downlinks")]
+    assert reported == []
+    assert "downlinks.t1.d1.commands.c1" not in letters
 
 
 async def test_a_message_without_a_puback_is_not_acknowledged(
