@@ -8,7 +8,8 @@ from functions.presence.sessions import EndedSession, Session, read_event
 from functions.presence.store import Changes
 
 _GATHER_S = 0.25
-_AT_A_TIME = 1000
+_AT_A_TIME = 10_000
+_MANY = 1000
 _MAX_EVENTS = 200_000
 _WAVES = 4
 
@@ -43,7 +44,7 @@ class EventBuffer:
     async def wait(self) -> int:
         """Wait for an event, and a moment for others; how many are to be applied together."""
         await self._arrived.wait()
-        if len(self._events) < _AT_A_TIME:
+        if len(self._events) < _MANY:
             await asyncio.sleep(_GATHER_S)
         return min(len(self._events), _AT_A_TIME)
 

@@ -40,6 +40,19 @@ class Changes:
     sessionless: dict[Device, datetime] = field(default_factory=dict)
     due: list[Device] = field(default_factory=list)
 
+    def split(self, count: int) -> list["Changes"]:
+        """The sessions in so many parts at most, each device's in one; each process has its own.
+
+        So several hosts, which hear the same, seldom wait for each other.
+        """
+        parts = [Changes() for _ in range(count)]
+        for session in self.opened:
+            parts[hash((session.tenant_id, session.device_id)) % count].opened.append(session)
+        for ended in self.ended:
+            device = (ended.session.tenant_id, ended.session.device_id)
+            parts[hash(device) % count].ended.append(ended)
+        return [part for part in parts if part.opened or part.ended]
+
     def devices(self) -> list[Device]:
         """The devices, in the order in which their rows are locked."""
         found = {(one.tenant_id, one.device_id) for one in self.opened}
@@ -108,17 +121,44 @@ async def settle(
     devices = changes.devices()
     if not devices:
         return []
-    keys = _columns(devices)
-    await connection.execute(QUERIES["add_devices"], *keys)
-    rows = await connection.fetch(QUERIES["lock"], *keys)
-    await _apply_sessions(connection, changes)
-    found = await connection.fetch(QUERIES["find_open"], *keys)
+    rows = await _lock(connection, devices)
+    concerned = await _apply_sessions(connection, changes)
+    concerned.update(changes.seen, changes.due)
+    if not concerned:
+        # Another host has applied all of it.
+        return []
+    saved, transitions = await _decide_all(
+        connection,
+        [row for row in rows if (row["tenant_id"], row["device_id"]) in concerned],
+        changes,
+        timeout_s=timeout_s,
+        horizon=horizon,
+    )
+    if saved:
+        await connection.execute(QUERIES["save"], *_columns(saved))
+    if transitions:
+        await add_events(connection, map(event_of, transitions))
+        if texts := ended_texts(transitions):
+            await connection.execute(QUERIES["tell_ended"], OFFLINE_CHANNEL, texts)
+    return transitions
+
+
+async def _decide_all(
+    connection: "Connection",
+    rows: Sequence[asyncpg.Record],
+    changes: Changes,
+    *,
+    timeout_s: int,
+    horizon: datetime,
+) -> tuple[list[tuple[object, ...]], list[Transition]]:
+    """The rows to save, and the changes of status."""
+    keys = [(row["tenant_id"], row["device_id"]) for row in rows]
+    found = await connection.fetch(QUERIES["find_open"], *_columns(keys)) if keys else []
     open_since = {(row["tenant_id"], row["device_id"]): row["open_since"] for row in found}
-    newest = await _newest_rows(connection, rows, changes.due)
-    heard = _heard(changes, newest)
-    saved, transitions = [], []
-    for row in rows:
-        device = (row["tenant_id"], row["device_id"])
+    heard = _heard(changes, await _newest_rows(connection, rows, changes.due))
+    saved: list[tuple[object, ...]] = []
+    transitions = []
+    for device, row in zip(keys, rows, strict=True):
         said = heard.get(device, _Heard())
         known = Known(
             status=row["status"],
@@ -131,7 +171,8 @@ async def settle(
             own_timeout_s=row["presence_timeout_s"],
             timeout_s=timeout_s,
         )
-        if (decision := decide(known, horizon)) is None:
+        decision = decide(known, horizon)
+        if decision is None or not _is_news(row, known, decision):
             continue
         saved.append(_saved(row, known, decision))
         if decision.status != row["status"]:
@@ -139,14 +180,28 @@ async def settle(
             status, reason, at, _ = decision
             seen_at = known.last_seen_at
             transitions.append(Transition(*device, number, status, reason, at, seen_at))
-    if saved:
-        await connection.execute(QUERIES["save"], *_columns(saved))
-    if transitions:
-        await connection.execute(QUERIES["add_events"], *_columns(transitions))
-        await add_events(connection, map(event_of, transitions))
-        if texts := ended_texts(transitions):
-            await connection.execute(QUERIES["tell_ended"], OFFLINE_CHANNEL, texts)
-    return transitions
+    return saved, transitions
+
+
+async def _lock(connection: "Connection", devices: Sequence[Device]) -> list[asyncpg.Record]:
+    """The rows of those of the devices that are registered, locked in the order of their keys."""
+    keys = _columns(devices)
+    rows: list[asyncpg.Record] = await connection.fetch(QUERIES["lock"], *keys)
+    if len(rows) == len(devices):
+        return rows
+    await connection.execute(QUERIES["add_devices"], *keys)
+    added: list[asyncpg.Record] = await connection.fetch(QUERIES["lock"], *keys)
+    return added
+
+
+def _is_news(row: asyncpg.Record, known: Known, decision: Decision) -> bool:
+    return bool(
+        decision.status != row["status"]
+        or decision.check_at != row["check_at"]
+        or known.last_seen_at != row["last_seen_at"]
+        or known.session_ended_at != row["session_ended_at"]
+        or known.sessionless_at != row["sessionless_at"]
+    )
 
 
 def _saved(row: asyncpg.Record, known: Known, decision: Decision) -> tuple[object, ...]:
@@ -160,18 +215,21 @@ def _saved(row: asyncpg.Record, known: Known, decision: Decision) -> tuple[objec
     )
 
 
-async def _apply_sessions(connection: "Connection", changes: Changes) -> None:
+async def _apply_sessions(connection: "Connection", changes: Changes) -> set[Device]:
+    """The devices for whose sessions that was news."""
+    found: list[asyncpg.Record] = []
     if changes.opened:
         columns = _columns(changes.opened)
-        await connection.execute(QUERIES["open_sessions"], *columns[:5])
+        found += await connection.fetch(QUERIES["open_sessions"], *columns[:5])
         listed = [each for each in changes.opened if each.known_at > each.started_at]
         if listed:
             servers, ids, *_, known_at = _columns(listed)
-            await connection.execute(QUERIES["reopen_sessions"], servers, ids, known_at)
+            found += await connection.fetch(QUERIES["reopen_sessions"], servers, ids, known_at)
     if changes.ended:
         # Once for each, as one statement may not change a row twice.
         ended = {each.session[:2]: (*each.session[:5], each.ended_at) for each in changes.ended}
-        await connection.execute(QUERIES["end_sessions"], *_columns(list(ended.values())))
+        found += await connection.fetch(QUERIES["end_sessions"], *_columns(list(ended.values())))
+    return {(row["tenant_id"], row["device_id"]) for row in found}
 
 
 async def _newest_rows(

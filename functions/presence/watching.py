@@ -23,6 +23,8 @@ _AT_A_TIME = 1000
 _FULL_PART = f"DELETE {_AT_A_TIME}"
 _ACTIVITY_ROWS = 200
 _AGAIN_S = 1.0
+# One of them computes in PostgreSQL while this process prepares the other.
+_TRANSACTIONS = 2
 
 
 class PresenceWatch:
@@ -38,10 +40,22 @@ class PresenceWatch:
         self._pool: Pool = ctx.postgres
         self._timeout_s = timeout_s
         self._is_behind = False
+        self._places = asyncio.Semaphore(_TRANSACTIONS)
 
     async def apply(self, changes: Changes) -> None:
-        """Settle changes in a transaction of their own."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        """Settle changes of sessions, some thousand in a transaction, several of these at once."""
+        count = len(changes.opened) + len(changes.ended)
+        parts = changes.split(-(-count // _AT_A_TIME))
+        tasks = [asyncio.create_task(self._apply_part(part)) for part in parts]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _apply_part(self, changes: Changes) -> None:
+        async with self._places, self._pool.acquire() as connection, connection.transaction():
             now: datetime = await connection.fetchval(QUERIES["clock"])
             await settle(connection, changes, timeout_s=self._timeout_s, horizon=now)
 
