@@ -51,12 +51,12 @@ class ManySessions:
             await self._tell("CONNECT", self._client_of(number))
         await self._client.flush()
 
-    async def disconnect(self, numbers: Iterable[int]) -> None:
-        """Let devices disconnect."""
+    async def disconnect(self, numbers: Iterable[int], at: datetime | None = None) -> None:
+        """Let devices disconnect, or tell that they have done so at a time of the past."""
         for number in numbers:
             client = self._client_of(number)
             del self._open[number]
-            await self._tell("DISCONNECT", {**client, "stop": _now()})
+            await self._tell("DISCONNECT", {**client, "stop": _text(at or datetime.now(UTC))})
         await self._client.flush()
 
     def _client_of(self, number: int) -> dict[str, Any]:
@@ -99,7 +99,11 @@ class ManySessions:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return _text(datetime.now(UTC))
+
+
+def _text(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
 
 
 @asynccontextmanager
