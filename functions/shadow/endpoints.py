@@ -153,7 +153,7 @@ async def update_desired(event: Event[UpdateDesired], ctx: Context) -> ShadowDoc
     try:
         async with ctx.postgres.acquire() as connection, connection.transaction():
             shadow = await store.lock_or_make(connection, key, ctx.settings.max_named)
-            answers = await update_shadow(connection, shadow, update, _stamp, cause)
+            answers = await update_shadow(connection, shadow, update, Shadow.stamp_call, cause)
             await add_downlinks(connection, as_downlinks(key, answers, cause))
     except asyncpg.ForeignKeyViolationError:
         raise _device_not_found() from None
@@ -166,7 +166,7 @@ async def delete_shadow(event: Event[ShadowQuery], ctx: Context) -> DeletedShado
     """Delete a shadow. Its version is kept, and earlier reports that arrive late have no effect."""
     key, cause = _key(event.data), _cause(None)
     async with ctx.postgres.acquire() as connection, connection.transaction():
-        shadow, answer = await delete_stored(connection, key, None, _stamp, cause)
+        shadow, answer = await delete_stored(connection, key, None, Shadow.stamp_call, cause)
         if shadow is not None:
             await add_downlinks(connection, as_downlinks(key, [answer], cause))
         elif not await store.is_registered(connection, key.tenant_id, key.device_id):
@@ -178,10 +178,6 @@ async def delete_shadow(event: Event[ShadowQuery], ctx: Context) -> DeletedShado
 
 def _key(query: ShadowQuery) -> ShadowKey:
     return ShadowKey(query.tenant_id, query.device_id, query.name)
-
-
-def _stamp(shadow: Shadow) -> int:
-    return shadow.stamp_call(time.time_ns())
 
 
 def _cause(client_token: str | None) -> Cause:

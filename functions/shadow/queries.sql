@@ -3,13 +3,15 @@ SELECT EXISTS (SELECT FROM device_registry WHERE tenant_id = $1 AND device_id = 
 
 -- name: read
 SELECT version, desired::text, reported::text, desired_memory::text, reported_memory::text,
-       last_sequence, last_stored_at_ns AS last_message_ns, last_stamp_ns, updated_at, deleted_at
+       last_sequence, last_stored_at_ns AS last_message_ns, last_stamp_ns, updated_at, deleted_at,
+       (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint AS read_at_ns
 FROM device_shadows
 WHERE tenant_id = $1 AND device_id = $2 AND name = $3;
 
 -- name: lock
 SELECT version, desired::text, reported::text, desired_memory::text, reported_memory::text,
-       last_sequence, last_stored_at_ns AS last_message_ns, last_stamp_ns, updated_at, deleted_at
+       last_sequence, last_stored_at_ns AS last_message_ns, last_stamp_ns, updated_at, deleted_at,
+       (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint AS read_at_ns
 FROM device_shadows
 WHERE tenant_id = $1 AND device_id = $2 AND name = $3
 FOR UPDATE;

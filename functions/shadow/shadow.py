@@ -64,6 +64,7 @@ class Shadow:
         last_message_ns: the newest stamp of a message.
         last_stamp_ns: the newest stamp of a message or a call.
         deleted: True when there is no such shadow at present.
+        read_at_ns: when it was read, by the database's clock.
     """
 
     key: ShadowKey
@@ -75,6 +76,7 @@ class Shadow:
     last_stamp_ns: int = 0
     updated_at: datetime | None = None
     deleted: bool = True
+    read_at_ns: int = 0
 
     def delta(self) -> Json:
         """The desired values that the device has not reported."""
@@ -100,9 +102,13 @@ class Shadow:
         self.last_stamp_ns = max(self.last_stamp_ns, stamp_ns)
         return stamp_ns
 
-    def stamp_call(self, now_ns: int) -> int:
-        """The stamp of a change by a call of the API: calls take effect as they are handled."""
-        self.last_stamp_ns = max(now_ns, self.last_stamp_ns + 1)
+    def stamp_call(self) -> int:
+        """The stamp of a change by a call of the API: calls take effect as they are handled.
+
+        It is by the database's clock, which all hosts have in common: what a host whose clock is an
+        hour ahead wrote would overrule devices for that hour.
+        """
+        self.last_stamp_ns = max(self.read_at_ns, self.last_stamp_ns + 1)
         return self.last_stamp_ns
 
     def update(self, update: Update, stamp: Callable[[], int]) -> int:

@@ -148,6 +148,7 @@ def _from_row(key: ShadowKey, row: asyncpg.Record) -> Shadow:
         last_stamp_ns=row["last_stamp_ns"],
         updated_at=row["updated_at"],
         deleted=row["deleted_at"] is not None,
+        read_at_ns=row["read_at_ns"],
     )
 
 

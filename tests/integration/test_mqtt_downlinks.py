@@ -133,7 +133,7 @@ async def test_answers_about_shadows_reach_a_device_on_their_topics(
     device = await listen(sessions, mosquitto, "tenant/t1/device/d.1/shadow/#")
     key, cause = ShadowKey("t1", "d.1", "config"), Cause("SHADOW-1-2", 7)
     shadow, update = Shadow(key), Update({"desired": {"a": 1}})
-    at_ns = shadow.update(update, lambda: shadow.stamp_call(1))
+    at_ns = shadow.update(update, shadow.stamp_call)
     answers = answers_to_update(update, at_ns, snapshot(Shadow(key)), shadow, cause)
     downlinks = as_downlinks(key, answers, cause)
     async with sending(nats_server, mosquitto):

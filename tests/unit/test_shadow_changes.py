@@ -31,7 +31,6 @@ from tests.unit.test_shadow_document import PATCHES, plain_merge
 
 KEY = ShadowKey("t", "d.1")
 NAMED = ShadowKey("t", "d.1", "config")
-NOW_NS = 1_790_000_000_000_000_000
 CAUSE = Cause("SHADOW-1-2", 1_790_000_000, "mine")
 SECTIONS = st.one_of(
     st.none(), st.dictionaries(st.sampled_from(["a", "b", "c"]), PATCHES, max_size=3)
@@ -148,7 +147,8 @@ def make(shadow: Shadow, change: Change) -> None:
 
     def stamp() -> int:
         if change.is_call:
-            return shadow.stamp_call(change.at_ns)
+            shadow.read_at_ns = change.at_ns
+            return shadow.stamp_call()
         return shadow.stamp_message(change.at_ns, change.at_ns)
 
     if verb == "delete":
@@ -175,7 +175,8 @@ def test_messages_that_are_handled_late_and_calls_give_the_document_of_their_tim
 def test_after_the_servers_clock_was_put_back_messages_take_effect() -> None:
     shadow = Shadow(KEY)
     shadow.update(Update({"desired": {"a": 1}}), lambda: shadow.stamp_message(5, 5_000))
-    shadow.update(Update({"desired": {"a": 2}}), lambda: shadow.stamp_call(6_000))
+    shadow.read_at_ns = 6_000
+    shadow.update(Update({"desired": {"a": 2}}), shadow.stamp_call)
     for sequence, stored_at_ns in ((6, 1_000), (7, 1_500)):
         update = Update({"desired": {"a": sequence}})
         shadow.update(update, partial(shadow.stamp_message, sequence, stored_at_ns))
@@ -186,7 +187,7 @@ def test_after_the_servers_clock_was_put_back_messages_take_effect() -> None:
 def test_what_a_device_does_with_each_delta_leaves_none(history: list[Any]) -> None:
     shadow, _ = run(history)
     obeyed = Update({"reported": shadow.delta()})
-    shadow.update(obeyed, lambda: shadow.stamp_call(NOW_NS))
+    shadow.update(obeyed, shadow.stamp_call)
     assert shadow.delta() == {}
 
 
@@ -194,7 +195,7 @@ def test_what_a_device_does_with_each_delta_leaves_none(history: list[Any]) -> N
 def test_the_answers_to_an_update_fit_together(history: list[Any], patch: Any) -> None:
     shadow, _ = run(history)
     before, update = snapshot(shadow), Update({"reported": patch}, client_token="mine")
-    at_ns = shadow.update(update, lambda: shadow.stamp_call(NOW_NS))
+    at_ns = shadow.update(update, shadow.stamp_call)
     answers = dict(answers_to_update(update, at_ns, before, shadow, CAUSE))
     documents = answers["update/documents"]
     assert documents["previous"] == before
@@ -259,7 +260,7 @@ def test_the_answers_are_in_the_form_of_aws_iot() -> None:
 def test_every_answer_is_a_message_to_the_device_of_its_own(key: ShadowKey) -> None:
     shadow = Shadow(key)
     update = Update({"desired": {"a": 1}})
-    at_ns = shadow.update(update, lambda: shadow.stamp_call(NOW_NS))
+    at_ns = shadow.update(update, shadow.stamp_call)
     answers = answers_to_update(update, at_ns, snapshot(Shadow(key)), shadow, CAUSE)
     sent = as_downlinks(key, answers, CAUSE)
     below = "shadow/name/config/" if key.name else "shadow/"
@@ -297,7 +298,7 @@ def test_an_answer_that_a_stream_would_refuse_goes_without_metadata() -> None:
     assert len(orjson.dumps(many)) < MAX_SECTION_BYTES
     for state in ({"desired": many}, {"reported": dict.fromkeys(many, 1)}):
         update, before = Update(state), snapshot(shadow)
-        at_ns = shadow.update(update, lambda: shadow.stamp_call(NOW_NS))
+        at_ns = shadow.update(update, shadow.stamp_call)
     answers = dict(answers_to_update(update, at_ns, before, shadow, CAUSE))
     assert len(orjson.dumps(answers["update/documents"])) > MAX_BODY_BYTES
     for body in [*answers.values(), answer_to_get(shadow, CAUSE).body]:
@@ -313,7 +314,7 @@ def test_a_section_has_a_bound() -> None:
     shadow = Shadow(KEY)
     large = Update({"reported": {"a": "x" * MAX_SECTION_BYTES}})
     with pytest.raises(ChangeRefused, match="SHADOW_TOO_LARGE"):
-        shadow.update(large, lambda: shadow.stamp_call(NOW_NS))
+        shadow.update(large, shadow.stamp_call)
 
 
 def test_values_that_an_update_deletes_have_no_time() -> None:
