@@ -121,15 +121,42 @@ def read_object(body: bytes, *, code: str) -> Mapping[str, object]:
         ProblemError: 400 for a body that is not acceptable JSON, 422 for JSON that is not an
             object.
     """
+    value = parse_object(body, code=code)
+    check_object(body, value)
+    return value
+
+
+def parse_object(body: bytes, *, code: str) -> Mapping[str, object]:
+    """The JSON object in a body, before `check_object` has passed.
+
+    For whoever has to know first who sends the body.
+
+    Raises:
+        ProblemError: 400 for a body that is not JSON, 422 for JSON that is not an object.
+    """
     try:
-        value = strict_json.loads(body)
+        value = strict_json.parse(body)
     except strict_json.BadJson as bad:
-        raise ProblemError(
-            400, "INVALID_JSON", f"The body is not acceptable JSON: {bad.reason}."
-        ) from None
+        raise _unacceptable(bad) from None
     if not isinstance(value, dict):
         raise ProblemError(422, code, "The body must be a JSON object.")
     return value
+
+
+def check_object(body: bytes, value: Mapping[str, object]) -> None:
+    """Check that all parsers agree about a body that was parsed.
+
+    Raises:
+        ProblemError: 400 if they do not.
+    """
+    try:
+        strict_json.check(body, value)
+    except strict_json.BadJson as bad:
+        raise _unacceptable(bad) from None
+
+
+def _unacceptable(bad: strict_json.BadJson) -> ProblemError:
+    return ProblemError(400, "INVALID_JSON", f"The body is not acceptable JSON: {bad.reason}.")
 
 
 def _too_large(limit_bytes: int) -> ProblemError:

@@ -14,6 +14,7 @@ import pytest
 from runtime.broker.connection import Broker
 from runtime.resource.postgres import open_pool
 from tests.support.gateway import (
+    JSON,
     PROVE_DEVICES,
     WATCH_REGISTRY,
     Gateway,
@@ -92,6 +93,13 @@ async def test_only_the_device_itself_gets_anything_stored(
         }
         found = {n: (r.status_code, r.json()["code"]) for n, r in refused.items()}
         not_text = await gateway.client.post(PATH, json={"provision_token": 7})
+        # What parsers disagree about is looked for in the messages of devices alone.
+        twice = b'{"a":1,"a":2,"provision_token":"%b"}'
+        told = [
+            (await gateway.client.post(PATH, content=twice % token, headers=JSON)).json()["code"]
+            for token in (b"guess", TOKEN.encode())
+        ]
+        assert told == ["TOKEN_INVALID", "INVALID_JSON"]
         assert await count_stored(broker) == {"TELEMETRY": 2}
         assert "guessed" not in gateway.lines.text + refused["wrong"].text
     assert found == {

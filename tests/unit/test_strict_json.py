@@ -49,6 +49,46 @@ def test_a_key_twice_is_found_however_it_is_written(
             strict_json.loads(raw)
 
 
+def is_exact(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(is_exact, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
+LONG = st.integers(-(2**66), 2**66) | st.floats(1e17, 1e22) | st.integers().map(str)
+
+
+@given(
+    value=st.recursive(
+        LONG | SCALARS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+        max_leaves=12,
+    )
+)
+def test_an_integer_beyond_64_bits_is_found_among_strings_and_floats(value: Any) -> None:
+    raw = json.dumps(value).encode()
+    if is_exact(value):
+        assert strict_json.loads(raw) == value
+    else:
+        with pytest.raises(BadJson, match="64 bits"):
+            strict_json.loads(raw)
+
+
+@given(
+    texts=st.lists(st.text('\\"{}[]:u0a/', max_size=8), min_size=1, max_size=6, unique=True),
+    ascii_only=st.booleans(),
+)
+def test_what_is_in_strings_is_not_taken_for_what_is_outside(
+    texts: list[str], ascii_only: bool
+) -> None:
+    value = {text: [text] * MAX_DEPTH for text in texts}
+    raw = json.dumps(value, ensure_ascii=ascii_only).encode()
+    assert strict_json.loads(raw) == value
+    again = raw[:-1] + b"," + json.dumps(texts[0]).encode() + b":1}"
+    with pytest.raises(BadJson, match="twice"):
+        strict_json.loads(again)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
