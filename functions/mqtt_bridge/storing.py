@@ -51,9 +51,9 @@ class Store:
                 await self._ctx.publish_many([self._made(each) for each in left])
             except PublishFailed as failure:
                 left = _unconfirmed(left, failure)
-                self._tell(failure.reason, len(left))
+                self._tell(failure.reason, left)
             except Unavailable as away:
-                self._tell(away.reason, len(left))
+                self._tell(away.reason, left)
             except Unsendable:
                 # One of them; those before it may be stored, under the same ids.
                 left = await self._store_singly(left)
@@ -69,7 +69,7 @@ class Store:
             try:
                 await self._store_one(each)
             except Unavailable as away:
-                self._tell(away.reason, len(messages) - number)
+                self._tell(away.reason, messages[number:])
                 return list(messages[number:])
         return []
 
@@ -88,13 +88,16 @@ class Store:
             *make_message(publish, limit_bytes=self._limit_bytes), publish.message_id
         )
 
-    def _tell(self, reason: str, messages: int) -> None:
+    def _tell(self, reason: str, left: Sequence[Publish]) -> None:
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._told_at_s < _TELL_EVERY_S:
+        if not left or now_s - self._told_at_s < _TELL_EVERY_S:
             return
         self._told_at_s = now_s
         self.log.warning(
-            "Messages are not stored; the MQTT broker keeps them.", reason=reason, messages=messages
+            "Messages are not stored; the MQTT broker keeps them.",
+            reason=reason,
+            messages=len(left),
+            subject=self._made(left[0]).subject,
         )
 
 

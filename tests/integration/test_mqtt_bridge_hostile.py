@@ -88,11 +88,12 @@ async def test_a_session_whose_place_for_messages_is_full_subscribes_anew(
             await publish(mosquitto, TELEMETRY, *payloads)
             with capture_logs() as lines:
                 refused = "Messages are not stored; the MQTT broker keeps them."
-                await eventually(lambda: logged(lines, refused), "an outage in the log")
+                outage = await eventually(lambda: logged(lines, refused), "an outage in the log")
             # After an outage the session wants another subscription identifier.
         assert await stored(broker, 40) == {"TELEMETRY": 40}
         await publish(mosquitto, TELEMETRY, "after it")
         assert await stored(broker, 41) == {"TELEMETRY": 41}
+    assert (outage["subject"], outage["reason"]) == ("telemetry.t1", "no stream took it")
     assert await payloads_of(broker, 41) == [*payloads, "after it"]
     assert connections(mosquitto) == 1
 
