@@ -1,6 +1,7 @@
 """Ends the MQTT sessions of devices that may no longer connect with what they proved."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -160,12 +161,16 @@ class SessionGuard:
         self._wake.set()
 
     async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        next_look_s = clock() + self._every_s
         while True:
-            try:
-                async with asyncio.timeout(self._every_s):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(next_look_s):
                     await self._wake.wait()
-            except TimeoutError:
+            # Changes that follow each other do not put off the look at everything.
+            if clock() >= next_look_s:
                 self._all_changed = True
+                next_look_s = clock() + self._every_s
             self._wake.clear()
             changed, self._changed = self._changed, set()
             everything, self._all_changed = self._all_changed, False

@@ -355,6 +355,28 @@ async def test_a_change_that_nobody_heard_ends_a_session_at_the_next_look(
         assert await asyncio.to_thread(session.ended.wait, 60)
 
 
+async def test_changes_of_others_do_not_put_off_the_look_at_all_sessions(
+    nats_server: NatsServer, postgres_dsn: str, pool: Any, sessions: ExitStack
+) -> None:
+    async with serving(nats_server, postgres_dsn, sweep_s=2):
+        session = await connect(sessions, nats_server)
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "ALTER TABLE device_registry DISABLE TRIGGER device_registry_changed"
+            )
+            await connection.execute(ENDINGS["revoked"])
+        await pool.execute("ALTER TABLE device_registry ENABLE TRIGGER device_registry_changed")
+
+        async def has_ended() -> bool:
+            await pool.execute(
+                "UPDATE device_registry SET metadata = jsonb_build_object('n', random())"
+                " WHERE device_id = 'dev2'"
+            )
+            return session.ended.is_set()
+
+        await eventually(has_ended, "the end of the session")
+
+
 async def test_whoever_guesses_is_limited_and_locks_nobody_out(
     host: Host, nats_server: NatsServer, sessions: ExitStack
 ) -> None:
