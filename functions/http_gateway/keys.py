@@ -11,6 +11,8 @@ from functions.http_gateway.requests import Request
 from runtime import Context
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="admin"'}
+# Each 401 names a scheme. Source: RFC 9110, section 15.5.2.
+_BRIDGE_CHALLENGE = {"WWW-Authenticate": 'InternalAuth realm="bridge"'}
 
 
 class KeyCheck:
@@ -80,7 +82,9 @@ def require_bridge(request: Request, key: KeyCheck) -> None:
         raise ProblemError(503, "BRIDGE_NOT_CONFIGURED", "The gateway has no bridge key.")
     shown = _header(request, b"x-internal-auth")
     if not shown:
-        raise ProblemError(401, "UNAUTHORIZED", "X-Internal-Auth is missing.")
+        raise ProblemError(
+            401, "UNAUTHORIZED", "X-Internal-Auth is missing.", headers=_BRIDGE_CHALLENGE
+        )
     key.check(request, shown, ProblemError(403, "FORBIDDEN", "X-Internal-Auth is wrong."))
 
 

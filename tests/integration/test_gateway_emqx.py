@@ -160,6 +160,7 @@ async def test_the_bridge_accepts_the_right_key_only(
 ) -> None:
     answer = await gateway.client.post(PATH, json=publish(), headers={**JSON, **headers})
     assert answer.status_code == status
+    assert ("www-authenticate" in answer.headers) == (status == 401)
 
 
 async def test_a_key_of_strange_bytes_is_only_wrong(gateway: Gateway) -> None:
