@@ -49,6 +49,8 @@ class BearerTokens:
         """The answer to a request that the endpoint refused, which counts if the token is wrong."""
         if refusal.status not in _REFUSALS:
             return refusal
+        if refusal.status == HTTPStatus.UNAUTHORIZED:
+            refusal.headers |= _CHALLENGE
         return self._attempts.fail(self._addresses.source(request.scope), _IDENTITY, refusal)
 
 

@@ -431,6 +431,8 @@ async def test_a_token_is_passed_on_and_wrong_ones_are_limited(
 
     async def check(message: Message) -> Answer:
         shown.append(message.headers["Authorization"])
+        if shown[-1] == "Bearer w0":
+            return Answer.failure(401, "TOKEN_EXPIRED", "The token has ended.")
         if shown[-1] != "Bearer right":
             return Answer.failure(403, "WRONG_TOKEN", "This is not the route's token.")
         return Answer(b"{}")
@@ -448,8 +450,9 @@ async def test_a_token_is_passed_on_and_wrong_ones_are_limited(
             await gateway.client.get("/probe", headers={"Authorization": f"Bearer w{number}"})
             for number in range(12)
         ]
-        assert [answer.status_code for answer in answers] == [403] * 10 + [429] * 2
-        assert answers[0].json()["code"] == "WRONG_TOKEN"
+        assert [answer.status_code for answer in answers] == [401] + [403] * 9 + [429] * 2
+        assert answers[0].headers["www-authenticate"] == "Bearer"
+        assert answers[1].json()["code"] == "WRONG_TOKEN"
         # Whoever guesses does not lock out somebody behind the same address.
         assert (await gateway.client.get("/probe", headers=right)).status_code == 200
         assert shown[0] == "Bearer right"
