@@ -9,7 +9,7 @@ import asyncpg
 import httpx
 import pytest
 
-from runtime import manifest
+from runtime import RequestFailed, manifest
 from runtime.broker.connection import Broker
 from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
@@ -55,6 +55,30 @@ async def register(http: httpx.AsyncClient) -> None:
     await ask(http, "POST", "/api/v1/tenants", 201, tenant_id="test")
     device = {"device_id": "dev.1", "site_id": "s1", "provision_token": "tok"}
     await ask(http, "POST", f"{TENANT}/devices", 201, **device)
+
+
+async def test_a_repeated_command_is_the_same_by_http_and_by_nats(
+    http: httpx.AsyncClient, broker: Broker
+) -> None:
+    await register(http)
+    wanted = {"command_id": "c1", "name": "reboot", "timeout_s": 60}
+    first = await ask(http, "POST", f"{DEVICE}/commands", 201, **wanted)
+    assert await ask(http, "POST", f"{DEVICE}/commands", 201, **wanted) == first
+
+    refused = await ask(http, "POST", f"{DEVICE}/commands", 409, **{**wanted, "timeout_s": 61})
+    assert refused["code"] == "COMMAND_EXISTS"
+    assert "timeout_s" in refused["detail"]
+    device = {"tenant_id": "test", "device_id": "dev.1"}
+    for timeout_s in (60, 61):
+        question = json.dumps({**device, **wanted, "timeout_s": timeout_s}).encode()
+        reply = broker.request("management.commands.create", question, timeout_s=30)
+        if timeout_s == 60:
+            assert json.loads((await reply).data) == first
+            continue
+        with pytest.raises(RequestFailed) as by_nats:
+            await reply
+        assert by_nats.value.code == 409
+        assert json.loads(by_nats.value.body)["detail"] == refused["detail"]
 
 
 async def test_a_device_is_told_and_answers(
