@@ -21,6 +21,7 @@ from functions.ingest.undecided import UndecidedFilters
 from runtime import Message
 
 _TOKEN = "provision_token"  # noqa: S105 - a field's name
+_MAX_COUNTED = 10_000
 _WARN_EVERY_S = 60.0
 _ROUTES_AT_A_TIME = 2000
 
@@ -115,6 +116,9 @@ class JobMaker:
         return jobs
 
     def _count(self, route_id: str, now_s: float, reason: str) -> None:
+        if len(self.failures) >= _MAX_COUNTED:
+            self.failures.clear()
+            self._warned_at_s.clear()
         self.failures[route_id] = self.failures.get(route_id, 0) + 1
         if now_s - self._warned_at_s.get(route_id, -_WARN_EVERY_S) >= _WARN_EVERY_S:
             self._warned_at_s[route_id] = now_s

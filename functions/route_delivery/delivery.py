@@ -28,6 +28,7 @@ from functions.route_delivery.destinations import (
     ReadDestination,
     Unusable,
 )
+from functions.route_delivery.excerpt_share import ExcerptShare
 from functions.route_delivery.faults_of_send import receipt_without_secrets, without_secrets
 from functions.route_delivery.job import Job, route_key
 from functions.route_delivery.journal import (
@@ -71,6 +72,7 @@ class Delivery(Generic[D]):
         state: the `ctx.state` of `send`.
         letters: decides which jobs that are given up leave a dead letter.
         options: reads what routes say of their delivery.
+        excerpts: cuts answers beyond a tenant's share of the log.
     """
 
     destination_type: str
@@ -84,6 +86,7 @@ class Delivery(Generic[D]):
     state: Any
     letters: LetterShare
     options: OptionsReader = field(default_factory=OptionsReader)
+    excerpts: ExcerptShare = field(default_factory=ExcerptShare)
     unreadable: UnreadableLog = field(default_factory=UnreadableLog)
 
     async def deliver(self, event: Event[Job], ctx: Context[Any]) -> None:
@@ -188,7 +191,7 @@ class Delivery(Generic[D]):
             receipt.outcome,
             receipt.status_code,
             receipt.code or None,
-            receipt.excerpt,
+            self.excerpts.cut(job.tenant_id, receipt.excerpt),
             None if receipt.outcome == "delivered" else event.raw,
             endpoint,
             change,

@@ -43,9 +43,12 @@ _TENANT = "{tenant_id}"
 _INTERNAL = frozenset(
     {
         "_INBOX",
+        "_RUNTIME",
         "advisories",
         "commands",
         "dead_letters",
+        "device_events",
+        "downlinks",
         "email",
         "leases",
         "mailbox",

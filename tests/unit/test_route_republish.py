@@ -123,6 +123,9 @@ def test_no_value_leaves_the_subjects_of_its_tenant(value: str) -> None:
         "management.{tenant_id}.>",
         "*.{tenant_id}.>",
         "notices.{tenant_id}.>",
+        "downlinks.{tenant_id}.>",
+        "device_events.{tenant_id}.>",
+        "_RUNTIME.{tenant_id}.>",
     ],
 )
 def test_an_operator_cannot_open_what_the_host_uses_itself(pattern: str) -> None:
