@@ -133,7 +133,8 @@ class RateLimiter(Generic[K]):
         quiet_until, indebted, arrivals = self._quiet_until, self._indebted, self._arrivals
         found: dict[K, Use] = {}
         for key, count in counts.items():
-            kept_ns = max(0, quiet_until.get(key, 0) - from_ns)
+            # Never more than a token, unless the clock was put back.
+            kept_ns = min(max(0, quiet_until.get(key, 0) - from_ns), quiet_ns)
             until_ns = from_ns + kept_ns + count * quiet_ns
             if until_ns - now_ns <= quiet_ns and key not in indebted:
                 quiet_until[key] = until_ns

@@ -229,6 +229,21 @@ def test_more_busy_keys_than_one_report_holds_are_told_of_in_turn() -> None:
     assert len(hosts.meeting.told) == 3_000
 
 
+def test_what_was_not_told_before_a_clock_was_put_back_makes_no_debt() -> None:
+    hosts = Hosts(2, 5, 20)
+    hosts.send(1, 10)
+    for limiter in hosts.limiters:
+        assert limiter.take("other", hosts.now_ns - 3600 * SECOND_NS)
+    hosts.now_ns -= 3600 * SECOND_NS
+    hosts.share()
+    hosts.now_ns += SECOND_NS
+    for limiter in hosts.limiters:
+        assert all(limiter.take("d", hosts.now_ns) for _ in range(3))
+    hosts.share()
+    for limiter in hosts.limiters:
+        assert all(limiter.take("d", hosts.now_ns) for _ in range(10))
+
+
 def test_debts_of_hosts_are_no_reason_to_doubt_the_clock() -> None:
     """A stream's clock may be put back by little, while devices that owe are refused."""
     hosts = Hosts(5, 5, 20)
