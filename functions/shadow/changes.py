@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from functions.shadow import store
 from functions.shadow.answers import Answer, Cause, answer_to_delete, answers_to_update, snapshot
-from functions.shadow.shadow import Shadow, ShadowKey, Update
+from functions.shadow.shadow import Shadow, Update
 from functions.shadow.store import Connection
 
 Stamp = Callable[[Shadow], int]
@@ -23,6 +23,7 @@ async def update_shadow(
     Raises:
         ChangeRefused: the update is not valid; nothing was stored.
     """
+    shadow.require_version(update.version)
     before = snapshot(shadow)
     stamp_ns = shadow.update(update, lambda: stamp(shadow))
     await store.save(connection, shadow)
@@ -31,21 +32,20 @@ async def update_shadow(
 
 async def delete_shadow(
     connection: Connection,
-    key: ShadowKey,
+    shadow: Shadow | None,
     version: int | None,
     stamp: Stamp,
     cause: Cause,
-) -> tuple[Shadow | None, Answer]:
-    """Delete a shadow: what was written into it before. None when there is no such shadow.
+) -> Answer:
+    """Delete a locked shadow: what was written into it before.
 
     Its version goes on, so that an earlier update that arrives late changes nothing.
 
     Raises:
         ChangeRefused: `VERSION_CONFLICT`; nothing was stored.
     """
-    shadow = await store.lock(connection, key)
     if shadow is None or shadow.deleted:
-        return None, answer_to_delete(None, cause)
+        return answer_to_delete(None, cause)
     shadow.delete(version, lambda: stamp(shadow))
     await store.save(connection, shadow)
-    return shadow, answer_to_delete(shadow, cause)
+    return answer_to_delete(shadow, cause)

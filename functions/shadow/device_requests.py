@@ -5,6 +5,7 @@ transaction: whatever dies, each request counts once, and its answers are sent.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, NamedTuple
 
 import structlog
@@ -42,8 +43,8 @@ class ShadowSettings(SenderSettings):
     Attributes:
         rate_per_s: requests of a device in a second, about all its shadows together.
         burst: requests of a device at once. Hosts keep the rate together, see `RateSharing`.
-        tenant_bytes_per_s: bytes of the answers to all devices of a tenant in a second: what a
-            request costs goes by the documents that it is answered with.
+        tenant_bytes_per_s: bytes of the documents that the requests of all devices of a tenant
+            read and are answered with in a second: what a request costs goes by them.
         tenant_burst_bytes: of these at once.
         max_named: shadows with a name that a device may have; a deleted one counts until it is
             forgotten.
@@ -92,11 +93,18 @@ class _Call(NamedTuple):
         return shadow.stamp_message(self.first.sequence, self.first.stored_at_ns)
 
 
-class _Refused(NamedTuple):
-    """A refused request, and how many messages of a tenant quarantine had no room for."""
+class _Done(NamedTuple):
+    """What a request has brought about.
 
-    refusal: Refusal
-    unkept: Mapping[str, int]
+    Attributes:
+        work_bytes: of the documents that it read and is answered with.
+        refusal: why it is refused; None if it is not.
+        unkept: how many refused messages of a tenant quarantine had no room for.
+    """
+
+    work_bytes: int = 0
+    refusal: Refusal | None = None
+    unkept: Mapping[str, int] = MappingProxyType({})
 
 
 async def start(ctx: Context[Rates]) -> Rates:
@@ -179,37 +187,39 @@ async def _settle(ctx: Context[Rates], call: _Call, rates: Rates | None) -> None
         if rates is not None and refused.code == "RATE_LIMITED":
             is_told = rates.may_tell(device, call.message.stored_at_ns)
     async with ctx.postgres.acquire() as connection, connection.transaction():
-        judged = await _judge(connection, call, request, is_told=is_told)
-    if isinstance(judged, int):
-        if rates is not None:
-            rates.charge(device, call.message.stored_at_ns, judged)
-    else:
-        log_refusals(ctx, [judged.refusal], judged.unkept)
+        done = await _judge(connection, call, request, is_told=is_told)
+    if rates is not None:
+        rates.charge(device, call.message.stored_at_ns, done.work_bytes)
+    if done.refusal is not None:
+        log_refusals(ctx, [done.refusal], done.unkept)
 
 
 async def _judge(
     connection: Connection, call: _Call, request: Request | ChangeRefused, *, is_told: bool
-) -> int | _Refused:
-    """Everything that a request brings about; the bytes of its answers, unless it is refused."""
+) -> _Done:
+    """Everything that a request brings about."""
     message, copy, key = call.message, call.copy, call.target.key
     if copy is not None and not await lock_open(connection, [copy]):
         await count_duplicate(connection, message)
-        return 0
+        return _Done()
     device = (key.tenant_id, key.device_id)
     if not await store.note_request(connection, *device, message.sequence, message.stored_at_ns):
         await count_duplicate(connection, message)
-        return 0
+        return _Done()
+    shadow: Shadow | None = None
     try:
         if isinstance(request, ChangeRefused):
             raise request
-        answers = await _do(connection, call, request)
+        shadow = await _load(connection, call)
+        answers = await _do(connection, call, request, shadow)
     except ChangeRefused as refused:
         if call.target.verb == "update":
             await store.drop_unused(connection, key)
         rejected = [rejection(call.target.verb, refused, call.cause)] if is_told else []
         await add_downlinks(connection, as_downlinks(key, rejected, call.cause))
         refusal = Refusal.of_envelope(call.envelope, refused.code, refused.reason)
-        return _Refused(refusal, await refuse_message(connection, message, refusal, copy))
+        unkept = await refuse_message(connection, message, refusal, copy)
+        return _Done(_bytes_read(shadow), refusal, unkept)
     downlinks = as_downlinks(key, answers, call.cause)
     await add_downlinks(connection, downlinks)
     await count_written(connection, message)
@@ -218,18 +228,34 @@ async def _judge(
         await note_seen(connection, {device: seen})
     else:
         await accept_copies(connection, [copy])
-    return sum(len(each.body) for each in downlinks)
+    return _Done(_bytes_read(shadow) + sum(len(each.body) for each in downlinks))
 
 
-async def _do(connection: Connection, call: _Call, request: Request) -> list[Answer]:
-    key, cause = call.target.key, call.cause
-    if request.update is not None:
-        shadow = await store.lock_or_make(connection, key, call.max_named)
+def _bytes_read(shadow: Shadow | None) -> int:
+    return 0 if shadow is None else shadow.read_bytes
+
+
+async def _load(connection: Connection, call: _Call) -> Shadow | None:
+    """The shadow, locked if it may be changed; None when there never was one."""
+    key = call.target.key
+    match call.target.verb:
+        case "update":
+            return await store.lock_or_make(connection, key, call.max_named)
+        case "delete":
+            return await store.lock(connection, key)
+        case "get":
+            return await store.read(connection, key)
+
+
+async def _do(
+    connection: Connection, call: _Call, request: Request, shadow: Shadow | None
+) -> list[Answer]:
+    cause = call.cause
+    if request.update is not None and shadow is not None:
         return await update_shadow(connection, shadow, request.update, call.stamp, cause)
     if call.target.verb == "delete":
-        _, answer = await delete_shadow(connection, key, request.version, call.stamp, cause)
-        return [answer]
-    return [answer_to_get(await store.read(connection, key), cause)]
+        return [await delete_shadow(connection, shadow, request.version, call.stamp, cause)]
+    return [answer_to_get(shadow, cause)]
 
 
 __all__ = ["Settings", "ShadowSettings", "answer_device", "start", "stop"]

@@ -166,13 +166,13 @@ async def delete_shadow(event: Event[ShadowQuery], ctx: Context) -> DeletedShado
     """Delete a shadow. Its version is kept, and earlier reports that arrive late have no effect."""
     key, cause = _key(event.data), _cause(None)
     async with ctx.postgres.acquire() as connection, connection.transaction():
-        shadow, answer = await delete_stored(connection, key, None, Shadow.stamp_call, cause)
-        if shadow is not None:
-            await add_downlinks(connection, as_downlinks(key, [answer], cause))
-        elif not await store.is_registered(connection, key.tenant_id, key.device_id):
+        shadow = await store.lock(connection, key)
+        if shadow is None or shadow.deleted:
+            if await store.is_registered(connection, key.tenant_id, key.device_id):
+                raise _shadow_not_found()
             raise _device_not_found()
-    if shadow is None:
-        raise _shadow_not_found()
+        answer = await delete_stored(connection, shadow, None, Shadow.stamp_call, cause)
+        await add_downlinks(connection, as_downlinks(key, [answer], cause))
     return DeletedShadow(**key._asdict(), version=shadow.version)
 
 

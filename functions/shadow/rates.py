@@ -17,13 +17,13 @@ _TOKEN_BYTES = 1000
 class Rates:
     """Limits the requests of a device, its tenant's work, and the rejections that it is told of.
 
-    What a request costs goes by the documents that it is answered with. So a tenant is charged for
-    the bytes of its answers, when they are made, and none of its requests is taken while it owes.
+    What a request costs goes by the documents that it reads and is answered with. So a tenant is
+    charged for their bytes, when they are known, and none of its requests is taken while it owes.
 
     Args:
         rate_per_s: requests of a device.
         burst: of these at once.
-        tenant_bytes_per_s: bytes of the answers to all devices of a tenant.
+        tenant_bytes_per_s: bytes of the documents of all devices of a tenant.
         tenant_burst_bytes: of these at once.
         store: where hosts tell each other what they took.
         log: of the function.
@@ -58,9 +58,9 @@ class Rates:
         if self._work.is_empty(device[0], stored_at_ns):
             raise ChangeRefused("RATE_LIMITED", "the tenant's devices ask for too much")
 
-    def charge(self, device: DeviceKey, stored_at_ns: int, answer_bytes: int) -> None:
-        """Charge the answers to a request to its tenant."""
-        self._work.charge(device[0], stored_at_ns, -(-answer_bytes // _TOKEN_BYTES))
+    def charge(self, device: DeviceKey, stored_at_ns: int, work_bytes: int) -> None:
+        """Charge what a request read and is answered with to its tenant."""
+        self._work.charge(device[0], stored_at_ns, -(-work_bytes // _TOKEN_BYTES))
 
     def may_tell(self, device: DeviceKey, stored_at_ns: int) -> bool:
         """Whether to answer a request that has no place: a flood must not cause another one."""

@@ -65,6 +65,7 @@ class Shadow:
         last_stamp_ns: the newest stamp of a message or a call.
         deleted: True when there is no such shadow at present.
         read_at_ns: when it was read, by the database's clock.
+        read_bytes: the size of both sections as JSON when they were read.
     """
 
     key: ShadowKey
@@ -77,6 +78,7 @@ class Shadow:
     updated_at: datetime | None = None
     deleted: bool = True
     read_at_ns: int = 0
+    read_bytes: int = 0
 
     def delta(self) -> Json:
         """The desired values that the device has not reported."""
@@ -121,7 +123,7 @@ class Shadow:
         Raises:
             ChangeRefused: the update is not valid; do not save the shadow.
         """
-        self._require_version(update.version)
+        self.require_version(update.version)
         try:
             for patch in update.state.values():
                 check_patch(patch)
@@ -145,7 +147,7 @@ class Shadow:
         Raises:
             ChangeRefused: `VERSION_CONFLICT`.
         """
-        self._require_version(version)
+        self.require_version(version)
         at = stamp()
         self.desired.merge(None, at)
         self.reported.merge(None, at)
@@ -157,6 +159,7 @@ class Shadow:
         if stamp_ns == self.last_stamp_ns:
             self.deleted = deleted
 
-    def _require_version(self, version: int | None) -> None:
+    def require_version(self, version: int | None) -> None:
+        """Raise ChangeRefused, `VERSION_CONFLICT`, if the shadow has another version."""
         if version is not None and version != self.version:
             raise ChangeRefused("VERSION_CONFLICT", "the shadow has another version")

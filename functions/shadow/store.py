@@ -149,6 +149,7 @@ def _from_row(key: ShadowKey, row: asyncpg.Record) -> Shadow:
         updated_at=row["updated_at"],
         deleted=row["deleted_at"] is not None,
         read_at_ns=row["read_at_ns"],
+        read_bytes=len(row["desired"]) + len(row["reported"]),
     )
 
 

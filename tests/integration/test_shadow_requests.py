@@ -296,7 +296,7 @@ async def test_a_tenant_pays_for_the_size_of_its_documents(api: Caller) -> None:
     large = {"reported": {f"k{number}": "x" * 1000 for number in range(7)}}
     for number in range(1, 4):
         await api.deliver(answer_device, replace(ask("update", 1, state=large), sequence=number))
-    # The first is answered with 14 KB, the second with 21 KB.
+    # The first is answered with 14 KB, the second reads 7 KB and is answered with 21 KB.
     assert (await api.ask(get_shadow, **DEVICE)).version == 2
     others = {"shadow.test.dev2.get": 429, "shadow.other.dev1.get": 404}
     await answers(api)
@@ -306,6 +306,18 @@ async def test_a_tenant_pays_for_the_size_of_its_documents(api: Caller) -> None:
     assert [json.loads(row["body"])["code"] for row in rows] == list(others.values())
     # It has paid when the bytes beyond the burst have been given out again.
     assert list(await told(api, ask("get", 20))) == ["get.accepted"]
+
+
+async def test_a_tenant_pays_for_documents_of_refused_requests(api: Caller) -> None:
+    large = {"reported": {f"k{number}": "x" * 1000 for number in range(7)}}
+    await told(api, ask("update", 1, state=large))
+    api.settings = ShadowSettings(tenant_bytes_per_s=1000, tenant_burst_bytes=20_000)
+    api.state = limits(api.pool, api.settings)
+    conflicts = [replace(ask("update", 1, state=large, version=7), sequence=n) for n in range(2, 6)]
+    codes = []
+    for message in conflicts:
+        codes += [body["code"] for body in (await told(api, message)).values()]
+    assert codes == [409, 409, 409, 429]
 
 
 async def test_nobody_uses_up_the_rate_of_a_device(api: Caller) -> None:
