@@ -101,7 +101,7 @@ def _send(console: Console, api: Api, host: RunningHost, run: int) -> None:
 
 def _send_by_mqtt(host: RunningHost, payload: dict[str, Any]) -> None:
     name = f"{TENANT}/{DEVICE}"
-    client = Client(CallbackAPIVersion.VERSION2, client_id=f"{name}/{secrets.token_hex(4)}")
+    client = Client(CallbackAPIVersion.VERSION2, client_id=f"{name}/{secrets.randbelow(10)}")
     client.username_pw_set(name, TOKEN)
     try:
         client.connect("127.0.0.1", host.mqtt_port)
