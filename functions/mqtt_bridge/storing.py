@@ -19,6 +19,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _TELL_EVERY_S = 10.0
 _HEADERS_BYTES = 1024
 _LEAST_BYTES = 4096
+_EXCEEDS = "message size exceeds maximum allowed"
+"""A stream's `max_msg_size`. Source: nats-server `server/errors.json`, error 10054."""
 
 
 class Store:
@@ -37,6 +39,8 @@ class Store:
         self._limit_bytes = limit_bytes
         self.log: Any = ctx.log
         self._told_at_s = float("-inf")
+        # By the first token of the subject, for streams that take less than others.
+        self._limits_bytes: dict[str, int] = {}
 
     async def store(self, messages: Sequence[Publish]) -> None:
         """Store the messages in this order; returns when JetStream has confirmed all of them.
@@ -47,9 +51,11 @@ class Store:
         left = list(messages)
         pause_s = _FIRST_PAUSE_S
         while left:
+            made = [self._made(each) for each in left]
             try:
-                await self._ctx.publish_many([self._made(each) for each in left])
+                await self._ctx.publish_many(made)
             except PublishFailed as failure:
+                self._lower_limits(made, failure)
                 left = _unconfirmed(left, failure)
                 self._tell(failure.reason, left)
             except Unavailable as away:
@@ -84,9 +90,23 @@ class Store:
             await self._ctx.publish(made.subject, made.data, msg_id=made.msg_id)
 
     def _made(self, publish: Publish) -> Publication:
-        return Publication(
-            *make_message(publish, limit_bytes=self._limit_bytes), publish.message_id
-        )
+        subject, data = make_message(publish, limit_bytes=self._limit_bytes)
+        limit_bytes = self._limits_bytes.get(subject.partition(".")[0])
+        if limit_bytes is not None and len(data) > limit_bytes:
+            subject, data = make_message(publish, limit_bytes=limit_bytes)
+        return Publication(subject, data, publish.message_id)
+
+    def _lower_limits(self, made: Sequence[Publication], failure: PublishFailed) -> None:
+        """Keep less of messages for which a stream is too small; it does not say how much less.
+
+        Otherwise one such message would hold up all others for ever.
+        """
+        for each, outcome in zip(made, failure.outcomes, strict=False):
+            if isinstance(outcome, PublishFailed) and outcome.reason == _EXCEEDS:
+                family = each.subject.partition(".")[0]
+                known = self._limits_bytes.get(family, self._limit_bytes)
+                lower = max(_LEAST_BYTES, min(known, len(each.data) * 3 // 4))
+                self._limits_bytes[family] = lower
 
     def _tell(self, reason: str, left: Sequence[Publish]) -> None:
         now_s = asyncio.get_running_loop().time()

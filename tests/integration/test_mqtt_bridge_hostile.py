@@ -350,6 +350,22 @@ async def test_a_large_message_leaves_room_for_those_of_others(
     ]
 
 
+async def test_a_message_that_its_stream_finds_too_large_is_cut_and_holds_up_no_others(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    config = {"name": "TELEMETRY", "subjects": ["telemetry.>"], "storage": "memory"}
+    await broker.api("STREAM.UPDATE.TELEMETRY", {**config, "max_msg_size": 8_000})
+    async with bridging(nats_server, mosquitto):
+        await publish(mosquitto, TELEMETRY, "x" * 30_000, b"\xff" * 9_000, "{}")
+        await publish(mosquitto, "tenant/t1/device/d1/shadow/reported", "y" * 30_000)
+        assert await stored(broker, 4) == {"TELEMETRY": 3, "SHADOW": 1}
+    found = [await read_stored(broker, "TELEMETRY", number) for number in (1, 2, 3)]
+    cut = [each.document.get("payload_cut_from_bytes") for each in found]
+    assert sorted(cut, key=str) == [30_000, 9_000, None]
+    other = await read_stored(broker, "SHADOW")
+    assert other.document["payload"] == "y" * 30_000
+
+
 async def test_a_large_message_of_the_platform_itself_is_known(
     nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
 ) -> None:
