@@ -14,6 +14,12 @@ from functions.domain.topics import BadTopic, Topic, is_tenant_id, parse_topic, 
 UNMAPPED_SUBJECT = "tenant.unmapped"
 """A subject of stream `UNMAPPED`, which takes `tenant.>`."""
 
+LEAST_LIMIT_BYTES = 4096
+"""The least limit of `make_message`, with which every stream should be content."""
+EXCEEDS_STREAM = "message size exceeds maximum allowed"
+"""Why JetStream refuses a message above a stream's `max_msg_size`; it does not say how much above.
+Source: nats-server `server/errors.json`, error 10054."""
+
 _HEADROOM_BYTES = 2048
 
 
@@ -39,7 +45,7 @@ class Publish(NamedTuple):
 
 
 def make_message(publish: Publish, *, limit_bytes: int) -> tuple[str, bytes]:
-    """Subject and bytes to store, at most `limit_bytes` long.
+    """Subject and bytes to store, at most `limit_bytes` long, which is `LEAST_LIMIT_BYTES` or more.
 
     A UTF-8 payload becomes a string in the envelope, unchanged. Any other payload is stored raw on
     its device's subject, or as base64 in the envelope when the topic names no device.
@@ -88,4 +94,10 @@ def _subject(text: str, topic: Topic | BadTopic) -> str:
     return UNMAPPED_SUBJECT
 
 
-__all__ = ["UNMAPPED_SUBJECT", "Publish", "make_message"]
+__all__ = [
+    "EXCEEDS_STREAM",
+    "LEAST_LIMIT_BYTES",
+    "UNMAPPED_SUBJECT",
+    "Publish",
+    "make_message",
+]

@@ -10,6 +10,7 @@ and not stored.
 import base64
 import binascii
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from functions.domain.broker_messages import Publish, make_message
+from functions.domain.broker_messages import LEAST_LIMIT_BYTES, Publish, make_message
 from functions.domain.downlink_marks import DownlinkMarks, OwnMessages
 from functions.http_gateway.bodies import BodyReader
 from functions.http_gateway.client_addresses import ClientAddresses
@@ -51,16 +52,29 @@ class EmqxBridge:
         if self._own.recognise(publish.topic, publish.payload, publish.mark):
             return Response(status_code=204)
         try:
-            subject, data = make_message(publish, limit_bytes=self._settings.max_publish_bytes)
-            await self._storage.store(
-                subject, data, msg_id=publish.message_id, headers=trace_headers(request)
-            )
+            await self._store(publish, trace_headers(request))
         except ProblemError:
             raise
         except Exception as failure:
             self._ctx.log.exception("A message of EMQX was not stored; EMQX was answered 503.")
             raise ProblemError(503, "NOT_STORED", "The message could not be stored.") from failure
         return Response(status_code=204)
+
+    async def _store(self, publish: Publish, headers: Mapping[str, str]) -> None:
+        """Store a message, or of one that is too large for NATS or its stream as much as may be."""
+        try:
+            await self._store_part(publish, self._settings.max_publish_bytes, headers)
+        except ProblemError as problem:
+            if problem.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                raise
+            # After a 413 EMQX would drop it.
+            await self._store_part(publish, LEAST_LIMIT_BYTES, headers)
+
+    async def _store_part(
+        self, publish: Publish, limit_bytes: int, headers: Mapping[str, str]
+    ) -> None:
+        subject, data = make_message(publish, limit_bytes=limit_bytes)
+        await self._storage.store(subject, data, msg_id=publish.message_id, headers=headers)
 
     async def _read(self, request: Request) -> bytes:
         try:

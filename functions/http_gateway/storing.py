@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 
+from functions.domain.broker_messages import EXCEEDS_STREAM
 from functions.http_gateway.problems import ProblemError
 from functions.http_gateway.requests import Request
 from runtime import Context, PubAck, TooLarge, Unavailable, Unsendable
@@ -27,11 +28,16 @@ class Storage:
 
         Raises:
             ProblemError: 503 when there was no confirmation; the sender may repeat the message
-                under the same id. 413 or 400 when NATS can never accept the message.
+                under the same id. 413 or 400 when NATS or the stream can never accept the
+                message.
         """
         try:
             return await self._ctx.publish(subject, data, msg_id=msg_id, headers=headers)
         except Unavailable as away:
+            if away.reason == EXCEEDS_STREAM:
+                raise ProblemError(
+                    413, "MESSAGE_TOO_LARGE", "The stream accepts no message that large."
+                ) from away
             self._tell(away.reason)
             raise ProblemError(
                 503, "NOT_STORED", "The message could not be stored; send it again."

@@ -4,7 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from functions.domain.broker_messages import Publish, make_message
+from functions.domain.broker_messages import (
+    EXCEEDS_STREAM,
+    LEAST_LIMIT_BYTES,
+    Publish,
+    make_message,
+)
 from runtime import (
     Context,
     PubAck,
@@ -18,9 +23,6 @@ from runtime import (
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _TELL_EVERY_S = 10.0
 _HEADERS_BYTES = 1024
-_LEAST_BYTES = 4096
-_EXCEEDS = "message size exceeds maximum allowed"
-"""A stream's `max_msg_size`. Source: nats-server `server/errors.json`, error 10054."""
 
 
 class Store:
@@ -85,7 +87,7 @@ class Store:
             await self._ctx.publish(made.subject, made.data, msg_id=made.msg_id)
         except TooLarge as refusal:
             # The server takes less than `max_publish_bytes`: what it takes goes into quarantine.
-            self._limit_bytes = max(_LEAST_BYTES, refusal.limit_bytes - _HEADERS_BYTES)
+            self._limit_bytes = max(LEAST_LIMIT_BYTES, refusal.limit_bytes - _HEADERS_BYTES)
             made = self._made(publish)
             await self._ctx.publish(made.subject, made.data, msg_id=made.msg_id)
 
@@ -102,10 +104,10 @@ class Store:
         Otherwise one such message would hold up all others for ever.
         """
         for each, outcome in zip(made, failure.outcomes, strict=False):
-            if isinstance(outcome, PublishFailed) and outcome.reason == _EXCEEDS:
+            if isinstance(outcome, PublishFailed) and outcome.reason == EXCEEDS_STREAM:
                 family = each.subject.partition(".")[0]
                 known = self._limits_bytes.get(family, self._limit_bytes)
-                lower = max(_LEAST_BYTES, min(known, len(each.data) * 3 // 4))
+                lower = max(LEAST_LIMIT_BYTES, min(known, len(each.data) * 3 // 4))
                 self._limits_bytes[family] = lower
 
     def _tell(self, reason: str, left: Sequence[Publish]) -> None:

@@ -120,6 +120,16 @@ async def test_what_the_platform_has_sent_comes_back_and_is_no_device_s(
     assert (await gateway.lines.wait(sentence))["messages"] == 1
 
 
+async def test_a_message_that_its_stream_finds_too_large_is_cut(
+    gateway: Gateway, broker: Broker
+) -> None:
+    config = {"name": "TELEMETRY", "subjects": ["telemetry.>"], "storage": "memory"}
+    await broker.api("STREAM.UPDATE.TELEMETRY", {**config, "max_msg_size": 8_000})
+    answer = await gateway.client.post(PATH, json=publish(payload="x" * 30_000), headers=BRIDGE)
+    assert answer.status_code == 204
+    assert (await read_stored(broker, "TELEMETRY")).document["payload_cut_from_bytes"] == 30_000
+
+
 async def test_a_mark_on_a_device_s_own_topic_counts_for_nothing(
     gateway: Gateway, broker: Broker
 ) -> None:

@@ -314,6 +314,16 @@ async def test_when_the_stream_is_full_the_device_is_told_to_come_back(
     assert "maximum" not in full.text
 
 
+async def test_a_message_that_its_stream_would_not_take_is_refused_for_good(
+    gateway: Gateway, broker: Broker
+) -> None:
+    config = {"name": "TELEMETRY", "subjects": [STREAMS["TELEMETRY"]], "storage": "memory"}
+    await broker.api("STREAM.UPDATE.TELEMETRY", {**config, "max_msg_size": 8_000})
+    answer = await gateway.client.post(PATH, json={"text": "x" * 9_000})
+    assert (answer.status_code, answer.json()["code"]) == (413, "MESSAGE_TOO_LARGE")
+    assert (await gateway.client.post(PATH, json=PAYLOAD)).status_code == 202
+
+
 async def test_a_message_that_nats_would_not_take_is_refused_for_good(broker: Broker) -> None:
     reconnects = broker.reconnects
     async with (
