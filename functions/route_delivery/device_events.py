@@ -13,9 +13,9 @@ from functions.route_delivery.job import Job
 from functions.route_delivery.jobs_again import TargetRoute
 from functions.route_delivery.platform_jobs import (
     MAX_ROUTES,
+    JobSource,
     PlatformJobs,
     PlatformJobSettings,
-    Told,
     start,
     stop,
 )
@@ -42,8 +42,8 @@ async def route_device_events(batch: Batch[DeviceEvent], ctx: Context[PlatformJo
             text = "the event names another device than its subject"
             batch.reject(event, "TENANT_MISMATCH", text)
     routes = await _find_routes({event.data.tenant_id for event in events}, ctx)
-    told = [
-        Told(
+    sources = [
+        JobSource(
             [
                 route
                 for route in routes.get(event.data.tenant_id, ())
@@ -56,7 +56,7 @@ async def route_device_events(batch: Batch[DeviceEvent], ctx: Context[PlatformJo
     ]
     # By their ids: an event may be stored twice.
     jobs: dict[str, NewJob] = {}
-    for event, made in zip(events, await ctx.state.make(told, ctx), strict=True):
+    for event, made in zip(events, await ctx.state.make(sources, ctx), strict=True):
         if isinstance(made, Retry):
             batch.retry(event, made.reason)
         else:

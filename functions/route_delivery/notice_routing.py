@@ -14,9 +14,9 @@ from functions.route_delivery.job import Job
 from functions.route_delivery.jobs_again import TargetRoute
 from functions.route_delivery.platform_jobs import (
     MAX_ROUTES,
+    JobSource,
     PlatformJobs,
     PlatformJobSettings,
-    Told,
     start,
     stop,
 )
@@ -68,7 +68,7 @@ async def route_notices(event: Event[PublishedNotice], ctx: Context[PlatformJobs
 
     rows = await ctx.postgres.fetch(_QUERIES["routes"], notice.tenant_id, MAX_ROUTES)
     routes = [TargetRoute.of(row) for row in rows if _is_for_notices(row["topic_filter"], topic)]
-    [made] = await ctx.state.make([Told(routes, job_for, len(event.message.data))], ctx)
+    [made] = await ctx.state.make([JobSource(routes, job_for, len(event.message.data))], ctx)
     if isinstance(made, Retry):
         raise made
     await ctx.state.add(made, ctx)

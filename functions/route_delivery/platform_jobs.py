@@ -43,8 +43,8 @@ class PlatformJobSettings(BaseModel):
         return JobLimits(MAX_ROUTES, self.max_waiting_bytes, self.max_given_up_bytes)
 
 
-class Told(NamedTuple):
-    """Something that a tenant is told of.
+class JobSource(NamedTuple):
+    """An event or a notice, of which jobs are made.
 
     Attributes:
         routes: those whose topic filters take it.
@@ -70,15 +70,15 @@ class PlatformJobs:
     bounds: JobBounds
 
     async def make(
-        self, told: Sequence[Told], ctx: Context["PlatformJobs"]
+        self, sources: Sequence[JobSource], ctx: Context["PlatformJobs"]
     ) -> list[list[NewJob] | Retry]:
-        """The jobs of each; a `Retry` where the tenant's filters have used up their time.
+        """The jobs of each source; a `Retry` where the tenant's filters have used up their time.
 
         All filters are asked together: one after the other, the hundred routes of a tenant took
         20 ms of each event, for which the events of all tenants waited.
         """
         asks: list[Ask] = []
-        for each in told:
+        for each in sources:
             if any(route.steps for route in each.routes):
                 # The same for all routes: a job differs by its route alone.
                 job = each.job_for(each.routes[0].route_id)
@@ -90,7 +90,7 @@ class PlatformJobs:
                 ]
         answers = iter(await self.evaluator.evaluate(asks))
         made: list[list[NewJob] | Retry] = []
-        for each in told:
+        for each in sources:
             decisions = [
                 decide(route.steps, next(answers)) if route.steps else TAKEN
                 for route in each.routes
@@ -113,18 +113,18 @@ class PlatformJobs:
 
 
 def _jobs_of(
-    told: Told, decisions: Sequence[Decision], ctx: Context[PlatformJobs]
+    source: JobSource, decisions: Sequence[Decision], ctx: Context[PlatformJobs]
 ) -> list[NewJob] | Retry:
     for decision in decisions:
         if decision.code in LATER:
             return Retry(decision.reason)
     jobs = []
-    for route, decision in zip(told.routes, decisions, strict=True):
+    for route, decision in zip(source.routes, decisions, strict=True):
         if decision.verdict == "undecided":
             text = "A route's filter was not evaluated, so the route got no job"
             ctx.log.warning(text, route_id=route.route_id, code=decision.code)
         if decision.verdict == "taken":
-            jobs.append(new_job(told.job_for(route.route_id), route, decision.key))
+            jobs.append(new_job(source.job_for(route.route_id), route, decision.key))
     return jobs
 
 
@@ -141,9 +141,9 @@ async def stop(ctx: Context[PlatformJobs]) -> None:
 
 __all__ = [
     "MAX_ROUTES",
+    "JobSource",
     "PlatformJobSettings",
     "PlatformJobs",
-    "Told",
     "start",
     "stop",
 ]
