@@ -11,6 +11,7 @@ from functions.messages.accounts import Account
 from functions.messages.announcing import announce
 from functions.messages.contents import QueuedWebhook
 from functions.messages.delivery import Policy, Sender, deliver_message, identify
+from functions.messages.letter_budget import LetterBudget
 from functions.messages.sending import (
     SLACK_S,
     SendingSettings,
@@ -79,7 +80,8 @@ async def start(ctx: Context[Sender]) -> Sender:
         repeats_are_safe=True,
         on_close=endpoints.sender.aclose,
     )
-    return Sender(MessageStore(ctx.postgres), provider, settings.policy)
+    letters = LetterBudget(ctx.log)
+    return Sender(MessageStore(ctx.postgres), provider, settings.policy, letters)
 
 
 async def stop(ctx: Context[Sender]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from functions.messages.announcing import announce
 from functions.messages.contents import OutMessage, Queued
+from functions.messages.letter_budget import LetterBudget
 from functions.messages.lifecycle import Status, leaves
 from functions.messages.provider import Admission, Outcome, Provider, Receipt
 from functions.messages.store import Advance, Claim, MessageStore, NewMessage, Transition
@@ -56,11 +57,15 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """What sends messages of one kind: the state of its function."""
+    """What sends messages of one kind: the state of its function.
+
+    `letters`: decides which messages that are given up leave a dead letter; None for all.
+    """
 
     store: MessageStore
     provider: Provider
     policy: Policy = Policy()
+    letters: LetterBudget | None = None
 
 
 class Named(Protocol):
@@ -111,7 +116,7 @@ async def deliver_message(event: Event[Any], ctx: Context[Any], sender: Sender) 
         receipt = await _call(ctx, sender, claim, begun_s)
     finally:
         await telling
-    await _settle(ctx, sender, claimed, receipt)
+    await _settle(ctx, sender, claimed, receipt, len(event.raw))
 
 
 async def _postpone(
@@ -186,7 +191,9 @@ async def _call(ctx: Context[Any], sender: Sender, claim: Claim, begun_s: float)
         return Receipt("unknown", "PROVIDER_FAILED", f"the sender raised {type(failure).__name__}")
 
 
-async def _settle(ctx: Context[Any], sender: Sender, claimed: Transition, receipt: Receipt) -> None:
+async def _settle(
+    ctx: Context[Any], sender: Sender, claimed: Transition, receipt: Receipt, size_bytes: int
+) -> None:
     """Record the result and raise what it means for the message in the queue."""
     if receipt.outcome == "unknown" and sender.provider.repeats_are_safe:
         receipt = replace(receipt, outcome="failed")
@@ -214,7 +221,9 @@ async def _settle(ctx: Context[Any], sender: Sender, claimed: Transition, receip
     if receipt.outcome == "unknown":
         _tell_unknown(ctx, moved, receipt)
     elif receipt.outcome == "refused" or is_last:
-        raise Reject(receipt.code, receipt.reason)
+        letters = sender.letters
+        if letters is None or letters.take(claimed.tenant_id, size_bytes):
+            raise Reject(receipt.code, receipt.reason)
     elif receipt.outcome in {"failed", "busy"}:
         raise Retry(
             f"{receipt.code}: {receipt.reason}",

@@ -9,6 +9,7 @@ from functions.messages import email_sender
 from functions.messages.account_configs import SmtpAccount
 from functions.messages.contents import QueuedEmail
 from functions.messages.delivery import Sender, deliver_message
+from functions.messages.letter_budget import LetterBudget
 from functions.messages.sending import (
     SendingSettings,
     close_sender,
@@ -77,7 +78,8 @@ async def start(ctx: Context[Sender]) -> Sender:
     settings: EmailSettings = ctx.settings
     account = default_account("email", settings.account, senders=settings.senders)
     provider = await open_provider(ctx, "email", connect, account=account, remedy=_REMEDY)
-    return Sender(MessageStore(ctx.postgres), provider, settings.policy)
+    letters = LetterBudget(ctx.log)
+    return Sender(MessageStore(ctx.postgres), provider, settings.policy, letters)
 
 
 async def stop(ctx: Context[Sender]) -> None:

@@ -10,6 +10,7 @@ from functions.messages.account_configs import SmsAccount
 from functions.messages.accounts import Account
 from functions.messages.contents import OutMessage, QueuedSms
 from functions.messages.delivery import Sender, deliver_message
+from functions.messages.letter_budget import LetterBudget
 from functions.messages.provider import Admission, Receipt
 from functions.messages.routed_provider import RoutedProvider, Sending
 from functions.messages.sending import (
@@ -169,7 +170,8 @@ async def start(ctx: Context[Sender]) -> Sender:
 
     routed = await open_provider(ctx, "sms", connect, account=settings.account, remedy=_REMEDY)
     provider = SmsProvider(routed, settings)
-    return Sender(MessageStore(ctx.postgres), provider, settings.policy)
+    letters = LetterBudget(ctx.log)
+    return Sender(MessageStore(ctx.postgres), provider, settings.policy, letters)
 
 
 async def stop(ctx: Context[Sender]) -> None:

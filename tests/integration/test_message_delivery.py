@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import structlog.testing
 
 from functions.messages.delivery import Policy, Sender
+from functions.messages.letter_budget import LetterBudget
 from functions.messages.provider import Admission, Receipt
 from functions.messages.store import Advance
 from runtime import Reject, Retry
@@ -82,6 +84,29 @@ async def test_a_refused_message_is_never_tried_again(worker: Worker) -> None:
     await worker.deliver(message_id="m1")
     assert len(worker.provider.sent) == 1
     assert [one["status"] for one in await worker.told()] == ["queued", "sending", "refused"]
+
+
+async def test_messages_that_are_given_up_leave_letters_up_to_the_budget_of_their_tenant(
+    worker: Worker,
+) -> None:
+    budget = LetterBudget(worker.scope.log, 5_000)
+    worker.sender = replace(worker.sender, letters=budget)
+    worker.provider.results = [Receipt("refused", "TWILIO_21211", "not a number")]
+
+    async def leaves_letter(number: int, tenant_id: str = "acme") -> bool:
+        try:
+            await worker.deliver(number, message_id=f"m{number}", tenant_id=tenant_id)
+        except Reject:
+            return True
+        return False
+
+    left = [await leaves_letter(number) for number in range(6)]
+    assert left == [True, True, False, False, False, False]
+    assert await leaves_letter(9, tenant_id="other")
+    # All have their rows, by which they are shown and sent again.
+    for number in range(6):
+        row = await worker.row(f"m{number}")
+        assert (row["status"], row["error_code"]) == ("refused", "TWILIO_21211")
 
 
 async def test_a_busy_provider_uses_up_no_attempt(worker: Worker) -> None:
