@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,10 +16,11 @@ from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
 from runtime.observe.metrics import Metrics
 from tests.support.documentation import ROOT, read_blocks
-from tests.support.gateway import ADMIN, REGISTRATION_KEY, run_gateway
+from tests.support.gateway import ADMIN, JSON, REGISTRATION_KEY, run_gateway
 from tests.support.host import eventually
 from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
+from tests.support.strange_requests import StrangeRequests
 
 _MANIFESTS = ROOT / "manifests"
 _NAMES = ("management", "telemetry", "routes", "shadow", "commands", "presence", "unmapped")
@@ -79,6 +81,22 @@ async def test_a_repeated_command_is_the_same_by_http_and_by_nats(
             await reply
         assert by_nats.value.code == 409
         assert json.loads(by_nats.value.body)["detail"] == refused["detail"]
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
+async def test_no_request_makes_an_operation_fail(http: httpx.AsyncClient, seed: int) -> None:
+    await register(http)
+    document = (await http.get("/openapi.json")).json()
+    requests = StrangeRequests(document, seed, "test")
+    statuses: Counter[int] = Counter()
+    for method, path, body in requests.make(1_000):
+        answer = await http.request(method, path, content=body, headers=JSON)
+        statuses[answer.status_code] += 1
+        assert answer.status_code not in {500, 502}, (method, path, body, answer.text)
+        if answer.content:
+            requests.learn(answer.json())
+    # Enough of them reach what is behind the checks of their form.
+    assert statuses[200] + statuses[201] > 100, statuses
 
 
 async def test_a_device_is_told_and_answers(
