@@ -14,9 +14,9 @@ _TOKEN_BYTES = 1000
 class DoorRates:
     """Two token buckets for each message: its device's and its tenant's; and two for shadows.
 
-    Charged after the device is proved, so that nobody can use up another's. Function `ingest` has
-    finer rates; these keep one device or tenant from filling the gateway and the stream. All
-    gateways together keep the rates in the long run, see `RateSharing`.
+    Charged after the device is proved, so that nobody can use up another's. Functions `ingest` and
+    `shadow` have finer rates; these keep one device or tenant from filling the gateway and the
+    stream. All gateways together keep the rates in the long run, see `RateSharing`.
 
     Attributes:
         limiters: by the names by which gateways share them.
@@ -29,7 +29,7 @@ class DoorRates:
             self._devices = RateLimiter(settings.device_rate_per_s, settings.device_burst)
         if settings.tenant_rate_per_s:
             self._tenants = RateLimiter(settings.tenant_rate_per_s, settings.tenant_burst)
-        self._readers: RateLimiter[tuple[str, str]] = RateLimiter(
+        self._askers: RateLimiter[tuple[str, str]] = RateLimiter(
             settings.shadow_rate_per_s, settings.shadow_burst
         )
         self._shadows: RateLimiter[str] = RateLimiter(
@@ -39,7 +39,7 @@ class DoorRates:
         named: dict[str, RateLimiter[Any] | None] = {
             "device": self._devices,
             "tenant": self._tenants,
-            "shadow_device": self._readers,
+            "shadow_device": self._askers,
             "shadow_tenant": self._shadows,
         }
         self.limiters: dict[str, RateLimiter[Any]] = {
@@ -47,7 +47,7 @@ class DoorRates:
         }
 
     def take(self, topic: Topic) -> None:
-        """Take one message's place.
+        """Take one message's place; a request about a shadow takes one of these as well.
 
         Raises:
             ProblemError: 429, the device or its tenant has sent too many.
@@ -55,7 +55,10 @@ class DoorRates:
         # The clock of the day, which all gateways have about alike.
         now_ns = time.time_ns()
         devices, tenants = self._devices, self._tenants
-        if devices is not None and not devices.take((topic.tenant_id, topic.device_id), now_ns):
+        device = (topic.tenant_id, topic.device_id)
+        if topic.family == "shadow" and not self._askers.take(device, now_ns):
+            raise ProblemError(429, "RATE_LIMITED", "The device asks of its shadows too often.")
+        if devices is not None and not devices.take(device, now_ns):
             raise ProblemError(429, "RATE_LIMITED", "The device sends too many messages.")
         if tenants is not None and not tenants.take(topic.tenant_id, now_ns):
             raise ProblemError(
@@ -63,15 +66,12 @@ class DoorRates:
             )
 
     def require_shadow(self, topic: Topic) -> None:
-        """Take the place of one question for a shadow, besides that of a message.
+        """Let a question for a shadow pass unless its tenant has read too much.
 
         Raises:
-            ProblemError: 429, the device asks too often, or its tenant has read too much.
+            ProblemError: 429.
         """
-        now_ns = time.time_ns()
-        if not self._readers.take((topic.tenant_id, topic.device_id), now_ns):
-            raise ProblemError(429, "RATE_LIMITED", "The device reads its shadows too often.")
-        if self._shadows.is_empty(topic.tenant_id, now_ns):
+        if self._shadows.is_empty(topic.tenant_id, time.time_ns()):
             raise ProblemError(
                 429, "TENANT_RATE_LIMITED", "The tenant's devices read too much of their shadows."
             )

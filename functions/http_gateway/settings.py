@@ -62,8 +62,8 @@ class GatewaySettings(BaseModel):
         device_burst: messages that a device may send at once.
         tenant_rate_per_s: the same for all devices of a tenant together; 0 for no limit.
         tenant_burst: messages that the devices of a tenant may send at once.
-        shadow_rate_per_s: how often a device may read its shadows in a second, after `shadow_burst`
-            times at once.
+        shadow_rate_per_s: requests about its shadows that a device may send in a second, questions
+            included, after `shadow_burst` at once.
         shadow_burst: see there.
         tenant_shadow_bytes_per_s: bytes of shadows that all devices of a tenant may read in a
             second: what a document costs goes by its size.

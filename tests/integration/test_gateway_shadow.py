@@ -228,11 +228,18 @@ async def test_a_device_reads_as_often_and_a_tenant_as_much_as_it_may(
     await register(pool, tenant="other")
     rates: dict[str, Any] = {"shadow_rate_per_s": 0.001, "shadow_burst": 2}
     async with serving(nats_server, broker, postgres_dsn, **rates) as gateway:
-        answers = [await gateway.client.get(f"{DEVICE}/shadow", headers=AUTH) for _ in range(3)]
+        answers = [await gateway.client.get(f"{DEVICE}/shadow", headers=AUTH) for _ in range(2)]
+        report = {"reported": {"a": 1}}
+        answers.append(
+            await gateway.client.post(f"{DEVICE}/shadow/reported", json=report, headers=AUTH)
+        )
+        # What else it sends is not concerned.
+        kept = await gateway.client.post(f"{DEVICE}/telemetry", json={}, headers=AUTH)
         other = await gateway.client.get(DEVICE.replace("dev1", "dev2") + "/shadow", headers=AUTH)
     assert [each.status_code for each in answers] == [200, 200, 429]
     assert (answers[2].json()["code"], other.status_code) == ("RATE_LIMITED", 404)
     assert "retry-after" in answers[2].headers
+    assert kept.status_code == 202
 
     # One document of some hundred bytes uses up a tenant's kilobyte.
     rates = {"tenant_shadow_bytes_per_s": 1, "tenant_shadow_burst_bytes": 1000}
