@@ -146,15 +146,18 @@ def _check_life(ctx: Context, place_life_s: float, stream_life_s: float) -> None
 
 
 async def _share(sessions: int, places: Places, running: _Running) -> Unavailable | None:
-    """One round: claim or give up one place, if need be; returns what failed."""
+    """One round: claim this host's share, or give up one place; returns what failed."""
     failure: Unavailable | None = None
     try:
-        next_step = plan(sessions, places.held, await places.look())
+        seen = await places.look()
+        next_step = plan(sessions, places.held, seen)
         if next_step.release is not None:
             await running.stop(next_step.release)
             await places.release(next_step.release)
-        if next_step.claim is not None:
+        while next_step.claim is not None:
             await places.claim(next_step.claim)
+            seen = seen._replace(taken=seen.taken | {next_step.claim})
+            next_step = plan(sessions, places.held, seen)
     except Unavailable as away:
         failure = away
     for place in places.held - running.places:

@@ -286,6 +286,15 @@ async def test_a_session_ends_at_once_however_much_waits_at_the_broker(
         assert await stored(broker, count) == {"TELEMETRY": count}
 
 
+async def test_a_host_alone_takes_all_sessions_at_once(
+    nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
+) -> None:
+    # With one session in two seconds this would take longer than the helper waits.
+    async with bridging(nats_server, mosquitto, sessions=40):
+        await publish(mosquitto, TELEMETRY, *["{}"] * 80)
+        assert await stored(broker, 80) == {"TELEMETRY": 80}
+
+
 async def test_a_host_that_stops_leaves_its_places_and_its_share_at_once(
     nats_server: NatsServer, broker: Broker, mosquitto: Mosquitto, streams: None
 ) -> None:
