@@ -8,14 +8,16 @@ commands of a device that comes in are sent to it.
 
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from functions.device_auth.arrivals import Arrivals
 from functions.device_auth.expired_sessions import ExpiredSessions
+from functions.device_auth.floods import SessionLimits
 from functions.device_auth.identity import Claimant, Refusal, permissions_of, read_claimant
-from functions.device_auth.sessions import QUERIES, SessionGuard, SessionLimits
+from functions.device_auth.sessions import QUERIES, SessionGuard
+from functions.device_auth.shut_out import CHANNEL, ShutOut
 from functions.device_auth.stream_bounds import Bound, StreamBounds, bounds_of
 from functions.device_auth.tokens import (
     AuthRequest,
@@ -64,7 +66,7 @@ class DeviceAuthSettings(BaseModel):
             more is ended. Ingest refuses what is beyond its own rates, which are lower; this keeps
             streams from being filled.
         max_bytes_per_s: likewise.
-        block_s: how long a device that sent more stays outside.
+        block_s: how long a device that sent more stays outside, the next time for twice as long.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,6 +114,7 @@ class State:
     arrivals: Arrivals
     bounds: StreamBounds
     logins: RateLimiter[tuple[str, str]]
+    outside: ShutOut
 
 
 async def start(ctx: Context[State | None]) -> State | None:
@@ -122,8 +125,10 @@ async def start(ctx: Context[State | None]) -> State | None:
             "Devices cannot connect by MQTT with their own token: NATS_AUTH_ISSUER is not set"
         )
         return None
-    sessions = SessionGuard(ctx, ctx.nats_system, settings.sweep_s, _limits(settings))
-    registry = Registry(ctx.postgres, ctx.log, on_change=sessions.hear)
+    outside = ShutOut(ctx.postgres, ctx.log, timedelta(seconds=settings.block_s))
+    sessions = SessionGuard(ctx, settings.sweep_s, _limits(settings), outside)
+    others = {CHANNEL: outside.hear}
+    registry = Registry(ctx.postgres, ctx.log, on_change=sessions.hear, others=others)
     await registry.start()
     sessions.start()
     arrivals = Arrivals(ctx.postgres, ctx.log)
@@ -133,10 +138,10 @@ async def start(ctx: Context[State | None]) -> State | None:
     attempts = FailedAttempts(ctx.log, "device by MQTT", shared)
     expiry = timedelta(seconds=settings.session_expiry_s)
     expired = ExpiredSessions(ctx, expiry, sessions.client_ids)
-    bounds = StreamBounds(ctx, _bounds(settings), expired, settings.sweep_s)
+    bounds = StreamBounds(ctx, _bounds(settings), expired, sessions.shut_out, settings.sweep_s)
     bounds.start()
     logins: RateLimiter[tuple[str, str]] = RateLimiter(_LOGINS_PER_S, _LOGINS_AT_ONCE)
-    return State(key, registry, attempts, sessions, arrivals, bounds, logins)
+    return State(key, registry, attempts, sessions, arrivals, bounds, logins, outside)
 
 
 def _limits(settings: DeviceAuthSettings) -> SessionLimits:
@@ -144,7 +149,6 @@ def _limits(settings: DeviceAuthSettings) -> SessionLimits:
         max_subscriptions=settings.max_subscriptions,
         messages_per_s=settings.max_messages_per_s,
         bytes_per_s=settings.max_bytes_per_s,
-        block=timedelta(seconds=settings.block_s),
     )
 
 
@@ -225,8 +229,7 @@ def _refuse_proven(device: RegisteredDevice, key: tuple[str, str], state: State)
     """Why a device that has proved itself stays outside. Who has not uses up nothing of it."""
     if device.status != "ACTIVE" or device.tenant_status != "ACTIVE":
         return _REVOKED
-    is_blocked = state.sessions.blocked.has(key, datetime.now(UTC))
-    if is_blocked or not state.logins.take(key, time.monotonic_ns()):
+    if state.outside.has(key) or not state.logins.take(key, time.monotonic_ns()):
         return _TOO_MUCH
     return None
 

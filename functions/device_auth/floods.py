@@ -60,22 +60,19 @@ class FloodMeter:
         )
 
 
-@dataclass(slots=True)
-class Blocked:
-    """Devices that may not come back yet."""
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What a session may do, which nats-server does not limit.
 
-    duration: timedelta
-    _until: dict[tuple[str, str], datetime] = field(default_factory=dict, init=False)
+    Attributes:
+        max_subscriptions: as the server counts them.
+        messages_per_s: what it may send on average.
+        bytes_per_s: likewise.
+    """
 
-    def add(self, device: tuple[str, str], now: datetime) -> None:
-        """Block the device from now on."""
-        self._until = {each: until for each, until in self._until.items() if until > now}
-        self._until[device] = now + self.duration
-
-    def has(self, device: tuple[str, str], now: datetime) -> bool:
-        """Whether the device is blocked."""
-        until = self._until.get(device)
-        return until is not None and until > now
+    max_subscriptions: int
+    messages_per_s: float
+    bytes_per_s: float
 
 
-__all__ = ["Blocked", "Connection", "FloodMeter", "Traffic"]
+__all__ = ["Connection", "FloodMeter", "SessionLimits", "Traffic"]

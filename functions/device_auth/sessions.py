@@ -13,11 +13,12 @@ import asyncpg
 import orjson
 
 from functions.device_auth.expired_sessions import StoredSessions
-from functions.device_auth.floods import Blocked, FloodMeter, Traffic
+from functions.device_auth.floods import FloodMeter, SessionLimits, Traffic
 from functions.device_auth.identity import read_client_id
+from functions.device_auth.shut_out import ShutOut
 from functions.domain.named_sql import read_queries
 from functions.domain.topics import is_device_id, is_tenant_id
-from runtime import Context, NoAnswer, RequestFailed, SystemPort
+from runtime import Context, NoAnswer, RequestFailed
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -53,23 +54,6 @@ class Session:
     subscriptions: int
     messages: int
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """What a session may do, which nats-server does not limit.
-
-    Attributes:
-        max_subscriptions: as the server counts them.
-        messages_per_s: what it may send on average.
-        bytes_per_s: likewise.
-        block: how long a device that sent more stays outside.
-    """
-
-    max_subscriptions: int
-    messages_per_s: float
-    bytes_per_s: float
-    block: timedelta
 
 
 def read_sessions(answer: bytes) -> list[Session]:
@@ -118,20 +102,20 @@ class SessionGuard:
 
     Args:
         ctx: of the function, with PostgreSQL.
-        system: the system account of the servers.
         every_s: seconds between two looks at all sessions, in case that a change was not heard.
         limits: what a session may do that nats-server does not limit.
+        outside: the devices that may not come in.
     """
 
     def __init__(
-        self, ctx: Context[Any], system: SystemPort, every_s: float, limits: SessionLimits
+        self, ctx: Context[Any], every_s: float, limits: SessionLimits, outside: ShutOut
     ) -> None:
         self._ctx = ctx
         self._max_subscriptions = limits.max_subscriptions
         window = timedelta(seconds=every_s)
         self._floods = FloodMeter(limits.messages_per_s, limits.bytes_per_s, window)
-        self.blocked = Blocked(limits.block)
-        self._system = system
+        self._outside = outside
+        self._system = ctx.nats_system
         self._every_s = every_s
         self._changed: set[Device] = set()
         self._all_changed = False
@@ -204,11 +188,26 @@ class SessionGuard:
             connection: Traffic(each.started_at, each.messages, each.size_bytes)
             for connection, each in by_connection.items()
         }
-        now = datetime.now(UTC)
-        for connection in self._floods.judge(traffic, now):
-            session = by_connection[connection]
-            self.blocked.add(session.device, now)
+        found = self._floods.judge(traffic, datetime.now(UTC))
+        floods = [by_connection[each] for each in found]
+        for device in {session.device for session in floods}:
+            await self._outside.add(device)
+        for session in floods:
             await self._end(session, _FLOOD)
+
+    async def shut_out(self, device: Device, why: str) -> None:
+        """End all sessions of a device, which may not come back at once.
+
+        Args:
+            device: the device.
+            why: for the log.
+
+        Raises:
+            Unavailable: NATS is not connected.
+        """
+        await self._outside.add(device)
+        for session in await self._list_of([device]):
+            await self._end(session, why)
 
     async def _end_unproven(self, sessions: Sequence[Session]) -> None:
         devices = sorted({session.device for session in sessions})
@@ -283,4 +282,4 @@ class SessionGuard:
         return [reply.data for reply in await system.request_many(subject, data, wait_s=_WAIT_S)]
 
 
-__all__ = ["QUERIES", "Session", "SessionGuard", "SessionLimits", "read_sessions"]
+__all__ = ["QUERIES", "Session", "SessionGuard", "read_sessions"]

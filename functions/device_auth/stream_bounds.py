@@ -8,7 +8,7 @@ share as well: what is beyond it at a look goes, its oldest first.
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from runtime import Context
 RETAINED = "$MQTT_rmsgs"
 _FIRST_LOOKS_S = 2.0
 _REFUSED = "What nats-server keeps of MQTT messages has no bound"
+_RETAINS = "The session of a device was ended: it retains messages on too many topics"
 _PAGE = 100_000
 _API_S = 10.0
 _SHOWN = 250
@@ -43,11 +44,13 @@ class Bound:
         stream: its name.
         limits: fields of its configuration.
         share: messages of one device; 0 for any number.
+        shuts_out: whether a device beyond its share may not stay.
     """
 
     stream: str
     limits: dict[str, Any]
     share: int = 0
+    shuts_out: bool = False
 
 
 def bounds_of(
@@ -67,7 +70,8 @@ def bounds_of(
         "discard": "old",
     }
     return (
-        Bound(RETAINED, retained, share=100),
+        # Each topic on which something was retained stays in the server's memory until a restart.
+        Bound(RETAINED, retained, share=100, shuts_out=True),
         # No limit of a message here: a publisher whose message is refused is disconnected and sends
         # it again, although streams and subscribers have it.
         Bound(QUEUED, {"max_bytes": queued_bytes, "discard": "old"}, share=queued),
@@ -86,6 +90,15 @@ def share_filter(subject: str) -> str | None:
     at = _DEVICE.get(family, len(tokens))
     # On a subject that ends at its device at most one message is retained.
     return ".".join([*tokens[: at + 1], ">"]) if len(tokens) > at + 1 else None
+
+
+def device_of(share: str) -> tuple[str, str] | None:
+    """Tenant and device whose share this filter is; None for one of a client id."""
+    tokens = share.split(".")
+    at = _DEVICE.get(tokens[_FAMILY], len(tokens))
+    if at >= len(tokens):
+        return None
+    return tokens[_TENANT], tokens[at].replace("//", ".")
 
 
 def beyond_share(subjects: Mapping[str, int], share: int) -> list[str]:
@@ -110,12 +123,14 @@ class StreamBounds:
         ctx: of the function.
         bounds: what may be in the streams.
         expired: removes sessions whose clients are gone.
+        shut_out: ends the sessions of a device, which may not come back at once.
         every_s: seconds between two looks.
     """
 
     ctx: Context[Any]
     bounds: tuple[Bound, ...]
     expired: ExpiredSessions
+    shut_out: Callable[[tuple[str, str], str], Awaitable[None]]
     every_s: float
     _task: asyncio.Task[None] | None = field(default=None, init=False)
     _told: set[str] = field(default_factory=set, init=False)
@@ -178,6 +193,9 @@ class StreamBounds:
                 devices=len(beyond),
                 first=beyond[0][:_SHOWN],
             )
+        if bound.shuts_out:
+            for device in {found for each in beyond if (found := device_of(each))}:
+                await self.shut_out(device, _RETAINS)
 
     async def _subjects(self, stream: str) -> dict[str, int]:
         subjects: dict[str, int] = {}
@@ -202,4 +220,12 @@ class StreamBounds:
             self.ctx.log.warning(_REFUSED, stream=stream, reason=reason)
 
 
-__all__ = ["RETAINED", "Bound", "StreamBounds", "beyond_share", "bounds_of", "share_filter"]
+__all__ = [
+    "RETAINED",
+    "Bound",
+    "StreamBounds",
+    "beyond_share",
+    "bounds_of",
+    "device_of",
+    "share_filter",
+]

@@ -15,7 +15,7 @@ _PROOF = "proof/"
 _PROVE_EVERY_S = 5.0
 _ANSWER_WITHIN_S = 5.0
 _RETRY_AFTER_S = 1.0
-_NO_OTHERS: Mapping[str, Callable[[str], None]] = MappingProxyType({})
+NO_OTHERS: Mapping[str, Callable[[str], None]] = MappingProxyType({})
 
 
 class NotHeard(Exception):  # noqa: N818 - names what happened
@@ -43,7 +43,7 @@ class ChangeListener:
         log: structlog.stdlib.BoundLogger,
         *,
         channel: str = CHANNEL,
-        others: Mapping[str, Callable[[str], None]] = _NO_OTHERS,
+        others: Mapping[str, Callable[[str], None]] = NO_OTHERS,
     ) -> None:
         """`others` are heard on the same connection: channels of which a lost text does no harm."""
         self.trusted = False
@@ -172,4 +172,4 @@ async def _is_set_within(event: asyncio.Event, limit_s: float) -> bool:
     return True
 
 
-__all__ = ["CHANNEL", "EVERYTHING", "ChangeListener"]
+__all__ = ["CHANNEL", "EVERYTHING", "NO_OTHERS", "ChangeListener"]

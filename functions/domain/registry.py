@@ -1,7 +1,7 @@
 """Looks up devices and routes in the database, cached until a notification says they changed."""
 
 import hmac
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from functions.domain.cache import Cache
-from functions.domain.changes import ChangeListener
+from functions.domain.changes import NO_OTHERS, ChangeListener
 from functions.domain.delivery_options import OrderKey
 from functions.domain.device_activity import (
     AFTER_SESSION_NS,
@@ -179,11 +179,13 @@ class Registry:
         log: structlog.stdlib.BoundLogger,
         on_change: Callable[[str], None] | None = None,
         on_moved: Callable[[dict[DeviceKey, Seen]], None] | None = None,
+        others: Mapping[str, Callable[[str], None]] = NO_OTHERS,
     ) -> None:
         """`on_change` gets every change after the caches have forgotten what it concerns.
 
         `on_moved` gets the cached devices whose session has ended after they had begun to send
-        outside of it, and when they did so last.
+        outside of it, and when they did so last. `others` are heard on the same connection, see
+        `ChangeListener`.
         """
         self._on_change = on_change
         self._on_moved = on_moved
@@ -191,8 +193,8 @@ class Registry:
         self._log = log
         self._devices: Cache[DeviceKey, RegisteredDevice] = Cache(self._load_devices)
         self._routes: Cache[str, TenantRoutes] = Cache(self._load_routes)
-        others = {} if on_moved is None else {OFFLINE_CHANNEL: self._end_sessions}
-        self.changes = ChangeListener(pool, self._take, log, others=others)
+        moved = {} if on_moved is None else {OFFLINE_CHANNEL: self._end_sessions}
+        self.changes = ChangeListener(pool, self._take, log, others={**others, **moved})
 
     async def start(self) -> None:
         """Start to listen for changes."""

@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from functions.device_auth.floods import Blocked, FloodMeter, Traffic
+from functions.device_auth.floods import FloodMeter, Traffic
+from functions.device_auth.shut_out import Blocked
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WINDOW = timedelta(seconds=30)
@@ -59,5 +60,19 @@ def test_a_blocked_device_may_come_back_later() -> None:
     assert blocked.has(("t", "d"), after(59))
     assert not blocked.has(("t", "d"), after(60))
     assert not blocked.has(("t", "e"), after(1))
-    blocked.add(("t", "e"), after(61))
-    assert len(blocked._until) == 1
+
+
+def test_who_is_blocked_again_waits_for_twice_as_long_and_at_most_a_day() -> None:
+    blocked, device, now = Blocked(timedelta(seconds=60)), ("t", "d"), NOW
+    waited = []
+    for _ in range(14):
+        blocked.add(device, now)
+        began = now
+        while blocked.has(device, now):
+            now += timedelta(seconds=30)
+        waited.append(now - began)
+
+    assert waited[:3] == [timedelta(seconds=seconds) for seconds in (60, 120, 240)]
+    assert waited[-1] == timedelta(days=1)
+    blocked.add(("t", "e"), now + timedelta(days=2))
+    assert blocked._until.keys() == {("t", "e")}

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from functions.device_auth.stream_bounds import beyond_share, share_filter
+from functions.device_auth.stream_bounds import beyond_share, device_of, share_filter
 from functions.domain.mqtt_session_records import (
     SessionRecord,
     read_record,
@@ -28,6 +28,18 @@ from functions.domain.mqtt_session_records import (
 )
 def test_a_message_is_of_its_device_s_share(subject: str, share: str | None) -> None:
     assert share_filter(subject) == share
+
+
+@pytest.mark.parametrize(
+    ("share", "device"),
+    [
+        ("$MQTT.rmsgs.tenant.t.device.d//1.>", ("t", "d.1")),
+        ("$MQTT.rmsgs.shadow.t.d.>", ("t", "d")),
+        ("$MQTT.qos2.in.t/d.*", None),
+    ],
+)
+def test_a_share_names_its_device(share: str, device: tuple[str, str] | None) -> None:
+    assert device_of(share) == device
 
 
 def test_a_device_is_beyond_its_share_by_all_its_subjects_together() -> None:
