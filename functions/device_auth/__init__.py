@@ -64,7 +64,8 @@ class DeviceAuthSettings(BaseModel):
             nats-server counts up to four for one of a device.
         max_messages_per_s: what a session may send on average between two looks. One that sends
             more is ended. Ingest refuses what is beyond its own rates, which are lower; this keeps
-            streams from being filled.
+            streams from being filled. In `sweep_s` a device may send what ingest takes at once
+            after an outage, `backfill_burst`.
         max_bytes_per_s: likewise.
         block_s: how long a device that sent more stays outside, the next time for twice as long.
     """
@@ -81,8 +82,8 @@ class DeviceAuthSettings(BaseModel):
     max_queued_messages: int = Field(default=1000, ge=1, le=1_000_000)
     session_expiry_s: float = Field(default=7 * 86_400, ge=1, le=20 * 86_400)
     max_subscriptions: int = Field(default=400, ge=16, le=10_000)
-    max_messages_per_s: float = Field(default=200.0, ge=1, le=1_000_000)
-    max_bytes_per_s: float = Field(default=1_000_000.0, ge=1000, le=10**10)
+    max_messages_per_s: float = Field(default=1000.0, ge=1, le=1_000_000)
+    max_bytes_per_s: float = Field(default=2_000_000.0, ge=1000, le=10**10)
     block_s: float = Field(default=60.0, ge=1, le=86_400)
 
     @field_validator("shared_networks")

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from functions.device_auth import DeviceAuthSettings
 from functions.device_auth.identity import (
     Claimant,
     Refusal,
@@ -21,6 +22,7 @@ from functions.device_auth.tokens import (
     write_accepted,
     write_refused,
 )
+from functions.ingest import IngestSettings
 from runtime import AccountKey
 from runtime.nkeys import _encode
 
@@ -160,3 +162,9 @@ def test_a_client_that_names_no_device_is_refused(change: dict[str, Any]) -> Non
 
     assert isinstance(found, Refusal)
     assert not any(str(value) in found.reason for value in change.values() if len(str(value)) > 6)
+
+
+def test_a_device_may_send_at_once_what_ingest_takes_after_an_outage() -> None:
+    settings = DeviceAuthSettings()
+
+    assert settings.max_messages_per_s * settings.sweep_s > IngestSettings().backfill_burst
