@@ -10,7 +10,7 @@ from functions.commands.lifecycle import AckStatus, Status
 from functions.commands.store import QUERIES, cancel, load, mark_sent
 from functions.domain.command_polls import CommandId
 from functions.domain.downlinks import SentCommands
-from functions.domain.paging import Cursor, Page, as_text, as_time, cut, read_cursor
+from functions.domain.paging import Cursor, Page, as_text, as_time, count_fitting, cut, read_cursor
 from functions.domain.values import Limit
 from runtime import Context, Event, Reject
 
@@ -39,9 +39,15 @@ class DeviceAnswer(BaseModel):
 
 
 class CommandWithAnswers(Command):
-    """A command with its device's answers."""
+    """A command with its device's answers.
+
+    Attributes:
+        answers: in their order, so those that came in time are first.
+        has_all_answers: False if one reply has no room for all of them.
+    """
 
     answers: list[DeviceAnswer]
+    has_all_answers: bool
 
 
 class SentReport(BaseModel):
@@ -57,12 +63,12 @@ async def get_command(event: Event[CommandRequest], ctx: Context) -> CommandWith
     if command is None:
         raise _not_found()
     key = (query.tenant_id, query.device_id, query.command_id)
-    answers = await ctx.postgres.fetch(QUERIES["acks"], *key)
+    rows = await ctx.postgres.fetch(QUERIES["acks"], *key)
+    answers = [DeviceAnswer.model_validate({**row, "result": load(row["result"])}) for row in rows]
+    # Written out a number can be several times as long as its device wrote it: 1e15.
+    count = count_fitting(answers)
     return CommandWithAnswers(
-        **command.model_dump(),
-        answers=[
-            DeviceAnswer.model_validate({**row, "result": load(row["result"])}) for row in answers
-        ],
+        **command.model_dump(), answers=answers[:count], has_all_answers=count == len(answers)
     )
 
 

@@ -103,13 +103,14 @@ def cut(items: list[M], limit: int, key: Callable[[M], tuple[Any, ...]]) -> Page
     A page is one NATS message, so it ends before an item with which it would have more than
     `PAGE_BYTES` as JSON; it has at least one.
     """
-    count = min(limit, _count_fitting(items))
+    count = min(limit, count_fitting(items))
     if len(items) <= count:
         return Page(items=items)
     return Page(items=items[:count], next_cursor=write_cursor(*key(items[count - 1])))
 
 
-def _count_fitting(items: list[M]) -> int:
+def count_fitting(items: list[M]) -> int:
+    """How many of the items fit into a page; at least one, if there is any."""
     size_bytes = 0
     for count, item in enumerate(items):
         size_bytes += len(item.model_dump_json().encode()) + 1
@@ -126,6 +127,7 @@ __all__ = [
     "as_text",
     "as_time",
     "as_uuid",
+    "count_fitting",
     "cut",
     "read_cursor",
     "write_cursor",

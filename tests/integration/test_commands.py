@@ -24,6 +24,7 @@ from functions.commands.rates import Rate
 from functions.domain.downlinks import send_open_commands
 from functions.management import device_tokens, devices, tenants
 from runtime import Message, Reject
+from runtime.loader.payload import encode
 from runtime.resource.postgres import open_pool
 from tests.support.calls import Caller, stored
 from tests.support.commands import tend
@@ -612,3 +613,24 @@ async def test_whole_floats_beyond_64_bits_reach_the_device_and_come_back(api: C
     found = await api.ask(get_command, **DEVICE, command_id="whole")
     assert found.result == found.answers[0].result == {"x": 1e20}
     assert isinstance(found.result["x"], float)
+
+
+async def test_a_command_is_shown_with_as_many_answers_as_a_message_has_room_for(
+    api: Caller,
+) -> None:
+    command = await create_sent(api)
+    shown = await api.ask(get_command, **DEVICE, command_id=command.command_id)
+    assert (shown.answers, shown.has_all_answers) == ([], True)
+    # 8 kB as the device writes them, and four times as many written out.
+    await api.pool.execute(
+        "INSERT INTO device_command_acks (tenant_id, device_id, command_id, stored_at_ns, sequence,"
+        " status, result, late_ack, received_at) SELECT 'test', 'd.1', $1, n, n, 'acked',"
+        " $2::text::jsonb, n > 1, now() + make_interval(secs => n) FROM generate_series(1, 100) n",
+        command.command_id,
+        f"[{','.join(['1e15'] * 1600)}]",
+    )
+    shown = await api.ask(get_command, **DEVICE, command_id=command.command_id)
+    assert len(encode(shown)) < 1_000_000
+    assert 10 < len(shown.answers) < 100
+    assert not shown.answers[0].late_ack
+    assert not shown.has_all_answers
