@@ -150,8 +150,8 @@ locked AS (
 ),
 touched AS (
     UPDATE device_presence AS known
-    SET last_seen_at = greatest(known.last_seen_at, locked.at),
-        sessionless_at = greatest(known.sessionless_at, locked.sessionless_at)
+    SET last_seen_at = greatest(known.last_seen_at, least(locked.at, clock_timestamp())),
+        sessionless_at = greatest(known.sessionless_at, least(locked.sessionless_at, clock_timestamp()))
     FROM locked
     WHERE known.tenant_id = locked.tenant_id AND known.device_id = locked.device_id AND locked.status = 'online'
 )

@@ -103,7 +103,12 @@ def ended_sessions(
 
 
 async def settle(
-    connection: "Connection", changes: Changes, *, timeout_s: int, horizon: datetime
+    connection: "Connection",
+    changes: Changes,
+    *,
+    timeout_s: int,
+    horizon: datetime,
+    now: datetime | None = None,
 ) -> list[Transition]:
     """Apply changes in the caller's transaction, and decide about their devices.
 
@@ -114,6 +119,8 @@ async def settle(
         changes: of at most some thousand devices; devices that are not registered are left out.
         timeout_s: after which silence a device without a session is offline.
         horizon: up to when all messages of devices are known; later silence proves nothing.
+        now: what is heard of a later time was heard now, as the clock of a server is ahead; None
+            for the horizon.
 
     Returns:
         The changes of status, whose events the transaction holds.
@@ -133,6 +140,7 @@ async def settle(
         changes,
         timeout_s=timeout_s,
         horizon=horizon,
+        now=now or horizon,
     )
     if saved:
         await connection.execute(QUERIES["save"], *_columns(saved))
@@ -150,6 +158,7 @@ async def _decide_all(
     *,
     timeout_s: int,
     horizon: datetime,
+    now: datetime,
 ) -> tuple[list[tuple[object, ...]], list[Transition]]:
     """The rows to save, and the changes of status."""
     keys = [(row["tenant_id"], row["device_id"]) for row in rows]
@@ -163,10 +172,10 @@ async def _decide_all(
         known = Known(
             status=row["status"],
             changed_at=row["changed_at"],
-            last_seen_at=_later(row["last_seen_at"], said.seen_at),
-            sessionless_at=_later(row["sessionless_at"], changes.sessionless.get(device)),
-            open_since=open_since.get(device),
-            session_ended_at=_later(row["session_ended_at"], said.ended_at),
+            last_seen_at=_later(row["last_seen_at"], said.seen_at, now),
+            sessionless_at=_later(row["sessionless_at"], changes.sessionless.get(device), now),
+            open_since=_later(None, open_since.get(device), now),
+            session_ended_at=_later(row["session_ended_at"], said.ended_at, now),
             is_lost=said.is_lost,
             own_timeout_s=row["presence_timeout_s"],
             timeout_s=timeout_s,
@@ -227,9 +236,17 @@ async def _apply_sessions(connection: "Connection", changes: Changes) -> set[Dev
             found += await connection.fetch(QUERIES["reopen_sessions"], servers, ids, known_at)
     if changes.ended:
         # Once for each, as one statement may not change a row twice.
-        ended = {each.session[:2]: (*each.session[:5], each.ended_at) for each in changes.ended}
+        ended = {each.session[:2]: (*each.session[:5], _closed_at(each)) for each in changes.ended}
         found += await connection.fetch(QUERIES["end_sessions"], *_columns(list(ended.values())))
     return {(row["tenant_id"], row["device_id"]) for row in found}
+
+
+def _closed_at(ended: EndedSession) -> datetime:
+    """When a session ended, by its server's clock, to which that server's next listing is compared.
+
+    Of a server that is silent nobody knows that clock, and any listing is later than the session.
+    """
+    return ended.session.started_at if ended.is_lost else ended.ended_at
 
 
 async def _newest_rows(
@@ -262,8 +279,12 @@ def _heard(changes: Changes, newest: Mapping[Device, datetime]) -> dict[Device, 
     return heard
 
 
-def _later(one: datetime | None, other: datetime | None) -> datetime | None:
-    return max(one, other) if one and other else one or other
+def _later(known: datetime | None, heard: datetime | None, now: datetime) -> datetime | None:
+    """The later time; what was heard is never of the future."""
+    if heard is None:
+        return known
+    heard = min(heard, now)
+    return heard if known is None else max(known, heard)
 
 
 def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:

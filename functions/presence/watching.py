@@ -104,9 +104,9 @@ class PresenceWatch:
         self._tell(now, horizon)
         async with self._pool.acquire() as connection, connection.transaction():
             rows = await connection.fetch(QUERIES["take_due"], _AT_A_TIME, horizon)
-            due = [(row["tenant_id"], row["device_id"]) for row in rows]
-            await settle(connection, Changes(due=due), timeout_s=self._timeout_s, horizon=horizon)
-        return len(due) == _AT_A_TIME
+            due = Changes(due=[(row["tenant_id"], row["device_id"]) for row in rows])
+            await settle(connection, due, timeout_s=self._timeout_s, horizon=horizon, now=now)
+        return len(due.due) == _AT_A_TIME
 
     def _tell(self, now: datetime, horizon: datetime) -> None:
         is_behind = (now - horizon).total_seconds() > self._timeout_s / 10 + _AGAIN_S

@@ -16,7 +16,7 @@ from tests.support.calls import Caller
 from tests.support.ingest import STORED_AT_NS, Ingest, raw, register, started
 
 DEVICE = {"tenant_id": "test", "device_id": "dev1"}
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC) - timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -144,6 +144,37 @@ async def test_the_same_changes_once_more_change_nothing(api: Caller) -> None:
     assert await apply(api, Changes(opened=[listed])) == 1
 
 
+async def test_a_server_whose_clock_is_ahead_hides_no_later_message(api: Caller) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    await apply(api, Changes(opened=[session(1, at=ahead)]))
+    assert await apply(api, Changes(ended=[EndedSession(session(1, at=ahead), ahead)])) == 1
+    shown = await api.ask(device_presence.get_presence, **DEVICE)
+    assert shown.status == "offline"
+    assert shown.since is not None
+    assert shown.last_seen_at is not None
+    assert max(shown.since, shown.last_seen_at) <= datetime.now(UTC)
+    device = ("test", "dev1")
+    now = datetime.now(UTC)
+    assert await apply(api, Changes(seen={device: now}, sessionless={device: now}), now) == 1
+    # Noted by a stream whose clock is ahead, too: it is silent when its time is over.
+    await apply(api, Changes(seen={device: ahead}), now)
+    assert await apply(api, Changes(due=[device]), now + timedelta(seconds=600)) == 1
+
+
+async def test_a_lost_server_that_is_back_is_believed_though_its_clock_is_behind(
+    api: Caller,
+) -> None:
+    behind = datetime.now(UTC) - timedelta(hours=1)
+    one = session(1, at=behind)
+    await apply(api, Changes(opened=[one]))
+    lost = EndedSession(one, datetime.now(UTC), is_lost=True)
+    assert await apply(api, Changes(ended=[lost])) == 1
+    # The beginning, which a slower host has yet to apply, is no sign of life.
+    assert await apply(api, Changes(opened=[one])) == 0
+    listed = one._replace(known_at=behind + timedelta(seconds=30))
+    assert await apply(api, Changes(opened=[listed])) == 1
+
+
 async def test_an_end_that_is_heard_before_its_beginning_stands(api: Caller) -> None:
     assert await apply(api, Changes(ended=[EndedSession(session(1), NOW)])) == 0
     assert await apply(api, Changes(opened=[session(1)])) == 0
@@ -161,11 +192,14 @@ async def test_devices_that_are_not_registered_are_left_out(api: Caller) -> None
 
 @pytest.fixture
 async def function(postgres_dsn: str, broker: Broker) -> AsyncIterator[Ingest]:
+    pool = await open_pool(postgres_dsn, max_size=1)
+    # Before the function starts: it would forget the device when it hears of its registration.
+    await register(pool)
+    await pool.execute(
+        "INSERT INTO presence_watch (watched_until, timeout_s) VALUES (now() + '1 day', 600)"
+    )
+    await pool.close()
     async with started(postgres_dsn, broker) as running:
-        await register(running.pool)
-        await running.pool.execute(
-            "INSERT INTO presence_watch (watched_until, timeout_s) VALUES (now() + '1 day', 600)"
-        )
         yield running
 
 
