@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-_AT_A_TIME = 1000
 _OFTEN = timedelta(seconds=0.5)
 # So much of a server's time may go into comparisons, one in this number.
 _SHARE = 5
@@ -112,11 +111,7 @@ class Comparison:
             listed_at = part.listing.listed_at
             missing = await self._find_missing(part, began_at)
             unknown = await self._find_unknown(part.listing.sessions)
-            for start in range(0, len(missing), _AT_A_TIME):
-                some = missing[start : start + _AT_A_TIME]
-                await self._apply(Changes(ended=ended_sessions(some, listed_at)))
-            for start in range(0, len(unknown), _AT_A_TIME):
-                await self._apply(Changes(opened=unknown[start : start + _AT_A_TIME]))
+            await self._apply(Changes(opened=unknown, ended=ended_sessions(missing, listed_at)))
             opened, ended = opened + len(unknown), ended + len(missing)
         if self._servers.tells_all and (opened or ended):
             self._log.info(

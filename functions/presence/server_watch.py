@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-_AT_A_TIME = 1000
+_AT_A_TIME = 10_000
 # Since this version servers tell of connections in their global account.
 _TELLS_SINCE = (2, 12)
 # A server that is silent for so many questions, one every two seconds, is gone.

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -15,6 +16,8 @@ from runtime import Context, NoAnswer, Unavailable
 
 if TYPE_CHECKING:
     Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+T = TypeVar("T")
 
 OUTAGES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, Unavailable)
 """What ends with an outage of PostgreSQL or NATS; whoever meets one tries again."""
@@ -46,13 +49,7 @@ class PresenceWatch:
         """Settle changes of sessions, some thousand in a transaction, several of these at once."""
         count = len(changes.opened) + len(changes.ended)
         parts = changes.split(-(-count // _AT_A_TIME))
-        tasks = [asyncio.create_task(self._apply_part(part)) for part in parts]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await _all_of([self._apply_part(part) for part in parts])
 
     async def _apply_part(self, changes: Changes) -> None:
         async with self._places, self._pool.acquire() as connection, connection.transaction():
@@ -70,10 +67,9 @@ class PresenceWatch:
     async def look(self) -> None:
         """Take what was noted of devices, and decide about those that are silent too long."""
         await self._pool.execute(QUERIES["renew_watch"], self._timeout_s)
-        while await self._take_activity():
+        while any(await self._together(self._take_activity)):
             pass
-        while await self._take_due():
-            pass
+        await self._take_all_due()
         while await self._pool.execute(QUERIES["forget_sessions"], _AT_A_TIME) == _FULL_PART:
             pass
 
@@ -95,13 +91,21 @@ class PresenceWatch:
             await settle(connection, changes, timeout_s=self._timeout_s, horizon=now)
         return True
 
-    async def _take_due(self) -> bool:
-        """Decide about some devices that are due; whether there may be more."""
+    async def _together(self, take: Callable[[], Coroutine[Any, Any, bool]]) -> list[bool]:
+        return await _all_of([take() for _ in range(_TRANSACTIONS)])
+
+    async def _take_all_due(self) -> None:
+        """Decide about the devices that are due."""
         now: datetime = await self._pool.fetchval(QUERIES["clock"])
         if not await self._pool.fetchval(QUERIES["is_due"], now):
-            return False
+            return
         horizon = await find_horizon(self._ctx, now)
         self._tell(now, horizon)
+        while any(await self._together(partial(self._take_due, now, horizon))):
+            pass
+
+    async def _take_due(self, now: datetime, horizon: datetime) -> bool:
+        """Decide about some of them; whether there may be more."""
         async with self._pool.acquire() as connection, connection.transaction():
             rows = await connection.fetch(QUERIES["take_due"], _AT_A_TIME, horizon)
             due = Changes(due=[(row["tenant_id"], row["device_id"]) for row in rows])
@@ -116,6 +120,17 @@ class PresenceWatch:
                 behind_s=round((now - horizon).total_seconds()),
             )
         self._is_behind = is_behind
+
+
+async def _all_of(work: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them return; with the first failure the others end."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def repeat(
