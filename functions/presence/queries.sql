@@ -151,7 +151,9 @@ locked AS (
 touched AS (
     UPDATE device_presence AS known
     SET last_seen_at = greatest(known.last_seen_at, least(locked.at, clock_timestamp())),
-        sessionless_at = greatest(known.sessionless_at, least(locked.sessionless_at, clock_timestamp()))
+        -- LEAST leaves out NULL.
+        sessionless_at = greatest(known.sessionless_at, CASE WHEN locked.sessionless_at IS NOT NULL
+            THEN least(locked.sessionless_at, clock_timestamp()) END)
     FROM locked
     WHERE known.tenant_id = locked.tenant_id AND known.device_id = locked.device_id AND locked.status = 'online'
 )
