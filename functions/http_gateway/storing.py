@@ -14,12 +14,12 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Storage:
-    """Stores messages of device ingest and the EMQX bridge; logs an outage at most every 10 s."""
+    """Stores messages of device ingest and the EMQX bridge; logs a failure at most every 10 s."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._refused = 0
-        self._told_at_s = float("-inf")
+        self._told_at_s = self._unsendable_at_s = float("-inf")
 
     async def store(
         self, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str]
@@ -43,8 +43,14 @@ class Storage:
                 503, "NOT_STORED", "The message could not be stored; send it again."
             ) from away
         except Unsendable as refusal:
-            self._ctx.log.warning("A message is not stored.", reason=refusal.reason)
+            self._tell_unsendable(refusal.reason)
             raise explain_refusal(refusal) from refusal
+
+    def _tell_unsendable(self, reason: str) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._unsendable_at_s >= _TELL_EVERY_S:
+            self._unsendable_at_s = now_s
+            self._ctx.log.warning("A message is not stored.", reason=reason)
 
     def _tell(self, reason: str) -> None:
         self._refused += 1

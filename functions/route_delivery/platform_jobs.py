@@ -4,8 +4,9 @@ They are bounded as those of devices' messages are: beyond a tenant's bytes of w
 one is refused. It leaves a dead letter while the tenant's share of these allows it.
 """
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ from functions.domain.evaluation.values import Ask
 from functions.domain.job_bounds import JobBounds, JobLimits
 from functions.domain.notices import add_notice
 from functions.domain.outbox import NewJob, add_jobs
+from functions.domain.rate_limiter import RateLimiter
 from functions.domain.route_decisions import LATER, TAKEN, Decision, decide
 from functions.route_delivery.job import Job
 from functions.route_delivery.jobs_again import TargetRoute, new_job, variables_of_message
@@ -64,10 +66,12 @@ class PlatformJobs:
     Attributes:
         evaluator: of the routes' filters and order keys.
         bounds: judges each job.
+        lines: how often the log says of a route that its filter was not evaluated.
     """
 
     evaluator: Evaluator
     bounds: JobBounds
+    lines: RateLimiter[str] = field(default_factory=lambda: RateLimiter(1 / 60, 1, max_keys=10_000))
 
     async def make(
         self, sources: Sequence[JobSource], ctx: Context["PlatformJobs"]
@@ -95,7 +99,7 @@ class PlatformJobs:
                 decide(route.steps, next(answers)) if route.steps else TAKEN
                 for route in each.routes
             ]
-            made.append(_jobs_of(each, decisions, ctx))
+            made.append(self._jobs_of(each, decisions, ctx))
         return made
 
     async def add(self, jobs: Sequence[NewJob], ctx: Context["PlatformJobs"]) -> None:
@@ -111,21 +115,23 @@ class PlatformJobs:
                 await add_notice(connection, notice)
         self.bounds.told(notices)
 
+    def _jobs_of(
+        self, source: JobSource, decisions: Sequence[Decision], ctx: Context["PlatformJobs"]
+    ) -> list[NewJob] | Retry:
+        for decision in decisions:
+            if decision.code in LATER:
+                return Retry(decision.reason)
+        jobs = []
+        for route, decision in zip(source.routes, decisions, strict=True):
+            if decision.verdict == "undecided" and self._may_say(route.route_id):
+                text = "A route's filter was not evaluated, so the route got no job"
+                ctx.log.warning(text, route_id=route.route_id, code=decision.code)
+            if decision.verdict == "taken":
+                jobs.append(new_job(source.job_for(route.route_id), route, decision.key))
+        return jobs
 
-def _jobs_of(
-    source: JobSource, decisions: Sequence[Decision], ctx: Context[PlatformJobs]
-) -> list[NewJob] | Retry:
-    for decision in decisions:
-        if decision.code in LATER:
-            return Retry(decision.reason)
-    jobs = []
-    for route, decision in zip(source.routes, decisions, strict=True):
-        if decision.verdict == "undecided":
-            text = "A route's filter was not evaluated, so the route got no job"
-            ctx.log.warning(text, route_id=route.route_id, code=decision.code)
-        if decision.verdict == "taken":
-            jobs.append(new_job(source.job_for(route.route_id), route, decision.key))
-    return jobs
+    def _may_say(self, route_id: str) -> bool:
+        return self.lines.take(route_id, time.monotonic_ns())
 
 
 async def start(ctx: Context[PlatformJobs]) -> PlatformJobs:
