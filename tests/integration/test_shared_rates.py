@@ -62,6 +62,33 @@ async def test_what_two_processes_took_is_added(pool: "asyncpg.Pool[asyncpg.Reco
     assert (await share_uses(pool, uses(B))).sharers == 1
 
 
+@pytest.mark.parametrize("rate_per_s", [0.2, 5.0])
+async def test_ten_hosts_keep_a_rate_of_which_each_takes_little(
+    pool: "asyncpg.Pool[asyncpg.Record]", rate_per_s: float
+) -> None:
+    """Ten messages a second, one to each host, for five minutes of the stream's time."""
+    log, hosts, burst, seconds = structlog.stdlib.get_logger(), 10, 5, 300
+    now_ns = time.time_ns()
+    limiters: list[RateLimiter[str]] = [RateLimiter(rate_per_s, burst) for _ in range(hosts)]
+    sharings = [
+        RateSharing("x", {"device": each}, PostgresStore(pool), log, now_ns=lambda: now_ns)
+        for each in limiters
+    ]
+    for _ in range(2):
+        for sharing in sharings:
+            await sharing.share()
+    accepted = 0
+    for _ in range(seconds):
+        for limiter in limiters:
+            now_ns += SECOND_NS // hosts
+            accepted += limiter.take("d", now_ns)
+        for sharing in sharings:
+            await sharing.share()
+    # The bound that `rate_sharing` states.
+    assert accepted <= rate_per_s * seconds + hosts * (burst + rate_per_s + 2)
+    assert accepted >= rate_per_s * seconds
+
+
 async def test_a_process_whose_clock_is_wrong_makes_no_debt_for_the_others(
     pool: "asyncpg.Pool[asyncpg.Record]",
 ) -> None:
