@@ -1,5 +1,14 @@
 -- name: insert
--- A tenant may have 100 keys that are valid.
+-- A tenant may have 100 keys that are valid. Of those that ended the newest thousand are kept.
+WITH forgotten AS (
+    DELETE FROM tenant_keys
+    WHERE key_id IN (
+        SELECT key_id FROM tenant_keys
+        WHERE tenant_id = $1::text AND (revoked_at IS NOT NULL OR expires_at <= now())
+        ORDER BY created_at DESC, key_id DESC
+        LIMIT 1000 OFFSET 1000
+    )
+)
 INSERT INTO tenant_keys (tenant_id, name, key_sha256, expires_at)
 SELECT $1::text, $2::text, $3::bytea, $4::timestamptz
 WHERE (

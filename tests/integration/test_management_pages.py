@@ -59,3 +59,23 @@ async def test_what_has_an_id_of_the_database_is_listed_to_the_end(
             break
     assert len(found) == 5
     assert set(found) == made
+
+
+async def test_keys_that_ended_are_bounded(api: Caller) -> None:
+    await api.ask(tenants.create_tenant, tenant_id="other", subscription=None)
+    insert = (
+        "INSERT INTO tenant_keys (tenant_id, key_sha256, created_at, revoked_at, expires_at)"
+        " SELECT $1::text, sha256(($1::text || n)::bytea),"
+        " '2026-01-01Z'::timestamptz + interval '1 s' * n,"
+        " CASE n % 2 WHEN 0 THEN now() END, CASE n % 2 WHEN 1 THEN now() END"
+        " FROM generate_series(1, 1500) AS n"
+    )
+    for tenant in ("test", "other"):
+        await api.pool.execute(insert, tenant)
+    kept = await api.ask(tenant_keys.create_tenant_key, **TENANT)
+    rows = await api.pool.fetch("SELECT tenant_id, count(*) FROM tenant_keys GROUP BY 1 ORDER BY 1")
+    assert [tuple(row) for row in rows] == [("other", 1500), ("test", 1001)]
+    newest = await api.ask(tenant_keys.list_tenant_keys, **TENANT, limit=1, cursor=None)
+    assert [key.key_id for key in newest.items] == [kept.key_id]
+    oldest = "SELECT min(created_at) FROM tenant_keys WHERE tenant_id = $1"
+    assert await api.pool.fetchval(oldest, "test") > await api.pool.fetchval(oldest, "other")
