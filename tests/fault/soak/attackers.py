@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from tests.fault.soak.doors import AGAIN_S, TENANT, answer_of, body_of, token_of
 from tests.fault.soak.fleet import Addresses, register_devices
 from tests.fault.soak.ledger import Ledger
-from tests.support.mqtt import MqttSession
+from tests.support.mqtt import MqttSession, publish_with_properties
 
 EVIL = "evil"
 _EVIL_DEVICE = "dev-e"
@@ -50,6 +50,7 @@ class Attackers:
             ("guesses keys", 0.2, lambda: self._guess(guessing)),
             ("sends what is costly", 0.5, lambda: self._burden(evil)),
             ("forges by mqtt", 5.0, self._forge),
+            ("poisons mosquitto", 2.0, self._poison),
             ("announces an endpoint", 5.0, lambda: self._announce(begging)),
             ("keeps connections", 5.0, self._keep_connections),
             ("breaks http", 1.0, self._break_http),
@@ -141,6 +142,19 @@ class Attackers:
                 heard = session.received.get_nowait()
                 if heard.topic.startswith(f"tenant/{TENANT}"):
                     self._ledger.breaches.append(f"another tenant heard {heard.topic}")
+
+    async def _poison(self) -> None:
+        """What a client of the broker refuses, reads slowly, or takes for the platform's own."""
+        await asyncio.to_thread(self._poison_now)
+
+    def _poison_now(self) -> None:
+        port, topic = self._addresses.mosquitto_port, f"tenant/{EVIL}/device/{_EVIL_DEVICE}"
+        forged = [("sent-by", "runtime/" + "0" * 64)]
+        publish_with_properties(port, f"{topic}/telemetry", "{}", [("\ufeff", "\ufeff")])
+        publish_with_properties(port, f"{topic}/telemetry", "{}", [("", "")] * 8_000)
+        publish_with_properties(port, f"{topic}/telemetry", "x" * 900_000, forged)
+        publish_with_properties(port, f"{topic}/commands", "{}", forged)
+        publish_with_properties(port, f"tenant/{EVIL}/\ufeff", "{}", [])
 
     async def _announce(self, session: aiohttp.ClientSession) -> None:
         """A client of nats-server offers an endpoint of the API that asks for no key."""
