@@ -84,10 +84,13 @@ async def apply_ack(event: Event[bytes], ctx: Context[Rate]) -> None:
         await count_duplicate(ctx.postgres, event.message)
         return
     refusal = await refuse_device(ctx.postgres, envelope, event.stored_at_ns, ctx.settings)
-    if refusal is None and not event.may_be_repeated and copy is None:
-        # Charged to who has proved to be the device: nobody else can silence it.
+    if refusal is None and event.message.attempt == 1 and copy is None:
+        # Charged to who has proved to be the device: nobody else can silence it. One that was moved
+        # aside in a flood is charged, too, although it may be repeated.
         key = (envelope.tenant_id, envelope.device_id)
-        if not ctx.state.take(key, event.stored_at_ns):
+        was_spilled = event.message.called_before
+        take = ctx.state.take_spilled if was_spilled else ctx.state.take
+        if not take(key, event.stored_at_ns):
             refusal = Refusal.of_envelope(envelope, *TOO_FAST)
     if refusal is None:
         refusal = await _apply(event, ctx, envelope, copy)

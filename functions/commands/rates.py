@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from functions.domain.rate_limiter import RateLimiter
+from functions.domain.rate_limiter import RateLimiter, SteadyClock
 from functions.domain.rate_sharing import PostgresStore, RateSharing
 from runtime import Context
 
@@ -31,14 +31,22 @@ class Rate:
         has_own_clock: bool = False,
     ) -> None:
         self._limiter: RateLimiter[Any] = RateLimiter(rate_per_s, burst)
+        self._spilled: RateLimiter[Any] = RateLimiter(rate_per_s, burst)
+        self._clock, self._spilled_clock = SteadyClock(), SteadyClock()
+        limiters = {"key": self._limiter, "spilled": self._spilled}
         store = PostgresStore(ctx.postgres)
-        self.sharing = RateSharing(
-            name, {"key": self._limiter}, store, ctx.log, has_own_clock=has_own_clock
-        )
+        self.sharing = RateSharing(name, limiters, store, ctx.log, has_own_clock=has_own_clock)
 
     def take(self, key: tuple[str, ...], now_ns: int) -> bool:
         """Take a token of the key at that time; False when there is none."""
-        return self._limiter.take(key, now_ns)
+        return self._limiter.take(key, self._clock.read(now_ns))
+
+    def take_spilled(self, key: tuple[str, ...], now_ns: int) -> bool:
+        """As `take`, for a message that was moved aside in a flood, and comes after newer ones.
+
+        It has a limiter of its own, to which newer ones are no sign of another clock.
+        """
+        return self._spilled.take(key, self._spilled_clock.read(now_ns))
 
 
 __all__ = ["Rate"]

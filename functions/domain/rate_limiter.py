@@ -4,6 +4,7 @@ from collections.abc import Hashable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 _NS = 1_000_000_000
+_OUT_OF_ORDER_NS = 5 * _NS
 _QUIET = 4
 """A key is quiet on a host where it takes at most this part of the host's part of the rate."""
 
@@ -22,12 +23,30 @@ class Use(NamedTuple):
     arrival_ns: int
 
 
+class SteadyClock:
+    """Times of messages that are handled at the same time, and so in about their order.
+
+    To a limiter, a time before the newest one may say that the clock was put back, and then a
+    bucket is full. So what is older by less than five seconds counts as of the newest time.
+    """
+
+    def __init__(self) -> None:
+        self._latest_ns = 0
+
+    def read(self, stored_at_ns: int) -> int:
+        """The time that counts for a message."""
+        if 0 < self._latest_ns - stored_at_ns < _OUT_OF_ORDER_NS:
+            return self._latest_ns
+        self._latest_ns = stored_at_ns
+        return stored_at_ns
+
+
 class RateLimiter(Generic[K]):
     """A token bucket per key, on a clock that the caller reads.
 
     For messages the time at which the stream stored the message counts, not the time of reading: a
     backlog read at full speed gets the same verdicts as it would have had on time. Call `take` in
-    the stream's order.
+    the stream's order, or with the times of a `SteadyClock`.
 
     The state is local to the process: N hosts that share a consumer each see a part of a device's
     messages, so together they accept up to N times the rate, unless they tell each other of their
@@ -85,10 +104,10 @@ class RateLimiter(Generic[K]):
             if len(self._arrivals) >= self._max_keys:
                 self._drop_idle(now_ns)
             due_ns = now_ns
-        elif due_ns < now_ns or due_ns - now_ns > self._furthest_ns:
+        elif due_ns < now_ns or self._is_of_another_clock(key, due_ns - now_ns):
             due_ns = now_ns
-        # A later time would be mistaken for one of a clock that was put back.
-        most_ns = now_ns + self._furthest_ns
+        # A much later time would be mistaken for one of a clock that was put back.
+        most_ns = max(due_ns, now_ns + self._size_ns)
         self._arrivals[key] = min(due_ns + tokens * self._interval_ns, most_ns)
         if self._counts is not None:
             self._counts[key] = self._counts.get(key, 0) + tokens
@@ -195,4 +214,4 @@ class RateLimiter(Generic[K]):
         self._arrivals = busy if len(busy) < self._max_keys // 2 else {}
 
 
-__all__ = ["RateLimiter", "Use"]
+__all__ = ["RateLimiter", "SteadyClock", "Use"]

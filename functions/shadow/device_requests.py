@@ -59,12 +59,10 @@ class ShadowSettings(SenderSettings):
     def rates(self, store: Store, log: structlog.stdlib.BoundLogger) -> Rates:
         """The rates, with nothing used."""
         return Rates(
-            rate_per_s=self.rate_per_s,
-            burst=self.burst,
-            tenant_bytes_per_s=self.tenant_bytes_per_s,
-            tenant_burst_bytes=self.tenant_burst_bytes,
-            store=store,
-            log=log,
+            (self.rate_per_s, self.burst),
+            (self.tenant_bytes_per_s, self.tenant_burst_bytes),
+            store,
+            log,
         )
 
 
@@ -154,8 +152,9 @@ async def answer_device(event: Event[bytes], ctx: Context[Rates]) -> None:
         Cause(message.origin, at_s, target.client_token),
         settings.max_named,
     )
-    # A redelivery took its token the first time, and a copy is not the device's.
-    is_new = copy is None and not event.may_be_repeated
+    # A redelivery took its token the first time, and a copy is not the device's. One that was moved
+    # aside has taken none, although it may be repeated.
+    is_new = copy is None and message.attempt == 1
     await _settle(ctx, call, ctx.state if is_new else None)
 
 
@@ -180,16 +179,16 @@ async def _settle(ctx: Context[Rates], call: _Call, rates: Rates | None) -> None
     request: Request | ChangeRefused
     try:
         if rates is not None:
-            rates.require(device, call.message.stored_at_ns)
+            rates.require(device, call.message)
         request = read_request(call.envelope)
     except ChangeRefused as refused:
         request = refused
         if rates is not None and refused.code == "RATE_LIMITED":
-            is_told = rates.may_tell(device, call.message.stored_at_ns)
+            is_told = rates.may_tell(device, call.message)
     async with ctx.postgres.acquire() as connection, connection.transaction():
         done = await _judge(connection, call, request, is_told=is_told)
     if rates is not None:
-        rates.charge(device, call.message.stored_at_ns, done.work_bytes)
+        rates.charge(device, call.message, done.work_bytes)
     if done.refusal is not None:
         log_refusals(ctx, [done.refusal], done.unkept)
 

@@ -308,6 +308,23 @@ async def test_a_tenant_pays_for_the_size_of_its_documents(api: Caller) -> None:
     assert list(await told(api, ask("get", 20))) == ["get.accepted"]
 
 
+async def test_what_was_moved_aside_in_a_flood_has_a_rate_too(api: Caller) -> None:
+    api.settings = ShadowSettings(rate_per_s=1, burst=3)
+    api.state = limits(api.pool, api.settings)
+    codes = []
+    for number in range(1, 41):
+        # Newer ones come in between; the others are a minute old, as the flood lasts.
+        is_aside = number % 2 == 0
+        moved = replace(ask("get", 60), sequence=number, called_before=is_aside)
+        at_ns = moved.stored_at_ns - (60 * 10**9 if is_aside else 0)
+        await api.deliver(answer_device, replace(moved, stored_at_ns=at_ns + number))
+        codes += [body["code"] for _, body in await answers(api)]
+    # Of both kinds three, and five rejections.
+    assert (codes.count(404), codes.count(429)) == (6, 10)
+    reasons = await api.pool.fetch("SELECT reason FROM quarantine_events")
+    assert [row["reason"] for row in reasons] == ["RATE_LIMITED"] * 34
+
+
 async def test_a_tenant_pays_for_documents_of_refused_requests(api: Caller) -> None:
     large = {"reported": {f"k{number}": "x" * 1000 for number in range(7)}}
     await told(api, ask("update", 1, state=large))

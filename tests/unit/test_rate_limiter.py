@@ -8,7 +8,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.domain.rate_limiter import RateLimiter
+from functions.domain.rate_limiter import RateLimiter, SteadyClock
 from functions.domain.rate_sharing import RateSharing, Shared, Uses
 
 NOW_NS = 1_700_000_000_000_000_000
@@ -102,6 +102,18 @@ def test_a_key_that_keeps_its_rate_is_never_refused(
     limiter: RateLimiter[str] = RateLimiter(rate_per_s, burst)
     interval_ns = int(SECOND_NS / rate_per_s)
     assert all(limiter.take("k", NOW_NS + number * interval_ns) for number in range(count))
+
+
+@given(st.lists(st.integers(0, 4 * SECOND_NS), min_size=1, max_size=50))
+def test_what_comes_out_of_order_finds_the_bucket_as_the_newest_left_it(
+    ages_ns: list[int],
+) -> None:
+    limiter, clock = RateLimiter[str](0.001, 3), SteadyClock()
+    accepted = [limiter.take("k", clock.read(NOW_NS - age_ns)) for age_ns in ages_ns]
+    assert accepted == [True] * min(3, len(ages_ns)) + [False] * (len(ages_ns) - 3)
+    # What is older than a few seconds is of a clock that was put back.
+    assert clock.read(NOW_NS - 3600 * SECOND_NS) == NOW_NS - 3600 * SECOND_NS
+    assert limiter.take("k", NOW_NS - 3600 * SECOND_NS)
 
 
 def test_work_is_charged_when_its_size_is_known_and_what_is_owed_is_paid_back_first() -> None:
