@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import structlog
 
+from functions.domain.background_task import BackgroundTask
 from functions.domain.downlinks import send_open_commands
 
 if TYPE_CHECKING:
@@ -18,30 +19,19 @@ _OUTAGES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError
 Device = tuple[str, str]
 
 
-class Arrivals:
+class Arrivals(BackgroundTask):
     """Collects devices that connect, and once a second has the commands of all of them sent.
 
     A device subscribes after it is let in, so its commands follow after about that second. More
     than 10,000 devices in a second get theirs at the next send that is due, as do all when the
-    database does not answer.
+    database does not answer, and those that wait here when the function stops.
     """
 
     def __init__(self, pool: "Pool", log: structlog.stdlib.BoundLogger) -> None:
+        super().__init__(log)
         self._pool = pool
-        self._log = log
         self._devices: set[Device] = set()
         self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Start to look after them."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop; commands of devices that wait here come at the next send that is due."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     def add(self, device: Device) -> None:
         """Note a device that was let in."""
@@ -57,12 +47,7 @@ class Arrivals:
             devices, self._devices = self._devices, set()
             try:
                 await send_open_commands(self._pool, devices)
-            except (
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                OSError,
-                TimeoutError,
-            ) as failure:
+            except _OUTAGES as failure:
                 self._log.warning(
                     "Commands of devices that have connected are sent later",
                     devices=len(devices),

@@ -16,6 +16,7 @@ from functions.device_auth.expired_sessions import StoredSessions
 from functions.device_auth.floods import FloodMeter, SessionLimits, Traffic
 from functions.device_auth.identity import read_client_id
 from functions.device_auth.shut_out import ShutOut
+from functions.domain.background_task import BackgroundTask
 from functions.domain.named_sql import read_queries
 from functions.domain.topics import is_device_id, is_tenant_id
 from runtime import Context, NoAnswer, RequestFailed
@@ -95,7 +96,7 @@ def _read_time(text: str) -> datetime:
     return datetime.fromisoformat(re.sub(r"(\.\d{1,6})\d*", r"\1", text))
 
 
-class SessionGuard:
+class SessionGuard(BackgroundTask):
     """Compares open sessions with the registry whenever it changes, and at intervals.
 
     Every host looks; a session that two of them end is ended once.
@@ -110,6 +111,7 @@ class SessionGuard:
     def __init__(
         self, ctx: Context[Any], every_s: float, limits: SessionLimits, outside: ShutOut
     ) -> None:
+        super().__init__(ctx.log)
         self._ctx = ctx
         self._max_subscriptions = limits.max_subscriptions
         window = timedelta(seconds=every_s)
@@ -120,18 +122,7 @@ class SessionGuard:
         self._changed: set[Device] = set()
         self._all_changed = False
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self.ended = 0
-
-    def start(self) -> None:
-        """Start to look."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     def hear(self, change: str) -> None:
         """Take a notification of the registry, see `functions.domain.changes`."""

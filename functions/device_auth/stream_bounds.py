@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from functions.device_auth.expired_sessions import ExpiredSessions
+from functions.domain.background_task import BackgroundTask
 from functions.domain.mqtt_session_records import (
     QUEUED,
     RELEASES,
@@ -116,7 +117,7 @@ def beyond_share(subjects: Mapping[str, int], share: int) -> list[str]:
 
 
 @dataclass(slots=True)
-class StreamBounds:
+class StreamBounds(BackgroundTask):
     """Sets the limits of the streams, sets them again when they are changed, and enforces shares.
 
     Attributes:
@@ -132,18 +133,10 @@ class StreamBounds:
     expired: ExpiredSessions
     shut_out: Callable[[tuple[str, str], str], Awaitable[None]]
     every_s: float
-    _task: asyncio.Task[None] | None = field(default=None, init=False)
     _told: set[str] = field(default_factory=set, init=False)
 
-    def start(self) -> None:
-        """Start to look."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+    def __post_init__(self) -> None:
+        BackgroundTask.__init__(self, self.ctx.log)
 
     async def _run(self) -> None:
         while True:

@@ -28,6 +28,7 @@ from typing import Annotated, Any, NamedTuple, Protocol
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from functions.domain.background_task import BackgroundTask
 from functions.domain.named_sql import read_queries
 from functions.domain.quarantine import Executor
 from functions.domain.rate_limiter import RateLimiter, Use
@@ -135,7 +136,7 @@ class _Told(NamedTuple):
     key: Any
 
 
-class RateSharing:
+class RateSharing(BackgroundTask):
     """Shares the limiters of one process with the others of its group.
 
     Args:
@@ -158,25 +159,14 @@ class RateSharing:
         now_ns: Callable[[], int] = time.time_ns,
         has_own_clock: bool = False,
     ) -> None:
+        super().__init__(log)
         self._sharing = sharing
         self._sharer = secrets.token_hex(8)
         self._limiters = limiters
         self._store = store
-        self._log = log
         self._now_ns = now_ns
         self._has_own_clock = has_own_clock
         self._sharers = 1
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Start to share."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Stop sharing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def share(self) -> None:
         """Tell what was taken, and charge what the others took. Raises what the store raises."""
