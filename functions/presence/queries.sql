@@ -124,10 +124,16 @@ SET number = excluded.number, status = excluded.status, reason = excluded.reason
 SELECT pg_notify($1, text) FROM unnest($2::text[]) AS each (text)
 
 -- name: take_activity
--- $1 how many rows at most
-WITH taken AS (
+-- $1 how many rows at most, $2 after how many devices no further row is taken
+WITH waiting AS (
+    SELECT ctid AS place, cardinality(device_ids) AS devices FROM device_activity LIMIT $1 FOR UPDATE SKIP LOCKED
+),
+counted AS (
+    SELECT place, sum(devices) OVER (ORDER BY place) - devices AS before FROM waiting
+),
+taken AS (
     DELETE FROM device_activity
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM device_activity LIMIT $1 FOR UPDATE SKIP LOCKED))
+    WHERE ctid = ANY (ARRAY(SELECT place FROM counted WHERE before < $2))
     RETURNING tenant_id, device_ids, seen_at, sessionless
 )
 SELECT tenant_id, device_id, max(at) AS seen_at, max(at) FILTER (WHERE is_sessionless) AS sessionless_at

@@ -24,7 +24,8 @@ OUTAGES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError,
 
 _AT_A_TIME = 1000
 _FULL_PART = f"DELETE {_AT_A_TIME}"
-_ACTIVITY_ROWS = 200
+# A row has at most the devices of a batch.
+_ACTIVITY_ROWS, _ACTIVITY_DEVICES = 50, 2000
 _AGAIN_S = 1.0
 # One of them computes in PostgreSQL while this process prepares the other.
 _TRANSACTIONS = 2
@@ -76,7 +77,9 @@ class PresenceWatch:
     async def _take_activity(self) -> bool:
         """Apply some of the noted activity; whether there may be more."""
         async with self._pool.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(QUERIES["take_activity"], _ACTIVITY_ROWS)
+            rows = await connection.fetch(
+                QUERIES["take_activity"], _ACTIVITY_ROWS, _ACTIVITY_DEVICES
+            )
             if not rows:
                 return False
             columns = [list(column) for column in zip(*rows, strict=True)]
