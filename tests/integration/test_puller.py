@@ -228,7 +228,8 @@ async def test_a_deleted_consumer_is_made_again(
     await holder.give(1)
     await holder.wait(11)
 
-    assert holder.recreated == 1
+    # A busy server tells of the deletion before it has ended, and takes the first new one along.
+    assert holder.recreated in {1, 2}
     assert holder.renewals == [5]  # before the first of the new one's
     assert holder.puller.is_flowing
 
