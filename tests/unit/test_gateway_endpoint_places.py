@@ -35,24 +35,70 @@ async def let_all_run() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_caller_has_a_quarter_and_all_have_the_whole() -> None:
+async def test_a_caller_has_three_places_for_each_free_one_and_all_have_the_whole() -> None:
     taking = Taking(8)
     async with asyncio.TaskGroup() as tasks:
-        for number in range(2):
+        for number in range(6):
             tasks.create_task(taking.take(f"a{number}", "a"))
         await let_all_run()
         assert await taking.refusal("a") == "TOO_MANY_REQUESTS"
-        for number in range(6):
+        for number in range(2):
             tasks.create_task(taking.take(f"n{number}", ""))
         await let_all_run()
         assert await taking.refusal("b") == "OVERLOADED"
-        assert taking.in_turn == ["a0", *(f"n{number}" for number in range(6))]
+        assert taking.in_turn == ["a0", "n0", "n1"]
         taking.release.set()
     assert len(taking.in_turn) == 8
     async with AsyncExitStack() as stack:
         for number in range(8):
             take = taking.places.take("s", f"c{number}", takes_turns=True, wait_s=60)
             await stack.enter_async_context(take)
+
+
+@pytest.mark.parametrize(("took_s", "at_work"), [(0.05, 9), (0.2, 4), (1.0, 4)])
+async def test_more_of_a_tenants_requests_are_at_an_endpoint_that_answers_quickly(
+    took_s: float, at_work: int
+) -> None:
+    now_s = 0.0
+    places = EndpointPlaces(128, lambda: now_s)
+    order: list[str] = []
+    goes_on = asyncio.Event()
+
+    async def take(name: str) -> None:
+        async with places.take("s", "a", takes_turns=True, wait_s=60):
+            order.append(name)
+            await goes_on.wait()
+
+    async def answer_one_by_one(count: int) -> None:
+        nonlocal now_s
+        for _ in range(count):
+            async with places.take("s", "a", takes_turns=True, wait_s=60):
+                now_s += took_s
+
+    async with asyncio.TaskGroup() as tasks:
+        async with places.take("s", "a", takes_turns=False, wait_s=60):
+            await answer_one_by_one(5)
+            for number in range(20):
+                tasks.create_task(take(f"a{number}"))
+            await let_all_run()
+            assert len(order) == at_work
+        goes_on.set()
+    assert order == [f"a{number}" for number in range(20)]
+
+
+async def test_a_request_that_is_given_up_leaves_its_turn_to_the_next() -> None:
+    taking = Taking(8)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(taking.take("a0", "a"))
+        given_up = [tasks.create_task(taking.take(f"a{n}", "a")) for n in (1, 2)]
+        tasks.create_task(taking.take("a3", "a"))
+        await let_all_run()
+        given_up[0].cancel()
+        taking.release.set()
+        await asyncio.sleep(0)
+        given_up[1].cancel()
+    assert taking.in_turn[0] == "a0"
+    assert taking.in_turn[-1] == "a3"
 
 
 async def test_who_takes_no_turns_has_all_requests_at_the_endpoint() -> None:
