@@ -165,7 +165,7 @@ async def _wait_for_one(future: "asyncio.Future[PubAck]", timeout_s: float) -> N
     """As `asyncio.wait` for one future, at a third of its cost."""
     if future.done() or timeout_s <= 0:
         return
-    loop = asyncio.get_running_loop()
+    loop = future.get_loop()
     waiter = loop.create_future()
 
     def end(_: object = None) -> None:

@@ -60,7 +60,7 @@ class TimeLimit:
             CancelledError: the host cancelled the task.
             Exception: the exception that the call raised.
         """
-        task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
+        task: asyncio.Task[object] = asyncio.current_task(self._loop)  # type: ignore[assignment]
         self._due_at_s[task] = deadline_s
         if self._timer is None:
             # The timer cancels calls for the host, so its context must not be that of a call.

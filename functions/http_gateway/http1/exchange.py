@@ -1,7 +1,6 @@
 """One request and its response, as ASGI's `receive` and `send`."""
 
 import asyncio
-import re
 from http import HTTPStatus
 from typing import Protocol
 
@@ -13,8 +12,7 @@ from functions.http_gateway.http1.reader import Head
 MAX_WAITING_BYTES = 65_536
 """More bytes of a body are not read from the socket until the application has taken these."""
 
-# Line breaks are counted: there is one after each header.
-_UNSAFE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_NO_CONTROLS = bytes([*b"\t\r\n", *range(0x20, 0x7F), *range(0x80, 0x100)])
 _WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -179,7 +177,10 @@ class Exchange:
 
     def _make_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if lines.count(b"\r\n") != len(headers) or _UNSAFE.search(lines):
+        # A line break after each header, and no other control character. A regular expression takes
+        # ten times as long.
+        breaks = {lines.count(b"\r\n"), lines.count(b"\r"), lines.count(b"\n")}
+        if breaks != {len(headers)} or lines.translate(None, _NO_CONTROLS):
             raise RuntimeError("a header of the response is not valid in HTTP")
         length, says_close = _read_own(headers)
         framing = b""

@@ -69,6 +69,7 @@ class Server:
         self.connections: set[HttpConnection] = set()
         self._app = app
         self._limits = limits
+        self._loop: asyncio.AbstractEventLoop
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -80,7 +81,7 @@ class Server:
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve until `stop`; a cancelled server closes every connection at once."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         most_bytes = self._limits.max_head_bytes
         listening = await loop.create_server(
             lambda: HttpConnection(self, loop, most_bytes), sock=listener, backlog=_BACKLOG
@@ -102,7 +103,7 @@ class Server:
 
     def start(self, exchange: Exchange) -> None:
         """Let the application answer a request."""
-        task = asyncio.get_running_loop().create_task(exchange.run(self._app, self._log))
+        task = self._loop.create_task(exchange.run(self._app, self._log))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
