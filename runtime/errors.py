@@ -222,8 +222,9 @@ class Retry(Steering):
         delay_s: least time to wait, in seconds; None means the function's retry policy. Less than 0
             counts as 0, more than 30 days as 30 days. A value that is not a number of seconds, NaN
             for example, counts as None and is logged as a warning.
-        at_least_s: wait as the retry policy says, or so long if that is longer: for what others ask
-            for, who must not hurry the message through its attempts. Bounded like `delay_s`.
+        at_least_s: wait as the retry policy says, or so long if that is longer: for a wait that
+            others ask for, as a short one of theirs must not use up the attempts. Bounded like
+            `delay_s`.
         counts: False if the function has tried nothing, because it knows that now is too early: the
             call uses up no attempt, so the message is never given up for it.
     """

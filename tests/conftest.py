@@ -16,6 +16,7 @@ from runtime.broker.connection import Broker
 from runtime.resource.postgres import migrate
 from tests.support.cluster import NatsCluster
 from tests.support.databases import Databases
+from tests.support.mosquitto import Mosquitto
 from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
 
 # Has pytest explain failed assertions in the helper modules as it does in tests.
@@ -48,6 +49,14 @@ def server_directory() -> Iterator[Path]:
     directory.chmod(0o711)
     yield directory
     remove(directory)
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A Mosquitto broker of the test's own."""
+    broker = Mosquitto(tmp_path / "mosquitto")
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture(scope="module")

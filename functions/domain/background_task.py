@@ -1,6 +1,7 @@
 """A task beside the calls of a function, from its start hook to its stop hook."""
 
 import asyncio
+from abc import ABC, abstractmethod
 
 import structlog
 
@@ -8,8 +9,8 @@ _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 60.0
 
 
-class BackgroundTask:
-    """Base of what runs `_run` as a task. Override `_run`.
+class BackgroundTask(ABC):
+    """Base of what runs `_run` as a task.
 
     `_run` judges the failures that it expects. Any other exception is logged with its traceback,
     and `_run` is called again after a pause, which doubles up to a minute.
@@ -32,8 +33,9 @@ class BackgroundTask:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    @abstractmethod
     async def _run(self) -> None:
-        raise NotImplementedError
+        """What the task does."""
 
     async def _run_on(self) -> None:
         pause_s = _FIRST_PAUSE_S

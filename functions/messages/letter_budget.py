@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from functions.domain.delivery_counts import REFUSED_LETTER_BYTES
+from functions.domain.hourly import Hourly
 from functions.domain.rate_limiter import RateLimiter
 
 _MOST_BYTES = 64_000_000
@@ -18,7 +19,7 @@ _MOST_BYTES = 64_000_000
 _KEPT_S = 30 * 86_400
 _UNIT_BYTES = 1_000
 _MAX_TENANTS = 10_000
-_HOUR_S = 3600
+_NS = 1_000_000_000
 
 
 class LetterBudget:
@@ -43,7 +44,7 @@ class LetterBudget:
         self._units: RateLimiter[str] = RateLimiter(units / _KEPT_S, units, max_keys=_MAX_TENANTS)
         self._log = log
         self._now_ns = now_ns
-        self._told: dict[str, int] = {}
+        self._hourly = Hourly()
 
     def take(self, tenant_id: str, size_bytes: int) -> bool:
         """Whether a message of this size leaves a letter; if so, it is counted."""
@@ -56,16 +57,11 @@ class LetterBudget:
         return False
 
     def _tell(self, tenant_id: str, now_ns: int) -> None:
-        hour = now_ns // (_HOUR_S * 1_000_000_000)
-        if self._told.get(tenant_id) == hour:
-            return
-        if len(self._told) >= _MAX_TENANTS:
-            self._told.clear()
-        self._told[tenant_id] = hour
-        self._log.warning(
-            "Messages of a tenant are given up without a letter, as it has too many",
-            tenant_id=tenant_id,
-        )
+        if self._hourly.is_due(tenant_id, now_ns // _NS):
+            self._log.warning(
+                "Messages of a tenant are given up without a letter, as it has too many",
+                tenant_id=tenant_id,
+            )
 
 
 __all__ = ["LetterBudget"]

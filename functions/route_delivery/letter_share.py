@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from functions.domain.delivery_counts import DeliveryCounts, counts_of_tenants
+from functions.domain.hourly import Hourly
 from functions.domain.notices import Notice, add_notice
 
 TENANT_REFUSED_FULL = "TENANT_REFUSED_FULL"
@@ -50,7 +51,7 @@ class LetterShare:
         self._log = log
         self._now_s = now_s
         self._usage: dict[str, _Usage] = {}
-        self._told: dict[str, int] = {}
+        self._hourly = Hourly()
 
     async def take(self, tenant_id: str, size_bytes: int) -> bool:
         """Whether a job whose letter has this size leaves one; if so, it is counted.
@@ -73,12 +74,9 @@ class LetterShare:
         return False
 
     async def _tell(self, tenant_id: str) -> None:
-        hour = int(time.time()) // _HOUR_S
-        if self._told.get(tenant_id) == hour:
+        now_s = time.time()
+        if not self._hourly.is_due(tenant_id, now_s):
             return
-        if len(self._told) >= _MAX_TENANTS:
-            self._told.clear()
-        self._told[tenant_id] = hour
         self._log.warning(
             "Jobs of a tenant are given up without a letter, as it has too many",
             tenant_id=tenant_id,
@@ -88,7 +86,7 @@ class LetterShare:
             "reason": "more bytes of refused and dead jobs are kept than a tenant may have",
             "max_given_up_bytes": self._most_bytes,
         }
-        key = f"jobs_refused/{TENANT_REFUSED_FULL}/{hour}"
+        key = f"jobs_refused/{TENANT_REFUSED_FULL}/{int(now_s) // _HOUR_S}"
         await add_notice(self._pool, Notice(tenant_id, "jobs_refused", key, data))
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import queue
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,6 @@ MANIFESTS = [
 ]
 DEVICE = "tenant/fault/device/dev1"
 _WAIT_S = 60
-
-
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "mosquitto")
-    yield broker
-    broker.stop()
 
 
 class Device:

@@ -5,7 +5,6 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -29,13 +28,6 @@ MESSAGES = int(os.environ.get("FAULT_READINGS", "2000"))
 DEVICES = 4
 TOPIC = "tenant/t1/device/d1/telemetry"
 _ENDED_S = 120.0
-
-
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "mosquitto")
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

@@ -59,13 +59,6 @@ def dating_postgres(server_directory: Path) -> Iterator[DatingPostgres]:
     server.stop()
 
 
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "mosquitto")
-    yield broker
-    broker.stop()
-
-
 async def test_a_fleet_beside_attackers_and_restarts(
     nats: NatsServer,
     mosquitto: Mosquitto,

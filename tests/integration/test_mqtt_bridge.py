@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,13 +39,6 @@ from tests.support.servers import NatsServer
 pytestmark = pytest.mark.mosquitto
 
 REFUSED = "The MQTT bridge is not connected."
-
-
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "mosquitto")
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

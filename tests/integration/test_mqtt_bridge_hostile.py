@@ -1,7 +1,7 @@
 """The MQTT bridge under what devices, brokers and people may do to it, with a real Mosquitto."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,6 @@ CONNECTED = "The MQTT bridge is connected."
 MEGABYTE = 1_000_000
 SESSION = "runtime-bridge-1"
 TOPICS = "tenant/+/device/+/#"
-
-
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "mosquitto")
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

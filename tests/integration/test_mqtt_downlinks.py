@@ -54,13 +54,6 @@ async def sending(server: NatsServer, mosquitto: Mosquitto) -> AsyncIterator[Non
 
 
 @pytest.fixture
-def mosquitto(tmp_path: Path) -> Any:
-    broker = Mosquitto(tmp_path / "mosquitto")
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
 async def reported(broker: Broker) -> AsyncIterator[list[str]]:
     """The commands that doors have reported as sent."""
     commands: list[str] = []
