@@ -18,6 +18,7 @@ from tests.support.cluster import NatsCluster
 from tests.support.databases import Databases
 from tests.support.mosquitto import Mosquitto
 from tests.support.servers import NatsServer, PostgresServer, remove, run_apart
+from tests.support.tls_server import TlsServer, start_tls_server
 
 # Has pytest explain failed assertions in the helper modules as it does in tests.
 pytest.register_assert_rewrite("tests.contract")
@@ -49,6 +50,15 @@ def server_directory() -> Iterator[Path]:
     directory.chmod(0o711)
     yield directory
     remove(directory)
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    """A nats-server whose MQTT listener asks for certificates."""
+    directory = tmp_path_factory.mktemp("tls") / "nats"
+    server = start_tls_server(tmp_path_factory.mktemp("certificates"), directory)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -4,13 +4,10 @@ import asyncio
 import queue
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from nats.aio.client import Client
 
 from functions.domain.topics import SHADOW_ANSWERS, downlink_subject, shadow_kind
@@ -18,12 +15,12 @@ from runtime.broker.connection import Broker
 from runtime.host import Host
 from runtime.message import Message
 from runtime.resource.postgres import open_pool
-from tests.support.certificates import self_signed
 from tests.support.device_auth import SUBJECT, serving
 from tests.support.host import eventually
 from tests.support.ingest import TOKEN, register
 from tests.support.mqtt import MqttSession
 from tests.support.servers import NatsServer
+from tests.support.tls_server import TlsServer, add_certificate
 
 REFUSED = "Not authorized"
 # What nats-server itself says to a client id with a dot or a wildcard.
@@ -451,44 +448,6 @@ async def test_the_log_never_has_a_token(
     await connect(sessions, nats_server, "dev2", "a wrong token")
 
     assert "a wrong token" not in caplog.text + nats_server.log
-
-
-class TlsServer(NatsServer):
-    """A server whose MQTT listener asks clients for a certificate."""
-
-    certificates: Path
-
-    def configuration(self) -> str:
-        tls = (
-            f'tls {{ cert_file: "{self.certificates}/localhost.pem",'
-            f' key_file: "{self.certificates}/localhost.pem",'
-            f' ca_file: "{self.certificates}/clients.pem", verify: true }}'
-        )
-        return super().configuration().replace("mqtt {", f"mqtt {{ {tls}, ", 1)
-
-
-@pytest.fixture(scope="module")
-def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
-    folder = tmp_path_factory.mktemp("certificates")
-    (folder / "test").mkdir()
-    self_signed("localhost", folder)
-    clients = [self_signed(f"test/{device}", folder) for device in ("dev1", "dev2")]
-    (folder / "clients.pem").write_bytes(b"".join(each.read_bytes() for each in clients))
-    TlsServer.certificates = folder
-    server = TlsServer(tmp_path_factory.mktemp("tls") / "nats")
-    yield server
-    server.stop()
-
-
-async def add_certificate(pool: Any, pem: Path, device: str) -> None:
-    content = await asyncio.to_thread(pem.read_bytes)
-    fingerprint = x509.load_pem_x509_certificate(content).fingerprint(SHA256()).hex()
-    await pool.execute(
-        "INSERT INTO device_certificates (tenant_id, device_id, fingerprint_sha256, not_after)"
-        " VALUES ('test', $1, $2, now() + interval '1 hour')",
-        device,
-        fingerprint,
-    )
 
 
 async def test_a_registered_certificate_takes_the_place_of_the_token(

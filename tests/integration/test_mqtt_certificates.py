@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from runtime.host import Addresses, Host, HostOptions
 from runtime.loader import load_all
 from runtime.observe.metrics import Metrics
 from runtime.resource.postgres import open_pool
-from tests.integration.test_device_auth import TlsServer, add_certificate
-from tests.support.certificates import self_signed
 from tests.support.documentation import ROOT
 from tests.support.gateway import REGISTRATION_KEY
 from tests.support.host import eventually
 from tests.support.ingest import TOKEN, register
 from tests.support.mqtt import MqttSession
+from tests.support.tls_server import TlsServer, add_certificate
 
 _NAMES = ("telemetry", "routes", "shadow", "commands", "unmapped", "device_auth")
 READING = {"site_id": "s1", "metrics": {"t": 1.5}}
@@ -30,19 +29,6 @@ SENT: dict[str, dict[str, Any]] = {
     "shadow/reported": {"reported": {"fan": 1}},
     "commands/ack": {"command_id": "c1", "status": "succeeded"},
 }
-
-
-@pytest.fixture(scope="module")
-def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
-    folder = tmp_path_factory.mktemp("certificates")
-    (folder / "test").mkdir()
-    self_signed("localhost", folder)
-    clients = [self_signed(f"test/{device}", folder) for device in ("dev1", "dev2")]
-    (folder / "clients.pem").write_bytes(b"".join(each.read_bytes() for each in clients))
-    TlsServer.certificates = folder
-    server = TlsServer(tmp_path_factory.mktemp("tls") / "nats")
-    yield server
-    server.stop()
 
 
 @pytest.fixture
